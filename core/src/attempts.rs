@@ -1,0 +1,1 @@
+//! When a try may be made, and what it costs.

@@ -1,0 +1,215 @@
+//! Authentication codes: what a typed one must look like, and how a generated one is made.
+
+use hkdf::Hkdf;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::fault::{Fault, Refusal};
+use crate::limits::{CODE_CHARS_MAX, CODE_CHARS_MIN, GENERATED_CHARS, GENERATED_CHARS_MIN};
+use crate::safe::{SecretId, Secrets};
+
+/// The 58 characters without `0 O I l`, which people mistake for each other.
+pub const BASE58: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
+
+/// Checks a typed code before the token is touched, so that a typo costs no try.
+///
+/// `token_chars_max` is the token's `ulMaxPinLen`; 0 means unstated.
+///
+/// # Errors
+/// [`Refusal::CodeTooShort`], [`Refusal::CodeTooLong`], [`Refusal::CodeNotPrintable`].
+pub fn check_typed(code: &[u8], token_chars_max: u16) -> Result<(), Refusal> {
+    if !code.iter().all(|byte| (0x20..=0x7E).contains(byte)) {
+        return Err(Refusal::CodeNotPrintable);
+    }
+    if code.len() < CODE_CHARS_MIN {
+        return Err(Refusal::CodeTooShort);
+    }
+    let token_max = usize::from(token_chars_max);
+    if code.len() > CODE_CHARS_MAX || (token_max != 0 && code.len() > token_max) {
+        return Err(Refusal::CodeTooLong);
+    }
+    Ok(())
+}
+
+/// Whether two secrets are equal, in constant time for equal lengths.
+#[must_use]
+pub fn equal(one: &[u8], other: &[u8]) -> bool {
+    one.ct_eq(other).into()
+}
+
+/// How long a generated code for this token is, characters.
+///
+/// # Errors
+/// [`Refusal::GeneratedTooShort`] when the token allows fewer than 22 (128 bit).
+pub fn generated_chars(token_chars_max: u16) -> Result<usize, Refusal> {
+    match usize::from(token_chars_max) {
+        0 => Ok(GENERATED_CHARS),
+        max if max < GENERATED_CHARS_MIN => Err(Refusal::GeneratedTooShort),
+        max => Ok(max.min(GENERATED_CHARS)),
+    }
+}
+
+/// Watches the two random sources across draws.
+///
+/// A source is *stuck* when all its bytes are the same or it repeats its last draw. One
+/// stuck source does not make a code guessable, since the other is mixed in; two do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RandomWatch {
+    last: [Option<[u8; 8]>; 2],
+}
+
+impl RandomWatch {
+    /// Turns the 64 random bytes at `id` (two halves of 32, one from each source) into a
+    /// code of `chars` Base58 characters, in place: HKDF-SHA-256 over both halves, then
+    /// rejection sampling, so that every character is equally likely.
+    ///
+    /// # Errors
+    /// [`Fault::RandomStuck`] when neither source can be trusted; [`Fault::RandomUnavailable`]
+    /// when the place does not hold two halves.
+    pub fn generate(&mut self, secrets: &mut dyn Secrets, id: SecretId, chars: usize) -> Result<(), Fault> {
+        let mut key = Zeroizing::new([0u8; 32]);
+        let mut verdict = Err(Fault::RandomUnavailable);
+        let lent = secrets.lend(id, &mut |drawn| verdict = self.mix(drawn, &mut key));
+        lent.ok_or(Fault::RandomUnavailable)?;
+        verdict?;
+        let mut written = 0;
+        let refilled = secrets.rewrite(id, &mut |place| {
+            written = expand_base58(&key, place, chars);
+            written
+        });
+        if refilled && written == chars { Ok(()) } else { Err(Fault::RandomUnavailable) }
+    }
+
+    /// Mixes both halves into `key` without making a code: for a slot uid.
+    ///
+    /// # Errors
+    /// As [`RandomWatch::generate`].
+    pub fn mix(&mut self, drawn: &[u8], key: &mut [u8; 32]) -> Result<(), Fault> {
+        let (first, second) = drawn.split_at_checked(32).ok_or(Fault::RandomUnavailable)?;
+        if second.len() != 32 {
+            return Err(Fault::RandomUnavailable);
+        }
+        let stuck = [self.is_stuck(0, first), self.is_stuck(1, second)];
+        if stuck == [true, true] {
+            return Err(Fault::RandomStuck);
+        }
+        let (_, kdf) = Hkdf::<Sha256>::extract(Some(first), second);
+        kdf.expand(b"slotwarden/random/v1", key).map_err(|_| Fault::RandomUnavailable)
+    }
+
+    /// Notes this draw of a source, and whether it gives no new randomness.
+    fn is_stuck(&mut self, source: usize, half: &[u8]) -> bool {
+        let constant = half.iter().all(|byte| Some(byte) == half.first());
+        let mut mark = [0; 8];
+        for (to, from) in mark.iter_mut().zip(Sha256::digest(half)) {
+            *to = from;
+        }
+        let Some(last) = self.last.get_mut(source) else { return true };
+        let repeated = *last == Some(mark);
+        *last = Some(mark);
+        constant || repeated
+    }
+}
+
+/// Fills `place` with `chars` Base58 characters expanded from `key`; returns how many it wrote.
+fn expand_base58(key: &[u8; 32], place: &mut [u8], chars: usize) -> usize {
+    let Ok(kdf) = Hkdf::<Sha256>::from_prk(key) else { return 0 };
+    // 255 is HKDF's bound on blocks; one block of 64 bytes yields 58 characters on average.
+    for round in 0..=u8::MAX {
+        let mut stream = Zeroizing::new([0u8; 128]);
+        if kdf.expand_multi_info(&[b"slotwarden/code/v1", &[round]], stream.as_mut_slice()).is_err() {
+            return 0;
+        }
+        let digits = stream.iter().filter_map(|byte| BASE58.get(usize::from(byte & 0x3F)));
+        let mut written = 0usize;
+        for (to, digit) in place.iter_mut().take(chars).zip(digits) {
+            *to = *digit;
+            written = written.saturating_add(1);
+        }
+        if written == chars {
+            return written;
+        }
+        place.zeroize();
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::safe::Safe;
+
+    #[test]
+    fn codes_of_7_and_65_characters_and_odd_bytes_are_refused() {
+        assert_eq!(check_typed(b"1234567", 0), Err(Refusal::CodeTooShort));
+        assert_eq!(check_typed(&[b'a'; 65], 0), Err(Refusal::CodeTooLong));
+        assert_eq!(check_typed(b"123456789", 8), Err(Refusal::CodeTooLong));
+        assert_eq!(check_typed(b"1234\n5678", 0), Err(Refusal::CodeNotPrintable));
+        assert_eq!(check_typed(b"1234\x005678", 0), Err(Refusal::CodeNotPrintable));
+        assert_eq!(check_typed("1234ü5678".as_bytes(), 0), Err(Refusal::CodeNotPrintable));
+        assert_eq!(check_typed(b"12345678", 0), Ok(()));
+        assert_eq!(check_typed(b" 234567 ", 8), Ok(()));
+    }
+
+    fn draw(watch: &mut RandomWatch, halves: [[u8; 32]; 2]) -> Result<[u8; 32], Fault> {
+        let mut safe = Safe::<1>::new();
+        let Ok(id) = safe.fill(|place| {
+            place[..32].copy_from_slice(&halves[0]);
+            place[32..].copy_from_slice(&halves[1]);
+            64
+        }) else {
+            panic!("the safe is empty")
+        };
+        watch.generate(&mut safe, id, 32)?;
+        let mut code = [0; 32];
+        safe.with(id, |secret| code.copy_from_slice(secret));
+        Ok(code)
+    }
+
+    fn half(seed: u8) -> [u8; 32] {
+        Sha256::digest([seed]).into()
+    }
+
+    #[test]
+    fn p32_two_stuck_sources_refuse() {
+        let mut watch = RandomWatch::default();
+        assert_eq!(draw(&mut watch, [[0; 32], [0xFF; 32]]), Err(Fault::RandomStuck));
+        assert!(draw(&mut watch, [half(1), half(2)]).is_ok());
+        assert_eq!(draw(&mut watch, [half(1), half(2)]), Err(Fault::RandomStuck));
+    }
+
+    #[test]
+    fn p32_one_stuck_source_still_gives_a_new_code_each_time() {
+        let mut watch = RandomWatch::default();
+        let first = draw(&mut watch, [half(1), half(2)]);
+        let second = draw(&mut watch, [half(1), half(3)]);
+        let third = draw(&mut watch, [half(4), half(3)]);
+        assert!(first.is_ok() && second.is_ok() && third.is_ok());
+        assert!(first != second && second != third);
+    }
+
+    #[test]
+    fn generated_codes_are_base58_and_use_every_character() {
+        let mut seen = [false; 58];
+        for seed in 0..=255u8 {
+            let mut watch = RandomWatch::default();
+            let Ok(code) = draw(&mut watch, [half(seed), half(seed ^ 0x55)]) else { panic!("fresh halves") };
+            for byte in code {
+                match BASE58.iter().position(|digit| *digit == byte) {
+                    Some(index) => seen[index] = true,
+                    None => panic!("not Base58"),
+                }
+            }
+        }
+        assert!(seen.iter().all(|seen| *seen));
+    }
+
+    #[test]
+    fn a_token_with_room_for_less_than_128_bit_is_refused() {
+        assert_eq!(generated_chars(0), Ok(32));
+        assert_eq!(generated_chars(255), Ok(32));
+        assert_eq!(generated_chars(24), Ok(24));
+        assert_eq!(generated_chars(21), Err(Refusal::GeneratedTooShort));
+    }
+}

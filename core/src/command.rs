@@ -1,0 +1,179 @@
+//! What people may order, and what they are answered.
+
+use serde::{Deserialize, Serialize};
+
+use crate::effect::SlotId;
+use crate::fault::{Fault, Refusal};
+use crate::person::PersonId;
+use crate::record::Mode;
+use crate::safe::SecretId;
+
+/// The platform's name for an answer that somebody waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct ReplyId(pub u32);
+
+/// Who gave an order, and where the answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Caller {
+    /// The person, as the platform authenticated them.
+    pub who: PersonId,
+    /// Where the answer goes; exactly one `Effect::Reply` carries it.
+    pub reply: ReplyId,
+}
+
+/// One order. Every [`SecretId`] in it is consumed by `Service::handle`, also on refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Command {
+    /// Try every slot that opens without people; answered when each was tried.
+    Boot,
+    /// Prove the token PIN and hand it to the applications.
+    Activate {
+        /// Which slot.
+        slot: SlotId,
+        /// The manual code; `None` for a generated one.
+        code: Option<SecretId>,
+        /// Whether the person typed the confirmation that a last try needs.
+        confirmed: bool,
+    },
+    /// Take the PIN back from the applications, log out, forget it.
+    Deactivate {
+        /// Which slot.
+        slot: SlotId,
+    },
+    /// End the HSM worker because a call of this slot stays unanswered: only on a
+    /// person's order, since a kill inside `C_SetPIN` can destroy a SoftHSM token.
+    EndCall {
+        /// Which slot.
+        slot: SlotId,
+    },
+    /// Give a token its first user PIN, a generated one.
+    Init {
+        /// Which slot.
+        slot: SlotId,
+        /// The security officer's PIN: set on a free token, checked on an initialised one.
+        so_pin: SecretId,
+        /// The PKCS#11 slot number of the free token to take, when several are free.
+        free_slot: Option<u64>,
+    },
+    /// Replace the code, in the same mode.
+    ChangeCode {
+        /// Which slot.
+        slot: SlotId,
+        /// The present manual code; `None` in generated mode.
+        code: Option<SecretId>,
+        /// The new manual code; `None` in generated mode.
+        new_code: Option<SecretId>,
+    },
+    /// Switch between generated and manual.
+    Mode {
+        /// Which slot.
+        slot: SlotId,
+        /// The mode to switch to.
+        to: Mode,
+        /// The present manual code, when the slot is manual.
+        code: Option<SecretId>,
+        /// The new manual code, when the slot becomes manual.
+        new_code: Option<SecretId>,
+    },
+    /// Deactivate nothing, but take hand-over files back, wipe the Safe and end.
+    Stop,
+}
+
+/// A [`Command`] or a reading without its parameters: what a role is checked against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum CommandKind {
+    /// [`Command::Boot`]
+    Boot,
+    /// [`Command::Activate`]
+    Activate,
+    /// [`Command::Deactivate`]
+    Deactivate,
+    /// [`Command::EndCall`]
+    EndCall,
+    /// [`Command::Init`]
+    Init,
+    /// [`Command::ChangeCode`]
+    ChangeCode,
+    /// [`Command::Mode`]
+    Mode,
+    /// [`Command::Stop`]
+    Stop,
+    /// Reading the status; the platform asks before it shows one.
+    ReadStatus,
+    /// Reading the audit log; the platform asks before it shows it.
+    ReadAudit,
+}
+
+impl CommandKind {
+    /// Every kind, in the order of the enum.
+    pub const ALL: [CommandKind; 10] = [
+        CommandKind::Boot,
+        CommandKind::Activate,
+        CommandKind::Deactivate,
+        CommandKind::EndCall,
+        CommandKind::Init,
+        CommandKind::ChangeCode,
+        CommandKind::Mode,
+        CommandKind::Stop,
+        CommandKind::ReadStatus,
+        CommandKind::ReadAudit,
+    ];
+}
+
+impl Command {
+    /// The command without its parameters.
+    #[must_use]
+    pub const fn kind(&self) -> CommandKind {
+        match self {
+            Command::Boot => CommandKind::Boot,
+            Command::Activate { .. } => CommandKind::Activate,
+            Command::Deactivate { .. } => CommandKind::Deactivate,
+            Command::EndCall { .. } => CommandKind::EndCall,
+            Command::Init { .. } => CommandKind::Init,
+            Command::ChangeCode { .. } => CommandKind::ChangeCode,
+            Command::Mode { .. } => CommandKind::Mode,
+            Command::Stop => CommandKind::Stop,
+        }
+    }
+
+    /// The slot it is about, if it is about one.
+    #[must_use]
+    pub const fn slot(&self) -> Option<SlotId> {
+        match self {
+            Command::Boot | Command::Stop => None,
+            Command::Activate { slot, .. }
+            | Command::Deactivate { slot }
+            | Command::EndCall { slot }
+            | Command::Init { slot, .. }
+            | Command::ChangeCode { slot, .. }
+            | Command::Mode { slot, .. } => Some(*slot),
+        }
+    }
+
+    /// The secrets it carries, for wiping on refusal.
+    #[must_use]
+    pub const fn secrets(&self) -> [Option<SecretId>; 2] {
+        match self {
+            Command::Boot | Command::Stop | Command::Deactivate { .. } | Command::EndCall { .. } => [None, None],
+            Command::Activate { code, .. } => [*code, None],
+            Command::Init { so_pin, .. } => [Some(*so_pin), None],
+            Command::ChangeCode { code, new_code, .. } | Command::Mode { code, new_code, .. } => [*code, *new_code],
+        }
+    }
+}
+
+/// How an order ended. Exactly one answer for each order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Answer {
+    /// The device confirmed it, and it is durable.
+    Done,
+    /// Nothing was done; the person can do something about it.
+    Refused(Refusal),
+    /// A device failed; the slot's status says in which state it is.
+    Failed(Fault),
+}

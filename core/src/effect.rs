@@ -1,0 +1,248 @@
+//! What the platform performs, and how it reports back.
+//!
+//! Effects are data: printable, comparable, recordable. Both platforms match them
+//! exhaustively, so a new one does not compile until the simulator has it too. An effect
+//! with a [`Ticket`] is answered by exactly one [`Input::Done`] with that ticket — or by
+//! [`Input::WorkerLost`], which answers every device call under way.
+
+use serde::{Deserialize, Serialize};
+
+use crate::audit::AuditRecord;
+use crate::command::{Answer, Caller, Command, ReplyId};
+use crate::fault::{Fault, HsmFailure};
+use crate::record::{Record, SecretKey};
+use crate::safe::SecretId;
+use crate::token::{Presence, TokenState};
+
+/// A slot's number: its place in the configuration. Names are the platform's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct SlotId(pub u8);
+
+/// An application's number: its place in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct ApplicationId(pub u8);
+
+/// Names one effect; its completion carries the same ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Ticket {
+    /// The slot whose machine waits; `None`: the service itself (store commits).
+    pub slot: Option<SlotId>,
+    /// Rises with every effect, so that a late answer is recognised.
+    pub number: u32,
+}
+
+/// One order to the platform.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// A durable record; with those before the next `Commit` one transaction.
+    Store(Record),
+    /// An audit record; part of the same transaction.
+    Journal(AuditRecord),
+    /// Make the transaction durable, answer with [`Input::Stored`]. Nothing behind it is
+    /// yielded before.
+    Commit {
+        /// Carried by the answer.
+        ticket: Ticket,
+    },
+    /// One PKCS#11 operation on the token of a slot.
+    Hsm {
+        /// Carried by the answer.
+        ticket: Ticket,
+        /// The slot.
+        slot: SlotId,
+        /// What to call.
+        call: HsmCall,
+    },
+    /// Fill the place `id` with two halves of 32 bytes, each from another random source.
+    Random {
+        /// Carried by the answer.
+        ticket: Ticket,
+        /// Where the 64 bytes go (`Service::refill`).
+        id: SecretId,
+    },
+    /// Decrypt a sealed secret into the place `id`.
+    Unseal {
+        /// Carried by the answer.
+        ticket: Ticket,
+        /// Which secret.
+        key: SecretKey,
+        /// Where it goes (`Service::refill`).
+        id: SecretId,
+    },
+    /// An order to an application's adapter.
+    Application {
+        /// Carried by the answer.
+        ticket: Ticket,
+        /// The application.
+        application: ApplicationId,
+        /// The slot, since one application may use several.
+        slot: SlotId,
+        /// What it should do.
+        order: ApplicationOrder,
+    },
+    /// The answer to an order.
+    Reply {
+        /// To whom.
+        reply: ReplyId,
+        /// How it ended.
+        answer: Answer,
+    },
+    /// Sign this head of the audit chain with the node key, and keep the signature.
+    Checkpoint {
+        /// Number of the last record under the checkpoint.
+        sequence: u64,
+        /// Its chain hash.
+        head: [u8; 32],
+    },
+    /// End the HSM worker now, whatever it is doing; `Input::WorkerLost` follows.
+    EndWorker,
+    /// Everything is wiped and taken back: the platform may exit.
+    Stopped,
+}
+
+/// One PKCS#11 operation. The platform opens sessions as needed and keeps one per token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum HsmCall {
+    /// `C_GetTokenInfo` and `C_GetSessionInfo`; costs no try.
+    Observe,
+    /// `C_Login` as user, only from a session whose state is public; otherwise the answer
+    /// is [`HsmFailure::AlreadyLoggedIn`] and `C_Login` was not called.
+    Login {
+        /// The token PIN.
+        pin: SecretId,
+    },
+    /// `C_Logout`; "not logged in" counts as done.
+    Logout,
+    /// `C_SetPIN` in a session whose state is read-write user, never in an SO session.
+    SetPin {
+        /// The present token PIN.
+        old: SecretId,
+        /// The new token PIN.
+        new: SecretId,
+    },
+    /// `C_InitToken` with the slot's configured label, unless a token with that label is
+    /// there; `C_Login` as SO; `C_InitPIN`; `C_Logout`. Refused by the platform for a token with a user PIN or objects.
+    Initialise {
+        /// The SO PIN.
+        so_pin: SecretId,
+        /// The first user PIN.
+        new: SecretId,
+        /// Which free token, when several are free.
+        free_slot: Option<u64>,
+    },
+    /// Make the module's own files durable (`[hsm] settle_dir`); nothing where none is configured.
+    Settle,
+}
+
+/// An order to an application's adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum ApplicationOrder {
+    /// Give the application the token PIN.
+    HandOver {
+        /// The token PIN.
+        pin: SecretId,
+    },
+    /// Take it back; "was not there" counts as done.
+    Withdraw,
+}
+
+/// What an effect with a ticket came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Outcome {
+    /// Of [`Effect::Hsm`].
+    Hsm(Result<HsmAnswer, HsmFailure>),
+    /// Of [`Effect::Random`].
+    Random(Result<(), Fault>),
+    /// Of [`Effect::Unseal`].
+    Unsealed(Result<(), Fault>),
+    /// Of [`Effect::Application`].
+    Application(Result<(), Fault>),
+}
+
+/// What the device confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum HsmAnswer {
+    /// Of [`HsmCall::Observe`].
+    Observed(TokenState),
+    /// `CKR_OK` from `C_Login` in a session that was public before.
+    LoggedIn,
+    /// The session is public.
+    LoggedOut,
+    /// `CKR_OK` from `C_SetPIN`.
+    PinSet,
+    /// `CKR_OK` from `C_InitPIN`; the state is that of the token after the logout.
+    Initialised(TokenState),
+    /// The module's files are durable.
+    Settled,
+}
+
+/// What a commit came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum StoreResult {
+    /// Durable.
+    Durable(Room),
+    /// Not durable, or nobody knows: the service halts and never retries (P40).
+    Failed,
+}
+
+/// Room left in the store's file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Room {
+    /// At least 4 MiB.
+    Plenty,
+    /// Less: the ballast file is gone, only boot activation, deactivate and stop go on.
+    Reserve,
+}
+
+/// Everything that enters the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Input {
+    /// The first input: records are loaded, the service may begin.
+    Start,
+    /// A person's order.
+    Command {
+        /// Who, and where the answer goes.
+        caller: Caller,
+        /// What.
+        command: Command,
+    },
+    /// An effect ended.
+    Done {
+        /// Of the effect.
+        ticket: Ticket,
+        /// What it came to.
+        outcome: Outcome,
+    },
+    /// A commit ended.
+    Stored {
+        /// Of the commit.
+        ticket: Ticket,
+        /// What it came to.
+        result: StoreResult,
+    },
+    /// The platform looked for the token of a slot: after each start of the worker, and
+    /// when a token went or changed. Flags are as fresh as the look.
+    Token {
+        /// The slot.
+        slot: SlotId,
+        /// What was found.
+        presence: Presence,
+    },
+    /// The HSM worker runs and its first look at every slot has been reported.
+    WorkerUp,
+    /// The HSM worker died or was ended: every call under way has an unknown outcome,
+    /// every login is gone.
+    WorkerLost,
+    /// Time passed; harmless when nothing is due.
+    Tick,
+}

@@ -1,0 +1,439 @@
+//! Refusals and faults: one numbered table, each with its remedy.
+//!
+//! *Refusal*: the operator can do something about it, and is told what. *Fault*: a device
+//! failed; it keeps the call and the code. A broken invariant of our own is
+//! [`Fault::Bug`]: the service halts, it never panics. Numbers are stable: scripts,
+//! translations and the audit log rely on them. The rendered table is
+//! `tests/golden/refusals.md`.
+
+use serde::{Deserialize, Serialize};
+
+/// Declares the refusals: number, name, sentence, remedy, one line each.
+macro_rules! refusals {
+    ($($number:literal $variant:ident $name:literal $class:ident $sentence:literal $remedy:literal;)*) => {
+        /// What was not done, and what the operator can do about it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+        #[repr(u16)]
+        pub enum Refusal {
+            $(#[doc = $sentence] $variant = $number,)*
+        }
+
+        impl Refusal {
+            /// Every refusal, in the order of the numbers.
+            pub const ALL: &'static [Refusal] = &[$(Refusal::$variant,)*];
+
+            /// The stable number.
+            #[must_use]
+            pub const fn number(self) -> u16 {
+                match self { $(Refusal::$variant => $number,)* }
+            }
+
+            /// The stable name, for scripts.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Refusal::$variant => $name,)* }
+            }
+
+            /// What is so, for people.
+            #[must_use]
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Refusal::$variant => $sentence,)* }
+            }
+
+            /// What to do about it.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Refusal::$variant => $remedy,)* }
+            }
+
+            /// What kind of answer it is; exit codes and HTTP status follow from it.
+            #[must_use]
+            pub const fn class(self) -> Class {
+                match self { $(Refusal::$variant => Class::$class,)* }
+            }
+        }
+    };
+}
+
+/// Kinds of refusal: exit codes and HTTP status are mapped from these in one place each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Class {
+    /// The order cannot be carried out as it is.
+    Wrong,
+    /// Somebody has to act first.
+    WaitsForPeople,
+    /// The same order may succeed later.
+    Later,
+    /// The person may not.
+    NotAllowed,
+}
+
+refusals! {
+    101 NotAllowed "not-allowed" NotAllowed
+        "your roles do not allow this" "ask an administrator, or have the configuration give you the role";
+    102 UnknownSlot "unknown-slot" Wrong
+        "no slot has this name" "`slotwarden slot list` shows the names";
+    103 Busy "busy" Later
+        "the slot is carrying out another order" "wait until `slotwarden slot show` says it ended";
+    104 TooManyCommands "too-many-commands" Later
+        "too many orders wait for their answers" "try again when they are answered";
+    105 Halted "halted" Wrong
+        "the service has halted: its store failed or an invariant broke" "read the log, mend the disk, restart the daemon; no code is lost";
+    106 DiskReserve "disk-reserve" Wrong
+        "less than 4 MiB is free for the store" "free space in the state directory's file system, then try again";
+    107 NotStarted "not-started" Later
+        "the service has not finished starting" "try again in a moment";
+    108 Stopping "stopping" Later
+        "the service is stopping" "start it again";
+    109 SafeFull "safe-full" Later
+        "no place in the Safe is free" "try again when other orders are answered";
+    110 TooManyPersons "too-many-persons" Wrong
+        "the configuration names too many persons" "remove persons from the configuration";
+    111 TooManySlots "too-many-slots" Wrong
+        "the configuration names too many slots" "split them over two appliances";
+    112 TooManyApplications "too-many-applications" Wrong
+        "a slot has too many applications" "bind at most four applications to one slot";
+    113 OutboxFull "outbox-full" Later
+        "too many effects are under way" "try again in a moment";
+
+    201 CodeTooShort "code-too-short" Wrong
+        "the code has fewer than 8 characters" "enter at least 8 characters; the token was not touched";
+    202 CodeTooLong "code-too-long" Wrong
+        "the code is longer than 64 characters or than the token allows" "enter a shorter code; the token was not touched";
+    203 CodeNotPrintable "code-not-printable" Wrong
+        "the code holds a character that is not printable ASCII" "use letters, digits, spaces and signs of ASCII; the token was not touched";
+    204 CodeMissing "code-missing" Wrong
+        "this needs the present code" "give it at the prompt, with --code-file or with --code-fd";
+    205 CodeNotWanted "code-not-wanted" Wrong
+        "the slot's code is generated: nobody types it" "leave the code away";
+    206 NewCodeMissing "new-code-missing" Wrong
+        "this needs a new code" "give it at the prompt, with --new-code-file or with --new-code-fd";
+    207 NewCodeNotWanted "new-code-not-wanted" Wrong
+        "the new code will be generated: nobody types it" "leave the new code away";
+    208 CodeUnchanged "code-unchanged" Wrong
+        "the new code equals the present one" "choose another";
+    209 CodeWrong "code-wrong" Wrong
+        "the token refused the code" "check the code; `slotwarden slot show` says how many tries are left";
+    210 SecretTooLong "secret-too-long" Wrong
+        "the secret is longer than 64 bytes" "enter at most 64 characters";
+    211 StoredCodeRefused "stored-code-refused" WaitsForPeople
+        "the token refused the stored code; it is kept, and not tried again without a person" "find out who changed the PIN; then `slotwarden slot activate NAME` tries again, with the code if you know it";
+    212 GeneratedTooShort "generated-too-short" Wrong
+        "the token allows too few characters for a generated code" "use a manual code, or a token that allows at least 22 characters";
+
+    301 SlotAbsent "slot-absent" Later
+        "no token matches the slot" "connect the HSM or correct `token` in the configuration; the slot comes back by itself";
+    302 SlotAmbiguous "slot-ambiguous" Wrong
+        "several tokens match the slot" "add the serial to `token` in the configuration";
+    303 SlotUninitialised "slot-uninitialised" Wrong
+        "the token has no user PIN yet" "`slotwarden slot init NAME`";
+    304 SlotHasToken "slot-has-token" Wrong
+        "the slot has, or had, a token with a user PIN or objects" "nothing was erased; to bring a slot back use its code or `slot unblock`, to end its life `slot decommission`";
+    305 SlotBlocked "slot-blocked" WaitsForPeople
+        "the token has blocked its user PIN" "the security officer can set a new one (`slot unblock`); the keys are kept";
+    306 SlotCoolingDown "slot-cooling-down" Later
+        "the slot waits after a refused last try" "wait as long as `slotwarden slot show` says";
+    307 SlotDoubtful "slot-doubtful" WaitsForPeople
+        "a call to the token is unanswered" "wait for the HSM; `slotwarden slot deactivate NAME --confirm \"end call\"` ends the HSM worker";
+    308 LastTryUnconfirmed "last-try-unconfirmed" WaitsForPeople
+        "another wrong code could block the token" "be sure of the code, then repeat with --confirm \"last try\"";
+    309 SlotNotActive "slot-not-active" Wrong
+        "the slot is not active" "`slotwarden slot activate NAME`";
+    310 ModeAlready "mode-already" Wrong
+        "the slot is in this mode already" "to replace the code use `slot change-code`";
+    311 TokenReplaced "token-replaced" WaitsForPeople
+        "a token with this label but another serial is in its place; its tries are not spent" "put the right token back, or name the new serial in `token` of the configuration";
+    312 NoFreeToken "no-free-token" Wrong
+        "the module offers no uninitialised token" "free one with the vendor's tool, or connect one";
+    313 SeveralFreeTokens "several-free-tokens" Wrong
+        "the module offers several uninitialised tokens" "name one with --free-slot";
+    314 CallNotUnanswered "call-not-unanswered" Wrong
+        "no call of this slot is unanswered" "nothing needs to be ended";
+    315 AlreadyActive "already-active" Wrong
+        "the slot is active" "nothing needs to be done";
+    316 ApplicationUnreachable "application-unreachable" Wrong
+        "an application of the slot could not be told to let go; nothing was changed" "mend the application, then try again";
+    317 CodeOldOrNew "code-old-or-new" WaitsForPeople
+        "the last change was interrupted: the token has the old code or the new one" "`slotwarden slot activate NAME` with the new code, then with the old one";
+    318 ActivationNeedsPerson "activation-needs-person" WaitsForPeople
+        "the stored code is not tried without a person: it was refused, or its outcome stayed unknown twice" "`slotwarden slot activate NAME`";
+    319 SoPinWrong "so-pin-wrong" Wrong
+        "the token refused the SO PIN" "check it; the SO PIN has tries of its own";
+
+    401 StoreMissing "store-missing" Wrong
+        "the state directory was in use, and its store is missing" "restore the file; nothing was made in its place";
+    402 StoreUnreadable "store-unreadable" Wrong
+        "the store is damaged" "restore the file from before; nothing was overwritten";
+    403 StoreNewer "store-newer" Wrong
+        "the store was written by a newer version" "start that version; nothing was overwritten";
+    404 StoreLocked "store-locked" Wrong
+        "another daemon uses this state directory" "end that one first, or give this one a directory of its own";
+    405 StoreFailed "store-failed" Wrong
+        "the record could not be made durable, so nothing was done" "mend the disk and restart the daemon";
+    406 SealMissing "seal-missing" Wrong
+        "the key that protects the stored codes is not there" "bring back the key file or the systemd credential";
+    407 SealWrong "seal-wrong" Wrong
+        "the key does not open the stored codes" "bring back the key that belongs to this store";
+}
+
+/// A device failed, or we did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Fault {
+    /// A PKCS#11 function returned this code.
+    Pkcs11 {
+        /// `CK_RV`.
+        code: u64,
+        /// Which function.
+        function: Function,
+    },
+    /// The call is not answered yet; the device may still carry it out.
+    Unanswered(Function),
+    /// The HSM worker died during the call: nobody knows what the token did.
+    WorkerLost(Function),
+    /// The HSM worker cannot be started (path and loader's reason are in the log).
+    WorkerUnavailable,
+    /// The token disappeared.
+    TokenGone,
+    /// Both random sources repeat themselves or are constant.
+    RandomStuck,
+    /// The random sources could not be read.
+    RandomUnavailable,
+    /// A sealed code could not be opened: the seal key or the record is damaged.
+    SealBroken,
+    /// An application's adapter could not do its work.
+    Application(ApplicationFault),
+    /// The store could not make a record durable.
+    StoreFailed,
+    /// The settle directory could not be made durable.
+    SettleFailed,
+    /// The module answered what it cannot answer: it lies or is faulty.
+    ModuleLies(Function),
+    /// An invariant of ours is broken, with the number of the place; the service halts.
+    Bug(u16),
+}
+
+/// Why an application could not be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum ApplicationFault {
+    /// The hand-over file is not on a memory file system that cannot reach a disk.
+    NotInMemory,
+    /// The hand-over file could not be written.
+    NotWritten,
+    /// The hand-over file could not be removed.
+    NotRemoved,
+    /// The adapter gave no answer in time.
+    Unanswered,
+}
+
+/// PKCS#11 functions we call. The text is the function's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[allow(missing_docs)] // each variant is the PKCS#11 function of that name
+pub enum Function {
+    Initialize,
+    GetSlotList,
+    GetTokenInfo,
+    GetSessionInfo,
+    OpenSession,
+    CloseSession,
+    Login,
+    Logout,
+    SetPin,
+    InitToken,
+    InitPin,
+    FindObjects,
+    GenerateRandom,
+    /// Not PKCS#11: making the module's files durable.
+    Settle,
+    /// A function we do not name.
+    Other,
+}
+
+/// How a PKCS#11 operation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum HsmFailure {
+    /// The function returned this code.
+    Pkcs11 {
+        /// `CK_RV`.
+        code: u64,
+        /// Which function.
+        function: Function,
+    },
+    /// The session was not public, so `C_Login` was not called.
+    AlreadyLoggedIn,
+    /// The token is gone; the call did not reach it.
+    TokenGone,
+    /// No worker runs; the call did not leave the daemon.
+    NoWorker,
+    /// The worker refused before any call changed the token.
+    Refused(Refusal),
+    /// Settling failed: what was changed may be lost by a power cut.
+    NotSettled,
+}
+
+impl HsmFailure {
+    /// The failure as people see it.
+    #[must_use]
+    pub const fn fault(self, function: Function) -> Fault {
+        match self {
+            HsmFailure::Pkcs11 { code, function } => Fault::Pkcs11 { code, function },
+            HsmFailure::AlreadyLoggedIn | HsmFailure::Refused(_) => Fault::ModuleLies(function),
+            HsmFailure::TokenGone => Fault::TokenGone,
+            HsmFailure::NoWorker => Fault::WorkerUnavailable,
+            HsmFailure::NotSettled => Fault::SettleFailed,
+        }
+    }
+}
+
+/// `CK_RV` values that decide something (PKCS#11 v3.1, section 6, "Return values").
+pub mod rv {
+    /// `CKR_FUNCTION_NOT_SUPPORTED`
+    pub const FUNCTION_NOT_SUPPORTED: u64 = 0x54;
+    /// `CKR_PIN_INCORRECT`
+    pub const PIN_INCORRECT: u64 = 0xA0;
+    /// `CKR_PIN_INVALID`
+    pub const PIN_INVALID: u64 = 0xA1;
+    /// `CKR_PIN_LEN_RANGE`
+    pub const PIN_LEN_RANGE: u64 = 0xA2;
+    /// `CKR_PIN_LOCKED`
+    pub const PIN_LOCKED: u64 = 0xA4;
+    /// `CKR_SESSION_READ_ONLY`
+    pub const SESSION_READ_ONLY: u64 = 0xB5;
+    /// `CKR_USER_ALREADY_LOGGED_IN`: never taken for "code correct"
+    pub const USER_ALREADY_LOGGED_IN: u64 = 0x100;
+    /// `CKR_USER_NOT_LOGGED_IN`
+    pub const USER_NOT_LOGGED_IN: u64 = 0x101;
+    /// `CKR_USER_PIN_NOT_INITIALIZED`
+    pub const USER_PIN_NOT_INITIALIZED: u64 = 0x102;
+    /// `CKR_DEVICE_ERROR`
+    pub const DEVICE_ERROR: u64 = 0x30;
+    /// `CKR_TOKEN_NOT_PRESENT`
+    pub const TOKEN_NOT_PRESENT: u64 = 0xE0;
+}
+
+impl Fault {
+    /// The stable number.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        match self {
+            Fault::Pkcs11 { .. } => 501,
+            Fault::Unanswered(_) => 502,
+            Fault::WorkerLost(_) => 503,
+            Fault::WorkerUnavailable => 504,
+            Fault::TokenGone => 505,
+            Fault::RandomStuck => 506,
+            Fault::RandomUnavailable => 507,
+            Fault::SealBroken => 508,
+            Fault::Application(_) => 509,
+            Fault::StoreFailed => 510,
+            Fault::SettleFailed => 511,
+            Fault::ModuleLies(_) => 512,
+            Fault::Bug(_) => 599,
+        }
+    }
+
+    /// The stable name, for scripts.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Fault::Pkcs11 { .. } => "pkcs11",
+            Fault::Unanswered(_) => "call-unanswered",
+            Fault::WorkerLost(_) => "worker-lost",
+            Fault::WorkerUnavailable => "worker-unavailable",
+            Fault::TokenGone => "token-gone",
+            Fault::RandomStuck => "random-stuck",
+            Fault::RandomUnavailable => "random-unavailable",
+            Fault::SealBroken => "seal-broken",
+            Fault::Application(_) => "application",
+            Fault::StoreFailed => "store-failed",
+            Fault::SettleFailed => "settle-failed",
+            Fault::ModuleLies(_) => "module-lies",
+            Fault::Bug(_) => "bug",
+        }
+    }
+
+    /// What is so, for people.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Fault::Pkcs11 { .. } => "the HSM answered with an error",
+            Fault::Unanswered(_) => "the HSM has not answered the call yet and may still carry it out",
+            Fault::WorkerLost(_) => "the HSM worker died during the call: nobody knows what the token did",
+            Fault::WorkerUnavailable => "the HSM worker cannot be started",
+            Fault::TokenGone => "the token disappeared",
+            Fault::RandomStuck => "both random sources repeat themselves",
+            Fault::RandomUnavailable => "the random sources cannot be read",
+            Fault::SealBroken => "a stored code cannot be opened",
+            Fault::Application(_) => "an application could not be served",
+            Fault::StoreFailed => "the store could not make a record durable",
+            Fault::SettleFailed => "the module's files could not be made durable",
+            Fault::ModuleLies(_) => "the PKCS#11 module answered what it cannot answer",
+            Fault::Bug(_) => "Slotwarden broke a rule of its own and has halted",
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Fault::Pkcs11 { .. } => "look the code up in the HSM's manual; try again when the HSM is well",
+            Fault::Unanswered(_) => "wait for the HSM; `slotwarden slot show` says when it answered",
+            Fault::WorkerLost(_) => "the slot decides by itself what the token has; see `slotwarden slot show`",
+            Fault::WorkerUnavailable => "check `[hsm] module`; the log has the path and the loader's reason",
+            Fault::TokenGone => "connect the HSM; the slot comes back by itself",
+            Fault::RandomStuck | Fault::RandomUnavailable => {
+                "do not use this machine for keys; check the HSM's and the system's random source"
+            }
+            Fault::SealBroken => "bring back the seal key that belongs to this store",
+            Fault::Application(_) => "mend the application's path or permissions, then activate the slot again",
+            Fault::StoreFailed => "mend the disk and restart the daemon",
+            Fault::SettleFailed => "mend the disk of `settle_dir`, then change the code again",
+            Fault::ModuleLies(_) => "report it to the module's vendor with the audit log",
+            Fault::Bug(_) => "restart the daemon and report the number; no code is lost",
+        }
+    }
+}
+
+impl Function {
+    /// The PKCS#11 name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Function::Initialize => "C_Initialize",
+            Function::GetSlotList => "C_GetSlotList",
+            Function::GetTokenInfo => "C_GetTokenInfo",
+            Function::GetSessionInfo => "C_GetSessionInfo",
+            Function::OpenSession => "C_OpenSession",
+            Function::CloseSession => "C_CloseSession",
+            Function::Login => "C_Login",
+            Function::Logout => "C_Logout",
+            Function::SetPin => "C_SetPIN",
+            Function::InitToken => "C_InitToken",
+            Function::InitPin => "C_InitPIN",
+            Function::FindObjects => "C_FindObjects",
+            Function::GenerateRandom => "C_GenerateRandom",
+            Function::Settle => "settle",
+            Function::Other => "another function",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_its_own_number_and_name() {
+        for (index, one) in Refusal::ALL.iter().enumerate() {
+            for other in &Refusal::ALL[index + 1..] {
+                assert_ne!(one.number(), other.number());
+                assert_ne!(one.name(), other.name());
+            }
+            assert!(!one.sentence().is_empty() && !one.remedy().is_empty());
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The rules of Slotwarden, and nothing else.
+//!
+//! This crate decides; it performs nothing. It has no I/O, no clock, no randomness, no
+//! allocation and no std. A platform feeds it [`Input`]s together with the time
+//! ([`Now`]), performs the [`Effect`]s it asks for, and reports how each ended. The same
+//! crate runs the appliance on Linux, the simulator, and firmware without an operating
+//! system.
+//!
+//! # Reading order
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`command`] | what people may order |
+//! | [`effect`] | what the platform performs, and how it reports back |
+//! | [`slot`] | the slot machine: locked, activating, active, … |
+//! | [`pin_change`] | the token PIN change as a transaction that survives power cuts |
+//! | [`attempts`] | when a try may be made, and what it costs |
+//! | [`service`] | routing, durability, deadlines: the four verbs |
+//! | [`safe`] | where secrets live, and the only place |
+//! | [`record`] | what is durable |
+//! | [`audit`] | the chained log |
+//! | [`fault`] | every refusal and fault, numbered, with its remedy |
+//! | [`status`] | the one projection that lamps, console and CLI share |
+//!
+//! # Limits
+//!
+//! Collections have capacities with reasons, in [`limits`]. What exceeds one is refused
+//! aloud, never dropped.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod fmt;
+
+pub mod attempts;
+pub mod audit;
+pub mod code;
+pub mod command;
+pub mod effect;
+pub mod fault;
+pub mod limits;
+pub mod outbox;
+pub mod person;
+pub mod pin_change;
+pub mod record;
+pub mod safe;
+pub mod service;
+pub mod slot;
+pub mod status;
+pub mod time;
+pub mod token;
+
+pub use command::{Answer, Caller, Command, ReplyId};
+pub use effect::{Effect, Input, Outcome, Ticket};
+pub use fault::{Fault, Refusal};
+pub use safe::{Safe, SecretId};
+pub use service::{Appliance, Configuration, Firmware, Service, SlotConfiguration};
+pub use status::Status;
+pub use time::Now;

@@ -1,0 +1,54 @@
+//! Capacities and waits, each with its reason.
+
+/// Slots of an appliance. 64 is the largest partition count of the network HSMs we know.
+pub const SLOTS_APPLIANCE: usize = 64;
+/// Slots of a firmware without an operating system: fits 8 KiB of static RAM.
+pub const SLOTS_FIRMWARE: usize = 8;
+/// Places of the Safe of an appliance: one token PIN per active slot, two more for each of
+/// the commands under way ([`COMMANDS_MAX`]), and the codes of boot, which become PINs in
+/// their own place.
+pub const PLACES_APPLIANCE: usize = 128;
+/// Places of the Safe of a firmware.
+pub const PLACES_FIRMWARE: usize = 24;
+/// Bytes of one place: the longest code (64 characters) and two random halves of 32 bytes.
+pub const PLACE_BYTES: usize = 64;
+/// Queued effects of an appliance: at most four for each slot (application orders, a
+/// device call, a reply) and those of the service itself; asserted in `Service::new`.
+pub const OUTBOX_APPLIANCE: usize = 4 * SLOTS_APPLIANCE * 3 + 64;
+/// Queued effects of a firmware.
+pub const OUTBOX_FIRMWARE: usize = 4 * SLOTS_FIRMWARE * 3 + 64;
+/// Commands whose answer is outstanding. One more is refused at the door: a person types
+/// one at a time, and scripts are told to try again.
+pub const COMMANDS_MAX: usize = 16;
+/// Persons. The seed's largest quorum is 16; twice that leaves room for operators and auditors.
+pub const PERSONS_MAX: usize = 32;
+/// Applications bound to one slot. More than a CA, a signer and a validator with their
+/// stand-bys has not been seen.
+pub const APPLICATIONS_PER_SLOT_MAX: usize = 4;
+/// Applications of an appliance, all slots together.
+pub const APPLICATIONS_MAX: usize = 64;
+
+/// Shortest authentication code, characters (the product page: "at least 8 characters").
+pub const CODE_CHARS_MIN: usize = 8;
+/// Longest authentication code, characters: what one place holds.
+pub const CODE_CHARS_MAX: usize = PLACE_BYTES;
+/// Length of a generated code, Base58 characters: 32 × log2(58) = 187 bit.
+pub const GENERATED_CHARS: usize = 32;
+/// Shortest token PIN we generate for a token with a small maximum: 22 × log2(58) = 128 bit.
+pub const GENERATED_CHARS_MIN: usize = 22;
+
+/// Wait for one PKCS#11 call before the operator is told that it is unanswered,
+/// milliseconds. Network HSMs fail over within 20 s; the call itself is not ended by this.
+pub const CALL_DEADLINE_MS: u64 = 30_000;
+/// Wait for one application adapter, milliseconds.
+pub const APPLICATION_DEADLINE_MS: u64 = 30_000;
+/// Wait for the store or the random sources, milliseconds. Longer means a dying disk.
+pub const PLATFORM_DEADLINE_MS: u64 = 30_000;
+/// First wait after a refused last try, milliseconds; doubles with each further one.
+pub const BACK_OFF_FIRST_MS: u64 = 30_000;
+/// Longest wait after a refused last try, milliseconds (15 min).
+pub const BACK_OFF_LAST_MS: u64 = 900_000;
+/// Manual tries in a row before every further one needs a confirmation, default.
+pub const TRIES_DEFAULT: u8 = 3;
+/// Interval between signed audit checkpoints, milliseconds (hourly).
+pub const CHECKPOINT_INTERVAL_MS: u64 = 3_600_000;

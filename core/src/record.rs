@@ -1,0 +1,206 @@
+//! What is durable.
+//!
+//! Records are postcard behind a version byte; the store adapter adds nothing but keys.
+//! A turn's records are one transaction, durable before the turn's other effects are
+//! performed. After a restart the platform loads every record before `Input::Start`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::fault::Refusal;
+use crate::safe::SecretId;
+use crate::token::Serial;
+
+/// Version of the encoding of [`SlotRecord`]. A store with a higher one is refused.
+pub const SLOT_RECORD_VERSION: u8 = 1;
+/// Bytes that always hold an encoded [`SlotRecord`] (measured: 74 with every field in use).
+pub const SLOT_RECORD_BYTES_MAX: usize = 128;
+
+/// A number the platform gave a slot name when it first saw it; never reused, so a sealed
+/// code can never be taken for another slot's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Owner(pub u16);
+
+/// One durable change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// The state of a slot; replaces the one before.
+    Slot {
+        /// Whose.
+        owner: Owner,
+        /// The state.
+        record: SlotRecord,
+    },
+    /// Seal this secret under its key.
+    Seal {
+        /// Under which key; bound into the seal.
+        key: SecretKey,
+        /// The secret, in the Safe until the commit is answered.
+        id: SecretId,
+    },
+    /// Erase a sealed secret.
+    Erase {
+        /// Which.
+        key: SecretKey,
+    },
+}
+
+/// Names one sealed secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct SecretKey {
+    /// What it is.
+    pub kind: SecretKind,
+    /// Whose.
+    pub owner: Owner,
+    /// Which of them; rises with every new code of the slot.
+    pub generation: u32,
+}
+
+/// Kinds of sealed secrets. Manual codes have none: they are never stored (P31).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum SecretKind {
+    /// A generated code.
+    GeneratedCode,
+    /// The node's Ed25519 private key; made and used by the platform.
+    NodeKey,
+}
+
+/// The code mode of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Mode {
+    /// Made by the service, stored sealed, used at boot, never shown.
+    Generated,
+    /// Never stored, known to people.
+    Manual,
+}
+
+/// Everything durable about one slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct SlotRecord {
+    /// Slot uid: 16 random bytes, given when the slot is first configured.
+    pub uid: [u8; 16],
+    /// The code mode.
+    pub mode: Mode,
+    /// Serial of the token last opened; another token with the same label is not tried.
+    pub serial: Option<Serial>,
+    /// Generation of the sealed code that was accepted last, if one is kept.
+    pub accepted: Option<u32>,
+    /// Generation of the sealed code that was never accepted yet, if one is kept.
+    pub pending: Option<u32>,
+    /// The next generation number.
+    pub next_generation: u32,
+    /// A token PIN change under way.
+    pub change: Option<Change>,
+    /// What only people can resolve.
+    pub doubt: Option<Doubt>,
+    /// Attempts with the user PIN.
+    pub user: Attempts,
+    /// Attempts with the SO PIN: same rules, own count.
+    pub so: Attempts,
+}
+
+/// A token PIN change under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Change {
+    /// From what to what.
+    pub kind: ChangeKind,
+    /// Whether the record *calling* stands: without it nothing changed.
+    pub calling: bool,
+}
+
+/// From what to what a token PIN changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum ChangeKind {
+    /// The first user PIN of a token.
+    Initialise,
+    /// A generated code by another.
+    GeneratedToGenerated,
+    /// A manual code by a generated one.
+    ManualToGenerated,
+    /// A generated code by a manual one.
+    GeneratedToManual,
+    /// A manual code by another.
+    ManualToManual,
+}
+
+/// What only people can resolve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Doubt {
+    /// The token has the old manual code or the new one: try the new, then the old.
+    OldOrNew,
+    /// The token refused both sealed codes; both are kept.
+    BothRefused,
+    /// A call is, or twice stayed, without an answer.
+    CallUnanswered,
+}
+
+/// The count of one PIN. Written before each attempt and after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Attempts {
+    /// An attempt was recorded whose outcome was not.
+    pub open: bool,
+    /// Refused ones since the last accepted one; unknown ones count as refused.
+    pub refused_in_row: u8,
+    /// Unknown ones since the last known outcome.
+    pub unknown_in_row: u8,
+    /// No automatic attempt until a person acts.
+    pub automatic_stopped: bool,
+    /// How often the wait has doubled; 0: no wait.
+    pub back_off: u8,
+}
+
+impl SlotRecord {
+    /// The record of a slot that was never opened: manual, locked.
+    #[must_use]
+    pub const fn new(uid: [u8; 16]) -> Self {
+        const NONE: Attempts =
+            Attempts { open: false, refused_in_row: 0, unknown_in_row: 0, automatic_stopped: false, back_off: 0 };
+        SlotRecord {
+            uid,
+            mode: Mode::Manual,
+            serial: None,
+            accepted: None,
+            pending: None,
+            next_generation: 1,
+            change: None,
+            doubt: None,
+            user: NONE,
+            so: NONE,
+        }
+    }
+
+    /// Writes version and record into `out`; returns the part written.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreUnreadable`] when `out` is smaller than [`SLOT_RECORD_BYTES_MAX`].
+    pub fn encode<'out>(&self, out: &'out mut [u8]) -> Result<&'out [u8], Refusal> {
+        let (version, rest) = out.split_first_mut().ok_or(Refusal::StoreUnreadable)?;
+        *version = SLOT_RECORD_VERSION;
+        let written = postcard::to_slice(self, rest).map_err(|_| Refusal::StoreUnreadable)?.len();
+        out.get(..written.saturating_add(1)).ok_or(Refusal::StoreUnreadable)
+    }
+
+    /// Reads what [`SlotRecord::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreNewer`] for a higher version, [`Refusal::StoreUnreadable`] for
+    /// anything that is not exactly one record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
+        let (version, rest) = bytes.split_first().ok_or(Refusal::StoreUnreadable)?;
+        if *version > SLOT_RECORD_VERSION {
+            return Err(Refusal::StoreNewer);
+        }
+        match postcard::take_from_bytes(rest) {
+            Ok((record, [])) => Ok(record),
+            Ok(_) | Err(_) => Err(Refusal::StoreUnreadable),
+        }
+    }
+}

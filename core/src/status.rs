@@ -1,0 +1,168 @@
+//! The one projection of the service that everybody sees.
+//!
+//! Lamps, console, CLI and metrics are functions of [`Status`], so they cannot disagree.
+//! It names persons, slots and applications by number; the platform joins the names when
+//! it prints. It holds no secret and no secret's id.
+
+use heapless::Vec;
+use serde::{Deserialize, Serialize};
+
+use crate::effect::{ApplicationId, SlotId};
+use crate::fault::{Fault, Refusal};
+use crate::limits::APPLICATIONS_PER_SLOT_MAX;
+use crate::record::{Doubt, Mode};
+
+/// The whole service at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status<const SLOTS: usize> {
+    /// Every configured slot, in the order of the configuration.
+    pub slots: Vec<SlotStatus, SLOTS>,
+    /// Why the service halted, if it did.
+    pub halted: Option<Fault>,
+    /// Whether one person alone decides (dual control is off).
+    pub single_person: bool,
+    /// Whether boot's automatic activations have all been tried.
+    pub boot_done: bool,
+    /// Whether the HSM worker runs.
+    pub worker: bool,
+    /// Whether the store has fallen back on its reserve of space.
+    pub disk_reserve: bool,
+}
+
+/// One slot at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotStatus {
+    /// The slot.
+    pub slot: SlotId,
+    /// Its code mode.
+    pub mode: Mode,
+    /// Its state, in the product's words.
+    pub state: StateName,
+    /// The applications bound to it.
+    pub applications: Vec<ApplicationStatus, APPLICATIONS_PER_SLOT_MAX>,
+    /// Who is wanted, if somebody is.
+    pub waits_for: Option<WaitsFor>,
+    /// Tries before each further one needs a confirmation; 0: the next one does.
+    pub tries_left: u8,
+    /// What an operator should look at, if anything.
+    pub attention: Option<Attention>,
+    /// What only people can resolve.
+    pub doubt: Option<Doubt>,
+    /// Why nothing is done by itself, if so.
+    pub refusal: Option<Refusal>,
+    /// The last device failure since the slot was last well.
+    pub fault: Option<Fault>,
+}
+
+/// States of a slot as people are told them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum StateName {
+    /// No token matches.
+    Absent,
+    /// The token has no user PIN.
+    Uninitialised,
+    /// The token is there, its PIN not proven.
+    Locked,
+    /// The PIN is being proven and handed over.
+    Activating,
+    /// Proven and handed over.
+    Active,
+    /// The code, the mode or the activation is being changed.
+    Changing,
+    /// Waits after a refused last try.
+    CoolingDown,
+    /// Nobody knows yet what the token did or has.
+    Doubtful,
+    /// The token blocked its user PIN.
+    Blocked,
+}
+
+impl StateName {
+    /// All names, in the order of the enum.
+    pub const ALL: [StateName; 9] = [
+        StateName::Absent,
+        StateName::Uninitialised,
+        StateName::Locked,
+        StateName::Activating,
+        StateName::Active,
+        StateName::Changing,
+        StateName::CoolingDown,
+        StateName::Doubtful,
+        StateName::Blocked,
+    ];
+
+    /// The word, for JSON and people.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            StateName::Absent => "absent",
+            StateName::Uninitialised => "uninitialised",
+            StateName::Locked => "locked",
+            StateName::Activating => "activating",
+            StateName::Active => "active",
+            StateName::Changing => "changing",
+            StateName::CoolingDown => "cooling-down",
+            StateName::Doubtful => "doubtful",
+            StateName::Blocked => "blocked",
+        }
+    }
+}
+
+/// Who or what a slot waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct WaitsFor {
+    /// For what.
+    pub kind: WaitKind,
+    /// Seconds until something can be done, where that is known.
+    pub seconds_left: Option<u32>,
+}
+
+/// Kinds of waiting. Parts, shares, cards and approvals join when they exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum WaitKind {
+    /// A manual code.
+    Code,
+    /// A person who looks into it.
+    Person,
+}
+
+/// What an operator should look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Attention {
+    /// The token's low count rose without an attempt of ours: somebody else spends tries.
+    TriesSpentElsewhere,
+    /// The token shows a low count.
+    CountLow,
+    /// The token says that one more refused try blocks it.
+    FinalTry,
+    /// An application could not be served.
+    ApplicationFailed,
+}
+
+/// One application of one slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct ApplicationStatus {
+    /// The application.
+    pub application: ApplicationId,
+    /// What it has.
+    pub state: ApplicationState,
+}
+
+/// What an application has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum ApplicationState {
+    /// Nothing.
+    Inactive,
+    /// It is being served.
+    Pending,
+    /// The token PIN.
+    Active,
+    /// It could not be served.
+    Failed(Fault),
+}

@@ -1,0 +1,5 @@
+//! The control socket: framed postcard between clients and the daemon.
+
+/// What a client asks for.
+#[derive(Debug)]
+pub struct Request;

@@ -1,0 +1,123 @@
+//! What the daemon's loop needs from its devices: three traits, one real and one simulated
+//! implementation each, under the same file names (`hsm`, `store`, `apps`).
+//!
+//! The loop (`daemon.rs`) is the only one that talks to the core. Devices answer by
+//! sending [`Event`]s into the loop's channel; none of them decides anything.
+
+use std::sync::mpsc::Sender;
+
+use slotwarden_core::SecretId;
+use slotwarden_core::audit::AuditRecord;
+use slotwarden_core::effect::{ApplicationId, ApplicationOrder, HsmCall, Input, SlotId, Ticket};
+use slotwarden_core::fault::{Fault, Refusal};
+use slotwarden_core::record::{Record, SecretKey};
+
+/// Lends a secret of the Safe while an effect is performed.
+pub trait Lend {
+    /// Calls `read` with the bytes; false for a stale id.
+    fn lend(&self, id: SecretId, read: &mut dyn FnMut(&[u8])) -> bool;
+}
+
+/// What arrives at the daemon's loop.
+#[derive(Debug)]
+pub enum Event {
+    /// Something for the core, from a device.
+    Input(Input),
+    /// A frame from a client of the control socket.
+    Control(crate::control::Request),
+    /// SIGTERM or SIGINT.
+    Stop,
+    /// Something an operator should read in the log: the loader's reason, a lost worker.
+    Note(String),
+}
+
+/// Where devices send events.
+pub type Events = Sender<Event>;
+
+/// A token that `slot init` could take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FreeToken {
+    /// PKCS#11 slot number, valid for this run of the module only.
+    pub slot_number: u64,
+    /// `CK_SLOT_INFO.slotDescription`, trimmed.
+    pub description: String,
+}
+
+/// The HSM behind its worker.
+pub trait Hsm {
+    /// Performs one operation on the token of `slot`. The answer comes later as
+    /// `Input::Done` with `ticket`; a hung token delays no other. When no worker runs the
+    /// answer is `HsmFailure::NoWorker` at once.
+    fn perform(&mut self, ticket: Ticket, slot: SlotId, call: HsmCall, secrets: &dyn Lend);
+    /// Looks for absent and free tokens now (boot, activate, init); `Input::Token` follows
+    /// for each slot whose presence changed, after restarting the worker if that is needed.
+    fn look(&mut self);
+    /// Ends the worker, whatever it is doing, and starts a new one; `Input::WorkerLost`
+    /// follows, then presences, then `Input::WorkerUp`.
+    fn end_worker(&mut self);
+    /// Tokens that `slot init` could take, as of the last look.
+    fn free_tokens(&self) -> Vec<FreeToken>;
+    /// Fills one half of a random draw from the HSM, if it can; false when it cannot.
+    fn random(&mut self, half: &mut [u8; 32]) -> bool;
+    /// What `status` says about the module: path, vendor, version.
+    fn description(&self) -> String;
+    /// Ends the worker for good: finishes the call in progress, bounded, then exits.
+    fn stop(&mut self);
+}
+
+/// The store: records, journal, sealed secrets.
+pub trait Store {
+    /// Adds one record to the open transaction; a sealed secret is encrypted here.
+    fn put(&mut self, record: &Record, secrets: &dyn Lend);
+    /// Adds one audit record to the open transaction.
+    fn journal(&mut self, record: &AuditRecord);
+    /// Commits in another thread; `Input::Stored` with `ticket` follows.
+    fn commit(&mut self, ticket: Ticket);
+    /// Decrypts a sealed secret into `place`; returns its length in bytes.
+    ///
+    /// # Errors
+    /// [`Fault::SealBroken`].
+    fn unseal(&mut self, key: SecretKey, place: &mut [u8]) -> Result<usize, Fault>;
+    /// Signs this head of the audit chain and keeps the signature.
+    fn checkpoint(&mut self, sequence: u64, head: [u8; 32]);
+    /// The audit records from `first` (counting from 1), at most `count` of them.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreUnreadable`].
+    fn audit(&mut self, first: u64, count: usize) -> Result<Vec<AuditRecord>, Refusal>;
+    /// The signed checkpoints, oldest first.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreUnreadable`].
+    fn checkpoints(&mut self) -> Result<Vec<Checkpoint>, Refusal>;
+    /// What protects the sealed codes, as `status` shows it: `key-file`, `systemd-credential`.
+    fn seal(&self) -> &'static str;
+    /// The node's public key (Ed25519).
+    fn node_key(&self) -> [u8; 32];
+}
+
+/// A signed head of the audit chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Number of the last record under it.
+    pub sequence: u64,
+    /// Chain hash of that record.
+    pub head: [u8; 32],
+    /// Ed25519 over `Chain::checkpoint_message`, by the node key.
+    pub signature: [u8; 64],
+}
+
+/// The adapters to applications.
+pub trait Applications {
+    /// Carries out an order; the answer comes later as `Input::Done` with `ticket`.
+    fn perform(
+        &mut self,
+        ticket: Ticket,
+        application: ApplicationId,
+        slot: SlotId,
+        order: ApplicationOrder,
+        secrets: &dyn Lend,
+    );
+    /// Takes back whatever an earlier run handed over: before anything else at start, and at stop.
+    fn withdraw_all(&mut self);
+}

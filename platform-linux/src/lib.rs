@@ -1,0 +1,8 @@
+//! Slotwarden on Linux: everything the core asks for, performed.
+//!
+//! One loop (`daemon`) feeds the core and performs its effects; the devices behind it
+//! (`hsm`, `store`, `apps`) answer by events. The binary is `slotwarden`; the simulator
+//! links this library without the real HSM and gives the loop devices of its own.
+
+pub mod control;
+pub mod devices;

@@ -1,0 +1,3 @@
+//! The program `slotwarden-sim`.
+
+fn main() {}

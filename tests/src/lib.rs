@@ -1,0 +1,1 @@
+//! What the acceptance tests share: tokens made by the real tools, daemons started and ended by id.
