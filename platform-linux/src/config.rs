@@ -1,0 +1,642 @@
+//! The configuration: one TOML file, read once at start.
+//!
+//! Unknown keys are problems, since a mistyped one would silently be a default. Nothing
+//! secret is in it, and a message about it never repeats a value, which could be a secret
+//! in a wrong place (P3). Every problem that can be found is reported at once, each with
+//! its remedy. A change takes effect when the daemon starts again; the digest of the text
+//! goes into the audit log.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use slotwarden_core::limits::{
+    APPLICATIONS_MAX, APPLICATIONS_PER_SLOT_MAX, PERSONS_MAX, SLOTS_APPLIANCE, TRIES_DEFAULT,
+};
+use slotwarden_core::person::{Role, Roles};
+
+use crate::problem::{Own, Problem};
+use crate::token_uri::TokenUri;
+
+/// Where the configuration is when nobody says otherwise.
+pub const PATH_DEFAULT: &str = "/etc/slotwarden/slotwarden.toml";
+/// Longest configuration, bytes: 64 slots with everything are under 20 KiB.
+pub const TEXT_BYTES_MAX: u64 = 256 * 1024;
+/// Longest name of a slot, an application or a person, characters: fits a table's column.
+pub const NAME_CHARS_MAX: usize = 64;
+/// Most manual tries before each further one needs a confirmation. Tokens that lock do so
+/// after 10 (Kryoptic) or fewer, and the confirmation has to come before that.
+pub const TRIES_MAX: u8 = 9;
+
+/// A configuration that was read and found consistent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where store, marker and lock are.
+    pub state_dir: PathBuf,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// The key that protects the stored codes, when no systemd credential does.
+    pub seal_key_file: Option<PathBuf>,
+    /// The HSM.
+    pub hsm: HsmSettings,
+    /// The slots, in the order of the file: the place is the core's `SlotId`.
+    pub slots: Vec<SlotSettings>,
+    /// The applications: the place is the core's `ApplicationId`.
+    pub applications: Vec<ApplicationSettings>,
+    /// The persons: the place is the core's `PersonId`. Empty: the daemon's own user is
+    /// the only administrator.
+    pub persons: Vec<PersonSettings>,
+    /// Manual tries in a row before each further one needs a confirmation.
+    pub tries: u8,
+    /// SHA-256 of the text.
+    pub digest: [u8; 32],
+}
+
+/// The PKCS#11 module.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HsmSettings {
+    /// The module's shared library.
+    pub module: PathBuf,
+    /// Directory of the module's own files, made durable after each change.
+    pub settle_dir: Option<PathBuf>,
+}
+
+/// One slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotSettings {
+    /// Its name.
+    pub name: String,
+    /// The token it means.
+    pub token: TokenUri,
+    /// Places of its applications in [`Settings::applications`].
+    pub applications: Vec<usize>,
+}
+
+/// One application.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplicationSettings {
+    /// Its name.
+    pub name: String,
+    /// How it is served.
+    pub adapter: Adapter,
+    /// The hand-over file.
+    pub path: PathBuf,
+    /// The group that may read the hand-over file; the daemon's own when absent.
+    pub group: Option<String>,
+}
+
+/// The adapters there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Adapter {
+    /// A file for the `pin-source` of RFC 7512.
+    PinFile,
+}
+
+/// One person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PersonSettings {
+    /// Their name.
+    pub name: String,
+    /// User ids whose processes act for them.
+    pub uids: Vec<u32>,
+    /// What they may do.
+    pub roles: Roles,
+}
+
+/// Something to correct in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ConfigProblem {
+    /// Where: a line, or the name of a slot, application or person.
+    pub place: String,
+    /// What is so.
+    pub sentence: String,
+    /// What to write instead.
+    pub remedy: String,
+}
+
+/// Reads and checks the file.
+///
+/// # Errors
+/// [`Own::ConfigurationUnreadable`], or [`Own::ConfigurationWrong`] with the first problem.
+pub fn load(path: &Path) -> Result<Settings, Problem> {
+    check(&read(path)?).map_err(|problems| {
+        let first = problems.first().map_or_else(String::new, ToString::to_string);
+        Own::ConfigurationWrong.with(format!("{}: {first}", path.display()))
+    })
+}
+
+/// Reads the file's text.
+///
+/// # Errors
+/// [`Own::ConfigurationUnreadable`].
+pub fn read(path: &Path) -> Result<String, Problem> {
+    let unreadable = |why: String| Own::ConfigurationUnreadable.with(format!("{}: {why}", path.display()));
+    let file = File::open(path).map_err(|error| unreadable(error.to_string()))?;
+    let mut text = String::new();
+    file.take(TEXT_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| unreadable(error.to_string()))?;
+    if text.len() as u64 > TEXT_BYTES_MAX {
+        return Err(unreadable(format!("longer than {TEXT_BYTES_MAX} bytes")));
+    }
+    Ok(text)
+}
+
+/// Checks a text; what only this machine can tell is looked at by [`check_machine`].
+///
+/// # Errors
+/// Every problem that was found.
+pub fn check(text: &str) -> Result<Settings, Vec<ConfigProblem>> {
+    let file: ConfigFile = toml::from_str(text).map_err(|error| vec![syntax_problem(text, &error)])?;
+    let mut problems = Problems(Vec::new());
+    problems.absolute("state_dir", &file.state_dir);
+    problems.absolute("socket", &file.socket);
+    problems.absolute("[hsm]", &file.hsm.module);
+    if let Some(settle_dir) = &file.hsm.settle_dir {
+        problems.absolute("[hsm]", settle_dir);
+    }
+    let seal_key_file = file.seal.and_then(|seal| seal.key_file);
+    if let Some(key_file) = &seal_key_file {
+        problems.absolute("[seal]", key_file);
+    }
+    let tries = file.tries.unwrap_or(TRIES_DEFAULT);
+    if !(1..=TRIES_MAX).contains(&tries) {
+        problems.add(
+            "tries",
+            "the number of tries is out of range",
+            format!("write 1 to {TRIES_MAX}, or leave it out"),
+        );
+    }
+    check_applications(&file.application, &mut problems);
+    let slots = check_slots(&file.slot, &file.application, &mut problems);
+    let persons = check_persons(&file.person, &mut problems);
+    if !problems.0.is_empty() {
+        return Err(problems.0);
+    }
+    Ok(Settings {
+        state_dir: file.state_dir,
+        socket: file.socket,
+        seal_key_file,
+        hsm: file.hsm,
+        slots,
+        applications: file.application,
+        persons,
+        tries,
+        digest: Sha256::digest(text).into(),
+    })
+}
+
+/// Looks at what the configuration names on this machine: the module and its directory.
+#[must_use]
+pub fn check_machine(settings: &Settings) -> Vec<ConfigProblem> {
+    let mut problems = Problems(Vec::new());
+    let module = &settings.hsm.module;
+    let readable = File::open(module).and_then(|file| file.metadata()).map(|found| found.is_file());
+    match readable {
+        Ok(true) => {}
+        Ok(false) => problems.add("[hsm]", format!("{} is not a file", module.display()), "name the module's .so file"),
+        Err(error) => problems.add(
+            "[hsm]",
+            format!("the module {} cannot be read: {error}", module.display()),
+            "install the HSM's PKCS#11 module or correct `module`",
+        ),
+    }
+    if let Some(directory) = &settings.hsm.settle_dir
+        && !directory.is_dir()
+    {
+        problems.add(
+            "[hsm]",
+            format!("{} is not a directory", directory.display()),
+            "name the directory of the module's token files, or leave `settle_dir` out",
+        );
+    }
+    problems.0
+}
+
+impl fmt::Display for ConfigProblem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}; {}", self.place, self.sentence, self.remedy)
+    }
+}
+
+/// The file as serde sees it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    state_dir: PathBuf,
+    socket: PathBuf,
+    tries: Option<u8>,
+    seal: Option<SealTable>,
+    hsm: HsmSettings,
+    #[serde(default)]
+    slot: Vec<SlotTable>,
+    #[serde(default)]
+    application: Vec<ApplicationSettings>,
+    #[serde(default)]
+    person: Vec<PersonTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SealTable {
+    key_file: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SlotTable {
+    name: String,
+    token: String,
+    #[serde(default)]
+    applications: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PersonTable {
+    name: String,
+    uids: Vec<u32>,
+    roles: Vec<RoleWord>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RoleWord {
+    Administrator,
+    Operator,
+    Approver,
+    Custodian,
+    Auditor,
+}
+
+struct Problems(Vec<ConfigProblem>);
+
+impl Problems {
+    fn add(&mut self, place: impl Into<String>, sentence: impl Into<String>, remedy: impl Into<String>) {
+        self.0.push(ConfigProblem { place: place.into(), sentence: sentence.into(), remedy: remedy.into() });
+    }
+
+    fn absolute(&mut self, place: &str, path: &Path) {
+        if !path.is_absolute() {
+            self.add(place, format!("{} is not an absolute path", path.display()), "begin it with a slash");
+        }
+    }
+
+    /// Checks the form of names and that each stands once.
+    fn names<'a>(&mut self, what: &str, names: impl Iterator<Item = &'a String>) {
+        let mut seen = HashSet::new();
+        for name in names {
+            let odd = name.trim() != name || name.chars().any(char::is_control) || name.starts_with("pkcs11:");
+            if name.is_empty() || odd || name.chars().count() > NAME_CHARS_MAX {
+                self.add(
+                    what,
+                    "a name is empty, too long, begins with `pkcs11:` or with a blank, or holds control characters",
+                    format!("use 1 to {NAME_CHARS_MAX} printable characters"),
+                );
+            } else if !seen.insert(name) {
+                self.add(format!("{what} {name}"), "the name stands twice", "give each its own name");
+            }
+        }
+    }
+
+    fn at_most(&mut self, what: &str, found: usize, most: usize) {
+        if found > most {
+            self.add(what, format!("there are {found}, and at most {most} are served"), "remove some");
+        }
+    }
+}
+
+fn check_applications(applications: &[ApplicationSettings], problems: &mut Problems) {
+    problems.at_most("application", applications.len(), APPLICATIONS_MAX);
+    problems.names("application", applications.iter().map(|application| &application.name));
+    let mut paths = HashSet::new();
+    for application in applications {
+        let place = format!("application {}", application.name);
+        problems.absolute(&place, &application.path);
+        if !paths.insert(&application.path) {
+            problems.add(place, "another application has the same path", "give each a hand-over file of its own");
+        }
+    }
+}
+
+fn check_slots(slots: &[SlotTable], known: &[ApplicationSettings], problems: &mut Problems) -> Vec<SlotSettings> {
+    problems.at_most("slot", slots.len(), SLOTS_APPLIANCE);
+    problems.names("slot", slots.iter().map(|slot| &slot.name));
+    if slots.is_empty() {
+        problems.add("slot", "no slot is configured", "add a [[slot]] with `name` and `token`");
+    }
+    let mut checked: Vec<SlotSettings> = Vec::with_capacity(slots.len());
+    let mut bound = HashSet::new();
+    for slot in slots {
+        let place = format!("slot {}", slot.name);
+        let mut applications = Vec::new();
+        for wanted in &slot.applications {
+            let Some(number) = known.iter().position(|application| application.name == *wanted) else {
+                problems.add(
+                    &place,
+                    format!("the application {wanted:?} is not configured"),
+                    "add an [[application]] of that name or correct it",
+                );
+                continue;
+            };
+            if !bound.insert(number) {
+                problems.add(
+                    &place,
+                    format!("the application {wanted:?} is bound twice, and a hand-over file holds one token PIN"),
+                    "add an [[application]] with a path of its own for each slot",
+                );
+            }
+            applications.push(number);
+        }
+        if applications.len() > APPLICATIONS_PER_SLOT_MAX {
+            problems.add(
+                &place,
+                format!("more than {APPLICATIONS_PER_SLOT_MAX} applications are bound to it"),
+                "bind fewer",
+            );
+        }
+        match TokenUri::parse(&slot.token) {
+            Err(problem) => problems.add(
+                &place,
+                format!("`token` is not usable: {problem}"),
+                "write it like \"pkcs11:token=ca-root\" or \"pkcs11:token=ca-root;serial=0123\"",
+            ),
+            Ok(token) => {
+                if let Some(other) = checked.iter().find(|other| other.token.overlaps(&token)) {
+                    problems.add(
+                        &place,
+                        format!("slot {} means the same token", other.name),
+                        "give each slot a token of its own; two tokens with one label are told apart by `serial=`",
+                    );
+                }
+                checked.push(SlotSettings { name: slot.name.clone(), token, applications });
+            }
+        }
+    }
+    checked
+}
+
+fn check_persons(persons: &[PersonTable], problems: &mut Problems) -> Vec<PersonSettings> {
+    problems.at_most("person", persons.len(), PERSONS_MAX);
+    problems.names("person", persons.iter().map(|person| &person.name));
+    let mut uids_seen = HashSet::new();
+    let mut checked = Vec::with_capacity(persons.len());
+    for person in persons {
+        let place = format!("person {}", person.name);
+        if person.roles.is_empty() {
+            problems.add(
+                &place,
+                "the person has no roles and may do nothing",
+                "write roles = [\"operator\"] or another of administrator, operator, approver, custodian, auditor",
+            );
+        }
+        if person.uids.is_empty() {
+            problems.add(&place, "the person has no user id", "write uids = [1001], as `id -u` says it");
+        }
+        for uid in &person.uids {
+            if !uids_seen.insert(*uid) {
+                problems.add(&place, format!("the user id {uid} stands twice"), "one user id belongs to one person");
+            }
+        }
+        let roles = person.roles.iter().fold(Roles::NONE, |roles, word| roles.with(word.role()));
+        checked.push(PersonSettings { name: person.name.clone(), uids: person.uids.clone(), roles });
+    }
+    let administrators = checked.iter().any(|person| person.roles.has(Role::Administrator));
+    if !persons.is_empty() && !administrators {
+        problems.add("person", "nobody is an administrator", "give one person the role \"administrator\"");
+    }
+    checked
+}
+
+impl RoleWord {
+    const fn role(self) -> Role {
+        match self {
+            RoleWord::Administrator => Role::Administrator,
+            RoleWord::Operator => Role::Operator,
+            RoleWord::Approver => Role::Approver,
+            RoleWord::Custodian => Role::Custodian,
+            RoleWord::Auditor => Role::Auditor,
+        }
+    }
+}
+
+/// What serde or the TOML reader found, with its line. The reader's own text would quote
+/// the line, and with it whatever stands there.
+fn syntax_problem(text: &str, error: &toml::de::Error) -> ConfigProblem {
+    let place = error.span().and_then(|span| text.get(..span.start)).map_or_else(
+        || "the file".to_owned(),
+        |before| format!("line {}", before.bytes().filter(|byte| *byte == b'\n').count() + 1),
+    );
+    let message = error.message();
+    let (sentence, remedy) = if message.starts_with("unknown field") {
+        // "unknown field `key`, expected one of `a`, `b`": keys only.
+        let (sentence, expected) = message.split_once(", ").unwrap_or((message, "see the README"));
+        (sentence.replace("unknown field", "unknown key"), format!("{expected}, or remove the key"))
+    } else if message.starts_with("missing field") {
+        (message.replace("missing field", "a key is missing:"), "add it".to_owned())
+    } else if message.starts_with("duplicate") {
+        ("a key stands twice".to_owned(), "remove one".to_owned())
+    } else if let Some((_, expected)) = message.rsplit_once("expected") {
+        ("what stands here has the wrong form".to_owned(), format!("expected{expected}"))
+    } else {
+        ("what stands here is not TOML".to_owned(), "see the README for an example".to_owned())
+    };
+    ConfigProblem { place, sentence, remedy }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GOOD: &str = r#"
+state_dir = "/var/lib/slotwarden"
+socket = "/run/slotwarden/control.sock"
+tries = 5
+[seal]
+key_file = "/etc/slotwarden/seal.key"
+[hsm]
+module = "/usr/lib/softhsm/libsofthsm2.so"
+settle_dir = "/var/lib/softhsm/tokens"
+[[slot]]
+name = "ca-root"
+token = "pkcs11:token=ca-root"
+applications = ["signer"]
+[[slot]]
+name = "Übung 2"
+token = "pkcs11:token=%C3%9Cbung%202;serial=42"
+[[application]]
+name = "signer"
+adapter = "pin-file"
+path = "/run/slotwarden/signer.pin"
+group = "signers"
+[[person]]
+name = "alice"
+uids = [1001, 1002]
+roles = ["administrator", "auditor"]
+"#;
+
+    /// The problems of the good configuration after one edit.
+    fn problems_with(from: &str, to: &str) -> Vec<ConfigProblem> {
+        assert!(GOOD.contains(from), "the edit must change something");
+        check(&GOOD.replacen(from, to, 1)).expect_err("the edit makes it wrong")
+    }
+
+    fn the_problem(from: &str, to: &str) -> String {
+        let problems = problems_with(from, to);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        problems[0].to_string()
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_their_line_and_what_is_known() {
+        let problem = the_problem("tries = 5", "trys = 5");
+        assert!(problem.starts_with("line 4: unknown key `trys`"), "{problem}");
+        assert!(problem.contains("tries"), "{problem}");
+        for (from, to) in [
+            ("settle_dir", "settledir"),
+            ("group = ", "grp = "),
+            ("roles", "rules"),
+            ("token = \"pkcs11:token=ca-root\"", "token = \"pkcs11:token=ca-root\"\nslot = 1"),
+            ("key_file", "key"),
+        ] {
+            assert!(the_problem(from, to).contains("unknown key"), "{to}");
+        }
+    }
+
+    #[test]
+    fn p03_a_secret_in_a_wrong_place_is_not_repeated() {
+        for (from, to) in [
+            ("tries = 5", "tries = \"hunter2-hunter2\""),
+            ("tries = 5", "pin = \"hunter2-hunter2\""),
+            ("tries = 5", "pin = hunter2-hunter2"),
+            ("uids = [1001, 1002]", "uids = \"hunter2-hunter2\""),
+            ("adapter = \"pin-file\"", "adapter = \"hunter2-hunter2\""),
+            ("roles = [\"administrator\", \"auditor\"]", "roles = [\"hunter2-hunter2\"]"),
+            ("pkcs11:token=ca-root", "pkcs11:token=ca-root?pin-value=hunter2-hunter2"),
+            ("state_dir", "hunter2-hunter2\nstate_dir"),
+        ] {
+            for problem in problems_with(from, to) {
+                assert!(!problem.to_string().contains("hunter2"), "{problem}");
+            }
+        }
+    }
+
+    #[test]
+    fn two_slots_with_one_token_are_refused() {
+        let problem = the_problem("pkcs11:token=%C3%9Cbung%202;serial=42", "pkcs11:token=ca-root;serial=42");
+        assert!(problem.contains("slot ca-root means the same token"), "{problem}");
+    }
+
+    #[test]
+    fn names_that_stand_twice_or_are_empty_are_refused() {
+        assert!(the_problem("name = \"Übung 2\"", "name = \"ca-root\"").contains("stands twice"));
+        assert!(the_problem("name = \"Übung 2\"", "name = \"\"").contains("a name is empty"));
+        assert!(the_problem("name = \"alice\"", "name = \"al\\u0007ice\"").contains("control characters"));
+        assert!(the_problem("name = \"Übung 2\"", "name = \"pkcs11:token=x\"").contains("pkcs11:"));
+    }
+
+    #[test]
+    fn applications_that_are_unknown_or_bound_twice_are_refused() {
+        assert!(the_problem("[\"signer\"]", "[\"singer\"]").contains("\"singer\" is not configured"));
+        assert!(the_problem("[\"signer\"]", "[\"signer\", \"signer\"]").contains("bound twice"));
+        let twice = format!(
+            "{GOOD}[[application]]\nname = \"b\"\nadapter = \"pin-file\"\npath = \"/run/slotwarden/signer.pin\"\n"
+        );
+        assert!(check(&twice).expect_err("one path for two")[0].sentence.contains("same path"));
+        assert!(the_problem("adapter = \"pin-file\"", "adapter = \"telepathy\"").contains("pin-file"));
+    }
+
+    #[test]
+    fn a_person_without_roles_or_user_id_is_refused() {
+        let problems = problems_with("roles = [\"administrator\", \"auditor\"]", "roles = []");
+        assert!(problems[0].sentence.contains("no roles"), "{problems:?}");
+        assert!(problems[0].remedy.contains("operator"));
+        assert!(the_problem("uids = [1001, 1002]", "uids = []").contains("no user id"));
+        assert!(the_problem("uids = [1001, 1002]", "uids = [1001, 1001]").contains("stands twice"));
+        assert!(the_problem("\"administrator\", ", "").contains("nobody is an administrator"));
+        assert!(the_problem("\"administrator\", ", "\"boss\", ").contains("administrator"));
+    }
+
+    #[test]
+    fn more_than_is_served_is_refused() {
+        let many = |what: &str, count: usize, body: &dyn Fn(usize) -> String| {
+            let added: String =
+                (0..count).map(|number| format!("[[{what}]]\nname = \"n{number}\"\n{}\n", body(number))).collect();
+            check(&format!("{GOOD}{added}")).expect_err("too many")[0].to_string()
+        };
+        assert!(many("slot", 63, &|n| format!("token = \"pkcs11:token=t{n}\"")).contains("at most 64"));
+        assert!(many("person", 32, &|n| format!("uids = [{n}]\nroles = [\"operator\"]")).contains("at most 32"));
+        assert!(
+            many("application", 64, &|n| format!("adapter = \"pin-file\"\npath = \"/run/{n}\"")).contains("at most 64")
+        );
+        assert!(the_problem("tries = 5", "tries = 0").contains("out of range"));
+        assert!(the_problem("tries = 5", "tries = 10").contains("out of range"));
+        assert!(the_problem("tries = 5", "tries = 300").contains("wrong form"));
+    }
+
+    #[test]
+    fn relative_paths_and_slot_numbers_are_refused() {
+        assert!(the_problem("\"/var/lib/slotwarden\"", "\"state\"").contains("absolute"));
+        assert!(the_problem("\"/run/slotwarden/control.sock\"", "\"x.sock\"").contains("absolute"));
+        assert!(the_problem("pkcs11:token=ca-root", "pkcs11:slot-id=3").contains("slot numbers change"));
+    }
+
+    #[test]
+    fn all_problems_come_at_once() {
+        let text = GOOD
+            .replace("tries = 5", "tries = 0")
+            .replace("[\"signer\"]", "[\"singer\"]")
+            .replace("[1001, 1002]", "[]");
+        assert_eq!(check(&text).expect_err("three problems").len(), 3);
+    }
+
+    #[test]
+    fn an_empty_file_and_one_without_slots_are_refused() {
+        assert!(check("").expect_err("empty")[0].sentence.contains("a key is missing: `state_dir`"));
+        let without = "state_dir = \"/s\"\nsocket = \"/c\"\n[hsm]\nmodule = \"/m\"\n";
+        assert!(check(without).expect_err("no slots")[0].sentence.contains("no slot"));
+    }
+
+    #[test]
+    fn a_module_that_is_not_there_is_named() {
+        let mut settings = check(GOOD).expect("consistent");
+        settings.hsm.module = "/nowhere/module.so".into();
+        settings.hsm.settle_dir = Some("/nowhere".into());
+        let problems = check_machine(&settings);
+        assert_eq!(problems.len(), 2);
+        assert!(problems[0].sentence.contains("/nowhere/module.so"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_configuration_that_is_not_there_is_refused_with_its_path() {
+        let problem = load(Path::new("/nowhere/slotwarden.toml")).expect_err("not there");
+        assert!(problem.to_string().contains("/nowhere/slotwarden.toml"));
+    }
+
+    #[test]
+    fn the_example_of_the_design_is_read_as_written() {
+        let settings = check(GOOD).expect("consistent");
+        assert_eq!(settings.slots[0].applications, [0]);
+        assert_eq!(settings.slots[1].token.label.as_deref(), Some("Übung 2"));
+        assert_eq!(settings.persons[0].uids, [1001, 1002]);
+        assert!(settings.persons[0].roles.has(Role::Auditor) && !settings.persons[0].roles.has(Role::Operator));
+        assert_eq!(settings.tries, 5);
+        assert_eq!(settings.digest, <[u8; 32]>::from(Sha256::digest(GOOD)));
+    }
+
+    proptest! {
+        #[test]
+        fn p42_no_text_makes_the_reader_panic(at in 0..GOOD.len(), noise in ".{0,12}") {
+            let mut at = at;
+            while !GOOD.is_char_boundary(at) { at -= 1; }
+            let _ = check(&format!("{}{noise}{}", &GOOD[..at], &GOOD[at..]));
+            let _ = check(&GOOD[..at]);
+        }
+    }
+}
