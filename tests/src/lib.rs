@@ -1,1 +1,3 @@
 //! What the acceptance tests share: tokens made by the real tools, daemons started and ended by id.
+
+pub mod excluded;
