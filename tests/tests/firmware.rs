@@ -1,0 +1,90 @@
+//! The core on a Cortex-M3 without an operating system, in QEMU (tests/firmware).
+//!
+//! The image comes from Debian's own compiler and core built from source; QEMU is the
+//! board. What the core costs there is printed and held against the goals.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use slotwarden_tests::excluded;
+
+const FOLDER: &str = "firmware";
+const TARGET: &str = "thumbv7m-none-eabi";
+/// Seconds until a run that hangs is ended. A run takes under one.
+const RUN_S: &str = "60";
+
+/// Code and constants in flash: what all machines may cost, bytes.
+const CODE_BYTES_GOAL: u32 = 48 * 1024;
+/// Static RAM with eight slots, bytes.
+const RAM_BYTES_GOAL: u32 = 8 * 1024;
+/// What one slot may cost beside its place in the Safe, bytes.
+const SLOT_BYTES_GOAL: u32 = 128;
+
+#[test]
+fn two_slots_live_on_a_cortex_m3_and_cost_what_the_figures_say() {
+    let image = excluded::build(FOLDER, TARGET, "", FOLDER);
+    let figures = run(&image, &excluded::target_dir().join(FOLDER).join("uart-plain"));
+    for life in ["stack of the first life, bytes", "stack of the second life, bytes"] {
+        assert!(figures.contains_key(life), "the image did not get that far: {figures:?}");
+    }
+    let sections = sections(&image);
+    let code = sections[".vector_table"] + sections[".text"] + sections[".rodata"];
+    let ram = figures["service, bytes"];
+    println!("code, constants and vectors of the whole image: {code} bytes (goal for the core: {CODE_BYTES_GOAL})");
+    println!("static RAM of the service at 8 slots: {ram} bytes (goal: {RAM_BYTES_GOAL})");
+    println!("one slot beside its place: {} bytes (goal: {SLOT_BYTES_GOAL})", figures["one slot, bytes"]);
+    for (name, value) in &figures {
+        println!("{name}: {value}");
+    }
+    assert!(code <= CODE_BYTES_GOAL, "{code} bytes of code");
+}
+
+#[test]
+fn the_image_with_defmt_logs_transitions_that_decode() {
+    let image = excluded::build(FOLDER, TARGET, "defmt", FOLDER);
+    let uart = excluded::target_dir().join(FOLDER).join("uart-defmt");
+    let _figures = run(&image, &uart);
+    let elf = fs::read(&image).expect("the image was just built");
+    let table = defmt_decoder::Table::parse(&elf).expect("a defmt image").expect("the image has a .defmt section");
+    let mut decoder = table.new_stream_decoder();
+    decoder.received(&fs::read(&uart).expect("QEMU wrote the UART's bytes"));
+    let mut lines = Vec::new();
+    while let Ok(frame) = decoder.decode() {
+        lines.push(frame.display(false).to_string());
+    }
+    println!("{} log lines, the first: {:?}", lines.len(), lines.first());
+    assert!(lines.iter().any(|line| line.contains("->") && line.contains("Active")), "no activation in {lines:#?}");
+}
+
+/// Runs the image; returns the figures it printed.
+fn run(image: &Path, uart: &Path) -> BTreeMap<String, u32> {
+    let ended = Command::new("timeout")
+        .args([RUN_S, "qemu-system-arm", "-M", "lm3s6965evb", "-nographic", "-monitor", "none", "-serial"])
+        .arg(format!("file:{}", uart.display()))
+        .args(["-semihosting-config", "enable=on,target=native", "-kernel"])
+        .arg(image)
+        .stdin(Stdio::null())
+        .output()
+        .expect("timeout is in coreutils");
+    let said = format!("{}{}", String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    assert_ne!(ended.status.code(), Some(127), "install qemu-system-arm: {said}");
+    assert!(ended.status.success(), "the image failed ({}):\n{said}", ended.status);
+    said.lines()
+        .filter_map(|line| line.rsplit_once(": "))
+        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+        .collect()
+}
+
+/// Sizes of the image's sections, bytes.
+fn sections(image: &Path) -> BTreeMap<String, u32> {
+    let listed = Command::new("size").arg("-A").arg(image).output().expect("size is there: install binutils");
+    String::from_utf8_lossy(&listed.stdout)
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?.to_owned(), words.next()?.parse().ok()?))
+        })
+        .collect()
+}
