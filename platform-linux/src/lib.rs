@@ -4,8 +4,12 @@
 //! (`hsm`, `store`, `apps`) answer by events. The binary is `slotwarden`; the simulator
 //! links this library without the real HSM and gives the loop devices of its own.
 
+pub mod apps;
+pub mod audit;
 pub mod config;
 pub mod control;
 pub mod devices;
 pub mod problem;
+pub mod seal;
+pub mod store;
 pub mod token_uri;

@@ -1,0 +1,481 @@
+//! The audit log offline: read it from a store at rest, export it, verify an export.
+//!
+//! An export is text, one JSON object a line:
+//!
+//! ```text
+//! {"slotwarden_audit":1,"node_key":"…"}
+//! {"sequence":1,"wall_s":1767225600,"who":0,"slot":null,"event":{…},"previous":"…","hash":"…","raw":"…"}
+//! {"checkpoint":1,"head":"…","signature":"…"}
+//! {"end":1,"checkpoints":1}
+//! ```
+//!
+//! `raw` is the record as it was hashed (version byte and postcard, hex); the other members
+//! repeat it for people and are compared with it, byte for byte, so nothing in a line can be
+//! altered unnoticed. A checkpoint stands directly behind the record it signs.
+//!
+//! What a verification proves: the records form one unbroken chain; those up to the last
+//! checkpoint were signed by the node key. A tail cut off behind it (with a new `end` line)
+//! is found only by a verifier who brings a later checkpoint from elsewhere. Whose the node
+//! key is, the file cannot prove: compare the fingerprint, or bring the key.
+
+use std::fmt;
+use std::io::{self, BufRead, Read as _, Write};
+
+use ed25519_dalek::{Signature, VerifyingKey};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use slotwarden_core::audit::{AUDIT_RECORD_BYTES_MAX, AuditRecord, Chain, ChainBreak};
+use slotwarden_core::fault::Refusal;
+
+use crate::devices::Checkpoint;
+use crate::store::{self, Refused, directory::Directory, format};
+
+/// Version of the export's lines. A higher one is refused.
+const EXPORT_VERSION: u32 = 1;
+/// Longest line of an export, bytes: four times the longest record there is.
+const LINE_BYTES_MAX: u64 = 4096;
+/// Records read from a store at once.
+const PAGE_RECORDS: usize = 1024;
+
+/// Follows a log, record by record.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    chain: Chain,
+    node: VerifyingKey,
+    signed: u64,
+    checkpoints: u64,
+}
+
+/// What is wrong with a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// A record is missing, repeated or out of order.
+    Order {
+        /// Expected here.
+        expected: u64,
+        /// Found instead.
+        found: u64,
+    },
+    /// A record does not follow from the one before it: one of the two was altered.
+    Altered(u64),
+    /// A checkpoint does not stand behind its record, or names another hash.
+    Checkpoint(u64),
+    /// A checkpoint's signature is not the node key's.
+    Signature(u64),
+    /// The log ends before this record, for which there is a checkpoint or a count.
+    Truncated(u64),
+    /// The node key is none, or not the one the verifier brought.
+    NodeKey,
+    /// A line of an export is not as this program writes it.
+    Line(usize),
+    /// The export was written by a newer version.
+    Newer(u32),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Finding::Order { expected, found } => {
+                write!(out, "record {expected} is missing or out of order: {found} stands in its place")
+            }
+            Finding::Altered(sequence) => write!(out, "record {sequence} or the one before it was altered"),
+            Finding::Checkpoint(sequence) => write!(out, "the checkpoint of record {sequence} does not match the log"),
+            Finding::Signature(sequence) => {
+                write!(out, "the checkpoint of record {sequence} was not signed by the node key")
+            }
+            Finding::Truncated(sequence) => write!(out, "the log ends before record {sequence}"),
+            Finding::NodeKey => write!(out, "the node key is not the expected one"),
+            Finding::Line(line) => write!(out, "line {line} was altered, or is not a line of an audit export"),
+            Finding::Newer(version) => write!(out, "the export has version {version}; this program is older"),
+        }
+    }
+}
+
+impl std::error::Error for Finding {}
+
+impl From<ChainBreak> for Finding {
+    fn from(broken: ChainBreak) -> Self {
+        match broken {
+            ChainBreak::Sequence { expected, found } => Finding::Order { expected, found },
+            ChainBreak::Hash { sequence } => Finding::Altered(sequence),
+        }
+    }
+}
+
+impl Verifier {
+    /// At the beginning of a log of the node with this key.
+    ///
+    /// # Errors
+    /// [`Finding::NodeKey`] for bytes that are no Ed25519 key.
+    pub fn new(node: [u8; 32]) -> Result<Self, Finding> {
+        let node = VerifyingKey::from_bytes(&node).map_err(|_| Finding::NodeKey)?;
+        Ok(Verifier { chain: Chain::default(), node, signed: 0, checkpoints: 0 })
+    }
+
+    /// Takes the next record.
+    ///
+    /// # Errors
+    /// [`Finding::Order`], [`Finding::Altered`].
+    pub fn record(&mut self, record: &AuditRecord) -> Result<(), Finding> {
+        self.chain.accept(record).map_err(Finding::from)
+    }
+
+    /// Takes a checkpoint of the last record, with its signature.
+    ///
+    /// # Errors
+    /// [`Finding::Checkpoint`], [`Finding::Signature`].
+    pub fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Finding> {
+        self.head(checkpoint)?;
+        // Strict: no malleable signature, no key of small order (RFC 8032, 5.1.7 leaves both open).
+        self.node
+            .verify_strict(&self.chain.checkpoint_message(), &Signature::from_bytes(&checkpoint.signature))
+            .map_err(|_| Finding::Signature(checkpoint.sequence))?;
+        self.signed = checkpoint.sequence;
+        Ok(())
+    }
+
+    /// Takes a checkpoint of the last record without checking who signed it.
+    ///
+    /// # Errors
+    /// [`Finding::Checkpoint`].
+    pub fn head(&mut self, checkpoint: &Checkpoint) -> Result<(), Finding> {
+        if checkpoint.sequence != self.chain.sequence || checkpoint.head != self.chain.head || self.chain.sequence == 0
+        {
+            return Err(Finding::Checkpoint(checkpoint.sequence));
+        }
+        self.checkpoints += 1;
+        Ok(())
+    }
+
+    /// The end of what was taken.
+    #[must_use]
+    pub fn chain(&self) -> Chain {
+        self.chain
+    }
+}
+
+/// What a verifier knows beforehand, from elsewhere.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The node's public key.
+    pub node_key: Option<[u8; 32]>,
+    /// Heads the log had earlier: each must stand in it still.
+    pub heads: Vec<(u64, [u8; 32])>,
+    /// The log reached this record at least.
+    pub at_least: u64,
+}
+
+/// A log that was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Number of the last record; 0 for an empty log.
+    pub records: u64,
+    /// The chain hash of the last record.
+    pub head: [u8; 32],
+    /// How many checkpoints stand in it, each signed by the node key.
+    pub checkpoints: u64,
+    /// The last record under a signature; what comes after it could have been written by
+    /// whoever held the file.
+    pub signed: u64,
+    /// The node's public key.
+    pub node_key: [u8; 32],
+    /// Whether the verifier knew the node key; otherwise compare the fingerprint.
+    pub trusted: bool,
+}
+
+/// A log that can be read in order: a store at rest.
+pub struct Log {
+    database: redb::Database,
+    content: format::Content,
+    _lock: Option<std::fs::File>,
+}
+
+impl Log {
+    /// Reads the log of a store whose daemon does not run, changing nothing. The chain is
+    /// verified by that.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreLocked`], [`Refusal::StoreMissing`], [`Refusal::StoreUnreadable`],
+    /// [`Refusal::StoreNewer`].
+    pub fn of_store(state_dir: &std::path::Path) -> Result<Self, Refused> {
+        let directory = Directory { path: state_dir.to_owned() };
+        let lock = directory.lock_for_reading()?;
+        if directory.look()? == store::directory::Found::Nothing {
+            return Err(Refused::new(Refusal::StoreMissing, directory.store().display().to_string()));
+        }
+        let database = store::open_copy(&directory)?;
+        let content = format::read(&database)?;
+        Ok(Log { database, content, _lock: lock })
+    }
+
+    /// Verifies the log with everything the verifier knows, and each signature.
+    ///
+    /// # Errors
+    /// A refusal when the store cannot be read, else the finding.
+    pub fn verify(&self, known: &Known) -> Result<Result<Verified, Finding>, Refused> {
+        let mut export = Vec::new();
+        self.export(&mut export)?.map_err(|error| Refused::new(Refusal::StoreFailed, error.to_string()))?;
+        Ok(verify(&mut export.as_slice(), known))
+    }
+
+    /// Writes the log as an export.
+    ///
+    /// # Errors
+    /// A refusal when the store cannot be read; inside, what the writer answered.
+    pub fn export(&self, out: &mut dyn Write) -> Result<io::Result<()>, Refused> {
+        let mut refused = None;
+        let records =
+            (0..).step_by(PAGE_RECORDS).map_while(|done| match format::audit(&self.database, done + 1, PAGE_RECORDS) {
+                Ok(page) if page.is_empty() => None,
+                Ok(page) => Some(page),
+                Err(reason) => {
+                    refused = Some(reason);
+                    None
+                }
+            });
+        let written = export(out, self.content.node, records.flatten(), &self.content.checkpoints);
+        match refused {
+            Some(reason) => Err(reason),
+            None => Ok(written),
+        }
+    }
+}
+
+/// Writes an export: every record from the first, and the checkpoints, oldest first.
+///
+/// # Errors
+/// Of the writer.
+pub fn export(
+    out: &mut dyn Write,
+    node_key: [u8; 32],
+    records: impl Iterator<Item = AuditRecord>,
+    checkpoints: &[Checkpoint],
+) -> io::Result<()> {
+    let mut awaited = checkpoints.iter().peekable();
+    let mut last = 0;
+    let mut signed = 0;
+    write_line(out, &Begin { slotwarden_audit: EXPORT_VERSION, node_key: hex(&node_key) })?;
+    for record in records {
+        write_line(out, &RecordLine::of(&record)?)?;
+        last = record.sequence;
+        while let Some(checkpoint) = awaited.next_if(|checkpoint| checkpoint.sequence == last) {
+            write_line(out, &CheckpointLine::of(checkpoint))?;
+            signed += 1;
+        }
+    }
+    write_line(out, &End { end: last, checkpoints: signed })
+}
+
+/// Verifies an export.
+///
+/// # Errors
+/// The first [`Finding`]. Whatever cannot be read is a finding too.
+pub fn verify(input: &mut dyn BufRead, known: &Known) -> Result<Verified, Finding> {
+    let mut lines = Lines { input, number: 0 };
+    let begin = lines.next()?;
+    let parsed: Begin = lines.parse(&begin)?;
+    if parsed.slotwarden_audit > EXPORT_VERSION {
+        return Err(Finding::Newer(parsed.slotwarden_audit));
+    }
+    let node_key: [u8; 32] = unhex(&parsed.node_key).ok_or_else(|| lines.altered())?;
+    if known.node_key.is_some_and(|expected| expected != node_key) {
+        return Err(Finding::NodeKey);
+    }
+    let mut verifier = Verifier::new(node_key)?;
+    let mut heads = known.heads.clone();
+    loop {
+        let line = lines.next()?;
+        if line.starts_with(b"{\"sequence\":") {
+            let parsed: RecordLine = lines.parse(&line)?;
+            let record = parsed.record().filter(|record| RecordLine::of(record).is_ok_and(|again| again == parsed));
+            verifier.record(&record.ok_or_else(|| lines.altered())?)?;
+            let chain = verifier.chain();
+            if heads.iter().any(|(sequence, head)| *sequence == chain.sequence && *head != chain.head) {
+                return Err(Finding::Checkpoint(chain.sequence));
+            }
+            heads.retain(|(sequence, _)| *sequence != chain.sequence);
+        } else if line.starts_with(b"{\"checkpoint\":") {
+            let parsed: CheckpointLine = lines.parse(&line)?;
+            verifier.checkpoint(&parsed.checkpoint().ok_or_else(|| lines.altered())?)?;
+        } else {
+            let end: End = lines.parse(&line)?;
+            if end.end != verifier.chain.sequence || end.checkpoints != verifier.checkpoints {
+                return Err(Finding::Truncated(end.end.max(verifier.chain.sequence)));
+            }
+            break;
+        }
+    }
+    lines.end()?;
+    if let Some((sequence, _)) = heads.iter().max() {
+        return Err(Finding::Truncated(*sequence));
+    }
+    let chain = verifier.chain();
+    if chain.sequence < known.at_least {
+        return Err(Finding::Truncated(known.at_least));
+    }
+    Ok(Verified {
+        records: chain.sequence,
+        head: chain.head,
+        checkpoints: verifier.checkpoints,
+        signed: verifier.signed,
+        node_key,
+        trusted: known.node_key.is_some(),
+    })
+}
+
+/// The first line.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Begin {
+    slotwarden_audit: u32,
+    node_key: String,
+}
+
+/// The last line: without it the file was cut.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct End {
+    end: u64,
+    checkpoints: u64,
+}
+
+/// One record.
+#[derive(PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecordLine {
+    sequence: u64,
+    wall_s: Option<u64>,
+    who: Option<u8>,
+    slot: Option<u8>,
+    event: Value,
+    previous: String,
+    hash: String,
+    raw: String,
+}
+
+impl RecordLine {
+    fn of(record: &AuditRecord) -> io::Result<Self> {
+        let mut place = [0; AUDIT_RECORD_BYTES_MAX];
+        let raw = record.encode(&mut place).map_err(|refusal| io::Error::other(refusal.sentence()))?;
+        Ok(RecordLine {
+            sequence: record.sequence,
+            wall_s: record.wall_s,
+            who: record.who.map(|who| who.0),
+            slot: record.slot.map(|slot| slot.0),
+            event: event_json(record)?,
+            previous: hex(&record.previous),
+            hash: hex(&record.hash()),
+            raw: hex(raw),
+        })
+    }
+
+    fn record(&self) -> Option<AuditRecord> {
+        AuditRecord::decode(&unhex_any(&self.raw)?).ok()
+    }
+}
+
+/// One signed head.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckpointLine {
+    checkpoint: u64,
+    head: String,
+    signature: String,
+}
+
+impl CheckpointLine {
+    fn of(checkpoint: &Checkpoint) -> Self {
+        CheckpointLine {
+            checkpoint: checkpoint.sequence,
+            head: hex(&checkpoint.head),
+            signature: hex(&checkpoint.signature),
+        }
+    }
+
+    fn checkpoint(&self) -> Option<Checkpoint> {
+        Some(Checkpoint { sequence: self.checkpoint, head: unhex(&self.head)?, signature: unhex(&self.signature)? })
+    }
+}
+
+/// The event as JSON, hashes as hexadecimal text instead of lists of numbers.
+///
+/// # Errors
+/// None that is known; serde's signature has one.
+pub fn event_json(record: &AuditRecord) -> io::Result<Value> {
+    let mut event = serde_json::to_value(record.event)?;
+    if let slotwarden_core::audit::AuditEvent::Started { configuration } = record.event
+        && let Some(place) = event.pointer_mut("/Started/configuration")
+    {
+        *place = Value::String(hex(&configuration));
+    }
+    Ok(event)
+}
+
+/// Lower-case hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads exactly `LEN` bytes of lower-case hexadecimal.
+#[must_use]
+pub fn unhex<const LEN: usize>(text: &str) -> Option<[u8; LEN]> {
+    unhex_any(text)?.try_into().ok()
+}
+
+fn unhex_any(text: &str) -> Option<Vec<u8>> {
+    let digit = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        // No capitals: a value has one text, so that an altered letter is an altered value.
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+}
+
+fn write_line(out: &mut dyn Write, line: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, line)?;
+    out.write_all(b"\n")
+}
+
+/// The lines of an export that may be hostile.
+struct Lines<'input> {
+    input: &'input mut dyn BufRead,
+    number: usize,
+}
+
+impl Lines<'_> {
+    /// The next line, without its newline. A missing one means that the file was cut.
+    fn next(&mut self) -> Result<Vec<u8>, Finding> {
+        self.number += 1;
+        let mut line = Vec::new();
+        let read = (&mut *self.input).take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
+        if read.is_err() || line.pop() != Some(b'\n') {
+            return Err(self.altered());
+        }
+        Ok(line)
+    }
+
+    /// Nothing may follow.
+    fn end(&mut self) -> Result<(), Finding> {
+        self.number += 1;
+        match self.input.fill_buf() {
+            Ok([]) => Ok(()),
+            Ok(_) | Err(_) => Err(self.altered()),
+        }
+    }
+
+    /// Parses a line, and takes it only if it is written exactly as we write it.
+    fn parse<T: Serialize + for<'de> Deserialize<'de>>(&self, line: &[u8]) -> Result<T, Finding> {
+        let parsed: T = serde_json::from_slice(line).map_err(|_| self.altered())?;
+        match serde_json::to_vec(&parsed) {
+            Ok(again) if again == line => Ok(parsed),
+            Ok(_) | Err(_) => Err(self.altered()),
+        }
+    }
+
+    fn altered(&self) -> Finding {
+        Finding::Line(self.number)
+    }
+}

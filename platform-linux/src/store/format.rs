@@ -1,0 +1,312 @@
+//! What the store holds, table by table, and the two things done with it: read everything
+//! and check it, apply one batch.
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `meta` | name | `format`: version, u32 big-endian; `cluster`: 16 bytes; `node`: Ed25519 public key |
+//! | `owners` | slot name | owner number; rows are never removed, so no number is used twice |
+//! | `slots` | owner number | [`SlotRecord::encode`] |
+//! | `secrets` | kind, owner, generation (big-endian) | nonce ‖ ciphertext ‖ tag |
+//! | `audit` | sequence | [`AuditRecord::encode`] |
+//! | `checkpoints` | sequence | head ‖ signature |
+//!
+//! A batch is one redb transaction in two phases: data and the second commit slot are
+//! durable before the slot becomes the first. redb's one-phase commit would save a sync, but
+//! then a damaged newest transaction looks like a torn one and is silently rolled back;
+//! with two phases it is refused.
+
+use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use slotwarden_core::audit::{AUDIT_RECORD_BYTES_MAX, AuditRecord, Chain};
+use slotwarden_core::fault::Refusal;
+use slotwarden_core::record::{Owner, SLOT_RECORD_BYTES_MAX, SecretKey, SlotRecord};
+
+use super::Refused;
+use super::directory::FORMAT_VERSION;
+use crate::audit::Verifier;
+use crate::devices::Checkpoint;
+use crate::seal::{kind_code, kind_from_code};
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const OWNERS: TableDefinition<'_, &str, u16> = TableDefinition::new("owners");
+const SLOTS: TableDefinition<'_, u16, &[u8]> = TableDefinition::new("slots");
+const SECRETS: TableDefinition<'_, &[u8; 7], &[u8]> = TableDefinition::new("secrets");
+const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
+const CHECKPOINTS: TableDefinition<'_, u64, &[u8; 96]> = TableDefinition::new("checkpoints");
+
+/// redb's page cache, bytes. The whole working set of 64 slots is a tenth of this.
+const CACHE_BYTES: usize = 2 << 20;
+
+/// One change of a batch. Secrets are sealed already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A slot name gets its number.
+    Owner(String, Owner),
+    /// The state of a slot; replaces the one before.
+    Slot(Owner, SlotRecord),
+    /// A sealed secret.
+    Secret(SecretKey, Vec<u8>),
+    /// A sealed secret goes.
+    Erase(SecretKey),
+    /// A record of the journal; never replaces one.
+    Audit(AuditRecord),
+    /// A signed head of the journal.
+    Checkpoint(Checkpoint),
+}
+
+/// Everything a store holds but the journal, whose end is kept; checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// The cluster id.
+    pub cluster: [u8; 16],
+    /// The node's public key.
+    pub node: [u8; 32],
+    /// Slot names and their numbers.
+    pub owners: Vec<(String, Owner)>,
+    /// The slots' records.
+    pub slots: Vec<(Owner, SlotRecord)>,
+    /// The sealed secrets.
+    pub secrets: Vec<(SecretKey, Vec<u8>)>,
+    /// The end of the journal; every record before it was checked.
+    pub chain: Chain,
+    /// The signed heads, oldest first; each stands in the chain.
+    pub checkpoints: Vec<Checkpoint>,
+}
+
+/// A redb database over any storage, with our settings. An empty storage becomes an empty
+/// database; any other is verified page by page, whatever it says about itself.
+///
+/// # Errors
+/// redb's, when the storage is damaged or fails.
+pub fn open(backend: impl StorageBackend) -> Result<Database, redb::Error> {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    Ok(builder.create_with_backend(backend)?)
+}
+
+/// Makes the tables of a new store, with its identity and the sealed node key, in one
+/// transaction.
+///
+/// # Errors
+/// redb's, when the storage fails.
+pub fn initialise(
+    database: &Database,
+    cluster: &[u8; 16],
+    node: &[u8; 32],
+    node_key: (SecretKey, &[u8]),
+) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.set_two_phase_commit(true);
+    {
+        let mut meta = transaction.open_table(META)?;
+        meta.insert("format", FORMAT_VERSION.to_be_bytes().as_slice())?;
+        meta.insert("cluster", cluster.as_slice())?;
+        meta.insert("node", node.as_slice())?;
+        transaction.open_table(OWNERS)?;
+        transaction.open_table(SLOTS)?;
+        transaction.open_table(SECRETS)?.insert(&secret_bytes(node_key.0), node_key.1)?;
+        transaction.open_table(AUDIT)?;
+        transaction.open_table(CHECKPOINTS)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Makes a batch durable as one transaction: all of it or nothing.
+///
+/// # Errors
+/// redb's. What the storage holds then is the state before or after, and nobody knows which.
+pub fn apply(database: &Database, batch: &[Change]) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.set_two_phase_commit(true);
+    for change in batch {
+        match change {
+            Change::Owner(name, owner) => {
+                if transaction.open_table(OWNERS)?.insert(name.as_str(), owner.0)?.is_some() {
+                    return Err(invariant("a slot name has one number for ever"));
+                }
+            }
+            Change::Slot(owner, record) => {
+                let mut place = [0; SLOT_RECORD_BYTES_MAX];
+                let bytes = record.encode(&mut place).map_err(|_| invariant("a slot record fits its bound"))?;
+                transaction.open_table(SLOTS)?.insert(owner.0, bytes)?;
+            }
+            Change::Secret(key, sealed) => {
+                transaction.open_table(SECRETS)?.insert(&secret_bytes(*key), sealed.as_slice())?;
+            }
+            Change::Erase(key) => {
+                transaction.open_table(SECRETS)?.remove(&secret_bytes(*key))?;
+            }
+            Change::Audit(record) => {
+                let mut place = [0; AUDIT_RECORD_BYTES_MAX];
+                let bytes = record.encode(&mut place).map_err(|_| invariant("an audit record fits its bound"))?;
+                if transaction.open_table(AUDIT)?.insert(record.sequence, bytes)?.is_some() {
+                    return Err(invariant("the journal is only ever appended to"));
+                }
+            }
+            Change::Checkpoint(checkpoint) => {
+                let mut value = [0; 96];
+                value[..32].copy_from_slice(&checkpoint.head);
+                value[32..].copy_from_slice(&checkpoint.signature);
+                transaction.open_table(CHECKPOINTS)?.insert(checkpoint.sequence, &value)?;
+            }
+        }
+    }
+    // A transaction dropped before this line, by any return above, leaves nothing behind.
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Reads and checks everything.
+///
+/// # Errors
+/// [`Refusal::StoreNewer`], [`Refusal::StoreUnreadable`].
+pub fn read(database: &impl ReadableDatabase) -> Result<Content, Refused> {
+    let transaction = database.begin_read().map_err(unreadable)?;
+    let meta = transaction.open_table(META).map_err(unreadable)?;
+    let version = u32::from_be_bytes(fixed(&meta, "format")?);
+    if version > FORMAT_VERSION {
+        return Err(Refused::new(Refusal::StoreNewer, format!("the store has format version {version}")));
+    }
+    let cluster = fixed(&meta, "cluster")?;
+    let node = fixed(&meta, "node")?;
+
+    let mut owners = Vec::new();
+    for row in transaction.open_table(OWNERS).map_err(unreadable)?.iter().map_err(unreadable)? {
+        let (name, owner) = row.map_err(unreadable)?;
+        owners.push((name.value().to_owned(), Owner(owner.value())));
+    }
+    let mut slots = Vec::new();
+    for row in transaction.open_table(SLOTS).map_err(unreadable)?.iter().map_err(unreadable)? {
+        let (owner, bytes) = row.map_err(unreadable)?;
+        let record = SlotRecord::decode(bytes.value())
+            .map_err(|refusal| Refused::new(refusal, format!("the record of owner {}", owner.value())))?;
+        slots.push((Owner(owner.value()), record));
+    }
+    let mut secrets = Vec::new();
+    for row in transaction.open_table(SECRETS).map_err(unreadable)?.iter().map_err(unreadable)? {
+        let (key, sealed) = row.map_err(unreadable)?;
+        let key = secret_key(key.value()).ok_or_else(|| damaged("a sealed secret of unknown kind"))?;
+        secrets.push((key, sealed.value().to_vec()));
+    }
+    let checkpoints = checkpoints(database)?;
+    let chain = check_journal(&transaction.open_table(AUDIT).map_err(unreadable)?, &node, &checkpoints)?;
+    Ok(Content { cluster, node, owners, slots, secrets, chain, checkpoints })
+}
+
+/// A sealed secret; `None` if there is none under this key.
+///
+/// # Errors
+/// [`Refusal::StoreUnreadable`].
+pub fn secret(database: &impl ReadableDatabase, key: SecretKey) -> Result<Option<Vec<u8>>, Refused> {
+    let transaction = database.begin_read().map_err(unreadable)?;
+    let table = transaction.open_table(SECRETS).map_err(unreadable)?;
+    let sealed = table.get(&secret_bytes(key)).map_err(unreadable)?;
+    Ok(sealed.map(|sealed| sealed.value().to_vec()))
+}
+
+/// The records of the journal from `first`, at most `count`.
+///
+/// # Errors
+/// [`Refusal::StoreUnreadable`], [`Refusal::StoreNewer`].
+pub fn audit(database: &impl ReadableDatabase, first: u64, count: usize) -> Result<Vec<AuditRecord>, Refused> {
+    let transaction = database.begin_read().map_err(unreadable)?;
+    let table = transaction.open_table(AUDIT).map_err(unreadable)?;
+    let mut records = Vec::new();
+    for row in table.range(first..).map_err(unreadable)?.take(count) {
+        let (_, bytes) = row.map_err(unreadable)?;
+        records.push(decode_audit(bytes.value())?);
+    }
+    Ok(records)
+}
+
+/// The signed heads, oldest first.
+///
+/// # Errors
+/// [`Refusal::StoreUnreadable`].
+pub fn checkpoints(database: &impl ReadableDatabase) -> Result<Vec<Checkpoint>, Refused> {
+    let transaction = database.begin_read().map_err(unreadable)?;
+    let table = transaction.open_table(CHECKPOINTS).map_err(unreadable)?;
+    let mut checkpoints = Vec::new();
+    for row in table.iter().map_err(unreadable)? {
+        let (sequence, value) = row.map_err(unreadable)?;
+        let mut checkpoint = Checkpoint { sequence: sequence.value(), head: [0; 32], signature: [0; 64] };
+        checkpoint.head.copy_from_slice(&value.value()[..32]);
+        checkpoint.signature.copy_from_slice(&value.value()[32..]);
+        checkpoints.push(checkpoint);
+    }
+    Ok(checkpoints)
+}
+
+/// Follows the whole chain, and each checkpoint in it. Of the signatures only the last is
+/// checked: it covers all before it, and a start should not take longer every hour.
+fn check_journal(
+    table: &impl ReadableTable<u64, &'static [u8]>,
+    node: &[u8; 32],
+    checkpoints: &[Checkpoint],
+) -> Result<Chain, Refused> {
+    let mut verifier = Verifier::new(*node).map_err(|finding| damaged(&finding.to_string()))?;
+    let mut awaited = checkpoints.iter().peekable();
+    for row in table.iter().map_err(unreadable)? {
+        let (sequence, bytes) = row.map_err(unreadable)?;
+        let record = decode_audit(bytes.value())?;
+        if record.sequence != sequence.value() {
+            return Err(damaged(&format!("audit record {} stands at {}", record.sequence, sequence.value())));
+        }
+        verifier.record(&record).map_err(|finding| damaged(&finding.to_string()))?;
+        while let Some(checkpoint) = awaited.next_if(|checkpoint| checkpoint.sequence == record.sequence) {
+            let last = awaited.peek().is_none();
+            let checked = if last { verifier.checkpoint(checkpoint) } else { verifier.head(checkpoint) };
+            checked.map_err(|finding| damaged(&finding.to_string()))?;
+        }
+    }
+    match awaited.next() {
+        Some(checkpoint) => Err(damaged(&format!(
+            "the audit log ends before record {}, for which there is a checkpoint",
+            checkpoint.sequence
+        ))),
+        None => Ok(verifier.chain()),
+    }
+}
+
+fn decode_audit(bytes: &[u8]) -> Result<AuditRecord, Refused> {
+    AuditRecord::decode(bytes).map_err(|refusal| Refused::new(refusal, "a record of the audit log"))
+}
+
+fn fixed<const LEN: usize>(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+    name: &str,
+) -> Result<[u8; LEN], Refused> {
+    let value = meta.get(name).map_err(unreadable)?;
+    let value = value.and_then(|value| value.value().try_into().ok());
+    value.ok_or_else(|| damaged(&format!("`{name}` is missing or has another length")))
+}
+
+fn secret_bytes(key: SecretKey) -> [u8; 7] {
+    let [o0, o1] = key.owner.0.to_be_bytes();
+    let [g0, g1, g2, g3] = key.generation.to_be_bytes();
+    [kind_code(key.kind), o0, o1, g0, g1, g2, g3]
+}
+
+fn secret_key(bytes: &[u8; 7]) -> Option<SecretKey> {
+    let [kind, o0, o1, g0, g1, g2, g3] = *bytes;
+    Some(SecretKey {
+        kind: kind_from_code(kind)?,
+        owner: Owner(u16::from_be_bytes([o0, o1])),
+        generation: u32::from_be_bytes([g0, g1, g2, g3]),
+    })
+}
+
+/// A rule of ours that a batch breaks: the transaction is dropped and the store fails.
+fn invariant(rule: &str) -> redb::Error {
+    redb::Error::Corrupted(format!("refused to store: {rule}"))
+}
+
+fn damaged(what: &str) -> Refused {
+    Refused::new(Refusal::StoreUnreadable, what)
+}
+
+fn unreadable(error: impl Into<redb::Error>) -> Refused {
+    Refused::new(Refusal::StoreUnreadable, error.into().to_string())
+}
