@@ -15,6 +15,12 @@ use crate::limits::PERSONS_MAX;
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct PersonId(pub u8);
 
+impl PersonId {
+    /// Nobody: the service itself, which orders boot and stop by administrator's right.
+    /// No place of the configuration has this number ([`PERSONS_MAX`]).
+    pub const SERVICE: PersonId = PersonId(u8::MAX);
+}
+
 /// The roles of the product page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -101,6 +107,9 @@ impl Persons {
     /// The roles of a person; an unknown person has none.
     #[must_use]
     pub fn roles(&self, who: PersonId) -> Roles {
+        if who == PersonId::SERVICE {
+            return Roles::NONE.with(Role::Administrator);
+        }
         self.roles.get(usize::from(who.0)).copied().unwrap_or(Roles::NONE)
     }
 }

@@ -6,10 +6,17 @@
 
 pub mod apps;
 pub mod audit;
+pub mod client;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod devices;
+pub mod frame;
+pub mod names;
 pub mod problem;
+pub mod random;
 pub mod seal;
+pub mod status_json;
 pub mod store;
 pub mod token_uri;
+pub mod wire;

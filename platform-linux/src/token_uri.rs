@@ -77,11 +77,12 @@ impl TokenUri {
                 _ => return Err(UriProblem::Attribute),
             }
         }
-        for part in query.iter().flat_map(|query| query.split('&')) {
-            return Err(match part.split_once('=').map(|(name, _)| name) {
-                Some("pin-value") => UriProblem::Secret("pin-value"),
-                Some("pin-source") => UriProblem::Secret("pin-source"),
-                Some(_) | None => UriProblem::Attribute,
+        if let Some(query) = query {
+            let has = |name: &str| query.split('&').any(|part| part.split('=').next() == Some(name));
+            return Err(match (has("pin-value"), has("pin-source")) {
+                (true, _) => UriProblem::Secret("pin-value"),
+                (false, true) => UriProblem::Secret("pin-source"),
+                (false, false) => UriProblem::Attribute,
             });
         }
         if uri.label.is_none() && uri.serial.is_none() {

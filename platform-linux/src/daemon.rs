@@ -1,0 +1,641 @@
+//! The loop: the only place that talks to the core.
+//!
+//! Inputs arrive by one channel, from devices, clients and signals. Each is handed to
+//! [`Service::handle`]; then effects are performed until there are none; then the loop
+//! sleeps until the next input or the core's next deadline. It decides nothing: it knows
+//! names, and which client waits for which answer. It is generic over the devices, so the
+//! simulator runs this loop too.
+//!
+//! At start the loop itself orders `Boot`, so that the automatic slots come up without a
+//! hand; at SIGTERM it orders `Stop` and ends when the core says that everything is taken
+//! back. After a crash the next start does the same from the records.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use slotwarden_core::audit::Chain;
+use slotwarden_core::command::{Answer, Caller, Command, CommandKind, ReplyId};
+use slotwarden_core::effect::{Effect, Input, Outcome, SlotId, Ticket};
+use slotwarden_core::fault::{Fault, Refusal};
+use slotwarden_core::limits::{PLACE_BYTES, SLOTS_APPLIANCE};
+use slotwarden_core::person::PersonId;
+use slotwarden_core::record::{Owner, Record, SlotRecord};
+use slotwarden_core::status::{StateName, Status};
+use slotwarden_core::{Appliance, Configuration, Now, SecretId, Service};
+use tracing::{error, info, warn};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::control;
+use crate::devices::{Applications, Event, Hsm, Lend, Store};
+use crate::names::{Names, Peer};
+use crate::problem::{self, Problem};
+use crate::random::{self, FirstSource};
+use crate::status_json::{self, SCHEMA, SlotDetail, StatusView, Surroundings};
+use crate::wire::{
+    AUDIT_PAGE, Answered, Ask, AuditPage, CHECKPOINT_PAGE, CheckpointPage, FreeTokenView, Order, SecretRole,
+};
+
+/// How long the core may take to stop before the loop ends anyway: an application that
+/// does not answer has 30 s ([`slotwarden_core::limits::APPLICATION_DEADLINE_MS`]).
+const STOP_WAIT: Duration = Duration::from_secs(45);
+/// How long an order for an absent token is held back while the HSM is looked at. A
+/// worker's look takes well under a second with the modules we know.
+const LOOK_WAIT: Duration = Duration::from_secs(3);
+/// The loop looks up at least so often, so that a wrong clock cannot put it to sleep for ever.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
+
+/// The devices of one appliance.
+#[derive(Debug)]
+pub struct Devices<H, S, A> {
+    /// The HSM behind its worker.
+    pub hsm: H,
+    /// The store.
+    pub store: S,
+    /// The adapters.
+    pub applications: A,
+}
+
+/// What the loop begins with.
+#[derive(Debug)]
+pub struct Setup {
+    /// Names of slots, applications, persons.
+    pub names: Arc<Names>,
+    /// The same for the core.
+    pub configuration: Configuration<SLOTS_APPLIANCE>,
+    /// Every slot's record found in the store.
+    pub records: Vec<(Owner, SlotRecord)>,
+    /// The end of the audit chain found in the store.
+    pub chain: Chain,
+}
+
+/// What the loop tells its owner.
+#[derive(Debug)]
+pub enum Notice<'s> {
+    /// The automatic slots were tried: the appliance is ready.
+    Ready(&'s StatusView),
+    /// Something in the status changed.
+    Changed(&'s StatusView),
+    /// The order to stop was taken.
+    Stopping,
+}
+
+/// Runs until the service has stopped. Blocks its thread.
+///
+/// # Errors
+/// A configuration that the core cannot serve.
+pub fn run<H: Hsm, S: Store, A: Applications>(
+    setup: Setup,
+    devices: Devices<H, S, A>,
+    events: &Receiver<Event>,
+    notice: &mut dyn FnMut(Notice<'_>),
+) -> Result<(), Problem> {
+    let mut running = Loop::new(setup, devices, notice)?;
+    running.turn(Input::Start);
+    running.order(PersonId::SERVICE, Waiting::Boot, Command::Boot);
+    while !running.ended {
+        running.tell_changes();
+        match events.recv_timeout(running.sleep()) {
+            Ok(event) => running.take(event),
+            Err(RecvTimeoutError::Timeout) => running.turn(Input::Tick),
+            // Every sender is gone: nothing can ever arrive again.
+            Err(RecvTimeoutError::Disconnected) => running.stop(),
+        }
+        running.release_held();
+        running.check_stop();
+    }
+    running.end();
+    Ok(())
+}
+
+impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Lend for Service<SLOTS, PLACES, OUTBOX> {
+    fn lend(&self, id: SecretId, read: &mut dyn FnMut(&[u8])) -> bool {
+        self.with(id, |secret| read(secret)).is_some()
+    }
+}
+
+/// Who waits for the answer to an order.
+enum Waiting {
+    /// A client.
+    Client(SyncSender<Answered>),
+    /// The loop itself: boot.
+    Boot,
+    /// The loop itself: stop.
+    Stop,
+    /// The answer is known.
+    Nobody,
+}
+
+/// An order for a token that is absent, held back while the HSM is looked at.
+struct Held {
+    request: control::Request,
+    slot: SlotId,
+    until: Instant,
+}
+
+struct Loop<'n, H, S, A> {
+    service: Box<Appliance>,
+    devices: Devices<H, S, A>,
+    names: Arc<Names>,
+    /// The owner of each slot, to find its records.
+    owners: Vec<Owner>,
+    records: HashMap<Owner, SlotRecord>,
+    audit_last: u64,
+    waiting: HashMap<u32, Waiting>,
+    held: Vec<Held>,
+    next_reply: u32,
+    /// Completions known at once; handled after the effects before them.
+    completed: VecDeque<Input>,
+    begun: Instant,
+    first_source: Option<FirstSource>,
+    shown: Option<Status<SLOTS_APPLIANCE>>,
+    notice: &'n mut dyn FnMut(Notice<'_>),
+    stop_by: Option<Instant>,
+    ended: bool,
+}
+
+impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
+    fn new(setup: Setup, devices: Devices<H, S, A>, notice: &'n mut dyn FnMut(Notice<'_>)) -> Result<Self, Problem> {
+        let owners = setup.configuration.slots.iter().map(|slot| slot.owner).collect();
+        let mut service: Box<Appliance> = Box::new(Service::new(setup.configuration)?);
+        for (owner, record) in &setup.records {
+            service.load(*owner, *record);
+        }
+        service.load_chain(setup.chain);
+        Ok(Loop {
+            service,
+            devices,
+            names: setup.names,
+            owners,
+            records: setup.records.into_iter().collect(),
+            audit_last: setup.chain.sequence,
+            waiting: HashMap::new(),
+            held: Vec::new(),
+            next_reply: 0,
+            completed: VecDeque::new(),
+            begun: Instant::now(),
+            first_source: None,
+            shown: None,
+            notice,
+            stop_by: None,
+            ended: false,
+        })
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            mono_ms: u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            wall_s: SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs()),
+        }
+    }
+
+    /// How long nothing is due.
+    fn sleep(&self) -> Duration {
+        let now = self.now();
+        let deadline = self.service.poll_deadline().map(|due| Duration::from_millis(due.saturating_sub(now.mono_ms)));
+        let held = self.held.iter().map(|held| held.until.saturating_duration_since(Instant::now())).min();
+        let stop = self.stop_by.map(|by| by.saturating_duration_since(Instant::now()));
+        [deadline, held, stop].into_iter().flatten().fold(SLEEP_MAX, Duration::min)
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Input(input) => self.turn(input),
+            Event::Control(request) => self.request(request),
+            Event::Stop => self.stop(),
+            Event::Note(text) => warn!("{text}"),
+        }
+    }
+
+    /// One input, and everything it causes.
+    fn turn(&mut self, input: Input) {
+        // Only commands are refused here, and they come by `order`.
+        if let Err(refusal) = self.service.handle(self.now(), input) {
+            warn!(refusal = refusal.name(), "an input was not taken");
+        }
+        self.perform_all();
+    }
+
+    fn perform_all(&mut self) {
+        loop {
+            while let Some(effect) = self.service.poll_effect() {
+                self.perform(effect);
+            }
+            let Some(input) = self.completed.pop_front() else { return };
+            if let Err(refusal) = self.service.handle(self.now(), input) {
+                warn!(refusal = refusal.name(), "a completion was not taken");
+            }
+        }
+    }
+
+    /// Performs one effect. What cannot answer at once answers by an event later.
+    fn perform(&mut self, effect: Effect) {
+        let secrets: &dyn Lend = &*self.service;
+        match effect {
+            Effect::Store(record) => {
+                self.devices.store.put(&record, secrets);
+                if let Record::Slot { owner, record } = record {
+                    self.records.insert(owner, record);
+                }
+            }
+            Effect::Journal(record) => {
+                self.audit_last = record.sequence;
+                self.devices.store.journal(&record);
+            }
+            Effect::Commit { ticket } => self.devices.store.commit(ticket),
+            Effect::Hsm { ticket, slot, call } => self.devices.hsm.perform(ticket, slot, call, secrets),
+            Effect::Random { ticket, id } => self.random(ticket, id),
+            Effect::Unseal { ticket, key, id } => {
+                let mut result = Err(Fault::SealBroken);
+                let store = &mut self.devices.store;
+                let taken = self.service.refill(id, |place| {
+                    result = store.unseal(key, place).map(|length| length.min(place.len()));
+                    result.map_or(0, |length| length)
+                });
+                let result = result.map(|_| ()).and(if taken { Ok(()) } else { Err(Fault::SealBroken) });
+                self.completed.push_back(Input::Done { ticket, outcome: Outcome::Unsealed(result) });
+            }
+            Effect::Application { ticket, application, slot, order } => {
+                self.devices.applications.perform(ticket, application, slot, order, secrets);
+            }
+            Effect::Reply { reply, answer } => self.reply(reply, answer),
+            Effect::Checkpoint { sequence, head } => self.devices.store.checkpoint(sequence, head),
+            Effect::EndWorker => self.devices.hsm.end_worker(),
+            Effect::Stopped => self.ended = true,
+        }
+    }
+
+    fn random(&mut self, ticket: Ticket, id: SecretId) {
+        let mut halves = Zeroizing::new([0; 2 * random::HALF_BYTES]);
+        let drawn = random::draw(&mut halves, |half| self.devices.hsm.random(half));
+        let result = drawn.and_then(|source| {
+            if self.first_source.replace(source) != Some(source) {
+                info!(sources = source.pair(), "random draws");
+            }
+            let taken = self.service.refill(id, |place| {
+                let length = halves.len().min(place.len());
+                place[..length].copy_from_slice(&halves[..length]);
+                length
+            });
+            if taken { Ok(()) } else { Err(Fault::RandomUnavailable) }
+        });
+        self.completed.push_back(Input::Done { ticket, outcome: Outcome::Random(result) });
+    }
+
+    /// Gives an order to the core; whoever waits is told by `Effect::Reply` or at once.
+    fn order(&mut self, who: PersonId, waiting: Waiting, command: Command) {
+        self.next_reply = self.next_reply.wrapping_add(1);
+        let reply = ReplyId(self.next_reply);
+        self.waiting.insert(reply.0, waiting);
+        let taken = self.service.handle(self.now(), Input::Command { caller: Caller { who, reply }, command });
+        if let Err(refusal) = taken {
+            self.reply(reply, Answer::Refused(refusal));
+        }
+        self.perform_all();
+    }
+
+    fn reply(&mut self, reply: ReplyId, answer: Answer) {
+        match self.waiting.remove(&reply.0) {
+            Some(Waiting::Client(client)) => {
+                let answered = match problem::of_answer(answer) {
+                    Ok(()) => Answered::Done,
+                    Err(problem) => {
+                        let free_tokens =
+                            if problem.is(Refusal::SeveralFreeTokens) { self.free_tokens() } else { vec![] };
+                        Answered::Problem { problem, free_tokens }
+                    }
+                };
+                // A client that left is not told; its order is done all the same.
+                let _ = client.try_send(answered);
+            }
+            Some(Waiting::Boot) => {
+                let status = self.status();
+                info!("{}", status.sentence());
+                (self.notice)(Notice::Ready(&status));
+            }
+            // `Effect::Stopped` ends the loop. A refusal means that the service cannot
+            // stop in order; the deadline of the stop ends it then.
+            Some(Waiting::Stop) => {
+                if let Err(problem) = problem::of_answer(answer) {
+                    error!("stop: {problem}");
+                }
+            }
+            Some(Waiting::Nobody) => {}
+            None => error!(reply = reply.0, "an answer nobody waits for"),
+        }
+    }
+
+    /// A client's request.
+    fn request(&mut self, request: control::Request) {
+        match self.answer(&request) {
+            Ok(Some(answered)) => {
+                let _ = request.answer.try_send(answered);
+            }
+            Ok(None) => self.client_order(request, true),
+            Err(problem) => {
+                let _ = request.answer.try_send(problem.into());
+            }
+        }
+    }
+
+    /// What can be answered without the core; `None` for an order.
+    fn answer(&mut self, request: &control::Request) -> Result<Option<Answered>, Problem> {
+        let reads = |kind| if self.may(request.peer, kind) { Ok(()) } else { Err(Problem::from(Refusal::NotAllowed)) };
+        match &request.ask {
+            Ask::Status => {
+                reads(CommandKind::ReadStatus)?;
+                Ok(Some(Answered::Status(self.status())))
+            }
+            Ask::Slot { slot } => {
+                reads(CommandKind::ReadStatus)?;
+                let slot = self.names.slot(slot)?;
+                Ok(Some(Answered::Slot(Box::new(self.detail(slot)?))))
+            }
+            Ask::Audit { first, count } => {
+                reads(CommandKind::ReadAudit)?;
+                Ok(Some(Answered::Audit(self.audit(*first, *count)?)))
+            }
+            Ask::Checkpoints { skip } => {
+                reads(CommandKind::ReadAudit)?;
+                Ok(Some(Answered::Checkpoints(self.checkpoints(*skip)?)))
+            }
+            Ask::Order(_) => Ok(None),
+        }
+    }
+
+    fn may(&self, peer: Peer, what: CommandKind) -> bool {
+        match peer {
+            Peer::Person(who) => self.service.may(who, what),
+            Peer::OwnUser => matches!(what, CommandKind::Boot | CommandKind::ReadStatus),
+        }
+    }
+
+    /// Turns a client's order into a command. `hold`: the HSM may be looked at first.
+    fn client_order(&mut self, request: control::Request, hold: bool) {
+        let Ask::Order(order) = &request.ask else { return };
+        let who = match (request.peer, order) {
+            (Peer::Person(who), _) => who,
+            // The boot hook runs as the daemon's user, who could restart the daemon as well.
+            (Peer::OwnUser, Order::Boot) => PersonId::SERVICE,
+            (Peer::OwnUser, _) => {
+                let _ = request.answer.try_send(Problem::from(Refusal::NotAllowed).into());
+                return;
+            }
+        };
+        let slot = match order.slot().map(|slot| self.names.slot(slot)).transpose() {
+            Ok(slot) => slot,
+            Err(problem) => {
+                let _ = request.answer.try_send(problem.into());
+                return;
+            }
+        };
+        let looks = matches!(order, Order::Boot | Order::Activate { .. } | Order::Init { .. });
+        if looks
+            && hold
+            && let Some(absent) = self.first_absent(slot)
+        {
+            self.devices.hsm.look();
+            self.held.push(Held { request, slot: absent, until: Instant::now() + LOOK_WAIT });
+            return;
+        }
+        match self.command(order, slot, &request.secrets) {
+            Ok(command) => self.order(who, Waiting::Client(request.answer), command),
+            Err(refusal) => {
+                let _ = request.answer.try_send(Problem::from(refusal).into());
+            }
+        }
+    }
+
+    /// The slot whose token should be looked for before this order: the one it is about,
+    /// or for boot the first that is absent.
+    fn first_absent(&self, slot: Option<SlotId>) -> Option<SlotId> {
+        let absent = |state| matches!(state, StateName::Absent);
+        let status = self.service.status(self.now());
+        let mut slots = status.slots.iter().filter(|found| slot.is_none_or(|slot| found.slot == slot));
+        slots.find(|found| absent(found.state)).map(|found| found.slot)
+    }
+
+    /// Gives held orders to the core whose token came, or for which the look took too long.
+    fn release_held(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        for order in held {
+            if self.first_absent(Some(order.slot)).is_none() || order.until <= Instant::now() {
+                self.client_order(order.request, false);
+            } else {
+                self.held.push(order);
+            }
+        }
+    }
+
+    /// The command of the core, with its secrets in the Safe.
+    fn command(
+        &mut self,
+        order: &Order,
+        slot: Option<SlotId>,
+        secrets: &[(SecretRole, Zeroizing<Vec<u8>>)],
+    ) -> Result<Command, Refusal> {
+        // A role that the order does not take, or one that came twice, has no place in it.
+        let wanted: &[SecretRole] = match order {
+            Order::Boot | Order::Deactivate { .. } | Order::EndCall { .. } => &[],
+            Order::Activate { .. } => &[SecretRole::Code],
+            Order::Init { .. } => &[SecretRole::SoPin],
+            Order::ChangeCode { .. } | Order::Mode { .. } => &[SecretRole::Code, SecretRole::NewCode],
+        };
+        for (place, (role, secret)) in secrets.iter().enumerate() {
+            let twice = secrets.iter().take(place).any(|(before, _)| before == role);
+            if twice || !wanted.contains(role) {
+                return Err(if *role == SecretRole::NewCode {
+                    Refusal::NewCodeNotWanted
+                } else {
+                    Refusal::CodeNotWanted
+                });
+            }
+            if secret.len() > PLACE_BYTES {
+                return Err(if *role == SecretRole::SoPin { Refusal::SecretTooLong } else { Refusal::CodeTooLong });
+            }
+        }
+        let slot = slot.unwrap_or(SlotId(0));
+        let mut filled = Vec::with_capacity(secrets.len());
+        for (role, secret) in secrets {
+            match self.service.fill(|place| fill_place(place, secret)) {
+                Ok(id) => filled.push((*role, id)),
+                Err(refusal) => {
+                    for (_, id) in filled {
+                        self.give_back(id);
+                    }
+                    return Err(refusal);
+                }
+            }
+        }
+        let id = |role| filled.iter().find(|(found, _)| *found == role).map(|(_, id)| *id);
+        let (code, new_code) = (id(SecretRole::Code), id(SecretRole::NewCode));
+        Ok(match order {
+            Order::Boot => Command::Boot,
+            Order::Activate { confirmed, .. } => Command::Activate { slot, code, confirmed: *confirmed },
+            Order::Deactivate { .. } => Command::Deactivate { slot },
+            Order::EndCall { .. } => Command::EndCall { slot },
+            Order::Init { free_slot, .. } => {
+                let so_pin = id(SecretRole::SoPin).ok_or(Refusal::CodeMissing)?;
+                Command::Init { slot, so_pin, free_slot: *free_slot }
+            }
+            Order::ChangeCode { .. } => Command::ChangeCode { slot, code, new_code },
+            Order::Mode { to, .. } => Command::Mode { slot, to: *to, code, new_code },
+        })
+    }
+
+    /// Has the core wipe a secret that no order will carry: it consumes the secrets of
+    /// every order, also of one about a slot that does not exist.
+    fn give_back(&mut self, id: SecretId) {
+        let nowhere = Command::Activate { slot: SlotId(u8::MAX), code: Some(id), confirmed: false };
+        self.order(PersonId::SERVICE, Waiting::Nobody, nowhere);
+    }
+
+    fn free_tokens(&self) -> Vec<FreeTokenView> {
+        let free = self.devices.hsm.free_tokens().into_iter();
+        free.map(|token| FreeTokenView { slot_number: token.slot_number, description: token.description }).collect()
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            seal: self.devices.store.seal().to_owned(),
+            module: self.devices.hsm.description(),
+            random: self.first_source.map_or("not drawn yet", FirstSource::pair).to_owned(),
+        }
+    }
+
+    fn status(&self) -> StatusView {
+        status_json::join(&self.service.status(self.now()), &self.names, &self.surroundings())
+    }
+
+    fn detail(&self, slot: SlotId) -> Result<SlotDetail, Problem> {
+        let status = self.status();
+        let found = status.slots.into_iter().nth(usize::from(slot.0)).ok_or(Refusal::UnknownSlot)?;
+        let record = self.owners.get(usize::from(slot.0)).and_then(|owner| self.records.get(owner));
+        Ok(SlotDetail {
+            schema: SCHEMA,
+            slot: found,
+            uid: record.map(|record| record.uid.iter().map(|byte| format!("{byte:02x}")).collect()),
+            serial: record
+                .and_then(|record| record.serial)
+                .map(|serial| String::from_utf8_lossy(&serial).trim_end_matches([' ', '\0']).to_owned()),
+            seal: status.seal,
+        })
+    }
+
+    fn audit(&mut self, first: Option<u64>, count: u32) -> Result<AuditPage, Problem> {
+        let count = count.min(AUDIT_PAGE);
+        let first = first.unwrap_or_else(|| (self.audit_last + 1).saturating_sub(u64::from(count))).max(1);
+        let records = self.devices.store.audit(first, usize::try_from(count).unwrap_or(0))?;
+        let names = records.iter().map(|record| {
+            let who = record.who.map_or_else(String::new, |who| self.names.person_name(who));
+            (who, record.slot.map_or_else(String::new, |slot| self.names.slot_name(slot)))
+        });
+        Ok(AuditPage { last: self.audit_last, names: names.collect(), records })
+    }
+
+    fn checkpoints(&mut self, skip: u32) -> Result<CheckpointPage, Problem> {
+        let all = self.devices.store.checkpoints()?;
+        let page = all.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX));
+        let page = page.take(usize::try_from(CHECKPOINT_PAGE).unwrap_or(0));
+        Ok(CheckpointPage {
+            all: u32::try_from(all.len()).unwrap_or(u32::MAX),
+            node_key: self.devices.store.node_key(),
+            checkpoints: page.map(|found| (found.sequence, found.head, found.signature.to_vec())).collect(),
+        })
+    }
+
+    /// Logs and passes on what changed since the last time.
+    fn tell_changes(&mut self) {
+        let status = self.service.status(self.now());
+        let same_apart_from_time = self.shown.as_ref().is_some_and(|shown| !differs(shown, &status));
+        if same_apart_from_time {
+            return;
+        }
+        for slot in &status.slots {
+            let before = self.shown.as_ref().and_then(|shown| shown.slots.iter().find(|old| old.slot == slot.slot));
+            if before.map(|old| old.state) != Some(slot.state) {
+                let fault = slot.fault.map(|fault| Problem::from(fault).to_string());
+                info!(slot = self.names.slot_name(slot.slot), fault, "{}", slot.state.word());
+            }
+        }
+        if let Some(halted) = status.halted
+            && self.shown.as_ref().is_none_or(|shown| shown.halted.is_none())
+        {
+            let problem = Problem::from(halted);
+            error!("halted: {problem}; {}", problem.remedy);
+        }
+        let view = status_json::join(&status, &self.names, &self.surroundings());
+        self.shown = Some(status);
+        (self.notice)(Notice::Changed(&view));
+    }
+
+    /// The order to stop; once.
+    fn stop(&mut self) {
+        if self.stop_by.is_none() {
+            self.stop_by = Some(Instant::now() + STOP_WAIT);
+            (self.notice)(Notice::Stopping);
+            self.order(PersonId::SERVICE, Waiting::Stop, Command::Stop);
+        }
+    }
+
+    fn check_stop(&mut self) {
+        if !self.ended && self.stop_by.is_some_and(|by| by <= Instant::now()) {
+            warn!("not everything was taken back in time; ending all the same");
+            self.ended = true;
+        }
+    }
+
+    /// Takes back what may be left, ends the worker. Clients that still wait find their
+    /// connection closed.
+    fn end(mut self) {
+        for (_, waiting) in self.waiting.drain() {
+            if let Waiting::Client(client) = waiting {
+                let _ = client.try_send(Problem::from(Refusal::Stopping).into());
+            }
+        }
+        self.devices.applications.withdraw_all();
+        self.devices.hsm.stop();
+        info!("stopped");
+    }
+}
+
+impl Order {
+    /// The slot it is about, as the person named it.
+    fn slot(&self) -> Option<&str> {
+        match self {
+            Order::Boot => None,
+            Order::Activate { slot, .. }
+            | Order::Deactivate { slot }
+            | Order::EndCall { slot }
+            | Order::Init { slot, .. }
+            | Order::ChangeCode { slot, .. }
+            | Order::Mode { slot, .. } => Some(slot),
+        }
+    }
+}
+
+/// Whether anything differs but the seconds that tick down.
+fn differs(one: &Status<SLOTS_APPLIANCE>, other: &Status<SLOTS_APPLIANCE>) -> bool {
+    let timeless = |status: &Status<SLOTS_APPLIANCE>| {
+        let mut status = status.clone();
+        for wait in status.slots.iter_mut().filter_map(|slot| slot.waits_for.as_mut()) {
+            wait.seconds_left = None;
+        }
+        status
+    };
+    timeless(one) != timeless(other)
+}
+
+fn fill_place(place: &mut [u8], secret: &[u8]) -> usize {
+    match place.get_mut(..secret.len()) {
+        Some(start) => {
+            start.copy_from_slice(secret);
+            secret.len()
+        }
+        None => {
+            place.zeroize();
+            usize::MAX
+        }
+    }
+}

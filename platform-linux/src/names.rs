@@ -1,0 +1,180 @@
+//! The names behind the core's numbers.
+//!
+//! The core knows slots, applications and persons by their place in the configuration;
+//! people know them by name. This is the only place where the two meet.
+
+use slotwarden_core::Refusal;
+use slotwarden_core::effect::{ApplicationId, SlotId};
+use slotwarden_core::person::PersonId;
+
+use crate::config::Settings;
+use crate::problem::Problem;
+use crate::token_uri::TokenUri;
+
+/// Names of slots, applications and persons, in the order of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The slots.
+    pub slots: Vec<SlotName>,
+    /// The applications.
+    pub applications: Vec<String>,
+    /// The persons; empty: the daemon's own user is person 0, the only administrator.
+    pub persons: Vec<PersonName>,
+}
+
+/// A slot's names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotName {
+    /// As configured.
+    pub name: String,
+    /// The token it means.
+    pub token: TokenUri,
+}
+
+/// A person's name and user ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PersonName {
+    /// As configured.
+    pub name: String,
+    /// User ids whose processes act for them.
+    pub uids: Vec<u32>,
+}
+
+/// Who is at the other end of the control socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A person of the configuration, or the daemon's own user when there are none.
+    Person(PersonId),
+    /// The daemon's own user, although persons are configured: may have the automatic
+    /// slots tried (the boot hook) and read the status, as the daemon does by itself.
+    OwnUser,
+}
+
+impl Names {
+    /// The slot that somebody means by its configured name, its token's label or a PKCS#11 URI.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownSlot`]; [`Refusal::SlotAmbiguous`] when a label or URI fits several.
+    pub fn slot(&self, text: &str) -> Result<SlotId, Problem> {
+        if let Some(place) = self.slots.iter().position(|slot| slot.name == text) {
+            return slot_id(place);
+        }
+        let fits: Vec<usize> = match TokenUri::parse(text) {
+            Ok(uri) => self.places(|slot| slot.token.overlaps(&uri)),
+            Err(_) => self.places(|slot| slot.token.label.as_deref() == Some(text)),
+        };
+        match fits.as_slice() {
+            [place] => slot_id(*place),
+            [] => Err(Problem::from(Refusal::UnknownSlot)),
+            _ => Err(Problem::from(Refusal::SlotAmbiguous).with("several configured slots fit; use the slot's name")),
+        }
+    }
+
+    /// Who a process of this user id acts for; `None`: a stranger.
+    #[must_use]
+    pub fn peer(&self, uid: u32, own_uid: u32) -> Option<Peer> {
+        let place = self.persons.iter().position(|person| person.uids.contains(&uid));
+        match place.map(u8::try_from) {
+            Some(Ok(place)) => Some(Peer::Person(PersonId(place))),
+            Some(Err(_)) => None,
+            None if uid != own_uid => None,
+            None if self.persons.is_empty() => Some(Peer::Person(PersonId(0))),
+            None => Some(Peer::OwnUser),
+        }
+    }
+
+    /// The configured name of a slot.
+    #[must_use]
+    pub fn slot_name(&self, slot: SlotId) -> String {
+        self.slots.get(usize::from(slot.0)).map_or_else(|| format!("slot {}", slot.0), |slot| slot.name.clone())
+    }
+
+    /// The configured name of an application.
+    #[must_use]
+    pub fn application_name(&self, application: ApplicationId) -> String {
+        let found = self.applications.get(usize::from(application.0));
+        found.cloned().unwrap_or_else(|| format!("application {}", application.0))
+    }
+
+    /// The configured name of a person.
+    #[must_use]
+    pub fn person_name(&self, person: PersonId) -> String {
+        if person == PersonId::SERVICE {
+            return "the service itself".to_owned();
+        }
+        match self.persons.get(usize::from(person.0)) {
+            Some(found) => found.name.clone(),
+            None if self.persons.is_empty() && person.0 == 0 => "the daemon's user".to_owned(),
+            None => format!("person {}", person.0),
+        }
+    }
+
+    fn places(&self, fits: impl Fn(&SlotName) -> bool) -> Vec<usize> {
+        self.slots.iter().enumerate().filter(|(_, slot)| fits(slot)).map(|(place, _)| place).collect()
+    }
+}
+
+impl From<&Settings> for Names {
+    fn from(settings: &Settings) -> Self {
+        let slots = settings.slots.iter();
+        let persons = settings.persons.iter();
+        Names {
+            slots: slots.map(|slot| SlotName { name: slot.name.clone(), token: slot.token.clone() }).collect(),
+            applications: settings.applications.iter().map(|application| application.name.clone()).collect(),
+            persons: persons
+                .map(|person| PersonName { name: person.name.clone(), uids: person.uids.clone() })
+                .collect(),
+        }
+    }
+}
+
+fn slot_id(place: usize) -> Result<SlotId, Problem> {
+    u8::try_from(place).map(SlotId).map_err(|_| Problem::from(Refusal::TooManySlots))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(persons: &[(&str, u32)]) -> Names {
+        let slot = |name: &str, uri: &str| SlotName {
+            name: name.to_owned(),
+            token: TokenUri::parse(uri).expect("well formed"),
+        };
+        Names {
+            slots: vec![
+                slot("root", "pkcs11:token=CA%20Root;serial=1"),
+                slot("twin", "pkcs11:token=CA%20Root;serial=2"),
+                slot("ocsp", "pkcs11:token=OCSP"),
+            ],
+            applications: vec![],
+            persons: persons.iter().map(|(name, uid)| PersonName { name: (*name).into(), uids: vec![*uid] }).collect(),
+        }
+    }
+
+    #[test]
+    fn a_slot_is_found_by_name_label_or_uri_and_refused_otherwise() {
+        let names = names(&[]);
+        assert!(names.slot("nobody").expect_err("unknown").is(Refusal::UnknownSlot));
+        assert!(names.slot("").expect_err("empty").is(Refusal::UnknownSlot));
+        assert!(names.slot("CA Root").expect_err("two fit").is(Refusal::SlotAmbiguous));
+        assert_eq!(names.slot("root").expect("a name"), SlotId(0));
+        assert_eq!(names.slot("OCSP").expect("a label"), SlotId(2));
+        assert_eq!(names.slot("pkcs11:serial=2").expect("a uri"), SlotId(1));
+    }
+
+    #[test]
+    fn without_persons_only_the_daemons_own_user_is_administrator() {
+        assert_eq!(names(&[]).peer(1000, 900), None);
+        assert_eq!(names(&[]).peer(0, 900), None);
+        assert_eq!(names(&[]).peer(900, 900), Some(Peer::Person(PersonId(0))));
+    }
+
+    #[test]
+    fn with_persons_the_daemons_own_user_is_nobody_but_the_boot_hook() {
+        let names = names(&[("alice", 1001), ("bob", 1002)]);
+        assert_eq!(names.peer(1000, 900), None);
+        assert_eq!(names.peer(900, 900), Some(Peer::OwnUser));
+        assert_eq!(names.peer(1002, 900), Some(Peer::Person(PersonId(1))));
+    }
+}

@@ -1,0 +1,433 @@
+//! The status as others script against it, with names instead of numbers.
+//!
+//! The shape is fixed by `"schema": 1`: keys are added, never changed or removed. The same
+//! structs travel on the control socket, so table, JSON and boot message cannot disagree.
+
+use serde::{Deserialize, Serialize};
+use slotwarden_core::fault::Fault;
+use slotwarden_core::record::{Doubt, Mode};
+use slotwarden_core::status::{ApplicationState, Attention, SlotStatus, StateName, Status, WaitKind};
+
+use crate::names::Names;
+use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_LATER, EXIT_WAITS, Problem};
+
+/// Version of the JSON.
+pub const SCHEMA: u32 = 1;
+
+/// The whole appliance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Counts.
+    pub summary: Summary,
+    /// Every configured slot, in the order of the configuration.
+    pub slots: Vec<SlotView>,
+    /// What protects the stored codes: `key-file`, `systemd-credential`.
+    pub seal: String,
+    /// Whether one person alone decides.
+    pub single_person: bool,
+    /// Why the service halted, if it did.
+    pub halted: Option<Told>,
+    /// How backups are protected. This version makes none: `none`.
+    pub security_level: String,
+    /// Whether the automatic slots have all been tried since the daemon started.
+    pub boot_done: bool,
+    /// Whether less than 4 MiB is free for the store.
+    pub disk_reserve: bool,
+    /// The HSM.
+    pub hsm: HsmView,
+    /// Which two sources random draws come from.
+    pub random: String,
+}
+
+/// Counts of slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Active ones.
+    pub active: usize,
+    /// All.
+    pub slots: usize,
+}
+
+/// The module and its worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HsmView {
+    /// Whether the worker runs.
+    pub worker: bool,
+    /// Path, vendor, version.
+    pub module: String,
+}
+
+/// One slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotView {
+    /// The configured name.
+    pub name: String,
+    /// The token, as a PKCS#11 URI.
+    pub token: String,
+    /// `generated` or `manual`.
+    pub mode: String,
+    /// The state's word.
+    pub state: String,
+    /// Its applications.
+    pub applications: Vec<ApplicationView>,
+    /// Who is wanted.
+    pub waits_for: Option<WaitView>,
+    /// Tries before each further one needs a confirmation.
+    pub tries_left: u8,
+    /// `tries-spent-elsewhere`, `count-low`, `final-try`, `application-failed`.
+    pub attention: Option<String>,
+    /// `old-or-new`, `both-refused`, `call-unanswered`.
+    pub doubt: Option<String>,
+    /// The last device failure since the slot was last well.
+    pub fault: Option<Told>,
+    /// Why nothing is done by itself.
+    pub refusal: Option<Told>,
+}
+
+/// One application of a slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplicationView {
+    /// The configured name.
+    pub name: String,
+    /// `inactive`, `pending`, `active`, `failed`.
+    pub state: String,
+    /// Why it could not be served.
+    pub fault: Option<Told>,
+}
+
+/// Who or what a slot waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitView {
+    /// `code`, `person`.
+    pub kind: String,
+    /// How many of them are here.
+    pub have: u8,
+    /// How many are needed.
+    pub need: u8,
+    /// The id of a collection under way; none exist for a single code.
+    pub attempt: Option<String>,
+    /// Seconds until something can be done, where that is known.
+    pub seconds_left: Option<u32>,
+}
+
+/// A refusal or fault inside a status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Stable number.
+    pub number: u16,
+    /// Stable name.
+    pub name: String,
+    /// What is so.
+    pub sentence: String,
+    /// What to do about it.
+    pub remedy: String,
+    /// Particulars.
+    pub detail: Option<String>,
+}
+
+/// One slot with everything known about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotDetail {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What the status says.
+    pub slot: SlotView,
+    /// The slot uid, hexadecimal; `None` until the slot was first recorded.
+    pub uid: Option<String>,
+    /// Serial of the token last opened.
+    pub serial: Option<String>,
+    /// What protects its stored code, if it has one.
+    pub seal: String,
+}
+
+/// What the daemon knows beside the core's status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Surroundings {
+    /// [`StatusView::seal`].
+    pub seal: String,
+    /// [`HsmView::module`].
+    pub module: String,
+    /// [`StatusView::random`].
+    pub random: String,
+}
+
+/// Joins numbers and names: the one place.
+#[must_use]
+pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &Surroundings) -> StatusView {
+    let slots: Vec<SlotView> = status.slots.iter().map(|slot| slot_view(slot, names)).collect();
+    StatusView {
+        schema: SCHEMA,
+        summary: Summary { active: slots.iter().filter(|slot| slot.is_active()).count(), slots: slots.len() },
+        slots,
+        seal: around.seal.clone(),
+        single_person: status.single_person,
+        halted: status.halted.map(Told::from),
+        security_level: "none".to_owned(),
+        boot_done: status.boot_done,
+        disk_reserve: status.disk_reserve,
+        hsm: HsmView { worker: status.worker, module: around.module.clone() },
+        random: around.random.clone(),
+    }
+}
+
+impl StatusView {
+    /// The exit code of `status` and `boot`: 1 when something is broken, else 2 when
+    /// people are wanted, else 75 while slots are being worked on, else 0.
+    #[must_use]
+    pub fn exit(&self) -> u8 {
+        if self.halted.is_some() || !self.hsm.worker {
+            return EXIT_ERROR;
+        }
+        let exits: Vec<u8> = self.slots.iter().map(SlotView::exit).collect();
+        let worst = [EXIT_ERROR, EXIT_WAITS, EXIT_LATER].into_iter().find(|exit| exits.contains(exit));
+        worst.unwrap_or(EXIT_DONE)
+    }
+
+    /// One line for people: "2 of 5 slots active; ca-root waits for a code".
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let mut sentence = format!("{} of {} slots active", self.summary.active, self.summary.slots);
+        for slot in self.slots.iter().filter(|slot| !slot.is_active()) {
+            sentence.push_str(&format!("; {} {}", slot.name, slot.lack()));
+        }
+        if let Some(halted) = &self.halted {
+            sentence.push_str(&format!("; halted: {}", halted.sentence));
+        }
+        sentence
+    }
+}
+
+impl SlotView {
+    /// Whether the PIN was proven and handed over.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.state == StateName::Active.word()
+    }
+
+    /// Why it is not active, after its name in a sentence.
+    #[must_use]
+    pub fn lack(&self) -> String {
+        let because = self.fault.as_ref().or(self.refusal.as_ref()).map(|told| format!(": {}", told.sentence));
+        match &self.waits_for {
+            Some(wait) => {
+                let seconds = wait.seconds_left.map_or_else(String::new, |left| format!(" in {left} s"));
+                let whom = if wait.kind == "code" { "a code" } else { "a person" };
+                let because = if wait.kind == "code" { None } else { because };
+                format!("waits for {whom}{seconds}{}", because.unwrap_or_default())
+            }
+            None => format!("is {}{}", self.state, because.unwrap_or_default()),
+        }
+    }
+
+    fn exit(&self) -> u8 {
+        let under_way = [StateName::Activating.word(), StateName::Changing.word()];
+        if self.is_active() {
+            EXIT_DONE
+        } else if self.fault.is_some() {
+            EXIT_ERROR
+        } else if self.waits_for.is_some() {
+            EXIT_WAITS
+        } else if under_way.contains(&self.state.as_str()) {
+            EXIT_LATER
+        } else {
+            EXIT_ERROR
+        }
+    }
+}
+
+impl From<Problem> for Told {
+    fn from(problem: Problem) -> Self {
+        let Problem { number, name, sentence, remedy, detail, class: _ } = problem;
+        Told { number, name, sentence, remedy, detail }
+    }
+}
+
+impl From<Fault> for Told {
+    fn from(fault: Fault) -> Self {
+        Problem::from(fault).into()
+    }
+}
+
+/// The word of a mode.
+#[must_use]
+pub const fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Generated => "generated",
+        Mode::Manual => "manual",
+    }
+}
+
+fn slot_view(slot: &SlotStatus, names: &Names) -> SlotView {
+    let token = names.slots.get(usize::from(slot.slot.0)).map_or_else(String::new, |slot| slot.token.to_string());
+    let applications = slot.applications.iter().map(|application| {
+        let (state, fault) = match application.state {
+            ApplicationState::Inactive => ("inactive", None),
+            ApplicationState::Pending => ("pending", None),
+            ApplicationState::Active => ("active", None),
+            ApplicationState::Failed(fault) => ("failed", Some(Told::from(fault))),
+        };
+        ApplicationView { name: names.application_name(application.application), state: state.to_owned(), fault }
+    });
+    SlotView {
+        name: names.slot_name(slot.slot),
+        token,
+        mode: mode_word(slot.mode).to_owned(),
+        state: slot.state.word().to_owned(),
+        applications: applications.collect(),
+        waits_for: slot.waits_for.map(|wait| WaitView {
+            kind: match wait.kind {
+                WaitKind::Code => "code",
+                WaitKind::Person => "person",
+            }
+            .to_owned(),
+            have: 0,
+            need: 1,
+            attempt: None,
+            seconds_left: wait.seconds_left,
+        }),
+        tries_left: slot.tries_left,
+        attention: slot.attention.map(|attention| attention_word(attention).to_owned()),
+        doubt: slot.doubt.map(|doubt| doubt_word(doubt).to_owned()),
+        fault: slot.fault.map(Told::from),
+        refusal: slot.refusal.map(|refusal| Problem::from(refusal).into()),
+    }
+}
+
+const fn attention_word(attention: Attention) -> &'static str {
+    match attention {
+        Attention::TriesSpentElsewhere => "tries-spent-elsewhere",
+        Attention::CountLow => "count-low",
+        Attention::FinalTry => "final-try",
+        Attention::ApplicationFailed => "application-failed",
+    }
+}
+
+const fn doubt_word(doubt: Doubt) -> &'static str {
+    match doubt {
+        Doubt::OldOrNew => "old-or-new",
+        Doubt::BothRefused => "both-refused",
+        Doubt::CallUnanswered => "call-unanswered",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use slotwarden_core::effect::{ApplicationId, SlotId};
+    use slotwarden_core::fault::{ApplicationFault, Function, Refusal};
+    use slotwarden_core::status::{ApplicationStatus, WaitsFor};
+
+    use super::*;
+    use crate::names::SlotName;
+    use crate::token_uri::TokenUri;
+
+    fn slot(number: u8, state: StateName) -> SlotStatus {
+        SlotStatus {
+            slot: SlotId(number),
+            mode: Mode::Generated,
+            state,
+            applications: heapless::Vec::new(),
+            waits_for: None,
+            tries_left: 3,
+            attention: None,
+            doubt: None,
+            refusal: None,
+            fault: None,
+        }
+    }
+
+    fn status(slots: Vec<SlotStatus>) -> Status<8> {
+        Status {
+            slots: slots.into_iter().collect(),
+            halted: None,
+            single_person: true,
+            boot_done: true,
+            worker: true,
+            disk_reserve: false,
+        }
+    }
+
+    fn view(status: &Status<8>) -> StatusView {
+        let slot = |name: &str| SlotName {
+            name: name.to_owned(),
+            token: TokenUri { label: Some(name.to_owned()), serial: None },
+        };
+        let names = Names {
+            slots: ["ca-root", "ocsp", "Übung"].map(slot).into(),
+            applications: vec!["signer".to_owned(), "validator".to_owned()],
+            persons: vec![],
+        };
+        let around = Surroundings {
+            seal: "key-file".to_owned(),
+            module: "/usr/lib/softhsm/libsofthsm2.so".to_owned(),
+            random: "hsm, system".to_owned(),
+        };
+        join(status, &names, &around)
+    }
+
+    fn waiting(number: u8, kind: WaitKind) -> SlotStatus {
+        SlotStatus { waits_for: Some(WaitsFor { kind, seconds_left: None }), ..slot(number, StateName::Locked) }
+    }
+
+    #[test]
+    fn the_exit_code_is_1_for_faults_before_2_for_people_before_75_for_work_before_0() {
+        let exit = |slots| view(&status(slots)).exit();
+        assert_eq!(exit(vec![slot(0, StateName::Active), slot(1, StateName::Absent), waiting(2, WaitKind::Code)]), 1);
+        let broken = SlotStatus { fault: Some(Fault::TokenGone), ..waiting(1, WaitKind::Person) };
+        assert_eq!(exit(vec![broken]), 1);
+        assert_eq!(exit(vec![slot(0, StateName::Activating), waiting(1, WaitKind::Code)]), 2);
+        assert_eq!(exit(vec![slot(0, StateName::Active), slot(1, StateName::Changing)]), 75);
+        assert_eq!(exit(vec![slot(0, StateName::Active), slot(1, StateName::Active)]), 0);
+        let mut halted = status(vec![slot(0, StateName::Active)]);
+        halted.halted = Some(Fault::StoreFailed);
+        assert_eq!(view(&halted).exit(), 1);
+        let mut lost = status(vec![slot(0, StateName::Active)]);
+        lost.worker = false;
+        assert_eq!(view(&lost).exit(), 1);
+    }
+
+    #[test]
+    fn the_boot_message_names_who_waits_for_what() {
+        let person = SlotStatus { refusal: Some(Refusal::StoredCodeRefused), ..waiting(2, WaitKind::Person) };
+        let view = view(&status(vec![waiting(0, WaitKind::Code), slot(1, StateName::Active), person]));
+        assert_eq!(
+            view.sentence(),
+            "1 of 3 slots active; ca-root waits for a code; Übung waits for a person: the token refused the stored \
+             code; it is kept, and not tried again without a person"
+        );
+    }
+
+    #[test]
+    fn the_json_has_the_shape_that_others_script_against() {
+        let mut active = slot(0, StateName::Active);
+        for (number, state) in [
+            (0, ApplicationState::Active),
+            (1, ApplicationState::Failed(Fault::Application(ApplicationFault::NotInMemory))),
+        ] {
+            let application = ApplicationStatus { application: ApplicationId(number), state };
+            active.applications.push(application).expect("four fit");
+        }
+        active.attention = Some(Attention::ApplicationFailed);
+        let mut waits = waiting(1, WaitKind::Code);
+        waits.mode = Mode::Manual;
+        waits.state = StateName::CoolingDown;
+        waits.waits_for = Some(WaitsFor { kind: WaitKind::Code, seconds_left: Some(30) });
+        waits.tries_left = 0;
+        let mut doubtful = waiting(2, WaitKind::Person);
+        doubtful.state = StateName::Doubtful;
+        doubtful.doubt = Some(Doubt::CallUnanswered);
+        doubtful.fault = Some(Fault::Pkcs11 { code: 0x30, function: Function::Login });
+        doubtful.refusal = Some(Refusal::SlotDoubtful);
+        let view = view(&status(vec![active, waits, doubtful]));
+        let json = serde_json::to_string_pretty(&view).expect("strings and numbers") + "\n";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/status.json");
+        if std::env::var_os("GOLDEN_WRITE").is_some() {
+            std::fs::write(path, &json).expect("the golden file is writable");
+        }
+        let golden = std::fs::read_to_string(path).expect("the golden file is in the repository");
+        assert_eq!(json, golden, "the shape is public: keys are added, never changed or removed");
+        let wire = postcard::to_stdvec(&view).expect("it is plain data");
+        assert_eq!(postcard::from_bytes::<StatusView>(&wire).expect("the same"), view);
+    }
+}

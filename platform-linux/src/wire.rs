@@ -1,0 +1,181 @@
+//! What clients ask on the control socket and what they are answered.
+//!
+//! One connection carries one request: the request's frame, one frame for each secret it
+//! announces, one answer. Slots travel by whatever name the person typed; the daemon knows
+//! which one is meant. Nothing here holds a secret. After a restart of the daemon a client
+//! that waits finds its connection closed and says so.
+
+use serde::{Deserialize, Serialize};
+use slotwarden_core::audit::AuditRecord;
+use slotwarden_core::record::Mode;
+
+use crate::problem::Problem;
+use crate::status_json::{SlotDetail, StatusView};
+
+/// Version of this conversation. Program and daemon of different versions refuse each other.
+pub const VERSION: u16 = 1;
+/// Secrets of one request: the present code and the new one.
+pub const SECRETS_MAX: usize = 2;
+/// Longest secret on the socket, bytes. Longer than a place of the Safe (64), so that a
+/// code of 65 characters is answered with its own refusal.
+pub const SECRET_BYTES_MAX: usize = 256;
+/// Audit records of one answer: 192 bytes each at most, so they fit one frame.
+pub const AUDIT_PAGE: u32 = 256;
+/// Checkpoints of one answer: about 110 bytes each.
+pub const CHECKPOINT_PAGE: u32 = 256;
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// [`VERSION`].
+    pub version: u16,
+    /// What is wanted.
+    pub ask: Ask,
+    /// Which secrets follow, in this order, each in a frame of its own.
+    pub secrets: Vec<SecretRole>,
+}
+
+/// What is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// The status.
+    Status,
+    /// One slot.
+    Slot {
+        /// Its name, label or URI.
+        slot: String,
+    },
+    /// An order to the core; answered when it ended.
+    Order(Order),
+    /// A part of the audit log.
+    Audit {
+        /// From this record on, counting from 1; `None`: the last ones.
+        first: Option<u64>,
+        /// At most so many; never more than [`AUDIT_PAGE`].
+        count: u32,
+    },
+    /// A part of the signed checkpoints.
+    Checkpoints {
+        /// Leave out so many of the oldest.
+        skip: u32,
+    },
+}
+
+/// An order to the core, without its secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Try every slot that opens without people.
+    Boot,
+    /// Prove the token PIN and hand it over.
+    Activate {
+        /// Name, label or URI.
+        slot: String,
+        /// The confirmation for a last try was typed.
+        confirmed: bool,
+    },
+    /// Take the PIN back, log out, forget it.
+    Deactivate {
+        /// Name, label or URI.
+        slot: String,
+    },
+    /// End the HSM worker because a call of this slot stays unanswered.
+    EndCall {
+        /// Name, label or URI.
+        slot: String,
+    },
+    /// Give a token its first user PIN.
+    Init {
+        /// Name, label or URI.
+        slot: String,
+        /// Which free token, when there are several.
+        free_slot: Option<u64>,
+        /// The confirmation for a last try was typed.
+        confirmed: bool,
+    },
+    /// Replace the code.
+    ChangeCode {
+        /// Name, label or URI.
+        slot: String,
+        /// The confirmation for a last try was typed.
+        confirmed: bool,
+    },
+    /// Switch the mode.
+    Mode {
+        /// Name, label or URI.
+        slot: String,
+        /// To which.
+        to: Mode,
+        /// The confirmation for a last try was typed.
+        confirmed: bool,
+    },
+}
+
+/// What a secret is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SecretRole {
+    /// The present code.
+    Code,
+    /// The new code.
+    NewCode,
+    /// The security officer's PIN.
+    SoPin,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answered {
+    /// The order was carried out: the device confirmed it, and it is durable.
+    Done,
+    /// It was not.
+    Problem {
+        /// Why, and what to do.
+        problem: Problem,
+        /// The tokens that `--free-slot` may name, when that is the remedy.
+        free_tokens: Vec<FreeTokenView>,
+    },
+    /// The status.
+    Status(StatusView),
+    /// One slot.
+    Slot(Box<SlotDetail>),
+    /// A part of the audit log.
+    Audit(AuditPage),
+    /// A part of the signed checkpoints.
+    Checkpoints(CheckpointPage),
+}
+
+/// A token that `slot init` could take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreeTokenView {
+    /// PKCS#11 slot number, for this run of the module only.
+    pub slot_number: u64,
+    /// What the module calls the slot.
+    pub description: String,
+}
+
+/// A part of the audit log, with the names its numbers have now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditPage {
+    /// Number of the last record there is.
+    pub last: u64,
+    /// The records.
+    pub records: Vec<AuditRecord>,
+    /// Who, about which slot: one for each record.
+    pub names: Vec<(String, String)>,
+}
+
+/// A part of the signed checkpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointPage {
+    /// How many there are.
+    pub all: u32,
+    /// The node's public key (Ed25519).
+    pub node_key: [u8; 32],
+    /// Sequence, head, signature.
+    pub checkpoints: Vec<(u64, [u8; 32], Vec<u8>)>,
+}
+
+impl From<Problem> for Answered {
+    fn from(problem: Problem) -> Self {
+        Answered::Problem { problem, free_tokens: Vec::new() }
+    }
+}
