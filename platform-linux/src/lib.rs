@@ -12,6 +12,12 @@ pub mod control;
 pub mod daemon;
 pub mod devices;
 pub mod frame;
+#[cfg(feature = "pkcs11")]
+pub mod hsm;
+#[cfg(feature = "pkcs11")]
+pub mod hsm_wire;
+#[cfg(feature = "pkcs11")]
+pub mod hsm_worker;
 pub mod names;
 pub mod problem;
 pub mod random;

@@ -1,0 +1,137 @@
+//! One worker process and the two threads that carry its frames.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::thread;
+
+use slotwarden_core::effect::{SlotId, Ticket};
+use zeroize::Zeroizing;
+
+use super::{Happening, WorkerSettings};
+use crate::hsm_wire::{Duty, Frame, Kind, Order, RANDOM_BYTES, WirePath, WorkerConfiguration};
+
+/// Orders that wait to be written. The core has one call for each slot under way; more
+/// than this means that the worker does not read any more.
+const OUTBOX_MAX: usize = 256;
+
+/// A running worker.
+pub(super) struct Link {
+    /// Which worker a frame came from; a late frame of an earlier one is recognised.
+    pub(super) number: u32,
+    pub(super) in_flight: HashMap<u32, InFlight>,
+    child: Child,
+    outbox: Option<SyncSender<Vec<Frame>>>,
+}
+
+/// A request without an answer.
+pub(super) struct InFlight {
+    pub(super) slot: SlotId,
+    pub(super) order: Order,
+    pub(super) waits: Waiting,
+}
+
+/// Who waits for the answer.
+pub(super) enum Waiting {
+    Core(Ticket),
+    Random(SyncSender<Zeroizing<[u8; RANDOM_BYTES]>>),
+}
+
+impl Link {
+    /// Starts a worker and tells it its duty.
+    ///
+    /// # Errors
+    /// When the process or its threads cannot be started.
+    pub(super) fn start(
+        settings: &WorkerSettings,
+        duty: Duty,
+        number: u32,
+        happenings: &Sender<Happening>,
+    ) -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let configuration = WorkerConfiguration {
+            module: WirePath::from(settings.module.as_path()),
+            tokens: settings.tokens.clone(),
+            settle_dir: settings.settle_dir.as_deref().map(WirePath::from),
+            duty,
+        };
+        let first = Frame::new(0, SlotId(0), Kind::Configure, &configuration)?;
+        let child = Command::new(&settings.program)
+            .arg("hsm-worker")
+            .envs(settings.module_environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .spawn()?;
+        let (outbox, to_write) = mpsc::sync_channel(OUTBOX_MAX);
+        // From here on the child is ours to reap, whatever fails.
+        let mut link = Link { number, in_flight: HashMap::new(), child, outbox: Some(outbox) };
+        match link.carry(ours, to_write, happenings, first) {
+            Ok(()) => Ok(link),
+            Err(error) => {
+                link.kill();
+                Err(error)
+            }
+        }
+    }
+
+    /// The process id.
+    pub(super) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Queues the frames of one request; false when the worker does not read any more.
+    pub(super) fn send(&self, frames: Vec<Frame>) -> bool {
+        self.outbox.as_ref().is_some_and(|outbox| outbox.try_send(frames).is_ok())
+    }
+
+    /// Closes our end: the worker finishes its calls and exits; `Closed` follows.
+    pub(super) fn close(&mut self) {
+        self.outbox = None;
+    }
+
+    /// Ends the process now and reaps it; returns how it ended, for people.
+    pub(super) fn kill(&mut self) -> String {
+        // Fails only when it has exited already, and then there is nothing to kill.
+        let _ = self.child.kill();
+        match self.child.wait() {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn carry(
+        &self,
+        ours: UnixStream,
+        to_write: Receiver<Vec<Frame>>,
+        happenings: &Sender<Happening>,
+        first: Frame,
+    ) -> io::Result<()> {
+        let mut reading = ours.try_clone()?;
+        let (happenings, link) = (happenings.clone(), self.number);
+        thread::Builder::new().name("hsm reader".into()).spawn(move || {
+            // Garbage ends the link like a death: the keeper kills what is left.
+            while let Ok(Some(frame)) = Frame::read(&mut reading) {
+                if happenings.send(Happening::Frame { link, frame }).is_err() {
+                    return;
+                }
+            }
+            let _ = happenings.send(Happening::Closed { link });
+        })?;
+        let mut writing = ours;
+        thread::Builder::new().name("hsm writer".into()).spawn(move || {
+            let batches = std::iter::once(vec![first]).chain(to_write);
+            for frame in batches.flatten() {
+                // A worker that is gone is noticed by the reader.
+                if frame.write(&mut writing).is_err() {
+                    break;
+                }
+            }
+            let _ = writing.shutdown(Shutdown::Write);
+        })?;
+        Ok(())
+    }
+}

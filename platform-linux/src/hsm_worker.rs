@@ -1,0 +1,210 @@
+//! `slotwarden hsm-worker`: the process that holds the PKCS#11 module.
+//!
+//! A vendor's module is foreign code that may crash, hang or lie. It lives in a child of
+//! the daemon, so that it can be ended, and so that its memory is not the daemon's (P44).
+//! The daemon's end of a socketpair is our stdin; [`crate::hsm_wire`] says what travels.
+//!
+//! One thread serves each configured slot, so a slot that hangs delays no other. When the
+//! daemon closes the socket (or dies), calls in progress are finished, none is begun, the
+//! module is finalised and the process exits. Only one serving worker runs at a time
+//! (`lock`): a new daemon's worker waits for the calls of an old one.
+//!
+//! Outside facts: `C_Initialize` must not be followed by a fork (PKCS#11 v3.1, section
+//! 5.4.1), so the worker is executed, and forks nothing. A login is per process, so it
+//! ends with this process. After a restart nothing is left of it: the daemon asks again.
+
+mod find;
+mod initialise;
+mod lock;
+mod module;
+mod settle;
+mod token;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{DumpableBehavior, Resource};
+use slotwarden_core::effect::SlotId;
+use zeroize::Zeroizing;
+
+use crate::hsm_wire::{Duty, Frame, Kind, Order, Report, WorkerConfiguration, bounded};
+use lock::WorkerLock;
+use module::Module;
+use token::{Call, Token};
+
+/// Secrets of one order: the old and the new PIN, or the SO PIN and the new one.
+const SECRETS_PER_ORDER_MAX: usize = 2;
+/// Requests whose secrets have come and whose order has not: the daemon sends them
+/// together, so more means that it is not our daemon.
+const REQUESTS_HALF_SENT_MAX: usize = 4;
+
+/// The subcommand `hsm-worker`. Returns when the daemon closed the socket.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("slotwarden hsm-worker: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> io::Result<()> {
+    let locked_memory = protect_memory();
+    let mut socket = take_stdin()?;
+    let replies = Replies(Arc::new(Mutex::new(socket.try_clone()?)));
+    let first = Frame::read(&mut socket)?.filter(|frame| frame.kind == Kind::Configure);
+    let Some(first) = first else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "this is started by the daemon, not by hand"));
+    };
+    let configuration: WorkerConfiguration = first.open()?;
+    let lock = match &configuration.duty {
+        Duty::Look => None,
+        Duty::Serve { lock_file, lock_wait_ms, .. } => {
+            if !locked_memory {
+                replies.note("the HSM worker may not lock its memory: set LimitMEMLOCK=infinity, or encrypt swap");
+            }
+            let wait = Duration::from_millis(*lock_wait_ms);
+            let Some(lock) = WorkerLock::take(&lock_file.path(), wait, &socket, &replies)? else { return Ok(()) };
+            replies.report(SlotId(0), 0, &Report::Locked);
+            Some(lock)
+        }
+    };
+    let path = configuration.module.path();
+    let module = match Module::load(&path, lock) {
+        Ok(module) => Arc::new(module),
+        Err(reason) => {
+            replies.report(SlotId(0), 0, &Report::NotLoaded(bounded(reason)));
+            return Ok(());
+        }
+    };
+    let (found, places) = find::look(&module, &configuration.tokens);
+    let Duty::Serve { loss_interval_ms, .. } = configuration.duty else {
+        replies.report(SlotId(0), 0, &Report::Up(found));
+        module.finalise();
+        return Ok(());
+    };
+    // The threads stand before the daemon hears of them: an order finds its thread.
+    let settle_dir = configuration.settle_dir.as_ref().map(|dir| Arc::from(dir.path()));
+    let mut threads = Vec::new();
+    for ((number, wanted), place) in (0..=u8::MAX).zip(&configuration.tokens).zip(places) {
+        let token = Token {
+            slot: SlotId(number),
+            wanted: wanted.clone(),
+            module: Arc::clone(&module),
+            place,
+            replies: replies.clone(),
+            settle_dir: settle_dir.clone(),
+            loss_interval: Duration::from_millis(loss_interval_ms),
+        };
+        let (orders, mailbox) = mpsc::channel();
+        let thread = thread::Builder::new().name(format!("slot {number}")).spawn(move || token.serve(&mailbox))?;
+        threads.push((orders, thread));
+    }
+    replies.report(SlotId(0), 0, &Report::Up(found));
+    let ended = serve(&mut socket, &threads);
+    module.stopping.store(true, Ordering::SeqCst);
+    for (orders, thread) in threads {
+        drop(orders);
+        // A panic in one slot's thread is on stderr already; the others finish their calls.
+        let _ = thread.join();
+    }
+    module.finalise();
+    ended
+}
+
+/// Hands each order to its slot's thread until the daemon closes the socket.
+fn serve(socket: &mut UnixStream, threads: &[(mpsc::Sender<Call>, thread::JoinHandle<()>)]) -> io::Result<()> {
+    let mut half_sent: HashMap<u32, Vec<Zeroizing<Vec<u8>>>> = HashMap::new();
+    while let Some(frame) = Frame::read(socket)? {
+        match frame.kind {
+            Kind::Secret => {
+                let request = frame.request;
+                let secrets = half_sent.entry(request).or_default();
+                secrets.push(frame.body);
+                if secrets.len() > SECRETS_PER_ORDER_MAX || half_sent.len() > REQUESTS_HALF_SENT_MAX {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "secrets without an order"));
+                }
+            }
+            Kind::Order => {
+                let order: Order = frame.open()?;
+                let secrets = half_sent.remove(&frame.request).unwrap_or_default();
+                let call = Call { request: frame.request, order, secrets };
+                let thread = threads.get(usize::from(frame.slot.0));
+                if thread.is_none_or(|(orders, _)| orders.send(call).is_err()) {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "an order for a slot without a thread"));
+                }
+            }
+            Kind::Configure | Kind::Report => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "a frame that only a worker sends, or a second configuration",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The way back to the daemon, shared by all threads.
+#[derive(Clone)]
+pub(crate) struct Replies(Arc<Mutex<UnixStream>>);
+
+impl Replies {
+    /// Sends a report. A daemon that is gone hears nothing; `serve` notices that.
+    pub(crate) fn report(&self, slot: SlotId, request: u32, report: &Report) {
+        match Frame::new(request, slot, Kind::Report, report) {
+            Ok(frame) => self.send(&frame),
+            Err(error) => eprintln!("slotwarden hsm-worker: a report was not sent: {error}"),
+        }
+    }
+
+    /// Sends random bytes.
+    pub(crate) fn secret(&self, slot: SlotId, request: u32, secret: &[u8]) {
+        self.send(&Frame::secret(request, slot, secret));
+    }
+
+    /// Sends a note for the log.
+    pub(crate) fn note(&self, text: impl Into<String>) {
+        self.report(SlotId(0), 0, &Report::Note(bounded(text.into())));
+    }
+
+    fn send(&self, frame: &Frame) {
+        let mut socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = frame.write(&mut *socket);
+    }
+}
+
+/// Takes the socketpair from stdin and leaves /dev/null there, so that a module that reads
+/// its stdin gets nothing of ours.
+fn take_stdin() -> io::Result<UnixStream> {
+    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    Ok(socket)
+}
+
+/// No core dump, no ptrace by the same user, no swap (P45). Returns whether memory is locked.
+///
+/// Under a limit, `MCL_FUTURE` would make later allocations fail, which is worse than an
+/// unlocked page: it is asked for only where nothing limits it.
+fn protect_memory() -> bool {
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let unlimited = rustix::process::getrlimit(Resource::Memlock).current.is_none();
+    let privileged = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::IPC_LOCK));
+    if !unlimited && !privileged {
+        return false;
+    }
+    use rustix::mm::MlockAllFlags;
+    // ONFAULT: thread stacks are mapped at 2 MiB each and mostly untouched.
+    rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT).is_ok()
+}

@@ -1,0 +1,154 @@
+//! The one operation that can erase: a token's first user PIN.
+//!
+//! Everything is looked at before anything is changed: a token with a user PIN or with
+//! objects is refused, and so is a choice between several free tokens. An interrupted
+//! initialisation leaves a token with our label and without a user PIN; the next one
+//! takes that and erases nothing. Slot numbers change on the way (SoftHSM), so the token
+//! is looked for again by its label.
+
+use std::sync::PoisonError;
+
+use cryptoki::object::{Attribute, AttributeType, ObjectClass};
+use cryptoki::session::{Session, UserType};
+use cryptoki::slot::Slot;
+use slotwarden_core::fault::{Function, HsmFailure, Refusal, rv};
+use slotwarden_core::token::{LoginState, TokenState};
+
+use super::find::{self, Sighting};
+use super::module::{code, failure};
+use super::token::{Call, Kept, Token, logged_out, login_state, pin, session_state};
+use crate::hsm_wire::Report;
+
+/// `CK_TOKEN_INFO.label`, bytes. A longer label would be cut and never found again.
+const LABEL_BYTES: usize = 32;
+
+impl Token {
+    /// Gives the slot's token its first user PIN; makes the token first where none is there.
+    pub(super) fn initialise(
+        &mut self,
+        session: &mut Kept,
+        call: &mut Call,
+        free_slot: Option<u64>,
+    ) -> Result<TokenState, HsmFailure> {
+        let so_pin = pin(call, 0, Function::InitToken)?;
+        let new = pin(call, 1, Function::InitPin)?;
+        let module = self.module.clone();
+        let _one_at_a_time = module.initialising.lock().unwrap_or_else(PoisonError::into_inner);
+        let sightings = find::sightings(&module)?;
+        let place = match find::matching(&self.wanted, &sightings).as_slice() {
+            [only] => {
+                self.refuse_in_use(only, session)?;
+                only.number
+            }
+            [] => {
+                let free = self.free_token(&sightings, free_slot)?;
+                self.refuse_in_use(&free, session)?;
+                let label = self.wanted.label.clone().filter(|label| label.len() <= LABEL_BYTES);
+                let unnameable = HsmFailure::Pkcs11 { code: code::ARGUMENTS_BAD, function: Function::InitToken };
+                let label = label.ok_or(unnameable)?;
+                *session = None;
+                {
+                    let _careful = module.carefully();
+                    let made = module.context.init_token(free.number, &so_pin, &label);
+                    made.map_err(|error| failure(&error, Function::InitToken))?;
+                }
+                self.made_token()?
+            }
+            _ => return Err(HsmFailure::Refused(Refusal::SlotAmbiguous)),
+        };
+        if self.place != Some(place) {
+            *session = None;
+            self.place = Some(place);
+        }
+        let open = self.open(session)?;
+        if login_state(session_state(open)?) != LoginState::Public {
+            return Err(HsmFailure::AlreadyLoggedIn);
+        }
+        open.login(UserType::So, Some(&so_pin)).map_err(|error| failure(&error, Function::Login))?;
+        let set = {
+            let _careful = module.carefully();
+            open.init_pin(&new).map_err(|error| failure(&error, Function::InitPin))
+        };
+        let out = logged_out(open);
+        set?;
+        out?;
+        let info = module.context.get_token_info(place).map_err(|error| failure(&error, Function::GetTokenInfo))?;
+        if let Ok(sightings) = find::sightings(&module) {
+            self.replies.report(self.slot, 0, &Report::Free(find::free(&sightings)));
+        }
+        Ok(find::state(&info, LoginState::Public))
+    }
+
+    /// The free token to take.
+    fn free_token(&self, sightings: &[Sighting], free_slot: Option<u64>) -> Result<Sighting, HsmFailure> {
+        let serial = self.wanted.serial.as_deref();
+        let fits = |sighting: &&Sighting| {
+            let has = find::unpadded(sighting.info.serial_number());
+            !sighting.info.token_initialized() && serial.is_none_or(|serial| find::unpadded(serial) == has)
+        };
+        if let Some(number) = free_slot {
+            return match sightings.iter().find(|sighting| sighting.number.id() == number) {
+                None => Err(HsmFailure::Refused(Refusal::NoFreeToken)),
+                Some(named) if !named.info.token_initialized() => Ok(named.clone()),
+                Some(_) => Err(HsmFailure::Refused(Refusal::SlotHasToken)),
+            };
+        }
+        let mut free = sightings.iter().filter(fits);
+        match (free.next(), free.next()) {
+            (None, _) => Err(HsmFailure::Refused(Refusal::NoFreeToken)),
+            (Some(only), None) => Ok(only.clone()),
+            (Some(_), Some(_)) => Err(HsmFailure::Refused(Refusal::SeveralFreeTokens)),
+        }
+    }
+
+    /// Where the token is that `C_InitToken` just made.
+    fn made_token(&self) -> Result<Slot, HsmFailure> {
+        let sightings = find::sightings(&self.module)?;
+        match find::matching(&self.wanted, &sightings).as_slice() {
+            [only] => Ok(only.number),
+            _ => Err(HsmFailure::Pkcs11 { code: rv::TOKEN_NOT_PRESENT, function: Function::InitToken }),
+        }
+    }
+
+    /// Refuses a token that somebody uses, before anything is changed.
+    fn refuse_in_use(&self, token: &Sighting, session: &mut Kept) -> Result<(), HsmFailure> {
+        let in_use = HsmFailure::Refused(Refusal::SlotHasToken);
+        if token.info.user_pin_initialized() {
+            return Err(in_use);
+        }
+        // Ours may be open already; a second one would keep C_InitToken from working.
+        *session = None;
+        match self.module.context.open_ro_session(token.number) {
+            Ok(open) if holds_objects(&open)? => Err(in_use),
+            Ok(_) => Ok(()),
+            // A token that was never initialised has no sessions in some modules, so no objects either.
+            Err(_) if !token.info.token_initialized() => Ok(()),
+            Err(error) => Err(failure(&error, Function::OpenSession)),
+        }
+    }
+}
+
+/// Whether a public session sees anything a person could miss. Mechanisms, profiles and
+/// features describe the token itself (Kryoptic lists about a hundred).
+fn holds_objects(open: &Session) -> Result<bool, HsmFailure> {
+    let find = |error| failure(&error, Function::FindObjects);
+    for object in open.find_objects(&[]).map_err(find)? {
+        let attributes = open.get_attributes(object, &[AttributeType::Class]).map_err(find)?;
+        let describes_the_token = attributes.iter().any(|attribute| {
+            matches!(
+                attribute,
+                Attribute::Class(
+                    ObjectClass::MECHANISM
+                        | ObjectClass::PROFILE
+                        | ObjectClass::HARDWARE_FEATURE
+                        | ObjectClass::VALIDATION
+                )
+            )
+        });
+        // An object whose class is unknown or unreadable is somebody's.
+        if !describes_the_token {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

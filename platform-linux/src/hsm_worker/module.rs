@@ -1,0 +1,185 @@
+//! The loaded PKCS#11 module, and how its errors become ours.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function as Called, Pkcs11};
+use cryptoki::error::{Error, Rv, RvError};
+use slotwarden_core::fault::{Function, HsmFailure, rv};
+
+use super::lock::{Careful, WorkerLock};
+
+/// Return values above this are a vendor's own (PKCS#11 v3.1, section 3.6).
+const STANDARD_RV_MAX: u64 = 0x400;
+
+/// `CK_RV` values that only this room decides about (PKCS#11 v3.1, section 6).
+pub(super) mod code {
+    /// `CKR_SLOT_ID_INVALID`
+    pub(crate) const SLOT_ID_INVALID: u64 = 0x03;
+    /// `CKR_GENERAL_ERROR`: what SoftHSM says of a token that went or came back.
+    pub(crate) const GENERAL_ERROR: u64 = 0x05;
+    /// `CKR_FUNCTION_FAILED`: our stand-in where cryptoki has an error without a code.
+    pub(crate) const FUNCTION_FAILED: u64 = 0x06;
+    /// `CKR_ARGUMENTS_BAD`
+    pub(crate) const ARGUMENTS_BAD: u64 = 0x07;
+    /// `CKR_DEVICE_REMOVED`
+    pub(crate) const DEVICE_REMOVED: u64 = 0x32;
+    /// `CKR_SESSION_CLOSED`
+    pub(crate) const SESSION_CLOSED: u64 = 0xB0;
+    /// `CKR_SESSION_HANDLE_INVALID`
+    pub(crate) const SESSION_HANDLE_INVALID: u64 = 0xB3;
+    /// `CKR_TOKEN_NOT_RECOGNIZED`
+    pub(crate) const TOKEN_NOT_RECOGNIZED: u64 = 0xE1;
+}
+
+/// A module that answered `C_Initialize`.
+pub(crate) struct Module {
+    pub(super) context: Pkcs11,
+    /// Only one slot takes a free token at a time.
+    pub(super) initialising: Mutex<()>,
+    /// The daemon is gone: calls that have not begun are not begun.
+    pub(super) stopping: AtomicBool,
+    /// A thread is inside a call of the first look that never came back.
+    pub(super) look_hangs: AtomicBool,
+    lock: Option<WorkerLock>,
+}
+
+impl Module {
+    /// Loads and initialises the module.
+    ///
+    /// # Errors
+    /// The loader's words, or the function and code, for people.
+    pub(super) fn load(path: &Path, lock: Option<WorkerLock>) -> Result<Self, String> {
+        let context = Pkcs11::new(path).map_err(|error| match error {
+            // The loader's text (dlerror) names path and reason; the crate's own prefix says nothing more.
+            Error::LibraryLoading(reason) => reason.to_string(),
+            other => other.to_string(),
+        })?;
+        context
+            .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
+            .map_err(|error| format!("C_Initialize: {error}"))?;
+        Ok(Module {
+            context,
+            initialising: Mutex::new(()),
+            stopping: AtomicBool::new(false),
+            look_hangs: AtomicBool::new(false),
+            lock,
+        })
+    }
+
+    /// Vendor, library and version, as `status` shows them.
+    pub(super) fn description(&self) -> String {
+        match self.context.get_library_info() {
+            Ok(info) => format!(
+                "{} {} {}.{}",
+                info.manufacturer_id().trim(),
+                info.library_description().trim(),
+                info.library_version().major(),
+                info.library_version().minor()
+            ),
+            Err(error) => format!("unknown ({error})"),
+        }
+    }
+
+    /// Marks the lock file while a call runs that must not be killed: SoftHSM rewrites its
+    /// token file in place, so a kill there can destroy the token.
+    pub(super) fn carefully(&self) -> Option<Careful<'_>> {
+        self.lock.as_ref().map(WorkerLock::carefully)
+    }
+
+    /// `C_Finalize`; logs out every slot.
+    pub(super) fn finalise(&self) {
+        if !self.look_hangs.load(Ordering::SeqCst) {
+            // The process ends next, whatever the module answers.
+            let _ = self.context.clone().finalize();
+        }
+    }
+}
+
+/// What cryptoki reported, as the core knows it: the code stays.
+pub(super) fn failure(error: &Error, asked: Function) -> HsmFailure {
+    match error {
+        Error::Pkcs11(reason, called) => HsmFailure::Pkcs11 { code: code_of(*reason), function: function(*called) },
+        Error::NullFunctionPointer | Error::NotSupported => {
+            HsmFailure::Pkcs11 { code: rv::FUNCTION_NOT_SUPPORTED, function: asked }
+        }
+        // The module answered with something that is not in the standard.
+        _ => HsmFailure::Pkcs11 { code: code::FUNCTION_FAILED, function: asked },
+    }
+}
+
+/// Whether a code says that the token is not there any more.
+pub(super) fn says_gone(code: u64) -> bool {
+    [
+        rv::TOKEN_NOT_PRESENT,
+        code::DEVICE_REMOVED,
+        code::SLOT_ID_INVALID,
+        code::TOKEN_NOT_RECOGNIZED,
+        code::GENERAL_ERROR,
+    ]
+    .contains(&code)
+}
+
+/// `CK_RV` of cryptoki's name for it. The crate maps one way only, so we ask it for each code.
+fn code_of(reason: RvError) -> u64 {
+    match reason {
+        RvError::VendorDefined(code) | RvError::UnknownErrorCode(code) => code,
+        named => {
+            (1..=STANDARD_RV_MAX).find(|code| Rv::from(*code) == Rv::Error(named)).unwrap_or(code::FUNCTION_FAILED)
+        }
+    }
+}
+
+fn function(called: Called) -> Function {
+    match called {
+        Called::Initialize => Function::Initialize,
+        Called::GetSlotList => Function::GetSlotList,
+        Called::GetTokenInfo => Function::GetTokenInfo,
+        Called::GetSessionInfo => Function::GetSessionInfo,
+        Called::OpenSession => Function::OpenSession,
+        Called::CloseSession => Function::CloseSession,
+        Called::Login => Function::Login,
+        Called::Logout => Function::Logout,
+        Called::SetPIN => Function::SetPin,
+        Called::InitToken => Function::InitToken,
+        Called::InitPIN => Function::InitPin,
+        Called::FindObjectsInit | Called::FindObjects | Called::FindObjectsFinal | Called::GetAttributeValue => {
+            Function::FindObjects
+        }
+        Called::GenerateRandom => Function::GenerateRandom,
+        _ => Function::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_survive_the_way_through_cryptoki() {
+        let known = [
+            rv::PIN_INCORRECT,
+            rv::PIN_LOCKED,
+            rv::USER_ALREADY_LOGGED_IN,
+            rv::USER_NOT_LOGGED_IN,
+            rv::TOKEN_NOT_PRESENT,
+            code::GENERAL_ERROR,
+            code::DEVICE_REMOVED,
+            code::SESSION_HANDLE_INVALID,
+            0x8000_0001, // a vendor's own
+            0x0FFF,      // in no list
+        ];
+        for code in known {
+            let Rv::Error(reason) = Rv::from(code) else { panic!("{code:#x} is an error") };
+            let error = Error::Pkcs11(reason, Called::SetPIN);
+            assert_eq!(failure(&error, Function::Other), HsmFailure::Pkcs11 { code, function: Function::SetPin });
+        }
+    }
+
+    #[test]
+    fn an_error_without_a_code_keeps_the_function_we_asked_for() {
+        let absent = failure(&Error::NullFunctionPointer, Function::SetPin);
+        assert_eq!(absent, HsmFailure::Pkcs11 { code: rv::FUNCTION_NOT_SUPPORTED, function: Function::SetPin });
+    }
+}
