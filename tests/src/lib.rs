@@ -1,3 +1,6 @@
 //! What the acceptance tests share: tokens made by the real tools, daemons started and ended by id.
 
+pub mod build;
+pub mod driver;
 pub mod excluded;
+pub mod modules;
