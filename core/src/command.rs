@@ -57,6 +57,8 @@ pub enum Command {
         so_pin: SecretId,
         /// The PKCS#11 slot number of the free token to take, when several are free.
         free_slot: Option<u64>,
+        /// Whether the person typed the confirmation that a last try of the SO PIN needs.
+        confirmed: bool,
     },
     /// Replace the code, in the same mode.
     ChangeCode {
@@ -66,6 +68,8 @@ pub enum Command {
         code: Option<SecretId>,
         /// The new manual code; `None` in generated mode.
         new_code: Option<SecretId>,
+        /// Whether the person typed the confirmation that a last try needs.
+        confirmed: bool,
     },
     /// Switch between generated and manual.
     Mode {
@@ -77,6 +81,8 @@ pub enum Command {
         code: Option<SecretId>,
         /// The new manual code, when the slot becomes manual.
         new_code: Option<SecretId>,
+        /// Whether the person typed the confirmation that a last try needs.
+        confirmed: bool,
     },
     /// Deactivate nothing, but take hand-over files back, wipe the Safe and end.
     Stop,

@@ -160,6 +160,8 @@ refusals! {
         "the stored code is not tried without a person: it was refused, or its outcome stayed unknown twice" "`slotwarden slot activate NAME`";
     319 SoPinWrong "so-pin-wrong" Wrong
         "the token refused the SO PIN" "check it; the SO PIN has tries of its own";
+    320 ActivateFirst "activate-first" Wrong
+        "an earlier sealed code is kept until a code is accepted and settled" "`slotwarden slot activate NAME` first";
 
     401 StoreMissing "store-missing" Wrong
         "the state directory was in use, and its store is missing" "restore the file; nothing was made in its place";

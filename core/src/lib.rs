@@ -14,6 +14,9 @@
 //! | [`effect`] | what the platform performs, and how it reports back |
 //! | [`slot`] | the slot machine: locked, activating, active, … |
 //! | [`pin_change`] | the token PIN change as a transaction that survives power cuts |
+//! | [`slot_data`] | what both machines of a slot share |
+//! | [`turn`] | what a machine may do while it handles one event |
+//! | [`outbox`] | durable first, then the act |
 //! | [`attempts`] | when a try may be made, and what it costs |
 //! | [`service`] | routing, durability, deadlines: the four verbs |
 //! | [`safe`] | where secrets live, and the only place |
@@ -46,9 +49,11 @@ pub mod record;
 pub mod safe;
 pub mod service;
 pub mod slot;
+pub mod slot_data;
 pub mod status;
 pub mod time;
 pub mod token;
+pub mod turn;
 
 pub use command::{Answer, Caller, Command, ReplyId};
 pub use effect::{Effect, Input, Outcome, Ticket};

@@ -12,11 +12,12 @@ pub const PLACES_APPLIANCE: usize = 128;
 pub const PLACES_FIRMWARE: usize = 24;
 /// Bytes of one place: the longest code (64 characters) and two random halves of 32 bytes.
 pub const PLACE_BYTES: usize = 64;
-/// Queued effects of an appliance: at most four for each slot (application orders, a
-/// device call, a reply) and those of the service itself; asserted in `Service::new`.
-pub const OUTBOX_APPLIANCE: usize = 4 * SLOTS_APPLIANCE * 3 + 64;
+/// Queued effects of an appliance while a commit is under way: for each slot four
+/// application orders given and taken back, a device call, a reply and three wipes, plus
+/// the answers of the service itself. A queue that overflows all the same halts the service.
+pub const OUTBOX_APPLIANCE: usize = 13 * SLOTS_APPLIANCE + 64;
 /// Queued effects of a firmware.
-pub const OUTBOX_FIRMWARE: usize = 4 * SLOTS_FIRMWARE * 3 + 64;
+pub const OUTBOX_FIRMWARE: usize = 13 * SLOTS_FIRMWARE + 24;
 /// Commands whose answer is outstanding. One more is refused at the door: a person types
 /// one at a time, and scripts are told to try again.
 pub const COMMANDS_MAX: usize = 16;
@@ -44,6 +45,8 @@ pub const CALL_DEADLINE_MS: u64 = 30_000;
 pub const APPLICATION_DEADLINE_MS: u64 = 30_000;
 /// Wait for the store or the random sources, milliseconds. Longer means a dying disk.
 pub const PLATFORM_DEADLINE_MS: u64 = 30_000;
+/// Wait at a stop for what is under way, milliseconds. A supervisor kills after 90 s.
+pub const STOP_DEADLINE_MS: u64 = 20_000;
 /// First wait after a refused last try, milliseconds; doubles with each further one.
 pub const BACK_OFF_FIRST_MS: u64 = 30_000;
 /// Longest wait after a refused last try, milliseconds (15 min).

@@ -87,6 +87,9 @@ pub struct SlotRecord {
     pub mode: Mode,
     /// Serial of the token last opened; another token with the same label is not tried.
     pub serial: Option<Serial>,
+    /// Whether this token was ever seen with a low count: only then does the absence of
+    /// the flag prove that no try was refused (PKCS#11 lets a token never set it).
+    pub shows_count_low: bool,
     /// Generation of the sealed code that was accepted last, if one is kept.
     pub accepted: Option<u32>,
     /// Generation of the sealed code that was never accepted yet, if one is kept.
@@ -167,6 +170,7 @@ impl SlotRecord {
             uid,
             mode: Mode::Manual,
             serial: None,
+            shows_count_low: false,
             accepted: None,
             pending: None,
             next_generation: 1,

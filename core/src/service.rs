@@ -1,20 +1,35 @@
 //! Routing, durability, deadlines: the four verbs.
+//!
+//! `handle` takes an input, `poll_effect` gives what to perform, `poll_deadline` says when
+//! time itself becomes an input, `status` shows. The service owns every machine and the
+//! Safe; machines never call each other. Same inputs, same trace.
+//!
+//! After a restart the platform hands over the records (`load`, `load_chain`), then
+//! `Input::Start`. An attempt that was open counts as unknown; a change that was not yet
+//! *calling* is undone; one that was is decided at the first look at its token.
 
 use heapless::Vec;
 
-use crate::audit::Chain;
-use crate::command::CommandKind;
-use crate::effect::{ApplicationId, Effect, Input};
-use crate::fault::Refusal;
+use crate::audit::{AuditEvent, Chain};
+use crate::code::RandomWatch;
+use crate::command::{Answer, Caller, Command, CommandKind, ReplyId};
+use crate::effect::{ApplicationId, Effect, Input, Outcome, Room, SlotId, StoreResult, Ticket};
+use crate::fault::{Fault, Refusal};
 use crate::limits::{
-    APPLICATIONS_PER_SLOT_MAX, OUTBOX_APPLIANCE, OUTBOX_FIRMWARE, PLACES_APPLIANCE, PLACES_FIRMWARE, SLOTS_APPLIANCE,
-    SLOTS_FIRMWARE,
+    APPLICATION_DEADLINE_MS, APPLICATIONS_PER_SLOT_MAX, CALL_DEADLINE_MS, CHECKPOINT_INTERVAL_MS, COMMANDS_MAX,
+    OUTBOX_APPLIANCE, OUTBOX_FIRMWARE, PLACES_APPLIANCE, PLACES_FIRMWARE, PLATFORM_DEADLINE_MS, SLOTS_APPLIANCE,
+    SLOTS_FIRMWARE, STOP_DEADLINE_MS,
 };
+use crate::outbox::{Act, Next, Outbox, bug_fault};
 use crate::person::{self, PersonId, Persons};
-use crate::record::{Owner, SlotRecord};
+use crate::pin_change::{self, ChangeEnd, ChangeEvent, ChangeOrder, PinChange};
+use crate::record::{Doubt, Mode, Owner, Record, SecretKey, SecretKind, SlotRecord};
 use crate::safe::{Safe, SecretId};
-use crate::status::Status;
+use crate::slot::{SlotEvent, SlotMachine, State};
+use crate::slot_data::{Bound, SlotData};
+use crate::status::{ApplicationStatus, Attention, SlotStatus, StateName, Status, WaitKind, WaitsFor};
 use crate::time::Now;
+use crate::turn::{Out, Turn};
 
 /// The service as an appliance runs it.
 pub type Appliance = Service<SLOTS_APPLIANCE, PLACES_APPLIANCE, OUTBOX_APPLIANCE>;
@@ -39,6 +54,8 @@ pub struct Configuration<const SLOTS: usize> {
 pub struct SlotConfiguration {
     /// The number the platform gave this name for ever.
     pub owner: Owner,
+    /// Slot uid for a slot that has no record yet: 16 random bytes.
+    pub uid: [u8; 16],
     /// The applications bound to the slot.
     pub applications: Vec<ApplicationId, APPLICATIONS_PER_SLOT_MAX>,
 }
@@ -46,9 +63,63 @@ pub struct SlotConfiguration {
 /// The service. Call [`Service::handle`] for each input, then [`Service::poll_effect`]
 /// until it yields nothing, then wait until [`Service::poll_deadline`] or the next input.
 pub struct Service<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> {
+    entries: Vec<Entry, SLOTS>,
     safe: Safe<PLACES>,
-    configuration: Configuration<SLOTS>,
+    outbox: Outbox<OUTBOX>,
+    persons: Persons,
+    tries: u8,
+    digest: [u8; 32],
+    watch: RandomWatch,
+    /// The time of the last input: effects polled after it are timed from here.
+    now: Now,
+    phase: Phase,
+    halted: Option<Fault>,
+    room: Room,
+    worker: bool,
+    boot_done: bool,
+    /// Orders whose `Effect::Reply` was not polled yet.
+    open: Vec<ReplyId, COMMANDS_MAX>,
+    boot_callers: Vec<Caller, COMMANDS_MAX>,
+    end_callers: Vec<Caller, COMMANDS_MAX>,
+    checkpoint_due_ms: Option<u64>,
 }
+
+/// How far the service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Loading,
+    Running,
+    Stopping { caller: Caller, deadline_ms: u64 },
+    Stopped,
+}
+
+/// One slot: its two machines, what they share, and the deadline of what they wait for.
+struct Entry {
+    machine: SlotMachine,
+    change: Option<PinChange>,
+    data: SlotData,
+    armed: Option<Armed>,
+}
+
+/// A deadline that runs since its effect was polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Armed {
+    at_ms: u64,
+    waits: Waits,
+}
+
+/// Whose answer a deadline is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    Effect(Ticket),
+    Applications,
+}
+
+/// The machines of a slot sent each other on without end.
+const BUG_ENDLESS_CHANGE: u16 = 30;
+/// What one input may lead to: an event, a change that begins, its end, the decision after it,
+/// the end of that.
+const WORKS_PER_INPUT_MAX: usize = 6;
 
 impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS, PLACES, OUTBOX> {
     /// A service that knows its configuration and no records yet.
@@ -56,15 +127,53 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// # Errors
     /// [`Refusal::TooManyApplications`] and its like, when the configuration cannot be served.
     pub fn new(configuration: Configuration<SLOTS>) -> Result<Self, Refusal> {
-        Ok(Service { safe: Safe::new(), configuration })
+        const { assert!(OUTBOX >= 4 * SLOTS + 16, "an outbox holds what all slots may push at once") };
+        const { assert!(SLOTS <= 128, "a SlotId counts slots in one byte") };
+        let mut service = Service {
+            entries: Vec::new(),
+            safe: Safe::new(),
+            outbox: Outbox::new(),
+            persons: configuration.persons,
+            tries: configuration.tries,
+            digest: configuration.digest,
+            watch: RandomWatch::default(),
+            now: Now { mono_ms: 0, wall_s: None },
+            phase: Phase::Loading,
+            halted: None,
+            room: Room::Plenty,
+            worker: false,
+            boot_done: false,
+            open: Vec::new(),
+            boot_callers: Vec::new(),
+            end_callers: Vec::new(),
+            checkpoint_due_ms: None,
+        };
+        for (number, slot) in (0..=u8::MAX).zip(&configuration.slots) {
+            let mut data = SlotData::new(SlotId(number), slot.owner, SlotRecord::new(slot.uid));
+            data.dirty = true;
+            for application in &slot.applications {
+                data.applications.push(Bound::new(*application)).map_err(|_| Refusal::TooManyApplications)?;
+            }
+            let machine = service.with_turn(&mut data, SlotMachine::new);
+            let entry = Entry { machine, change: None, data, armed: None };
+            service.entries.push(entry).map_err(|_| Refusal::TooManySlots)?;
+        }
+        Ok(service)
     }
 
     /// Hands over a record found in the store. Before `Input::Start` only. A record whose
     /// owner is not configured stays in the store untouched.
-    pub fn load(&mut self, _owner: Owner, _record: SlotRecord) {}
+    pub fn load(&mut self, owner: Owner, record: SlotRecord) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.data.owner == owner) {
+            entry.data.record = record;
+            entry.data.dirty = false;
+        }
+    }
 
     /// Hands over the end of the audit chain found in the store. Before `Input::Start` only.
-    pub fn load_chain(&mut self, _chain: Chain) {}
+    pub fn load_chain(&mut self, chain: Chain) {
+        self.outbox.load_chain(chain);
+    }
 
     /// Puts a secret into the Safe; `write` returns its length in bytes.
     ///
@@ -84,42 +193,653 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.safe.with(id, read)
     }
 
+    /// Wipes a secret that never became part of a command.
+    pub fn wipe(&mut self, id: SecretId) {
+        self.safe.wipe(id);
+    }
+
     /// Takes one input. Spurious inputs are harmless.
     ///
     /// # Errors
     /// A refusal means that a command was not taken: no `Effect::Reply` will follow, its
     /// secrets are wiped. Other inputs are always taken.
-    pub fn handle(&mut self, _now: Now, _input: Input) -> Result<(), Refusal> {
-        Ok(())
+    pub fn handle(&mut self, now: Now, input: Input) -> Result<(), Refusal> {
+        self.now = Now { mono_ms: now.mono_ms.max(self.now.mono_ms), wall_s: now.wall_s };
+        if self.phase == Phase::Stopped {
+            return self.refuse_at_door(&input, Refusal::Stopping);
+        }
+        self.outbox.begin_turn(now.wall_s);
+        let taken = match input {
+            Input::Command { caller, command } => self.admit(caller, command),
+            Input::Start => {
+                self.start();
+                Ok(())
+            }
+            Input::Done { ticket, outcome } => {
+                self.done(ticket, outcome);
+                Ok(())
+            }
+            Input::Stored { ticket, result } => {
+                self.stored(ticket, result);
+                Ok(())
+            }
+            Input::Token { slot, presence } => {
+                self.slot_event(slot, SlotEvent::Token(presence));
+                Ok(())
+            }
+            Input::WorkerUp => {
+                self.worker = true;
+                Ok(())
+            }
+            Input::WorkerLost => {
+                self.worker_lost();
+                Ok(())
+            }
+            Input::Tick => {
+                self.tick();
+                Ok(())
+            }
+        };
+        self.conclude();
+        taken
     }
 
     /// The next effect to perform, in order; `None` while a commit is unanswered.
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        None
+        loop {
+            let entries = &mut self.entries;
+            let next = self.outbox.poll(|| {
+                let entry = entries.iter_mut().find(|entry| entry.data.dirty)?;
+                entry.data.dirty = false;
+                Some(Record::Slot { owner: entry.data.owner, record: entry.data.record })
+            });
+            match next {
+                Next::Nothing => return None,
+                Next::Record(effect) => return Some(effect),
+                Next::Act(Act::Wipe(id)) => self.safe.wipe(id),
+                Next::Act(Act::Withdrawn) => {}
+                Next::Act(act) => return Some(self.yielded(act)),
+            }
+        }
     }
 
     /// When to call `handle` with `Input::Tick` at the latest, `Now::mono_ms`.
     #[must_use]
     pub fn poll_deadline(&self) -> Option<u64> {
-        None
+        let of_slots = self.entries.iter().filter_map(Entry::due_ms).min();
+        let of_stop = match self.phase {
+            Phase::Stopping { deadline_ms, .. } => Some(deadline_ms),
+            Phase::Loading | Phase::Running | Phase::Stopped => None,
+        };
+        [of_slots, of_stop, self.checkpoint_due_ms].into_iter().flatten().min()
     }
 
     /// What everybody may see.
     #[must_use]
-    pub fn status(&self, _now: Now) -> Status<SLOTS> {
+    pub fn status(&self, now: Now) -> Status<SLOTS> {
+        let mut slots = Vec::new();
+        for entry in &self.entries {
+            // As many as there are entries, in a table of the same capacity.
+            let _ = slots.push(entry.status(now, self.tries));
+        }
         Status {
-            slots: Vec::new(),
-            halted: None,
+            slots,
+            halted: self.halted,
+            // Dual control is switched on by two persons, in a later version: until then one decides.
             single_person: true,
-            boot_done: false,
-            worker: false,
-            disk_reserve: false,
+            boot_done: self.boot_done,
+            worker: self.worker,
+            disk_reserve: self.room == Room::Reserve,
         }
     }
 
     /// Whether a person may give an order or read something.
     #[must_use]
     pub fn may(&self, who: PersonId, what: CommandKind) -> bool {
-        person::may(self.configuration.persons.roles(who), what)
+        person::may(self.persons.roles(who), what)
+    }
+
+    /// The state of a slot's machine: for checkers and panels.
+    #[must_use]
+    pub fn slot_state(&self, slot: SlotId) -> Option<State> {
+        self.entries.get(usize::from(slot.0)).map(|entry| entry.machine.state())
+    }
+
+    /// The state of the token PIN change of a slot, if one runs: for checkers.
+    #[must_use]
+    pub fn change_state(&self, slot: SlotId) -> Option<pin_change::State> {
+        self.entries.get(usize::from(slot.0))?.change.as_ref().map(PinChange::state)
+    }
+
+    /// The record of a slot as the machines see it: for checkers.
+    #[must_use]
+    pub fn slot_record(&self, slot: SlotId) -> Option<&SlotRecord> {
+        self.entries.get(usize::from(slot.0)).map(|entry| &entry.data.record)
+    }
+
+    /// The Safe, for checkers of P16: how many places are taken, and how many the states own.
+    #[must_use]
+    pub fn secrets_taken_and_owned(&self) -> (usize, usize) {
+        let owned = self.entries.iter().map(Entry::secrets).fold(0usize, usize::saturating_add);
+        (self.safe.taken(), owned)
+    }
+
+    /// Whether every free place of the Safe holds only zero bytes (P16).
+    #[must_use]
+    pub fn free_places_are_wiped(&self) -> bool {
+        self.safe.free_places_are_wiped()
+    }
+
+    /// The audit chain as far as it was handed to the platform.
+    #[must_use]
+    pub const fn chain(&self) -> Chain {
+        self.outbox.chain()
+    }
+
+    // Commands.
+
+    /// Takes a command in, or refuses it at the door with its secrets wiped.
+    fn admit(&mut self, caller: Caller, command: Command) -> Result<(), Refusal> {
+        let verdict = self.may_enter(caller, command);
+        if let Err(refusal) = verdict {
+            for id in command.secrets().into_iter().flatten() {
+                self.safe.wipe(id);
+            }
+            if self.phase == Phase::Running {
+                self.outbox.journal_service(Some(caller.who), AuditEvent::Refused(command.kind(), refusal));
+            }
+            return Err(refusal);
+        }
+        self.open.push(caller.reply).map_err(|_| Refusal::TooManyCommands)?;
+        self.dispatch(caller, command);
+        Ok(())
+    }
+
+    fn may_enter(&self, caller: Caller, command: Command) -> Result<(), Refusal> {
+        match self.phase {
+            Phase::Loading => return Err(Refusal::NotStarted),
+            Phase::Stopping { .. } | Phase::Stopped => return Err(Refusal::Stopping),
+            Phase::Running => {}
+        }
+        let kind = command.kind();
+        if !self.may(caller.who, kind) {
+            return Err(Refusal::NotAllowed);
+        }
+        let always = matches!(kind, CommandKind::Deactivate | CommandKind::Stop | CommandKind::EndCall);
+        if self.halted.is_some() && !always {
+            return Err(Refusal::Halted);
+        }
+        if self.room == Room::Reserve && !always && kind != CommandKind::Boot {
+            return Err(Refusal::DiskReserve);
+        }
+        if command.slot().is_some_and(|slot| usize::from(slot.0) >= self.entries.len()) {
+            return Err(Refusal::UnknownSlot);
+        }
+        if self.open.is_full() || self.open.contains(&caller.reply) {
+            return Err(Refusal::TooManyCommands);
+        }
+        Ok(())
+    }
+
+    fn dispatch(&mut self, caller: Caller, command: Command) {
+        match command {
+            Command::Boot => {
+                // As many callers as open commands, in a table of the same capacity.
+                let _ = self.boot_callers.push(caller);
+                for slot in self.slots() {
+                    self.slot_event(slot, SlotEvent::BootOrdered);
+                }
+            }
+            Command::Stop => {
+                let deadline_ms = self.now.after_ms(STOP_DEADLINE_MS);
+                self.outbox.journal_service(Some(caller.who), AuditEvent::Ordered(CommandKind::Stop));
+                self.phase = Phase::Stopping { caller, deadline_ms };
+            }
+            Command::EndCall { slot } => self.end_call(slot, caller),
+            Command::Activate { slot, code, confirmed } => {
+                self.slot_event(slot, SlotEvent::ActivateOrdered { caller, code, confirmed });
+            }
+            Command::Deactivate { slot } => self.slot_event(slot, SlotEvent::DeactivateOrdered { caller }),
+            Command::Init { slot, so_pin, free_slot, confirmed } => {
+                self.slot_event(slot, SlotEvent::InitOrdered { caller, so_pin, free_slot, confirmed });
+            }
+            Command::ChangeCode { slot, code, new_code, confirmed } => {
+                let to = self.slot_record(slot).map_or(Mode::Manual, |record| record.mode);
+                let kind = CommandKind::ChangeCode;
+                self.slot_event(slot, SlotEvent::ChangeOrdered { caller, kind, to, code, new_code, confirmed });
+            }
+            Command::Mode { slot, to, code, new_code, confirmed } => {
+                let kind = CommandKind::Mode;
+                self.slot_event(slot, SlotEvent::ChangeOrdered { caller, kind, to, code, new_code, confirmed });
+            }
+        }
+    }
+
+    fn end_call(&mut self, slot: SlotId, caller: Caller) {
+        let unanswered = self.entries.get(usize::from(slot.0)).is_some_and(Entry::is_unanswered);
+        if !unanswered {
+            let refusal = Refusal::CallNotUnanswered;
+            self.outbox.journal(Some(caller.who), slot, AuditEvent::Refused(CommandKind::EndCall, refusal));
+            self.reply(caller, Answer::Refused(refusal));
+            return;
+        }
+        self.outbox.journal(Some(caller.who), slot, AuditEvent::Ordered(CommandKind::EndCall));
+        self.outbox.act(Act::EndWorker);
+        let _ = self.end_callers.push(caller);
+    }
+
+    fn refuse_at_door(&mut self, input: &Input, refusal: Refusal) -> Result<(), Refusal> {
+        let Input::Command { command, .. } = input else { return Ok(()) };
+        for id in command.secrets().into_iter().flatten() {
+            self.safe.wipe(id);
+        }
+        Err(refusal)
+    }
+
+    // Events.
+
+    fn start(&mut self) {
+        if self.phase != Phase::Loading {
+            return;
+        }
+        self.phase = Phase::Running;
+        self.outbox.journal_service(None, AuditEvent::Started { configuration: self.digest });
+        for entry in &mut self.entries {
+            self.outbox.journal(None, entry.data.id, AuditEvent::SlotConfigured { owner: entry.data.owner });
+            entry.recover(&mut self.outbox);
+        }
+        self.outbox.act(Act::Checkpoint);
+        self.checkpoint_due_ms = Some(self.now.after_ms(CHECKPOINT_INTERVAL_MS));
+    }
+
+    fn done(&mut self, ticket: Ticket, outcome: Outcome) {
+        let Some(slot) = ticket.slot else { return };
+        let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { return };
+        if entry.armed.is_some_and(|armed| armed.waits == Waits::Effect(ticket)) {
+            entry.armed = None;
+        }
+        if entry.change.is_some() {
+            self.change_event(slot, ChangeEvent::Done(ticket, outcome));
+        } else {
+            self.slot_event(slot, SlotEvent::Done(ticket, outcome));
+        }
+    }
+
+    fn stored(&mut self, ticket: Ticket, result: StoreResult) {
+        match result {
+            StoreResult::Durable(room) => {
+                if self.outbox.stored(ticket) {
+                    self.room = room;
+                }
+            }
+            StoreResult::Failed => self.halt(Fault::StoreFailed, Refusal::StoreFailed),
+        }
+    }
+
+    fn worker_lost(&mut self) {
+        self.worker = false;
+        self.outbox.journal_service(None, AuditEvent::WorkerLost);
+        for slot in self.slots() {
+            if let Some(entry) = self.entries.get_mut(usize::from(slot.0)) {
+                entry.armed = entry.armed.filter(|armed| armed.waits == Waits::Applications);
+            }
+            self.pass_on(slot, ChangeEvent::WorkerLost, SlotEvent::WorkerLost);
+        }
+        while let Some(caller) = self.end_callers.pop() {
+            self.outbox.journal_service(Some(caller.who), AuditEvent::Completed(CommandKind::EndCall));
+            self.reply(caller, Answer::Done);
+        }
+    }
+
+    fn tick(&mut self) {
+        for slot in self.slots() {
+            let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { continue };
+            if entry.wait_is_over(self.now) {
+                self.slot_event(slot, SlotEvent::WaitOver);
+            } else if entry.deadline_passed(self.now) {
+                self.pass_on(slot, ChangeEvent::DeadlinePassed, SlotEvent::DeadlinePassed);
+            }
+        }
+        if self.checkpoint_due_ms.is_some_and(|due_ms| due_ms <= self.now.mono_ms) {
+            self.outbox.act(Act::Checkpoint);
+            self.checkpoint_due_ms = Some(self.now.after_ms(CHECKPOINT_INTERVAL_MS));
+        }
+    }
+
+    /// Tells the machine that has the word.
+    fn pass_on(&mut self, slot: SlotId, change: ChangeEvent, event: SlotEvent) {
+        let changing = self.entries.get(usize::from(slot.0)).is_some_and(|entry| entry.change.is_some());
+        if changing {
+            self.change_event(slot, change);
+        } else {
+            self.slot_event(slot, event);
+        }
+    }
+
+    // Machines.
+
+    fn slot_event(&mut self, slot: SlotId, event: SlotEvent) {
+        self.run(slot, Work::Slot(event));
+    }
+
+    fn change_event(&mut self, slot: SlotId, event: ChangeEvent) {
+        self.run(slot, Work::Change(event));
+    }
+
+    /// Runs one event, then whatever the two machines of the slot have for each other.
+    fn run(&mut self, slot: SlotId, first: Work) {
+        let stopping = matches!(self.phase, Phase::Stopping { .. });
+        let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { return };
+        let mut next = Some(first);
+        for _ in 0..WORKS_PER_INPUT_MAX {
+            let Some(work) = next.take() else { return };
+            let (mut order, mut end) = (None, None);
+            let mut turn = Turn {
+                now: self.now,
+                tries: self.tries,
+                stopping,
+                slot: &mut entry.data,
+                secrets: &mut self.safe,
+                watch: &mut self.watch,
+                out: &mut self.outbox,
+                change: &mut order,
+                change_end: &mut end,
+            };
+            match work {
+                Work::Slot(event) => entry.machine.handle(event, &mut turn),
+                Work::Change(event) => {
+                    if let Some(change) = &mut entry.change {
+                        change.handle(event, &mut turn);
+                    }
+                }
+                Work::Begin(order) => entry.change = Some(PinChange::begin(order, &mut turn)),
+                Work::End(end) => {
+                    entry.change = None;
+                    entry.machine.handle(SlotEvent::ChangeEnded(end), &mut turn);
+                }
+            }
+            next = end.map(Work::End).or(order.map(Work::Begin));
+        }
+        if next.is_some() {
+            self.outbox.bug(BUG_ENDLESS_CHANGE);
+        }
+    }
+
+    /// A turn for a machine that is being made; it has nothing to say yet.
+    fn with_turn<T>(&mut self, data: &mut SlotData, make: impl FnOnce(&mut Turn<'_>) -> T) -> T {
+        let (mut order, mut end): (Option<ChangeOrder>, Option<ChangeEnd>) = (None, None);
+        make(&mut Turn {
+            now: self.now,
+            tries: self.tries,
+            stopping: false,
+            slot: data,
+            secrets: &mut self.safe,
+            watch: &mut self.watch,
+            out: &mut self.outbox,
+            change: &mut order,
+            change_end: &mut end,
+        })
+    }
+
+    // The end of a turn.
+
+    fn conclude(&mut self) {
+        let working = self.entries.iter().any(|entry| entry.machine.state().is_working());
+        let all_looked_at = self.entries.iter().all(|entry| entry.data.looked);
+        if self.phase == Phase::Running && all_looked_at && !working {
+            self.boot_done = true;
+            while let Some(caller) = self.boot_callers.pop() {
+                self.reply(caller, Answer::Done);
+            }
+        }
+        if let Phase::Stopping { caller, deadline_ms } = self.phase
+            && (!working || self.halted.is_some() || deadline_ms <= self.now.mono_ms)
+        {
+            self.stop(caller);
+        }
+        if let Some(place) = self.outbox.broken()
+            && self.halted.is_none()
+        {
+            self.halt(bug_fault(place), Refusal::Halted);
+        }
+        let dirty = self.entries.iter().any(|entry| entry.data.dirty);
+        self.outbox.end_turn(dirty && self.phase != Phase::Loading);
+    }
+
+    fn stop(&mut self, caller: Caller) {
+        self.phase = Phase::Stopped;
+        self.outbox.withdraw_calls();
+        self.outbox.journal_service(Some(caller.who), AuditEvent::Stopped);
+        self.outbox.act(Act::Checkpoint);
+        self.answer_all_open(Some(caller.reply), Refusal::Stopping);
+        self.reply(caller, Answer::Done);
+        self.outbox.act(Act::Stopped);
+    }
+
+    fn halt(&mut self, fault: Fault, refusal: Refusal) {
+        if self.halted.is_some() {
+            return;
+        }
+        self.halted = Some(fault);
+        self.outbox.halt(refusal);
+        let stopping = match self.phase {
+            Phase::Stopping { caller, .. } => Some(caller.reply),
+            Phase::Loading | Phase::Running | Phase::Stopped => None,
+        };
+        self.answer_all_open(stopping, refusal);
+        self.boot_callers.clear();
+        self.end_callers.clear();
+        self.safe.wipe_all();
+    }
+
+    /// Answers every order that has no answer on its way, but one.
+    fn answer_all_open(&mut self, but: Option<ReplyId>, refusal: Refusal) {
+        for index in 0..self.open.len() {
+            let Some(reply) = self.open.get(index).copied() else { continue };
+            if Some(reply) != but && !self.outbox.answers(reply) {
+                self.outbox.act(Act::Reply { reply, answer: Answer::Refused(refusal) });
+            }
+        }
+    }
+
+    fn reply(&mut self, caller: Caller, answer: Answer) {
+        self.outbox.act(Act::Reply { reply: caller.reply, answer });
+    }
+
+    /// An act leaves for the platform: its deadline runs from here.
+    fn yielded(&mut self, act: Act) -> Effect {
+        match act {
+            Act::Hsm { ticket, slot, call } => {
+                self.arm(slot, Waits::Effect(ticket), CALL_DEADLINE_MS);
+                Effect::Hsm { ticket, slot, call }
+            }
+            Act::Random { ticket, id } => {
+                self.arm_ticket(ticket, PLATFORM_DEADLINE_MS);
+                Effect::Random { ticket, id }
+            }
+            Act::Unseal { ticket, key, id } => {
+                self.arm_ticket(ticket, PLATFORM_DEADLINE_MS);
+                Effect::Unseal { ticket, key, id }
+            }
+            Act::Application { ticket, application, slot, order } => {
+                self.arm(slot, Waits::Applications, APPLICATION_DEADLINE_MS);
+                Effect::Application { ticket, application, slot, order }
+            }
+            Act::Reply { reply, answer } => {
+                self.open.retain(|open| *open != reply);
+                Effect::Reply { reply, answer }
+            }
+            Act::Checkpoint => {
+                let Chain { sequence, head } = self.outbox.chain();
+                Effect::Checkpoint { sequence, head }
+            }
+            Act::EndWorker => Effect::EndWorker,
+            Act::Stopped | Act::Wipe(_) | Act::Withdrawn => {
+                self.safe.wipe_all();
+                Effect::Stopped
+            }
+        }
+    }
+
+    fn arm_ticket(&mut self, ticket: Ticket, wait_ms: u64) {
+        if let Some(slot) = ticket.slot {
+            self.arm(slot, Waits::Effect(ticket), wait_ms);
+        }
+    }
+
+    fn arm(&mut self, slot: SlotId, waits: Waits, wait_ms: u64) {
+        let at_ms = self.now.after_ms(wait_ms);
+        if let Some(entry) = self.entries.get_mut(usize::from(slot.0)) {
+            entry.armed = Some(Armed { at_ms, waits });
+        }
+    }
+
+    fn slots(&self) -> impl Iterator<Item = SlotId> + use<SLOTS, PLACES, OUTBOX> {
+        (0..=u8::MAX).take(self.entries.len()).map(SlotId)
+    }
+}
+
+/// What the machines of a slot have to do for one input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    /// Something happened to the slot.
+    Slot(SlotEvent),
+    /// Something happened to the token PIN change.
+    Change(ChangeEvent),
+    /// The slot machine wants a change.
+    Begin(ChangeOrder),
+    /// The change is over.
+    End(ChangeEnd),
+}
+
+impl Entry {
+    /// Closes what the last run left open in the record.
+    fn recover(&mut self, out: &mut dyn Out) {
+        let data = &mut self.data;
+        data.dirty |= data.record.user.close_after_restart();
+        data.dirty |= data.record.so.close_after_restart();
+        let Some(change) = data.record.change else { return };
+        if change.calling {
+            return;
+        }
+        // Without *calling* nothing changed: no login is needed (rule 1).
+        data.record.change = None;
+        data.dirty = true;
+        if let Some(generation) = data.record.pending.take() {
+            out.erase(SecretKey { kind: SecretKind::GeneratedCode, owner: data.owner, generation });
+        }
+        out.journal(None, data.id, AuditEvent::ChangeUndone(change.kind));
+    }
+
+    fn due_ms(&self) -> Option<u64> {
+        let wait = match self.machine.state() {
+            State::CoolingDown { until_ms } => Some(until_ms),
+            State::Absent
+            | State::Uninitialised
+            | State::Blocked
+            | State::Locked
+            | State::InDoubt
+            | State::Unsealing { .. }
+            | State::AtToken { .. }
+            | State::HandingOver { .. }
+            | State::Active { .. }
+            | State::TakingBack { .. }
+            | State::Reconnecting { .. }
+            | State::Changing
+            | State::Doubtful { .. } => None,
+        };
+        [wait, self.armed.map(|armed| armed.at_ms)].into_iter().flatten().min()
+    }
+
+    fn wait_is_over(&self, now: Now) -> bool {
+        matches!(self.machine.state(), State::CoolingDown { until_ms } if until_ms <= now.mono_ms)
+    }
+
+    /// Whether the deadline of what a machine still waits for has passed; disarms it.
+    fn deadline_passed(&mut self, now: Now) -> bool {
+        let Some(armed) = self.armed.filter(|armed| armed.at_ms <= now.mono_ms) else { return false };
+        self.armed = None;
+        match armed.waits {
+            Waits::Effect(ticket) => self.awaited() == Some(ticket),
+            Waits::Applications => self.data.applications_pending(),
+        }
+    }
+
+    fn awaited(&self) -> Option<Ticket> {
+        match &self.change {
+            Some(change) => change.state().awaited(),
+            None => self.machine.state().awaited(),
+        }
+    }
+
+    fn is_unanswered(&self) -> bool {
+        match &self.change {
+            Some(change) => matches!(change.state(), pin_change::State::Doubtful { .. }),
+            None => matches!(self.machine.state(), State::Doubtful { .. }),
+        }
+    }
+
+    fn secrets(&self) -> usize {
+        let of_change = self.change.as_ref().map_or(0, PinChange::secrets);
+        of_change.saturating_add(usize::from(self.machine.state().secret().is_some()))
+    }
+
+    fn status(&self, now: Now, tries: u8) -> SlotStatus {
+        let data = &self.data;
+        let state = if self.is_unanswered() { StateName::Doubtful } else { self.machine.state().name() };
+        let mut applications = Vec::new();
+        for bound in &data.applications {
+            let _ = applications.push(ApplicationStatus { application: bound.application, state: bound.state });
+        }
+        let attention = match data.application_fault() {
+            Some(_) => Some(Attention::ApplicationFailed),
+            None => data.attention,
+        };
+        let doubt = if self.is_unanswered() { Some(Doubt::CallUnanswered) } else { data.doubt() };
+        SlotStatus {
+            slot: data.id,
+            mode: data.record.mode,
+            state,
+            applications,
+            waits_for: self.waits_for(state, now),
+            tries_left: data.record.user.tries_left(tries, data.final_try()),
+            attention,
+            doubt,
+            refusal: data.refusal,
+            fault: data.fault,
+        }
+    }
+
+    fn waits_for(&self, state: StateName, now: Now) -> Option<WaitsFor> {
+        let kind = match self.data.record.mode {
+            Mode::Manual => WaitKind::Code,
+            Mode::Generated => WaitKind::Person,
+        };
+        match (state, self.machine.state()) {
+            (StateName::Locked, _) => Some(WaitsFor { kind, seconds_left: None }),
+            (StateName::CoolingDown, State::CoolingDown { until_ms }) => {
+                let left_ms = until_ms.saturating_sub(now.mono_ms);
+                let left_s = u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX);
+                Some(WaitsFor { kind, seconds_left: Some(left_s) })
+            }
+            (StateName::Doubtful, State::InDoubt) => {
+                let kind = match self.data.record.doubt {
+                    Some(Doubt::OldOrNew) => WaitKind::Code,
+                    Some(Doubt::BothRefused | Doubt::CallUnanswered) | None => WaitKind::Person,
+                };
+                Some(WaitsFor { kind, seconds_left: None })
+            }
+            (StateName::Uninitialised | StateName::Blocked | StateName::Doubtful, _) => {
+                Some(WaitsFor { kind: WaitKind::Person, seconds_left: None })
+            }
+            (
+                StateName::Absent
+                | StateName::Activating
+                | StateName::Active
+                | StateName::Changing
+                | StateName::CoolingDown,
+                _,
+            ) => None,
+        }
     }
 }

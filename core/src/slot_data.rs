@@ -1,0 +1,253 @@
+//! What the two machines of a slot share: its record, what its token says, its applications.
+
+use heapless::Vec;
+
+use crate::audit::AuditEvent;
+use crate::effect::{ApplicationId, ApplicationOrder, SlotId, Ticket};
+use crate::fault::{ApplicationFault, Fault, Refusal};
+use crate::limits::APPLICATIONS_PER_SLOT_MAX;
+use crate::outbox::Act;
+use crate::record::{Doubt, Mode, Owner, SlotRecord};
+use crate::safe::SecretId;
+use crate::status::{ApplicationState, Attention};
+use crate::time::Now;
+use crate::token::{Presence, TokenState};
+use crate::turn::Turn;
+
+/// Everything known about one slot, beside the state of its machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotData {
+    /// The slot's number.
+    pub id: SlotId,
+    /// Its number in the store.
+    pub owner: Owner,
+    /// What is durable, or becomes so with the turn under way.
+    pub record: SlotRecord,
+    /// Whether the record has to join the turn's transaction.
+    pub dirty: bool,
+    /// Whether the platform has looked for the token since the start.
+    pub looked: bool,
+    /// The token, if it is there and is the right one.
+    pub token: Option<TokenState>,
+    /// Whether the module offers a free token for a slot that never had one.
+    pub free: bool,
+    /// Why there is no token: ambiguous, replaced.
+    pub refusal: Option<Refusal>,
+    /// What an operator should look at.
+    pub attention: Option<Attention>,
+    /// The last device failure since the slot was last well.
+    pub fault: Option<Fault>,
+    /// The applications bound to the slot.
+    pub applications: Vec<Bound, APPLICATIONS_PER_SLOT_MAX>,
+    /// Deactivated by a person: does not activate by itself until the next boot.
+    pub held: bool,
+    /// When the wait after a refused last try is over, monotonic milliseconds. `None` with
+    /// a back-off level in the record: a restart, the wait has to start anew.
+    pub cooling_until_ms: Option<u64>,
+}
+
+/// One application bound to the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// Which.
+    pub application: ApplicationId,
+    /// What it has.
+    pub state: ApplicationState,
+    /// The order it has not answered, even if its deadline is over.
+    pub unanswered: Option<Ticket>,
+    /// What it has once it answers well.
+    pub if_served: ApplicationState,
+}
+
+impl SlotData {
+    /// A slot that was not looked for yet.
+    #[must_use]
+    pub fn new(id: SlotId, owner: Owner, record: SlotRecord) -> Self {
+        SlotData {
+            id,
+            owner,
+            record,
+            dirty: false,
+            looked: false,
+            token: None,
+            free: false,
+            refusal: None,
+            attention: None,
+            fault: None,
+            applications: Vec::new(),
+            held: false,
+            cooling_until_ms: None,
+        }
+    }
+
+    /// Takes in what the platform found when it looked for the token.
+    pub fn look(&mut self, presence: Presence) {
+        self.looked = true;
+        self.free = false;
+        self.refusal = None;
+        self.token = None;
+        match presence {
+            Presence::Present(token) => self.observe(token),
+            Presence::Absent { free } => self.free = free && self.record.serial.is_none(),
+            Presence::Ambiguous => self.refusal = Some(Refusal::SlotAmbiguous),
+        }
+    }
+
+    /// Takes in what the token says about itself.
+    pub fn observe(&mut self, token: TokenState) {
+        if self.record.serial.is_some_and(|serial| serial != token.serial) {
+            self.token = None;
+            self.refusal = Some(Refusal::TokenReplaced);
+            return;
+        }
+        self.token = Some(token);
+        if token.count_low && !self.record.shows_count_low {
+            self.record.shows_count_low = true;
+            self.dirty = true;
+        }
+        if self.record.shows_count_low && !token.count_low && self.record.user.none_was_refused() {
+            self.dirty = true;
+        }
+        self.attention = if token.count_low && self.record.user.refused_in_row == 0 && !self.record.user.open {
+            Some(Attention::TriesSpentElsewhere)
+        } else if token.final_try {
+            Some(Attention::FinalTry)
+        } else if token.count_low {
+            Some(Attention::CountLow)
+        } else {
+            None
+        };
+    }
+
+    /// Whether the slot opens without people now.
+    #[must_use]
+    pub fn opens_by_itself(&self) -> bool {
+        self.record.mode == Mode::Generated
+            && self.record.accepted.is_some()
+            && self.record.doubt.is_none()
+            && self.record.change.is_none()
+            && !self.record.user.automatic_stopped
+            && self.token.is_some_and(|token| token.user_pin && !token.locked)
+    }
+
+    /// Whether an interrupted change has to be decided first.
+    #[must_use]
+    pub fn has_open_change(&self) -> bool {
+        self.record.change.is_some()
+    }
+
+    /// What only people (or the token's answer) can resolve, as far as the record knows.
+    #[must_use]
+    pub fn doubt(&self) -> Option<Doubt> {
+        match (self.record.doubt, self.record.change) {
+            (Some(doubt), _) => Some(doubt),
+            (None, Some(change)) if change.calling => Some(Doubt::CallUnanswered),
+            (None, Some(_) | None) => None,
+        }
+    }
+
+    /// Whether a refused last try still costs time.
+    #[must_use]
+    pub fn is_cooling(&self, now: Now) -> bool {
+        self.cooling_until_ms.is_some_and(|until_ms| now.mono_ms < until_ms)
+    }
+
+    /// The longest code the token says it takes; 0: unstated.
+    #[must_use]
+    pub fn pin_chars_max(&self) -> u16 {
+        self.token.map_or(0, |token| token.pin_chars_max)
+    }
+
+    /// Whether the token says that the next refused try blocks it.
+    #[must_use]
+    pub fn final_try(&self) -> bool {
+        self.token.is_some_and(|token| token.final_try)
+    }
+
+    /// Whether an application still has to answer.
+    #[must_use]
+    pub fn applications_pending(&self) -> bool {
+        self.applications.iter().any(|bound| bound.state == ApplicationState::Pending)
+    }
+
+    /// The first application that could not be served.
+    #[must_use]
+    pub fn application_fault(&self) -> Option<Fault> {
+        self.applications.iter().find_map(|bound| match bound.state {
+            ApplicationState::Failed(fault) => Some(fault),
+            ApplicationState::Inactive | ApplicationState::Pending | ApplicationState::Active => None,
+        })
+    }
+}
+
+impl Bound {
+    /// An application that has nothing.
+    #[must_use]
+    pub const fn new(application: ApplicationId) -> Self {
+        Bound {
+            application,
+            state: ApplicationState::Inactive,
+            unanswered: None,
+            if_served: ApplicationState::Inactive,
+        }
+    }
+}
+
+/// Orders every application to take the token PIN.
+pub fn hand_over(turn: &mut Turn<'_>, pin: SecretId) {
+    order_applications(turn, ApplicationOrder::HandOver { pin });
+}
+
+/// Orders every application that may have the token PIN to give it back.
+pub fn withdraw(turn: &mut Turn<'_>) {
+    order_applications(turn, ApplicationOrder::Withdraw);
+}
+
+fn order_applications(turn: &mut Turn<'_>, order: ApplicationOrder) {
+    let slot = turn.slot.id;
+    for index in 0..turn.slot.applications.len() {
+        let ticket = turn.out.ticket(slot);
+        let Some(bound) = turn.slot.applications.get_mut(index) else { continue };
+        bound.state = ApplicationState::Pending;
+        bound.unanswered = Some(ticket);
+        bound.if_served = match order {
+            ApplicationOrder::HandOver { .. } => ApplicationState::Active,
+            ApplicationOrder::Withdraw => ApplicationState::Inactive,
+        };
+        turn.out.act(Act::Application { ticket, application: bound.application, slot, order });
+    }
+}
+
+/// Takes in an application's answer. Returns false when none of them owed it.
+pub fn application_answered(turn: &mut Turn<'_>, ticket: Ticket, result: Result<(), Fault>) -> bool {
+    let mut failed = None;
+    let Some(bound) = turn.slot.applications.iter_mut().find(|bound| bound.unanswered == Some(ticket)) else {
+        return false;
+    };
+    bound.unanswered = None;
+    match result {
+        Ok(()) => bound.state = bound.if_served,
+        Err(fault) => {
+            bound.state = ApplicationState::Failed(fault);
+            failed = Some((bound.application, fault));
+        }
+    }
+    if let Some((application, fault)) = failed {
+        turn.journal(None, AuditEvent::ApplicationFailed(application, fault));
+    }
+    true
+}
+
+/// Gives up waiting for applications: those that did not answer are reported as failed.
+pub fn applications_overdue(turn: &mut Turn<'_>) {
+    let fault = Fault::Application(ApplicationFault::Unanswered);
+    for index in 0..turn.slot.applications.len() {
+        let Some(bound) = turn.slot.applications.get_mut(index) else { continue };
+        if bound.state != ApplicationState::Pending {
+            continue;
+        }
+        bound.state = ApplicationState::Failed(fault);
+        let application = bound.application;
+        turn.journal(None, AuditEvent::ApplicationFailed(application, fault));
+    }
+}
