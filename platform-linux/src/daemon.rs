@@ -475,12 +475,12 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             Order::Activate { confirmed, .. } => Command::Activate { slot, code, confirmed: *confirmed },
             Order::Deactivate { .. } => Command::Deactivate { slot },
             Order::EndCall { .. } => Command::EndCall { slot },
-            Order::Init { free_slot, .. } => {
+            Order::Init { free_slot, confirmed, .. } => {
                 let so_pin = id(SecretRole::SoPin).ok_or(Refusal::CodeMissing)?;
-                Command::Init { slot, so_pin, free_slot: *free_slot }
+                Command::Init { slot, so_pin, free_slot: *free_slot, confirmed: *confirmed }
             }
-            Order::ChangeCode { .. } => Command::ChangeCode { slot, code, new_code },
-            Order::Mode { to, .. } => Command::Mode { slot, to: *to, code, new_code },
+            Order::ChangeCode { confirmed, .. } => Command::ChangeCode { slot, code, new_code, confirmed: *confirmed },
+            Order::Mode { to, confirmed, .. } => Command::Mode { slot, to: *to, code, new_code, confirmed: *confirmed },
         })
     }
 
