@@ -1,0 +1,27 @@
+//! Prints the figures of the README: `tests/figures` builds and runs this.
+
+mod dispatch;
+
+use std::env;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words[..] {
+        ["dispatch", way, story, rounds] => match rounds.parse() {
+            Ok(rounds) => dispatch::live(way, story, rounds),
+            Err(error) => Err(format!("{rounds}: {error}")),
+        },
+        ["dispatch"] => dispatch::print(),
+        [] => dispatch::print(),
+        _ => Err("usage: tests/figures [dispatch]".to_owned()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("figures: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
