@@ -1,5 +1,6 @@
 //! Prints the figures of the README: `tests/figures` builds and runs this.
 
+mod activation;
 mod dispatch;
 
 use std::env;
@@ -14,8 +15,9 @@ fn main() -> ExitCode {
             Err(error) => Err(format!("{rounds}: {error}")),
         },
         ["dispatch"] => dispatch::print(),
-        [] => dispatch::print(),
-        _ => Err("usage: tests/figures [dispatch]".to_owned()),
+        ["activation"] => activation::print(),
+        [] => dispatch::print().and_then(|()| activation::print()),
+        _ => Err("usage: tests/figures [dispatch|activation]".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
