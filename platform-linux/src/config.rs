@@ -8,7 +8,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -215,7 +215,34 @@ pub fn check_machine(settings: &Settings) -> Vec<ConfigProblem> {
             "name the directory of the module's token files, or leave `settle_dir` out",
         );
     }
+    for application in &settings.applications {
+        if let Some(group) = &application.group
+            && group_id(group).is_none()
+        {
+            problems.add(
+                format!("application {}", application.name),
+                format!("there is no group {group:?}"),
+                "make the group, or correct `group`",
+            );
+        }
+    }
     problems.0
+}
+
+/// The number of a group, given by number or by its name in `/etc/group` (group(5)).
+#[must_use]
+pub fn group_id(group: &str) -> Option<u32> {
+    if let Ok(number) = group.parse() {
+        return Some(number);
+    }
+    let groups = fs::read_to_string("/etc/group").ok()?;
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        if fields.next()? != group {
+            return None;
+        }
+        fields.nth(1)?.parse().ok()
+    })
 }
 
 impl fmt::Display for ConfigProblem {
@@ -609,8 +636,11 @@ roles = ["administrator", "auditor"]
         settings.hsm.module = "/nowhere/module.so".into();
         settings.hsm.settle_dir = Some("/nowhere".into());
         let problems = check_machine(&settings);
-        assert_eq!(problems.len(), 2);
+        assert_eq!(problems.len(), 3);
         assert!(problems[0].sentence.contains("/nowhere/module.so"), "{problems:?}");
+        assert!(problems[2].sentence.contains("no group \"signers\""), "{problems:?}");
+        assert_eq!(group_id("root"), Some(0));
+        assert_eq!(group_id("1234"), Some(1234));
     }
 
     #[test]

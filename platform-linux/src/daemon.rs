@@ -21,7 +21,7 @@ use slotwarden_core::effect::{Effect, Input, Outcome, SlotId, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::limits::{PLACE_BYTES, SLOTS_APPLIANCE};
 use slotwarden_core::person::PersonId;
-use slotwarden_core::record::{Owner, Record, SlotRecord};
+use slotwarden_core::record::{Owner, SlotRecord};
 use slotwarden_core::status::{StateName, Status};
 use slotwarden_core::{Appliance, Configuration, Now, SecretId, Service};
 use tracing::{error, info, warn};
@@ -123,8 +123,6 @@ enum Waiting {
     Boot,
     /// The loop itself: stop.
     Stop,
-    /// The answer is known.
-    Nobody,
 }
 
 /// An order for a token that is absent, held back while the HSM is looked at.
@@ -138,10 +136,6 @@ struct Loop<'n, H, S, A> {
     service: Box<Appliance>,
     devices: Devices<H, S, A>,
     names: Arc<Names>,
-    /// The owner of each slot, to find its records.
-    owners: Vec<Owner>,
-    records: HashMap<Owner, SlotRecord>,
-    audit_last: u64,
     waiting: HashMap<u32, Waiting>,
     held: Vec<Held>,
     next_reply: u32,
@@ -157,7 +151,6 @@ struct Loop<'n, H, S, A> {
 
 impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
     fn new(setup: Setup, devices: Devices<H, S, A>, notice: &'n mut dyn FnMut(Notice<'_>)) -> Result<Self, Problem> {
-        let owners = setup.configuration.slots.iter().map(|slot| slot.owner).collect();
         let mut service: Box<Appliance> = Box::new(Service::new(setup.configuration)?);
         for (owner, record) in &setup.records {
             service.load(*owner, *record);
@@ -167,9 +160,6 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             service,
             devices,
             names: setup.names,
-            owners,
-            records: setup.records.into_iter().collect(),
-            audit_last: setup.chain.sequence,
             waiting: HashMap::new(),
             held: Vec::new(),
             next_reply: 0,
@@ -235,12 +225,8 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
         match effect {
             Effect::Store(record) => {
                 self.devices.store.put(&record, secrets);
-                if let Record::Slot { owner, record } = record {
-                    self.records.insert(owner, record);
-                }
             }
             Effect::Journal(record) => {
-                self.audit_last = record.sequence;
                 self.devices.store.journal(&record);
             }
             Effect::Commit { ticket } => self.devices.store.commit(ticket),
@@ -321,7 +307,6 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
                     error!("stop: {problem}");
                 }
             }
-            Some(Waiting::Nobody) => {}
             None => error!(reply = reply.0, "an answer nobody waits for"),
         }
     }
@@ -462,7 +447,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
                 Ok(id) => filled.push((*role, id)),
                 Err(refusal) => {
                     for (_, id) in filled {
-                        self.give_back(id);
+                        self.service.wipe(id);
                     }
                     return Err(refusal);
                 }
@@ -482,13 +467,6 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             Order::ChangeCode { confirmed, .. } => Command::ChangeCode { slot, code, new_code, confirmed: *confirmed },
             Order::Mode { to, confirmed, .. } => Command::Mode { slot, to: *to, code, new_code, confirmed: *confirmed },
         })
-    }
-
-    /// Has the core wipe a secret that no order will carry: it consumes the secrets of
-    /// every order, also of one about a slot that does not exist.
-    fn give_back(&mut self, id: SecretId) {
-        let nowhere = Command::Activate { slot: SlotId(u8::MAX), code: Some(id), confirmed: false };
-        self.order(PersonId::SERVICE, Waiting::Nobody, nowhere);
     }
 
     fn free_tokens(&self) -> Vec<FreeTokenView> {
@@ -511,7 +489,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
     fn detail(&self, slot: SlotId) -> Result<SlotDetail, Problem> {
         let status = self.status();
         let found = status.slots.into_iter().nth(usize::from(slot.0)).ok_or(Refusal::UnknownSlot)?;
-        let record = self.owners.get(usize::from(slot.0)).and_then(|owner| self.records.get(owner));
+        let record = self.service.slot_record(slot);
         Ok(SlotDetail {
             schema: SCHEMA,
             slot: found,
@@ -525,13 +503,14 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
 
     fn audit(&mut self, first: Option<u64>, count: u32) -> Result<AuditPage, Problem> {
         let count = count.min(AUDIT_PAGE);
-        let first = first.unwrap_or_else(|| (self.audit_last + 1).saturating_sub(u64::from(count))).max(1);
+        let last = self.service.chain().sequence;
+        let first = first.unwrap_or_else(|| (last + 1).saturating_sub(u64::from(count))).max(1);
         let records = self.devices.store.audit(first, usize::try_from(count).unwrap_or(0))?;
         let names = records.iter().map(|record| {
             let who = record.who.map_or_else(String::new, |who| self.names.person_name(who));
             (who, record.slot.map_or_else(String::new, |slot| self.names.slot_name(slot)))
         });
-        Ok(AuditPage { last: self.audit_last, names: names.collect(), records })
+        Ok(AuditPage { last, names: names.collect(), records })
     }
 
     fn checkpoints(&mut self, skip: u32) -> Result<CheckpointPage, Problem> {

@@ -4,24 +4,34 @@
 //! (`hsm`, `store`, `apps`) answer by events. The binary is `slotwarden`; the simulator
 //! links this library without the real HSM and gives the loop devices of its own.
 
+#[cfg(feature = "pkcs11")]
+pub mod appliance;
 pub mod apps;
 pub mod audit;
+pub mod audit_client;
+pub mod boot;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod devices;
 pub mod frame;
+pub mod harden;
 #[cfg(feature = "pkcs11")]
 pub mod hsm;
 #[cfg(feature = "pkcs11")]
 pub mod hsm_wire;
 #[cfg(feature = "pkcs11")]
 pub mod hsm_worker;
+pub mod interrupt;
 pub mod names;
+pub mod output;
 pub mod problem;
 pub mod random;
 pub mod seal;
+pub mod secret;
+pub mod signals;
 pub mod status_json;
 pub mod store;
 pub mod token_uri;

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
+use slotwarden::cli::{self, Program};
+
 fn main() -> ExitCode {
-    match std::env::args_os().nth(1) {
-        Some(verb) if verb == "hsm-worker" => slotwarden::hsm_worker::main(),
-        _ => ExitCode::from(64),
-    }
+    let program = Program { daemon: slotwarden::appliance::run, hsm_worker: slotwarden::hsm_worker::main };
+    cli::main(&program, std::env::args_os())
 }

@@ -1,0 +1,59 @@
+//! Ctrl-C, a closed terminal and SIGTERM at the client: the terminal gets its settings
+//! back, and whoever interrupted an order is told that it goes on in the daemon.
+//!
+//! A prompt switches the terminal's echo off; a client that simply died would leave it so.
+
+use std::io;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::output;
+use crate::problem::EXIT_INTERRUPTED;
+
+/// Watches for signals until the process ends.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupts {
+    order_sent: Arc<AtomicBool>,
+}
+
+impl Interrupts {
+    /// Begins to watch. Where that is not possible signals end the process as usual.
+    #[must_use]
+    pub fn watch() -> Self {
+        let interrupts = Interrupts::default();
+        let terminal = tcgetattr(io::stdin()).ok();
+        let order_sent = Arc::clone(&interrupts.order_sent);
+        if let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) {
+            thread::spawn(move || {
+                if signals.forever().next().is_some() {
+                    leave(terminal.as_ref(), order_sent.load(Ordering::SeqCst));
+                }
+            });
+        }
+        interrupts
+    }
+
+    /// Whether an order is with the daemon now.
+    pub fn order_sent(&self, sent: bool) {
+        self.order_sent.store(sent, Ordering::SeqCst);
+    }
+}
+
+fn leave(terminal: Option<&Termios>, order_sent: bool) -> ! {
+    if let Some(settings) = terminal {
+        // A closed terminal has no settings any more.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, settings);
+    }
+    if order_sent {
+        output::aside("\nslotwarden: the order goes on in the daemon; `slotwarden status` says how it ended");
+    } else {
+        output::aside("\nslotwarden: nothing was attempted");
+    }
+    process::exit(i32::from(EXIT_INTERRUPTED))
+}

@@ -1,0 +1,295 @@
+//! What people and scripts read: tables on a terminal, JSON on request.
+//!
+//! Answers go to standard output. A refusal goes to standard error as sentence, remedy and
+//! number; with `--output json` it goes to standard output as JSON as well. A reader that
+//! went away (`| head`) is no error.
+
+use std::io::{self, Write as _};
+
+use comfy_table::Table;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::client::Refused;
+use crate::config::ConfigProblem;
+use crate::status_json::{SCHEMA, SlotDetail, SlotView, StatusView, Told};
+use crate::wire::AuditPage;
+
+/// How answers are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For scripts.
+    Json,
+}
+
+/// Prints a line.
+pub fn line(text: &str) {
+    // Nobody reads any more; there is nobody to tell either.
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// Prints a line beside the answer, for people only.
+pub fn aside(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Prints a value as JSON.
+pub fn json(value: &impl Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => line(&text),
+        Err(error) => aside(&format!("the answer cannot be written as JSON: {error}")),
+    }
+}
+
+/// Prints why something was not done.
+pub fn refused(format: Format, refused: &Refused) {
+    let problem = &refused.problem;
+    aside(&format!("slotwarden: {problem}"));
+    aside(&format!("  {}", problem.remedy));
+    for token in &refused.free_tokens {
+        aside(&format!("  --free-slot {}  {}", token.slot_number, token.description));
+    }
+    if format == Format::Json {
+        let free: Vec<Value> = refused
+            .free_tokens
+            .iter()
+            .map(|token| json!({"slot_number": token.slot_number, "description": token.description}))
+            .collect();
+        json(&json!({"schema": SCHEMA, "problem": Told::from((**problem).clone()), "free_tokens": free}));
+    }
+}
+
+/// Prints the status.
+pub fn status(format: Format, status: &StatusView) {
+    if format == Format::Json {
+        return json(status);
+    }
+    slots_table(&status.slots);
+    line(&status.sentence());
+    let mode = if status.single_person { "single-person mode" } else { "several persons" };
+    line(&format!("stored codes protected by {}; {mode}; backups: {}", status.seal, status.security_level));
+    let worker = if status.hsm.worker { "" } else { " (its worker does not run)" };
+    line(&format!("HSM: {}{worker}; random sources: {}", status.hsm.module, status.random));
+    if status.disk_reserve {
+        line("less than 4 MiB is free for the store: only activation at boot, deactivate and stop go on");
+    }
+    if let Some(halted) = &status.halted {
+        line(&told("halted", halted));
+    }
+}
+
+/// Prints the slots.
+pub fn slots(format: Format, status: &StatusView) {
+    match format {
+        Format::Json => json(&json!({"schema": SCHEMA, "slots": status.slots})),
+        Format::Table => slots_table(&status.slots),
+    }
+}
+
+/// Prints one slot with everything known about it.
+pub fn slot(format: Format, detail: &SlotDetail) {
+    if format == Format::Json {
+        return json(detail);
+    }
+    let slot = &detail.slot;
+    let mut table = plain(&[]);
+    let mut row = |name: &str, value: &str| {
+        table.add_row([name, value]);
+    };
+    row("slot", &slot.name);
+    row("token", &slot.token);
+    row("slot uid", detail.uid.as_deref().unwrap_or("given with its first record"));
+    row("token last opened", detail.serial.as_deref().unwrap_or("none yet"));
+    row("mode", &slot.mode);
+    row("state", &slot.state);
+    if slot.waits_for.is_some() {
+        row("", &slot.lack());
+    }
+    row("tries left", &slot.tries_left.to_string());
+    for application in &slot.applications {
+        row("application", &format!("{}: {}", application.name, application.state));
+        if let Some(fault) = &application.fault {
+            row("", &told("fault", fault));
+        }
+    }
+    if let Some(attention) = &slot.attention {
+        row("attention", attention_sentence(attention));
+    }
+    if let Some(doubt) = &slot.doubt {
+        row("doubt", doubt_sentence(doubt));
+    }
+    if let Some(refusal) = &slot.refusal {
+        row("refusal", &told(&refusal.name, refusal));
+    }
+    if let Some(fault) = &slot.fault {
+        row("fault", &told(&fault.name, fault));
+    }
+    line(&table.to_string());
+}
+
+/// Prints a part of the audit log.
+pub fn audit(format: Format, page: &AuditPage) {
+    let lines = page.records.iter().zip(&page.names).map(|(record, (who, slot))| {
+        // The event is plain data, so it always has a form as JSON.
+        (record, who, slot, serde_json::to_value(record.event).unwrap_or(Value::Null))
+    });
+    if format == Format::Json {
+        let records: Vec<Value> = lines
+            .map(|(record, who, slot, event)| {
+                json!({
+                    "sequence": record.sequence,
+                    "wall_s": record.wall_s,
+                    "who": (!who.is_empty()).then_some(who),
+                    "slot": (!slot.is_empty()).then_some(slot),
+                    "event": event,
+                })
+            })
+            .collect();
+        return json(&json!({"schema": SCHEMA, "last": page.last, "records": records}));
+    }
+    let mut table = plain(&["no", "time (UTC)", "who", "slot", "event"]);
+    for (record, who, slot, event) in lines {
+        let time = record.wall_s.map_or_else(|| "no clock".to_owned(), utc);
+        table.add_row([&record.sequence.to_string(), &time, who, slot, &words(&event)]);
+    }
+    line(&table.to_string());
+}
+
+/// Prints what a check of the configuration found.
+pub fn configuration(format: Format, problems: &[ConfigProblem]) {
+    if format == Format::Json {
+        return json(&json!({"schema": SCHEMA, "problems": problems}));
+    }
+    if problems.is_empty() {
+        line("the configuration has no problems");
+    }
+    for problem in problems {
+        line(&format!("{}: {}", problem.place, problem.sentence));
+        line(&format!("  {}", problem.remedy));
+    }
+}
+
+fn slots_table(slots: &[SlotView]) {
+    let mut table = plain(&["slot", "mode", "state", "applications", "waits for"]);
+    for slot in slots {
+        let applications: Vec<String> =
+            slot.applications.iter().map(|found| format!("{} {}", found.name, found.state)).collect();
+        let lack = if slot.is_active() { String::new() } else { slot.lack() };
+        let lack = slot.attention.as_deref().map_or(lack.clone(), |attention| {
+            let separator = if lack.is_empty() { "" } else { "; " };
+            format!("{lack}{separator}attention: {attention}")
+        });
+        table.add_row([&slot.name, &slot.mode, &slot.state, &applications.join(", "), &lack]);
+    }
+    line(&table.to_string());
+}
+
+fn plain(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    if !header.is_empty() {
+        table.set_header(header.iter().copied());
+    }
+    table
+}
+
+fn told(what: &str, told: &Told) -> String {
+    let detail = told.detail.as_ref().map_or_else(String::new, |detail| format!(" ({detail})"));
+    format!("{what}: {}{detail}; {} [{}]", told.sentence, told.remedy, told.number)
+}
+
+fn attention_sentence(word: &str) -> &str {
+    match word {
+        "tries-spent-elsewhere" => "somebody else spends tries on this token",
+        "count-low" => "the token counts at least one refused try",
+        "final-try" => "one more refused try blocks the token",
+        "application-failed" => "an application could not be served",
+        other => other,
+    }
+}
+
+fn doubt_sentence(word: &str) -> &str {
+    match word {
+        "old-or-new" => "the token has the old code or the new one: try the new, then the old",
+        "both-refused" => "the token refused both stored codes; both are kept",
+        "call-unanswered" => "a call to the token is, or twice stayed, without an answer",
+        other => other,
+    }
+}
+
+/// An event as words: `{"AttemptBegins":"Person"}` is "attempt begins: person".
+fn words(event: &Value) -> String {
+    match event {
+        Value::String(name) => uncamel(name),
+        Value::Object(members) => {
+            let parts = members.iter().map(|(name, value)| match words(value) {
+                value if value.is_empty() => uncamel(name),
+                value => format!("{}: {value}", uncamel(name)),
+            });
+            parts.collect::<Vec<_>>().join(", ")
+        }
+        Value::Array(values) if !values.is_empty() && values.iter().all(Value::is_u64) => {
+            values.iter().filter_map(Value::as_u64).map(|byte| format!("{byte:02x}")).collect()
+        }
+        Value::Array(values) => values.iter().map(words).collect::<Vec<_>>().join(", "),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+fn uncamel(name: &str) -> String {
+    let mut words = String::with_capacity(name.len() + 4);
+    for (place, letter) in name.chars().enumerate() {
+        if letter.is_uppercase() && place > 0 {
+            words.push(' ');
+        }
+        words.extend(letter.to_lowercase());
+    }
+    words
+}
+
+/// Seconds since 1970 as date and time. The calendar is Howard Hinnant's `civil_from_days`
+/// (public domain), for years from 1970 on.
+fn utc(wall_s: u64) -> String {
+    let (days, second) = (wall_s / 86_400, wall_s % 86_400);
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use slotwarden_core::audit::{AttemptCause, AuditEvent};
+    use slotwarden_core::command::CommandKind;
+    use slotwarden_core::fault::Refusal;
+
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00");
+        assert_eq!(utc(951_827_696), "2000-02-29 12:34:56");
+        assert_eq!(utc(4_102_444_799), "2099-12-31 23:59:59");
+    }
+
+    #[test]
+    fn events_read_as_words() {
+        let said = |event: AuditEvent| words(&serde_json::to_value(event).expect("plain data"));
+        assert_eq!(said(AuditEvent::Activated), "activated");
+        assert_eq!(said(AuditEvent::AttemptBegins(AttemptCause::Person)), "attempt begins: person");
+        assert_eq!(
+            said(AuditEvent::Refused(CommandKind::Activate, Refusal::CodeWrong)),
+            "refused: activate, code wrong"
+        );
+        assert!(said(AuditEvent::Started { configuration: [0xAB; 32] }).ends_with(&"ab".repeat(32)));
+    }
+}
