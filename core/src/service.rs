@@ -205,7 +205,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// secrets are wiped. Other inputs are always taken.
     pub fn handle(&mut self, now: Now, input: Input) -> Result<(), Refusal> {
         self.now = Now { mono_ms: now.mono_ms.max(self.now.mono_ms), wall_s: now.wall_s };
-        if self.phase == Phase::Stopped {
+        // After the end only the last commit is awaited: `Effect::Stopped` follows it.
+        if self.phase == Phase::Stopped && !matches!(input, Input::Stored { .. }) {
             return self.refuse_at_door(&input, Refusal::Stopping);
         }
         self.outbox.begin_turn(now.wall_s);

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use slotwarden_core::audit::AuditRecord;
+use slotwarden_core::audit::{AuditEvent, AuditRecord};
 use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
 use slotwarden_core::effect::{
     ApplicationId, ApplicationOrder, Effect, HsmAnswer, HsmCall, Input, Outcome, Room, SlotId, StoreResult,
@@ -38,6 +38,7 @@ struct World {
     answers: BTreeMap<u32, Answer>,
     draws: u8,
     replies: u32,
+    stopped: bool,
 }
 
 impl World {
@@ -55,6 +56,7 @@ impl World {
             answers: BTreeMap::new(),
             draws: 0,
             replies: 0,
+            stopped: false,
         };
         world.start();
         world
@@ -111,6 +113,14 @@ impl World {
         *self.answers.get(&reply.0).expect("every order is answered")
     }
 
+    /// As `order`, but the secrets of active slots are gone when it is answered.
+    fn stop(&mut self) {
+        let caller = Caller { who: PersonId(0), reply: ReplyId(0) };
+        let now = Now { mono_ms: self.now_ms, wall_s: None };
+        self.service.handle(now, Input::Command { caller, command: Command::Stop }).expect("a stop is taken");
+        self.perform_all();
+    }
+
     fn activate(&mut self, code: &str, confirmed: bool) -> Answer {
         let code = Some(self.secret(code));
         self.order(Command::Activate { slot: SLOT, code, confirmed })
@@ -123,6 +133,13 @@ impl World {
     }
 
     fn perform(&mut self) {
+        self.perform_all();
+        let (taken, owned) = self.service.secrets_taken_and_owned();
+        assert_eq!(taken, owned, "every secret in the safe belongs to a state");
+        assert!(self.service.free_places_are_wiped());
+    }
+
+    fn perform_all(&mut self) {
         while let Some(effect) = self.service.poll_effect() {
             let answer = match effect {
                 Effect::Store(Record::Slot { owner, record }) => {
@@ -177,16 +194,17 @@ impl World {
                     assert!(self.answers.insert(reply.0, answer).is_none(), "one answer for each order");
                     None
                 }
-                Effect::Checkpoint { .. } | Effect::EndWorker | Effect::Stopped => None,
+                Effect::Stopped => {
+                    self.stopped = true;
+                    None
+                }
+                Effect::Checkpoint { .. } | Effect::EndWorker => None,
             };
             if let Some(answer) = answer {
                 let now = Now { mono_ms: self.now_ms, wall_s: None };
                 self.service.handle(now, answer).expect("only commands are refused");
             }
         }
-        let (taken, owned) = self.service.secrets_taken_and_owned();
-        assert_eq!(taken, owned, "every secret in the safe belongs to a state");
-        assert!(self.service.free_places_are_wiped());
     }
 
     fn call(&mut self, call: HsmCall) -> Result<HsmAnswer, HsmFailure> {
@@ -316,6 +334,17 @@ fn a_wrong_present_code_keeps_an_active_slot_active() {
     assert_eq!(world.pin, b"right code");
     assert_eq!(world.handed_over.as_deref(), Some(&b"right code"[..]));
     assert_eq!(world.records[&Owner(7)].change, None);
+}
+
+#[test]
+fn p16_a_stop_is_durable_and_leaves_no_secret() {
+    let mut world = World::with_token(b"right code");
+    assert_eq!(world.activate("right code", false), Answer::Done);
+    world.stop();
+    assert!(world.stopped);
+    assert_eq!(world.journal.last().map(|record| record.event), Some(AuditEvent::Stopped));
+    assert_eq!(world.service.secrets_taken_and_owned().0, 0);
+    assert!(world.service.free_places_are_wiped());
 }
 
 #[test]
