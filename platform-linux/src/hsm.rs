@@ -12,10 +12,12 @@
 
 mod keeper;
 mod link;
+mod looking;
+mod told;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Sender, SyncSender};
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -27,10 +29,15 @@ use slotwarden_core::fault::{HsmFailure, Refusal};
 use zeroize::Zeroizing;
 
 use crate::devices::{Event, Events, FreeToken, Hsm, Lend};
-use crate::hsm_wire::{Frame, Order, RANDOM_BYTES};
+use crate::hsm_wire::{Frame, Order};
 
 pub use crate::hsm_wire::WantedToken;
 use keeper::Keeper;
+use told::Told;
+
+/// What waits to be taken by the keeper: calls (one for each slot), frames of the workers.
+/// A worker that says more is read only as fast as the keeper works (P42).
+const HAPPENINGS_MAX: usize = 1024;
 
 /// What the worker needs to know, and how it is started.
 #[derive(Clone, Debug)]
@@ -80,6 +87,8 @@ pub struct Waits {
     pub lock_wait: Duration,
     /// Wait for `C_Initialize` and the first look.
     pub start_wait: Duration,
+    /// Wait in one look for slots that do not answer.
+    pub look_wait: Duration,
     /// Wait for the calls in progress when the daemon stops.
     pub stop_wait: Duration,
     /// Wait for `C_GenerateRandom`.
@@ -98,6 +107,7 @@ impl Default for Waits {
             lock_wait: Duration::from_secs(30),
             // Network HSMs take up to half a minute to give up on an unreachable member.
             start_wait: Duration::from_secs(60),
+            look_wait: Duration::from_secs(10),
             stop_wait: Duration::from_secs(10),
             random_wait: Duration::from_secs(2),
             restart_first: Duration::from_millis(100),
@@ -108,7 +118,7 @@ impl Default for Waits {
 
 /// The HSM behind its worker.
 pub struct WorkerHsm {
-    happenings: Sender<Happening>,
+    happenings: SyncSender<Happening>,
     keeper: Option<JoinHandle<()>>,
     events: Events,
     shown: Arc<Mutex<Shown>>,
@@ -123,12 +133,15 @@ struct Shown {
     process: Option<u32>,
 }
 
+/// Where random bytes go. They stay in one buffer all the way, which is wiped at the end.
+type Drawn = SyncSender<Zeroizing<Vec<u8>>>;
+
 /// What the keeper reacts to.
 enum Happening {
     /// An order for a token, secrets first.
     Perform { ticket: Ticket, slot: SlotId, order: Order, secrets: Vec<Frame> },
     /// Somebody waits for random bytes.
-    Random(SyncSender<Zeroizing<[u8; RANDOM_BYTES]>>),
+    Random(Drawn),
     /// Look for absent and free tokens now.
     Look,
     /// End the worker, whatever it is doing.
@@ -147,10 +160,11 @@ impl WorkerHsm {
     /// # Errors
     /// When no thread can be started; a worker that cannot be started is tried again.
     pub fn start(settings: WorkerSettings, events: Events) -> io::Result<Self> {
-        let (happenings, happened) = mpsc::channel();
+        let (happenings, happened) = mpsc::sync_channel(HAPPENINGS_MAX);
         let shown = Arc::new(Mutex::new(Shown { module: settings.module.display().to_string(), ..Shown::default() }));
         let random_wait = settings.waits.random_wait;
-        let keeper = Keeper::new(settings, events.clone(), Arc::clone(&shown), happenings.clone());
+        let told = Told::new(events.clone(), Arc::clone(&shown), settings.tokens.len());
+        let keeper = Keeper::new(settings, told, happenings.clone());
         let keeper = thread::Builder::new().name("hsm keeper".into()).spawn(move || keeper.run(&happened))?;
         Ok(WorkerHsm { happenings, keeper: Some(keeper), events, shown, random_wait })
     }
@@ -210,11 +224,11 @@ impl Hsm for WorkerHsm {
         let (answer, drawn) = mpsc::sync_channel(1);
         self.tell(Happening::Random(answer));
         match drawn.recv_timeout(self.random_wait) {
-            Ok(bytes) => {
-                half.copy_from_slice(bytes.as_slice());
+            Ok(bytes) if bytes.len() == half.len() => {
+                half.copy_from_slice(&bytes);
                 true
             }
-            Err(_) => false,
+            Ok(_) | Err(_) => false,
         }
     }
 
@@ -235,4 +249,8 @@ impl Drop for WorkerHsm {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn milliseconds(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
 }

@@ -47,6 +47,8 @@ pub(crate) struct WorkerConfiguration {
     pub(crate) tokens: Vec<WantedToken>,
     /// Whose files `HsmCall::Settle` makes durable.
     pub(crate) settle_dir: Option<WirePath>,
+    /// Wait in one look for slots that do not answer, milliseconds.
+    pub(crate) look_wait_ms: u64,
     /// What this process is for.
     pub(crate) duty: Duty,
 }

@@ -26,12 +26,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::{DumpableBehavior, Resource};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use slotwarden_core::effect::SlotId;
 use zeroize::Zeroizing;
 
@@ -59,6 +60,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> io::Result<()> {
+    ignore_signals()?;
     let locked_memory = protect_memory();
     let mut socket = take_stdin()?;
     let replies = Replies(Arc::new(Mutex::new(socket.try_clone()?)));
@@ -80,7 +82,7 @@ fn run() -> io::Result<()> {
         }
     };
     let path = configuration.module.path();
-    let module = match Module::load(&path, lock) {
+    let module = match Module::load(&path, Duration::from_millis(configuration.look_wait_ms), lock) {
         Ok(module) => Arc::new(module),
         Err(reason) => {
             replies.report(SlotId(0), 0, &Report::NotLoaded(bounded(reason)));
@@ -182,6 +184,16 @@ impl Replies {
         let mut socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = frame.write(&mut *socket);
     }
+}
+
+/// The daemon decides when the worker ends: a signal meant for both must not end it inside
+/// a PIN change. A service manager that has lost its patience has SIGKILL.
+fn ignore_signals() -> io::Result<()> {
+    let heard = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&heard))?;
+    }
+    Ok(())
 }
 
 /// Takes the socketpair from stdin and leaves /dev/null there, so that a module that reads

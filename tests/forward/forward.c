@@ -6,6 +6,9 @@
  *   crash-LABEL    C_Login on that token kills the process, after the module behind did its work
  *   lie-LABEL      C_Login on that token says CKR_USER_ALREADY_LOGGED_IN without asking anybody
  *   hide-LABEL     that token is not present
+ *   mute-LABEL     while this file is there, C_GetTokenInfo on that token does not return
+ *   mute-module    while this file is there, C_Initialize does not return
+ *   crash-module   C_Initialize kills the process
  *
  * Types are PKCS#11's on 64-bit Linux (v2.40, section 2); only what is overridden is named.
  */
@@ -23,7 +26,7 @@ struct function_list {
     unsigned char version[2];
     any_fn function[68];
 };
-enum { GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, INIT_TOKEN = 9, INIT_PIN = 10, SET_PIN = 11,
+enum { INITIALIZE = 0, GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, INIT_TOKEN = 9, INIT_PIN = 10, SET_PIN = 11,
        GET_SESSION_INFO = 15, LOGIN = 18 };
 enum { CKR_GENERAL_ERROR = 0x05, CKR_TOKEN_NOT_PRESENT = 0xE0, CKR_USER_ALREADY_LOGGED_IN = 0x100 };
 
@@ -62,9 +65,16 @@ static void record(const char *name, const char *label) {
     fclose(file);
 }
 
+static ulong_t initialize(void *arguments) {
+    if (asked_to("crash", "module")) raise(SIGKILL);
+    while (asked_to("mute", "module")) usleep(20000);
+    return behind->function[INITIALIZE](arguments);
+}
+
 static ulong_t get_token_info(ulong_t slot, void *info) {
     char label[33];
     label_of_slot(slot, label);
+    while (asked_to("mute", label)) usleep(20000);
     if (asked_to("hide", label)) return CKR_TOKEN_NOT_PRESENT;
     return behind->function[GET_TOKEN_INFO](slot, info);
 }
@@ -107,6 +117,7 @@ ulong_t C_GetFunctionList(struct function_list **list) {
     ulong_t (*entry)(struct function_list **) = (ulong_t (*)(struct function_list **))dlsym(module, "C_GetFunctionList");
     if (!entry || entry(&behind) != 0) return CKR_GENERAL_ERROR;
     ours = *behind;
+    ours.function[INITIALIZE] = (any_fn)initialize;
     ours.function[GET_FUNCTION_LIST] = (any_fn)C_GetFunctionList;
     ours.function[GET_TOKEN_INFO] = (any_fn)get_token_info;
     ours.function[INIT_TOKEN] = (any_fn)init_token;

@@ -234,3 +234,15 @@ impl Driver {
         }
     }
 }
+
+/// Whether no token was found.
+#[must_use]
+pub fn is_absent(presence: &Presence) -> bool {
+    matches!(presence, Presence::Absent { .. })
+}
+
+/// Whether exactly one token was found.
+#[must_use]
+pub fn is_present(presence: &Presence) -> bool {
+    matches!(presence, Presence::Present(_))
+}

@@ -12,6 +12,19 @@ use tempfile::TempDir;
 
 use crate::build;
 
+/// The same tests for both modules: each is a function that takes a [`Kind`].
+#[macro_export]
+macro_rules! on_both_modules {
+    ($($name:ident)*) => {
+        mod softhsm {
+            $(#[test] fn $name() { super::$name($crate::modules::Kind::SoftHsm); })*
+        }
+        mod kryoptic {
+            $(#[test] fn $name() { super::$name($crate::modules::Kind::Kryoptic); })*
+        }
+    };
+}
+
 /// Which module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -204,7 +217,7 @@ impl Bench {
         self.dir.path().to_path_buf()
     }
 
-    /// Asks the forwarding module to misbehave (`hang`, `crash`, `lie`, `hide`) with this token.
+    /// Asks the forwarding module to misbehave (`hang`, `crash`, `lie`, `hide`, `mute`) with this token.
     pub fn ask_to(&self, what: &str, label: &str) {
         fs::write(self.request(what, label), b"").expect("the bench's own directory");
     }

@@ -3,29 +3,15 @@
 //! SoftHSM2 and Kryoptic differ where it matters (locking, slot numbers, what is cached);
 //! a difference is named beside its line.
 
-use std::time::{Duration, Instant};
-
 use slotwarden::devices::Hsm;
 use slotwarden::hsm::WantedToken;
-use slotwarden_core::effect::{HsmAnswer, HsmCall, Input};
+use slotwarden_core::effect::{HsmAnswer, HsmCall};
 use slotwarden_core::fault::{Function, HsmFailure, Refusal, rv};
 use slotwarden_core::token::{LoginState, Presence};
-use slotwarden_tests::driver::Driver;
+use slotwarden_tests::driver::{Driver, is_present};
 use slotwarden_tests::modules::{Bench, Kind, PIN, SO_PIN, label};
 
-/// The same tests for both modules.
-macro_rules! on_both_modules {
-    ($($name:ident)*) => {
-        mod softhsm {
-            $(#[test] fn $name() { super::$name(super::Kind::SoftHsm); })*
-        }
-        mod kryoptic {
-            $(#[test] fn $name() { super::$name(super::Kind::Kryoptic); })*
-        }
-    };
-}
-
-on_both_modules! {
+slotwarden_tests::on_both_modules! {
     a_token_is_found_by_its_label_and_by_its_serial
     labels_with_spaces_and_other_letters_are_found
     two_tokens_with_one_label_are_ambiguous_until_a_serial_is_named
@@ -42,27 +28,10 @@ on_both_modules! {
     an_interrupted_initialisation_is_taken_up_without_erasing
     random_bytes_come_from_the_token
     settling_needs_its_directory
-    a_token_that_disappears_is_absent_and_comes_back
-    p44_a_worker_that_dies_in_a_login_is_lost_once_and_nothing_is_repeated
-    p44_a_killed_worker_is_lost_once_and_starts_again
-    p44_a_slot_that_hangs_delays_no_other
-    p44_ending_the_worker_ends_a_hung_call
-    a_module_that_cannot_be_loaded_is_named_with_the_loaders_reason
-    without_a_worker_calls_are_answered_at_once
-    a_new_daemons_worker_waits_for_the_calls_of_the_old_one
-    a_worker_that_sets_a_pin_is_not_killed_by_a_new_daemon
 }
 
 fn pkcs11(code: u64, function: Function) -> Result<HsmAnswer, HsmFailure> {
     Err(HsmFailure::Pkcs11 { code, function })
-}
-
-fn is_absent(presence: &Presence) -> bool {
-    matches!(presence, Presence::Absent { .. })
-}
-
-fn is_present(presence: &Presence) -> bool {
-    matches!(presence, Presence::Present(_))
 }
 
 fn a_token_is_found_by_its_label_and_by_its_serial(kind: Kind) {
@@ -329,186 +298,4 @@ fn settling_needs_its_directory(kind: Kind) {
     settings.settle_dir = None;
     let (mut driver, _) = Driver::up(settings);
     assert_eq!(driver.call(0, HsmCall::Settle), Ok(HsmAnswer::Settled), "none configured, nothing to do");
-}
-
-fn a_token_that_disappears_is_absent_and_comes_back(kind: Kind) {
-    let mut bench = Bench::forwarded(kind, 2);
-    bench.make_token("ca");
-    bench.make_token("other");
-    let (mut driver, presences) = Driver::up(bench.settings(&[label("ca"), label("other")]));
-    assert!(presences.iter().all(is_present));
-    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
-    // Twice, since the second return looks like the first.
-    for round in 1..=2 {
-        bench.ask_to("hide", "ca");
-        driver.wait_presence(0, is_absent);
-        assert_eq!(driver.login(0, PIN), Err(HsmFailure::TokenGone));
-        assert_eq!(driver.observe(1).login, LoginState::Public, "the other slot is not touched");
-        bench.ask_no_more("hide", "ca");
-        let presences = driver.wait_up();
-        assert!(presences.iter().all(is_present), "{presences:?}");
-        assert_eq!((driver.count(Input::WorkerLost), driver.count(Input::WorkerUp)), (round, round + 1));
-        assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
-    }
-    driver.listen(Duration::from_millis(800));
-    assert_eq!(driver.count(Input::WorkerUp), 3, "nothing is absent, so nothing starts again");
-}
-
-fn p44_a_worker_that_dies_in_a_login_is_lost_once_and_nothing_is_repeated(kind: Kind) {
-    let mut bench = Bench::forwarded(kind, 2);
-    bench.make_token("ca");
-    bench.make_token("other");
-    let (mut driver, _) = Driver::up(bench.settings(&[label("ca"), label("other")]));
-    bench.ask_to("crash", "ca");
-    let pin = driver.secret(PIN);
-    let ticket = driver.order(0, HsmCall::Login { pin });
-    driver.wait_up();
-    driver.listen(Duration::from_millis(500));
-    assert_eq!((driver.count(Input::WorkerLost), driver.count(Input::WorkerUp)), (1, 2));
-    assert!(!driver.is_answered_within(ticket, Duration::ZERO), "the loss is the answer");
-    assert_eq!(bench.calls("C_Login", "ca"), 1);
-    bench.ask_no_more("crash", "ca");
-    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
-    assert_eq!(bench.calls("C_Login", "ca"), 2);
-}
-
-fn p44_a_killed_worker_is_lost_once_and_starts_again(kind: Kind) {
-    let mut bench = Bench::forwarded(kind, 1);
-    bench.make_token("ca");
-    let (mut driver, _) = Driver::up(bench.settings(&[label("ca")]));
-    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
-    for round in 1..=3 {
-        let process = driver.hsm.worker_process().and_then(|id| i32::try_from(id).ok());
-        let process = process.and_then(rustix::process::Pid::from_raw).expect("it is up");
-        rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("our own child's child");
-        let presences = driver.wait_up();
-        assert!(presences.iter().all(is_present));
-        assert_eq!((driver.count(Input::WorkerLost), driver.count(Input::WorkerUp)), (round, round + 1));
-    }
-    assert_eq!(bench.calls("C_Login", "ca"), 1, "whoever wants to be logged in again has to order it");
-    assert_eq!(driver.observe(0).login, LoginState::Public);
-}
-
-fn p44_a_slot_that_hangs_delays_no_other(kind: Kind) {
-    let mut bench = Bench::forwarded(kind, 2);
-    bench.make_token("ca");
-    bench.make_token("other");
-    let (mut driver, _) = Driver::up(bench.settings(&[label("ca"), label("other")]));
-    bench.ask_to("hang", "ca");
-    let pin = driver.secret(PIN);
-    let hung = driver.order(0, HsmCall::Login { pin });
-    let begun = Instant::now();
-    assert_eq!(driver.login(1, PIN), Ok(HsmAnswer::LoggedIn));
-    let mut half = [0; 32];
-    assert!(driver.hsm.random(&mut half), "randomness comes from a slot that is idle");
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
-    assert!(!driver.is_answered_within(hung, Duration::from_millis(300)));
-    bench.ask_no_more("hang", "ca");
-    assert_eq!(driver.answer(hung), Ok(HsmAnswer::LoggedIn), "a late answer is still an answer");
-    assert_eq!(bench.calls("C_Login", "ca"), 1);
-}
-
-fn p44_ending_the_worker_ends_a_hung_call(kind: Kind) {
-    let mut bench = Bench::forwarded(kind, 1);
-    bench.make_token("ca");
-    let (mut driver, _) = Driver::up(bench.settings(&[label("ca")]));
-    bench.ask_to("hang", "ca");
-    let pin = driver.secret(PIN);
-    let hung = driver.order(0, HsmCall::Login { pin });
-    assert!(!driver.is_answered_within(hung, Duration::from_millis(300)));
-    let mut half = [0; 32];
-    assert!(!driver.hsm.random(&mut half), "the only token hangs");
-    driver.hsm.end_worker();
-    driver.wait_up();
-    assert_eq!((driver.count(Input::WorkerLost), driver.count(Input::WorkerUp)), (1, 2));
-    bench.ask_no_more("hang", "ca");
-    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
-}
-
-fn a_module_that_cannot_be_loaded_is_named_with_the_loaders_reason(kind: Kind) {
-    let mut bench = Bench::new(kind, 1);
-    bench.make_token("ca");
-    let mut settings = bench.settings(&[label("ca")]);
-    let module = bench.dir().join("module.so");
-    settings.module.clone_from(&module);
-    let mut driver = Driver::start(settings.clone());
-    assert_eq!(driver.wait_presence(0, is_absent), Presence::Absent { free: false });
-    let note = driver.wait_note("cannot be loaded");
-    let path = module.display().to_string();
-    assert!(note.contains(&path) && note.contains("No such file"), "{note}");
-    assert_eq!(driver.login(0, PIN), Err(HsmFailure::NoWorker));
-    // The next retry finds it mended; nothing was said twice meanwhile.
-    driver.listen(Duration::from_millis(300));
-    assert_eq!(driver.notes.iter().filter(|note| note.contains("cannot be loaded")).count(), 1);
-    std::os::unix::fs::symlink(bench.settings(&[]).module, &module).expect("the bench's own directory");
-    driver.hsm.look();
-    assert!(driver.wait_up().iter().all(is_present));
-    assert_eq!(driver.count(Input::WorkerLost), 0, "it was never up before");
-}
-
-fn without_a_worker_calls_are_answered_at_once(kind: Kind) {
-    let mut bench = Bench::new(kind, 1);
-    bench.make_token("ca");
-    let mut settings = bench.settings(&[label("ca")]);
-    settings.program = bench.dir().join("no-such-program");
-    let mut driver = Driver::start(settings);
-    driver.wait_note("no-such-program");
-    assert_eq!(driver.login(0, PIN), Err(HsmFailure::NoWorker));
-    let mut half = [0; 32];
-    let begun = Instant::now();
-    assert!(!driver.hsm.random(&mut half));
-    assert!(begun.elapsed() < Duration::from_secs(1));
-}
-
-fn a_new_daemons_worker_waits_for_the_calls_of_the_old_one(kind: Kind) {
-    let mut bench = Bench::forwarded(kind, 1);
-    bench.make_token("ca");
-    let mut settings = bench.settings(&[label("ca")]);
-    settings.waits.stop_wait = Duration::from_millis(100);
-    let (mut old, _) = Driver::up(settings.clone());
-    bench.ask_to("hang", "ca");
-    let pin = old.secret(PIN);
-    old.order(0, HsmCall::Login { pin });
-    old.listen(Duration::from_millis(200));
-    drop(old);
-    settings.waits.lock_wait = Duration::from_secs(60);
-    let mut new = Driver::start(settings.clone());
-    new.listen(Duration::from_millis(500));
-    assert_eq!(new.count(Input::WorkerUp), 0, "the old worker is in a call");
-    bench.ask_no_more("hang", "ca");
-    new.wait_up();
-    drop(new);
-    // A call that never ends is not waited for longer than the deadline.
-    let (mut old, _) = Driver::up(settings.clone());
-    bench.ask_to("hang", "ca");
-    let pin = old.secret(PIN);
-    old.order(0, HsmCall::Login { pin });
-    old.listen(Duration::from_millis(200));
-    drop(old);
-    settings.waits.lock_wait = Duration::from_millis(300);
-    let mut new = Driver::start(settings);
-    new.wait_note("was killed");
-    new.wait_up();
-}
-
-fn a_worker_that_sets_a_pin_is_not_killed_by_a_new_daemon(kind: Kind) {
-    let mut bench = Bench::forwarded(kind, 1);
-    bench.make_token("ca");
-    let mut settings = bench.settings(&[label("ca")]);
-    settings.waits.stop_wait = Duration::from_millis(100);
-    settings.waits.lock_wait = Duration::from_millis(200);
-    let (mut old, _) = Driver::up(settings.clone());
-    assert_eq!(old.login(0, PIN), Ok(HsmAnswer::LoggedIn));
-    bench.ask_to("hang", "ca");
-    let (before, after) = (old.secret(PIN), old.secret("new-pin-5678"));
-    old.order(0, HsmCall::SetPin { old: before, new: after });
-    old.listen(Duration::from_millis(200));
-    drop(old);
-    let mut new = Driver::start(settings);
-    new.wait_note("is not killed");
-    new.listen(Duration::from_millis(500));
-    assert_eq!(new.count(Input::WorkerUp), 0);
-    bench.ask_no_more("hang", "ca");
-    new.wait_up();
-    assert_eq!(new.login(0, "new-pin-5678"), Ok(HsmAnswer::LoggedIn), "the call was finished");
 }

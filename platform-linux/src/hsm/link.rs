@@ -5,19 +5,31 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
 use slotwarden_core::effect::{SlotId, Ticket};
-use zeroize::Zeroizing;
 
-use super::{Happening, WorkerSettings};
-use crate::hsm_wire::{Duty, Frame, Kind, Order, RANDOM_BYTES, WirePath, WorkerConfiguration};
+use super::{Drawn, Happening, WorkerSettings};
+use crate::hsm_wire::{Duty, Frame, Kind, Order, WirePath, WorkerConfiguration};
 
 /// Orders that wait to be written. The core has one call for each slot under way; more
 /// than this means that the worker does not read any more.
 const OUTBOX_MAX: usize = 256;
+
+/// What the service manager gave the daemon alone: a module must not speak in its name.
+const NOT_INHERITED: [&str; 8] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "CREDENTIALS_DIRECTORY",
+    "INVOCATION_ID",
+];
 
 /// A running worker.
 pub(super) struct Link {
@@ -38,7 +50,7 @@ pub(super) struct InFlight {
 /// Who waits for the answer.
 pub(super) enum Waiting {
     Core(Ticket),
-    Random(SyncSender<Zeroizing<[u8; RANDOM_BYTES]>>),
+    Random(Drawn),
 }
 
 impl Link {
@@ -50,18 +62,25 @@ impl Link {
         settings: &WorkerSettings,
         duty: Duty,
         number: u32,
-        happenings: &Sender<Happening>,
+        happenings: &SyncSender<Happening>,
     ) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let configuration = WorkerConfiguration {
             module: WirePath::from(settings.module.as_path()),
             tokens: settings.tokens.clone(),
             settle_dir: settings.settle_dir.as_deref().map(WirePath::from),
+            look_wait_ms: super::milliseconds(settings.waits.look_wait),
             duty,
         };
         let first = Frame::new(0, SlotId(0), Kind::Configure, &configuration)?;
-        let child = Command::new(&settings.program)
+        let mut command = Command::new(&settings.program);
+        for name in NOT_INHERITED {
+            command.env_remove(name);
+        }
+        let child = command
             .arg("hsm-worker")
+            // Its own group: a Ctrl-C at the daemon's terminal must not end it inside C_SetPIN.
+            .process_group(0)
             .envs(settings.module_environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
@@ -107,7 +126,7 @@ impl Link {
         &self,
         ours: UnixStream,
         to_write: Receiver<Vec<Frame>>,
-        happenings: &Sender<Happening>,
+        happenings: &SyncSender<Happening>,
         first: Frame,
     ) -> io::Result<()> {
         let mut reading = ours.try_clone()?;

@@ -8,7 +8,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cryptoki::slot::{Slot, TokenInfo};
 use slotwarden_core::fault::{Function, HsmFailure};
@@ -20,8 +20,6 @@ use crate::hsm_wire::{Found, FoundFree, WantedToken, bounded};
 /// Slots asked at the same time. A slot that hangs keeps one asker; 16 may hang before
 /// the others are not asked.
 const ASKERS_MAX: usize = 16;
-/// How long one look waits for all slots together.
-const LOOK_WAIT: Duration = Duration::from_secs(10);
 /// Free tokens reported: more than any person chooses from.
 const FREE_MAX: usize = 64;
 
@@ -76,7 +74,7 @@ pub(super) fn sightings(module: &Arc<Module>) -> Result<Vec<Sighting>, HsmFailur
         drop(asker);
     }
     drop(answers);
-    let until = Instant::now() + LOOK_WAIT;
+    let until = Instant::now() + module.look_wait;
     let mut sightings = Vec::new();
     for _ in 0..count {
         match answered.recv_timeout(until.saturating_duration_since(Instant::now())) {

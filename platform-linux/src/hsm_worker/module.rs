@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function as Called, Pkcs11};
 use cryptoki::error::{Error, Rv, RvError};
@@ -42,6 +43,8 @@ pub(crate) struct Module {
     pub(super) stopping: AtomicBool,
     /// A thread is inside a call of the first look that never came back.
     pub(super) look_hangs: AtomicBool,
+    /// How long one look waits for all slots together.
+    pub(super) look_wait: Duration,
     lock: Option<WorkerLock>,
 }
 
@@ -50,7 +53,7 @@ impl Module {
     ///
     /// # Errors
     /// The loader's words, or the function and code, for people.
-    pub(super) fn load(path: &Path, lock: Option<WorkerLock>) -> Result<Self, String> {
+    pub(super) fn load(path: &Path, look_wait: Duration, lock: Option<WorkerLock>) -> Result<Self, String> {
         let context = Pkcs11::new(path).map_err(|error| match error {
             // The loader's text (dlerror) names path and reason; the crate's own prefix says nothing more.
             Error::LibraryLoading(reason) => reason.to_string(),
@@ -64,6 +67,7 @@ impl Module {
             initialising: Mutex::new(()),
             stopping: AtomicBool::new(false),
             look_hangs: AtomicBool::new(false),
+            look_wait,
             lock,
         })
     }

@@ -114,15 +114,8 @@ impl Token {
     fn set_pin(&mut self, session: &mut Kept, call: &mut Call) -> Result<(), HsmFailure> {
         let old = pin(call, 0, Function::SetPin)?;
         let new = pin(call, 1, Function::SetPin)?;
-        let refused = |code| HsmFailure::Pkcs11 { code, function: Function::SetPin };
         let open = self.open(session)?;
-        match session_state(open)? {
-            SessionState::RwUser => {}
-            SessionState::RoUser => return Err(refused(rv::SESSION_READ_ONLY)),
-            SessionState::RoPublic | SessionState::RwPublic | SessionState::RwSecurityOfficer => {
-                return Err(refused(rv::USER_NOT_LOGGED_IN));
-            }
-        }
+        may_set_pin(session_state(open)?)?;
         let _careful = self.module.carefully();
         open.set_pin(&old, &new).map_err(|error| failure(&error, Function::SetPin))
     }
@@ -214,6 +207,18 @@ pub(super) fn session_state(open: &Session) -> Result<SessionState, HsmFailure> 
     Ok(info.session_state())
 }
 
+/// Only a user who is logged in for writing changes the user's PIN.
+fn may_set_pin(state: SessionState) -> Result<(), HsmFailure> {
+    let refused = |code| Err(HsmFailure::Pkcs11 { code, function: Function::SetPin });
+    match state {
+        SessionState::RwUser => Ok(()),
+        SessionState::RoUser => refused(rv::SESSION_READ_ONLY),
+        SessionState::RoPublic | SessionState::RwPublic | SessionState::RwSecurityOfficer => {
+            refused(rv::USER_NOT_LOGGED_IN)
+        }
+    }
+}
+
 pub(super) fn login_state(state: SessionState) -> LoginState {
     match state {
         SessionState::RoPublic | SessionState::RwPublic => LoginState::Public,
@@ -229,4 +234,19 @@ pub(super) fn pin(call: &mut Call, index: usize, function: Function) -> Result<A
     let pin = std::str::from_utf8(secret).map(|text| AuthPin::new(text.into()));
     secret.zeroize();
     pin.map_err(|_| invalid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_is_never_set_in_a_security_officers_session() {
+        let refused = |code| Err(HsmFailure::Pkcs11 { code, function: Function::SetPin });
+        assert_eq!(may_set_pin(SessionState::RwSecurityOfficer), refused(rv::USER_NOT_LOGGED_IN));
+        assert_eq!(may_set_pin(SessionState::RoPublic), refused(rv::USER_NOT_LOGGED_IN));
+        assert_eq!(may_set_pin(SessionState::RwPublic), refused(rv::USER_NOT_LOGGED_IN));
+        assert_eq!(may_set_pin(SessionState::RoUser), refused(rv::SESSION_READ_ONLY));
+        assert_eq!(may_set_pin(SessionState::RwUser), Ok(()));
+    }
 }

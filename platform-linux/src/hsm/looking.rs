@@ -1,0 +1,135 @@
+//! The second process, which sees tokens that a running module does not.
+//!
+//! A running SoftHSM never lists a token that came or returned. While a slot's token is
+//! missing, a short-lived process looks with a fresh view; when it sees more than the
+//! worker, the worker is to be started again. The same sight is a reason only once: where
+//! a module shows two processes different things, starting again would never end.
+
+use std::io;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use slotwarden_core::token::Presence;
+
+use super::link::Link;
+use super::told::Told;
+use super::{Happening, WorkerSettings};
+use crate::hsm_wire::{Duty, Found};
+
+/// A looking process that takes longer than its look may is ended.
+const SPARE: Duration = Duration::from_secs(10);
+/// The process was killed; its end is heard of in a moment.
+const SOON: Duration = Duration::from_secs(3600);
+
+pub(super) struct Looking {
+    process: Option<(Link, Instant)>,
+    next: Instant,
+    interval: Duration,
+    /// What was seen that the worker does not see.
+    pub(super) came: Option<Found>,
+    /// What the worker was started again for.
+    restarted_for: Option<Found>,
+}
+
+impl Looking {
+    pub(super) fn new(interval: Duration) -> Self {
+        Looking { process: None, next: Instant::now() + interval, interval, came: None, restarted_for: None }
+    }
+
+    /// When there is something to do, `missing` telling whether a slot's token is.
+    pub(super) fn next_due(&self, missing: bool) -> Option<Instant> {
+        match &self.process {
+            Some((_, until)) => Some(*until),
+            None => missing.then_some(self.next),
+        }
+    }
+
+    /// Whether it is time for a look.
+    pub(super) fn is_due(&self, missing: bool, now: Instant) -> bool {
+        self.process.is_none() && missing && self.next <= now
+    }
+
+    /// Starts a look unless one is under way.
+    ///
+    /// # Errors
+    /// When no process can be started.
+    pub(super) fn start(
+        &mut self,
+        settings: &WorkerSettings,
+        number: u32,
+        happenings: &SyncSender<Happening>,
+    ) -> io::Result<()> {
+        let now = Instant::now();
+        self.next = now + self.interval;
+        if self.process.is_none() {
+            let link = Link::start(settings, Duty::Look, number, happenings)?;
+            self.process = Some((link, now + settings.waits.look_wait + SPARE));
+        }
+        Ok(())
+    }
+
+    /// Ends a process that takes too long.
+    pub(super) fn end_overdue(&mut self, now: Instant) {
+        if let Some((link, until)) = &mut self.process
+            && *until <= now
+        {
+            link.kill();
+            *until = now + SOON;
+        }
+    }
+
+    /// Ends the process, whatever it is doing: it changes nothing.
+    pub(super) fn stop(&mut self) {
+        if let Some((mut link, _)) = self.process.take() {
+            link.kill();
+        }
+    }
+
+    /// The process closed its end: reaps it.
+    pub(super) fn closed(&mut self, number: u32) {
+        if let Some((mut link, _)) = self.process.take_if(|(link, _)| link.number == number) {
+            link.kill();
+            self.next = Instant::now() + self.interval;
+        }
+    }
+
+    pub(super) fn is(&self, number: u32) -> bool {
+        self.process.as_ref().is_some_and(|(link, _)| link.number == number)
+    }
+
+    /// Compares what a fresh process sees with what the core was told.
+    pub(super) fn saw(&mut self, found: Found, told: &Told) {
+        let differs = told.slots().zip(&found.presences).any(|((slot, told_of), seen)| {
+            let missing = !told.is_present(slot);
+            missing && told_of != Some(*seen)
+        });
+        let free = told.is_any_missing() && told.shown().free.len() != found.free.len();
+        if (differs || free) && self.restarted_for.as_ref() != Some(&found) {
+            self.came = Some(found);
+        }
+    }
+
+    /// The worker is started again for what came.
+    pub(super) fn restarting(&mut self) {
+        self.restarted_for = self.came.take();
+    }
+
+    /// The worker is up and sees this; a new reason is a new one.
+    pub(super) fn worker_sees(&mut self, presences: &[Presence]) {
+        self.next = Instant::now() + self.interval;
+        if self.restarted_for.as_ref().is_some_and(|sight| sight.presences == presences) {
+            self.restarted_for = None;
+        }
+    }
+
+    /// A token went: its return is a new reason, even if it looks like the last one.
+    pub(super) fn token_went(&mut self) {
+        self.restarted_for = None;
+        self.next = self.next.min(Instant::now() + self.interval);
+    }
+
+    /// The worker is gone; its successor sees for itself.
+    pub(super) fn worker_lost(&mut self) {
+        self.came = None;
+    }
+}

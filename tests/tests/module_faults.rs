@@ -1,0 +1,305 @@
+//! A module that hangs, crashes or vanishes, and a worker that is killed: the same list
+//! for SoftHSM2 and Kryoptic. The forwarding module in front misbehaves on request and
+//! counts what reaches the module.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use slotwarden::devices::Hsm;
+use slotwarden_core::effect::{HsmAnswer, HsmCall, Input};
+use slotwarden_core::fault::HsmFailure;
+use slotwarden_core::token::{LoginState, Presence};
+use slotwarden_tests::driver::{Driver, is_absent, is_present};
+use slotwarden_tests::modules::{Bench, Kind, PIN, label};
+
+slotwarden_tests::on_both_modules! {
+    a_token_that_disappears_is_absent_and_comes_back
+    p44_a_worker_that_dies_in_a_login_is_lost_once_and_nothing_is_repeated
+    p44_a_killed_worker_is_lost_once_and_starts_again
+    p44_a_slot_that_hangs_delays_no_other
+    p44_ending_the_worker_ends_a_hung_call
+    a_module_that_cannot_be_loaded_is_named_with_the_loaders_reason
+    without_a_worker_calls_are_answered_at_once
+    a_new_daemons_worker_waits_for_the_calls_of_the_old_one
+    a_worker_that_sets_a_pin_is_not_killed_by_a_new_daemon
+    p44_a_token_that_hangs_while_it_is_looked_for_delays_no_other
+    p44_a_module_that_hangs_when_it_is_loaded_is_ended
+    p44_a_module_that_crashes_when_it_is_loaded_is_tried_again_and_named_once
+    a_signal_meant_for_the_daemon_does_not_end_the_worker
+    p45_the_worker_locks_its_memory_or_says_that_it_may_not
+}
+
+/// The worker that runs now.
+fn worker(driver: &Driver) -> Pid {
+    let process = driver.hsm.worker_process().and_then(|id| i32::try_from(id).ok());
+    process.and_then(Pid::from_raw).expect("it is up")
+}
+
+fn a_token_that_disappears_is_absent_and_comes_back(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 2);
+    bench.make_token("ca");
+    bench.make_token("other");
+    let (mut driver, presences) = Driver::up(bench.settings(&[label("ca"), label("other")]));
+    assert!(presences.iter().all(is_present));
+    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+    // Twice, since the second return looks like the first.
+    for round in 1..=2 {
+        bench.ask_to("hide", "ca");
+        driver.wait_presence(0, is_absent);
+        assert_eq!(driver.login(0, PIN), Err(HsmFailure::TokenGone));
+        assert_eq!(driver.observe(1).login, LoginState::Public, "the other slot is not touched");
+        bench.ask_no_more("hide", "ca");
+        let presences = driver.wait_up();
+        assert!(presences.iter().all(is_present), "{presences:?}");
+        assert_eq!((driver.count(Input::WorkerLost), driver.count(Input::WorkerUp)), (round, round + 1));
+        assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+    }
+    driver.listen(Duration::from_millis(800));
+    assert_eq!(driver.count(Input::WorkerUp), 3, "nothing is absent, so nothing starts again");
+}
+
+fn p44_a_worker_that_dies_in_a_login_is_lost_once_and_nothing_is_repeated(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 2);
+    bench.make_token("ca");
+    bench.make_token("other");
+    let (mut driver, _) = Driver::up(bench.settings(&[label("ca"), label("other")]));
+    bench.ask_to("crash", "ca");
+    let pin = driver.secret(PIN);
+    let ticket = driver.order(0, HsmCall::Login { pin });
+    driver.wait_up();
+    driver.listen(Duration::from_millis(500));
+    assert_eq!((driver.count(Input::WorkerLost), driver.count(Input::WorkerUp)), (1, 2));
+    assert!(!driver.is_answered_within(ticket, Duration::ZERO), "the loss is the answer");
+    assert_eq!(bench.calls("C_Login", "ca"), 1);
+    bench.ask_no_more("crash", "ca");
+    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+    assert_eq!(bench.calls("C_Login", "ca"), 2);
+}
+
+fn p44_a_killed_worker_is_lost_once_and_starts_again(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 1);
+    bench.make_token("ca");
+    let (mut driver, _) = Driver::up(bench.settings(&[label("ca")]));
+    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+    for round in 1..=3 {
+        rustix::process::kill_process(worker(&driver), Signal::KILL).expect("our own child");
+        let presences = driver.wait_up();
+        assert!(presences.iter().all(is_present));
+        assert_eq!((driver.count(Input::WorkerLost), driver.count(Input::WorkerUp)), (round, round + 1));
+    }
+    assert_eq!(bench.calls("C_Login", "ca"), 1, "whoever wants to be logged in again has to order it");
+    assert_eq!(driver.observe(0).login, LoginState::Public);
+}
+
+fn p44_a_slot_that_hangs_delays_no_other(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 2);
+    bench.make_token("ca");
+    bench.make_token("other");
+    let (mut driver, _) = Driver::up(bench.settings(&[label("ca"), label("other")]));
+    bench.ask_to("hang", "ca");
+    let pin = driver.secret(PIN);
+    let hung = driver.order(0, HsmCall::Login { pin });
+    let begun = Instant::now();
+    assert_eq!(driver.login(1, PIN), Ok(HsmAnswer::LoggedIn));
+    let mut half = [0; 32];
+    assert!(driver.hsm.random(&mut half), "randomness comes from a slot that is idle");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(!driver.is_answered_within(hung, Duration::from_millis(300)));
+    bench.ask_no_more("hang", "ca");
+    assert_eq!(driver.answer(hung), Ok(HsmAnswer::LoggedIn), "a late answer is still an answer");
+    assert_eq!(bench.calls("C_Login", "ca"), 1);
+}
+
+fn p44_ending_the_worker_ends_a_hung_call(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 1);
+    bench.make_token("ca");
+    let (mut driver, _) = Driver::up(bench.settings(&[label("ca")]));
+    bench.ask_to("hang", "ca");
+    let pin = driver.secret(PIN);
+    let hung = driver.order(0, HsmCall::Login { pin });
+    assert!(!driver.is_answered_within(hung, Duration::from_millis(300)));
+    let mut half = [0; 32];
+    assert!(!driver.hsm.random(&mut half), "the only token hangs");
+    driver.hsm.end_worker();
+    driver.wait_up();
+    assert_eq!((driver.count(Input::WorkerLost), driver.count(Input::WorkerUp)), (1, 2));
+    bench.ask_no_more("hang", "ca");
+    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+}
+
+fn a_module_that_cannot_be_loaded_is_named_with_the_loaders_reason(kind: Kind) {
+    let mut bench = Bench::new(kind, 1);
+    bench.make_token("ca");
+    let mut settings = bench.settings(&[label("ca")]);
+    let module = bench.dir().join("module.so");
+    settings.module.clone_from(&module);
+    let mut driver = Driver::start(settings.clone());
+    assert_eq!(driver.wait_presence(0, is_absent), Presence::Absent { free: false });
+    let note = driver.wait_note("cannot be loaded");
+    let path = module.display().to_string();
+    assert!(note.contains(&path) && note.contains("No such file"), "{note}");
+    assert_eq!(driver.login(0, PIN), Err(HsmFailure::NoWorker));
+    // The next retry finds it mended; nothing was said twice meanwhile.
+    driver.listen(Duration::from_millis(300));
+    assert_eq!(driver.notes.iter().filter(|note| note.contains("cannot be loaded")).count(), 1);
+    std::os::unix::fs::symlink(bench.settings(&[]).module, &module).expect("the bench's own directory");
+    driver.hsm.look();
+    assert!(driver.wait_up().iter().all(is_present));
+    assert_eq!(driver.count(Input::WorkerLost), 0, "it was never up before");
+}
+
+fn without_a_worker_calls_are_answered_at_once(kind: Kind) {
+    let mut bench = Bench::new(kind, 1);
+    bench.make_token("ca");
+    let mut settings = bench.settings(&[label("ca")]);
+    settings.program = bench.dir().join("no-such-program");
+    let mut driver = Driver::start(settings);
+    driver.wait_note("no-such-program");
+    assert_eq!(driver.login(0, PIN), Err(HsmFailure::NoWorker));
+    let mut half = [0; 32];
+    let begun = Instant::now();
+    assert!(!driver.hsm.random(&mut half));
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+fn a_new_daemons_worker_waits_for_the_calls_of_the_old_one(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 1);
+    bench.make_token("ca");
+    let mut settings = bench.settings(&[label("ca")]);
+    settings.waits.stop_wait = Duration::from_millis(100);
+    let (mut old, _) = Driver::up(settings.clone());
+    bench.ask_to("hang", "ca");
+    let pin = old.secret(PIN);
+    old.order(0, HsmCall::Login { pin });
+    old.listen(Duration::from_millis(200));
+    drop(old);
+    settings.waits.lock_wait = Duration::from_secs(60);
+    let mut new = Driver::start(settings.clone());
+    new.listen(Duration::from_millis(500));
+    assert_eq!(new.count(Input::WorkerUp), 0, "the old worker is in a call");
+    bench.ask_no_more("hang", "ca");
+    new.wait_up();
+    drop(new);
+    // A call that never ends is not waited for longer than the deadline.
+    let (mut old, _) = Driver::up(settings.clone());
+    bench.ask_to("hang", "ca");
+    let pin = old.secret(PIN);
+    old.order(0, HsmCall::Login { pin });
+    old.listen(Duration::from_millis(200));
+    drop(old);
+    settings.waits.lock_wait = Duration::from_millis(300);
+    let mut new = Driver::start(settings);
+    new.wait_note("was killed");
+    new.wait_up();
+}
+
+fn a_worker_that_sets_a_pin_is_not_killed_by_a_new_daemon(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 1);
+    bench.make_token("ca");
+    let mut settings = bench.settings(&[label("ca")]);
+    settings.waits.stop_wait = Duration::from_millis(100);
+    settings.waits.lock_wait = Duration::from_millis(200);
+    let (mut old, _) = Driver::up(settings.clone());
+    assert_eq!(old.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+    bench.ask_to("hang", "ca");
+    let (before, after) = (old.secret(PIN), old.secret("new-pin-5678"));
+    old.order(0, HsmCall::SetPin { old: before, new: after });
+    old.listen(Duration::from_millis(200));
+    drop(old);
+    let mut new = Driver::start(settings);
+    new.wait_note("is not killed");
+    new.listen(Duration::from_millis(500));
+    assert_eq!(new.count(Input::WorkerUp), 0);
+    bench.ask_no_more("hang", "ca");
+    new.wait_up();
+    assert_eq!(new.login(0, "new-pin-5678"), Ok(HsmAnswer::LoggedIn), "the call was finished");
+}
+
+fn p44_a_token_that_hangs_while_it_is_looked_for_delays_no_other(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 2);
+    bench.make_token("ca");
+    bench.make_token("other");
+    let mut settings = bench.settings(&[label("ca"), label("other")]);
+    settings.waits.look_wait = Duration::from_millis(500);
+    bench.ask_to("mute", "ca");
+    let (mut driver, presences) = Driver::up(settings);
+    assert!(is_absent(&presences[0]) && is_present(&presences[1]), "{presences:?}");
+    assert_eq!(driver.login(1, PIN), Ok(HsmAnswer::LoggedIn));
+    bench.ask_no_more("mute", "ca");
+    assert!(driver.wait_up().iter().all(is_present));
+    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+}
+
+fn p44_a_module_that_hangs_when_it_is_loaded_is_ended(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 1);
+    bench.make_token("ca");
+    let mut settings = bench.settings(&[label("ca")]);
+    settings.waits.start_wait = Duration::from_millis(400);
+    bench.ask_to("mute", "module");
+    let mut driver = Driver::start(settings);
+    assert_eq!(driver.wait_presence(0, is_absent), Presence::Absent { free: false });
+    driver.wait_note("did not finish starting in time");
+    assert_eq!(driver.login(0, PIN), Err(HsmFailure::NoWorker));
+    bench.ask_no_more("mute", "module");
+    assert!(driver.wait_up().iter().all(is_present));
+}
+
+fn p44_a_module_that_crashes_when_it_is_loaded_is_tried_again_and_named_once(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 1);
+    bench.make_token("ca");
+    bench.ask_to("crash", "module");
+    let mut driver = Driver::start(bench.settings(&[label("ca")]));
+    driver.wait_presence(0, is_absent);
+    driver.listen(Duration::from_millis(500));
+    let died = driver.notes.iter().filter(|note| note.contains("died")).count();
+    assert_eq!((died, driver.count(Input::WorkerLost)), (1, 0), "{:?}", driver.notes);
+    bench.ask_no_more("crash", "module");
+    assert!(driver.wait_up().iter().all(is_present));
+}
+
+fn a_signal_meant_for_the_daemon_does_not_end_the_worker(kind: Kind) {
+    let mut bench = Bench::new(kind, 1);
+    bench.make_token("ca");
+    let (mut driver, _) = Driver::up(bench.settings(&[label("ca")]));
+    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+    for signal in [Signal::HUP, Signal::INT, Signal::TERM] {
+        rustix::process::kill_process(worker(&driver), signal).expect("our own child");
+    }
+    driver.listen(Duration::from_millis(300));
+    assert_eq!(driver.count(Input::WorkerLost), 0);
+    assert_eq!(driver.observe(0).login, LoginState::User);
+    let group = rustix::process::getpgid(Some(worker(&driver))).expect("our own child");
+    assert_eq!(group, worker(&driver), "a terminal's signals reach its foreground group only");
+}
+
+fn p45_the_worker_locks_its_memory_or_says_that_it_may_not(kind: Kind) {
+    let mut bench = Bench::new(kind, 1);
+    bench.make_token("ca");
+    let (driver, _) = Driver::up(bench.settings(&[label("ca")]));
+    let status = fs::read_to_string(format!("/proc/{}/status", worker(&driver).as_raw_nonzero())).expect("it is up");
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).map(str::trim);
+    let said = driver.notes.iter().any(|note| note.contains("may not lock its memory"));
+    assert_eq!(locked == Some("0 kB"), said, "{locked:?} {:?}", driver.notes);
+}
+
+/// SoftHSM with a real disappearance: its token's directory is moved away and back.
+#[test]
+fn a_softhsm_token_that_is_moved_away_is_absent_and_comes_back() {
+    let mut bench = Bench::new(Kind::SoftHsm, 0);
+    bench.make_token("ca");
+    let token =
+        fs::read_dir(bench.tokens_dir()).expect("the bench's own").next().expect("one token").expect("readable");
+    let away = bench.dir().join("away");
+    bench.make_token("other");
+    let (mut driver, presences) = Driver::up(bench.settings(&[label("ca"), label("other")]));
+    assert!(presences.iter().all(is_present));
+    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+    fs::rename(token.path(), &away).expect("one file system");
+    driver.wait_presence(0, is_absent);
+    assert_eq!(driver.login(0, PIN), Err(HsmFailure::TokenGone));
+    assert_eq!(driver.login(1, PIN), Ok(HsmAnswer::LoggedIn), "the other slot is not touched");
+    fs::rename(&away, token.path()).expect("one file system");
+    assert!(driver.wait_up().iter().all(is_present));
+    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+}
