@@ -8,6 +8,8 @@
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use slotwarden_core::Refusal;
 use slotwarden_core::code::check_typed;
@@ -19,6 +21,9 @@ use crate::wire::SecretRole;
 
 /// Longest file, bytes. A line with a secret is under 65; more is a wrong file.
 pub const FILE_BYTES_MAX: usize = 4096;
+
+/// How long Ctrl-C at a prompt may take to end the process.
+const INTERRUPT_WAIT: Duration = Duration::from_secs(1);
 
 /// A secret in a buffer that is wiped.
 pub type Secret = Zeroizing<Vec<u8>>;
@@ -129,6 +134,11 @@ fn prompt_once(prompt: &str) -> Result<Secret, Problem> {
     match rpassword::prompt_password(prompt) {
         Ok(typed) => Ok(Zeroizing::new(typed.into_bytes())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Own::NoTerminal.into()),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            // Ctrl-C: the signal is on its way to the thread that ends this process.
+            thread::sleep(INTERRUPT_WAIT);
+            Err(Own::TerminalClosed.with(error.to_string()))
+        }
         Err(error) => Err(Own::TerminalClosed.with(error.to_string())),
     }
 }

@@ -211,6 +211,9 @@ impl SlotView {
     pub fn lack(&self) -> String {
         let because = self.fault.as_ref().or(self.refusal.as_ref()).map(|told| format!(": {}", told.sentence));
         match &self.waits_for {
+            Some(wait) if wait.kind == "person" && self.state == StateName::Uninitialised.word() => {
+                "waits for a person: its token has no user PIN yet (`slot init`)".to_owned()
+            }
             Some(wait) => {
                 let seconds = wait.seconds_left.map_or_else(String::new, |left| format!(" in {left} s"));
                 let whom = if wait.kind == "code" { "a code" } else { "a person" };
