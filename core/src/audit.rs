@@ -17,7 +17,7 @@ use crate::record::{ChangeKind, Doubt, Mode, Owner};
 pub const CHAIN_DOMAIN: &[u8] = b"slotwarden/audit/v1";
 /// What every signed checkpoint begins with.
 pub const CHECKPOINT_DOMAIN: &[u8] = b"slotwarden/audit-checkpoint/v1";
-/// Bytes that always hold an encoded [`AuditRecord`] (measured: 84 for the longest event).
+/// Bytes that always hold an encoded [`AuditRecord`] (91 for the longest event, by test).
 pub const AUDIT_RECORD_BYTES_MAX: usize = 192;
 /// Version byte before each encoded record.
 pub const AUDIT_RECORD_VERSION: u8 = 1;
@@ -215,5 +215,34 @@ impl Chain {
             *to = from;
         }
         message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_record_fits_and_comes_back() {
+        let record = AuditRecord {
+            sequence: u64::MAX,
+            wall_s: Some(u64::MAX),
+            previous: [0xFF; 32],
+            who: Some(PersonId(u8::MAX)),
+            slot: Some(SlotId(u8::MAX)),
+            event: AuditEvent::ApplicationFailed(
+                ApplicationId(u8::MAX),
+                Fault::Pkcs11 { code: u64::MAX, function: crate::fault::Function::Other },
+            ),
+        };
+        let mut bytes = [0; AUDIT_RECORD_BYTES_MAX];
+        let Ok(encoded) = record.encode(&mut bytes) else { panic!("the bound holds") };
+        assert_eq!(encoded.len(), 72, "the documented size of a record that names a device failure");
+        assert_eq!(AuditRecord::decode(encoded), Ok(record));
+
+        let started = AuditRecord { event: AuditEvent::Started { configuration: [0xFF; 32] }, ..record };
+        let mut bytes = [0; AUDIT_RECORD_BYTES_MAX];
+        let Ok(encoded) = started.encode(&mut bytes) else { panic!("the bound holds") };
+        assert_eq!(encoded.len(), 91, "the documented size of the largest record");
     }
 }

@@ -778,6 +778,7 @@ impl Rules {
             (Step::Initialise, HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT, .. }) => {
                 let last = turn.slot.record.so.needs_confirmation(turn.tries, false);
                 turn.slot.record.so.refused(last);
+                turn.slot.so_cooling_until_ms = turn.slot.record.so.wait_ms().map(|wait_ms| turn.now.after_ms(wait_ms));
                 turn.save();
                 self.abort(turn, Answer::Refused(Refusal::SoPinWrong))
             }

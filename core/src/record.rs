@@ -12,7 +12,7 @@ use crate::token::Serial;
 
 /// Version of the encoding of [`SlotRecord`]. A store with a higher one is refused.
 pub const SLOT_RECORD_VERSION: u8 = 1;
-/// Bytes that always hold an encoded [`SlotRecord`] (measured: 74 with every field in use).
+/// Bytes that always hold an encoded [`SlotRecord`] (68 with every field in use, by test).
 pub const SLOT_RECORD_BYTES_MAX: usize = 128;
 
 /// A number the platform gave a slot name when it first saw it; never reused, so a sealed
@@ -206,5 +206,58 @@ impl SlotRecord {
             Ok((record, [])) => Ok(record),
             Ok(_) | Err(_) => Err(Refusal::StoreUnreadable),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)] // a test that overflows has found something
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::vec::Vec;
+
+    /// Every number at its longest encoding, every option in use.
+    fn largest() -> SlotRecord {
+        let attempts = Attempts {
+            open: true,
+            refused_in_row: u8::MAX,
+            unknown_in_row: u8::MAX,
+            automatic_stopped: true,
+            back_off: u8::MAX,
+        };
+        SlotRecord {
+            uid: [0xFF; 16],
+            mode: Mode::Manual,
+            serial: Some([0xFF; 16]),
+            shows_count_low: true,
+            accepted: Some(u32::MAX),
+            pending: Some(u32::MAX),
+            next_generation: u32::MAX,
+            change: Some(Change { kind: ChangeKind::ManualToManual, calling: true }),
+            doubt: Some(Doubt::CallUnanswered),
+            user: attempts,
+            so: attempts,
+        }
+    }
+
+    #[test]
+    fn the_largest_record_fits_and_comes_back() {
+        let mut bytes = [0; SLOT_RECORD_BYTES_MAX];
+        let encoded = largest().encode(&mut bytes).map(Vec::from).expect("the bound holds");
+        assert_eq!(encoded.len(), 68, "the documented size of the largest record");
+        assert_eq!(SlotRecord::decode(&encoded), Ok(largest()));
+    }
+
+    #[test]
+    fn a_newer_a_truncated_and_a_longer_record_are_refused() {
+        let mut bytes = [0; SLOT_RECORD_BYTES_MAX];
+        let mut encoded = largest().encode(&mut bytes).map(Vec::from).expect("the bound holds");
+        for len in 0..encoded.len() {
+            assert_eq!(SlotRecord::decode(&encoded[..len]), Err(Refusal::StoreUnreadable));
+        }
+        encoded.push(0);
+        assert_eq!(SlotRecord::decode(&encoded), Err(Refusal::StoreUnreadable));
+        encoded[0] = SLOT_RECORD_VERSION + 1;
+        assert_eq!(SlotRecord::decode(&encoded), Err(Refusal::StoreNewer));
     }
 }

@@ -939,6 +939,9 @@ fn order_init(
     if turn.slot.record.serial.is_some() {
         return refuse(turn, caller, CommandKind::Init, Refusal::SlotHasToken, [Some(so_pin), None]);
     }
+    if turn.slot.is_so_cooling(turn.now) {
+        return refuse(turn, caller, CommandKind::Init, Refusal::SlotCoolingDown, [Some(so_pin), None]);
+    }
     if let Err(refusal) = check_so_pin(turn, so_pin) {
         return refuse(turn, caller, CommandKind::Init, refusal, [Some(so_pin), None]);
     }

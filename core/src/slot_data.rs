@@ -44,6 +44,8 @@ pub struct SlotData {
     /// When the wait after a refused last try is over, monotonic milliseconds. `None` with
     /// a back-off level in the record: a restart, the wait has to start anew.
     pub cooling_until_ms: Option<u64>,
+    /// The same for the SO PIN, which has a count of its own.
+    pub so_cooling_until_ms: Option<u64>,
 }
 
 /// One application bound to the slot.
@@ -77,6 +79,7 @@ impl SlotData {
             applications: Vec::new(),
             held: false,
             cooling_until_ms: None,
+            so_cooling_until_ms: None,
         }
     }
 
@@ -146,10 +149,17 @@ impl SlotData {
         }
     }
 
-    /// Whether a refused last try still costs time.
+    /// Whether a refused last try of the user PIN still costs time.
     #[must_use]
     pub fn is_cooling(&self, now: Now) -> bool {
         self.cooling_until_ms.is_some_and(|until_ms| now.mono_ms < until_ms)
+    }
+
+    /// Whether a refused last try of the SO PIN still costs time; after a restart its wait
+    /// starts anew with the first order that asks.
+    pub fn is_so_cooling(&mut self, now: Now) -> bool {
+        let Some(wait_ms) = self.record.so.wait_ms() else { return false };
+        now.mono_ms < *self.so_cooling_until_ms.get_or_insert(now.after_ms(wait_ms))
     }
 
     /// The longest code the token says it takes; 0: unstated.

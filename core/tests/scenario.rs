@@ -62,6 +62,17 @@ impl World {
         world
     }
 
+    fn without_token() -> World {
+        let mut world = World::with_token(b"");
+        world.input(Input::Token { slot: SLOT, presence: Presence::Absent { free: true } });
+        world
+    }
+
+    fn init(&mut self, so_pin: &str, confirmed: bool) -> Answer {
+        let so_pin = self.secret(so_pin);
+        self.order(Command::Init { slot: SLOT, so_pin, free_slot: None, confirmed })
+    }
+
     fn restart(&mut self) {
         self.service = service();
         self.login = LoginState::Public;
@@ -235,7 +246,13 @@ impl World {
                 self.pin = self.service.with(new, <[u8]>::to_vec).expect("the new PIN is in the safe");
                 Ok(HsmAnswer::PinSet)
             }
-            HsmCall::Initialise { .. } => Err(HsmFailure::Refused(Refusal::SlotHasToken)),
+            HsmCall::Initialise { so_pin, new, .. } => {
+                if self.service.with(so_pin, |pin| pin == b"right so pin") != Some(true) {
+                    return refuse(rv::PIN_INCORRECT, Function::Login);
+                }
+                self.pin = self.service.with(new, <[u8]>::to_vec).expect("the new PIN is in the safe");
+                Ok(HsmAnswer::Initialised(self.token()))
+            }
             HsmCall::Settle => Ok(HsmAnswer::Settled),
         }
     }
@@ -362,4 +379,20 @@ fn p37_the_journal_of_a_life_is_one_chain() {
     let verdicts =
         world.journal.iter().map(|record| chain.accept(if record.sequence == 3 { &altered } else { record }));
     assert!(verdicts.collect::<Result<Vec<()>, _>>().is_err());
+}
+
+#[test]
+fn p05_the_so_pin_has_a_count_and_a_wait_of_its_own() {
+    let mut world = World::without_token();
+    assert_eq!(world.state(), StateName::Uninitialised);
+    for expected in [Refusal::SoPinWrong, Refusal::SoPinWrong, Refusal::LastTryUnconfirmed] {
+        assert_eq!(world.init("wrong so pin", false), Answer::Refused(expected));
+    }
+    assert_eq!(world.init("wrong so pin", true), Answer::Refused(Refusal::SoPinWrong));
+    assert_eq!(world.init("right so pin", true), Answer::Refused(Refusal::SlotCoolingDown));
+    world.now_ms += 30_000;
+    assert_eq!(world.init("right so pin", true), Answer::Done);
+    assert_eq!(world.state(), StateName::Active);
+    assert_eq!(world.records[&Owner(7)].so.refused_in_row, 0);
+    assert_eq!(world.init("right so pin", true), Answer::Refused(Refusal::SlotHasToken));
 }
