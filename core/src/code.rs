@@ -60,6 +60,12 @@ pub struct RandomWatch {
 }
 
 impl RandomWatch {
+    /// A watch that has seen no draw.
+    #[must_use]
+    pub const fn new() -> Self {
+        RandomWatch { last: [None; 2] }
+    }
+
     /// Turns the 64 random bytes at `id` (two halves of 32, one from each source) into a
     /// code of `chars` Base58 characters, in place: HKDF-SHA-256 over both halves, then
     /// rejection sampling, so that every character is equally likely.

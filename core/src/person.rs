@@ -81,6 +81,12 @@ pub struct Persons {
 }
 
 impl Persons {
+    /// Nobody: may do nothing.
+    #[must_use]
+    pub const fn none() -> Self {
+        Persons { roles: Vec::new() }
+    }
+
     /// Single-person mode: person 0 is the only administrator.
     #[must_use]
     pub fn single() -> Self {

@@ -18,7 +18,7 @@ use crate::fault::{Fault, Refusal};
 use crate::limits::{
     APPLICATION_DEADLINE_MS, APPLICATIONS_PER_SLOT_MAX, CALL_DEADLINE_MS, CHECKPOINT_INTERVAL_MS, COMMANDS_MAX,
     OUTBOX_APPLIANCE, OUTBOX_FIRMWARE, PLACES_APPLIANCE, PLACES_FIRMWARE, PLATFORM_DEADLINE_MS, SLOTS_APPLIANCE,
-    SLOTS_FIRMWARE, STOP_DEADLINE_MS,
+    SLOTS_FIRMWARE, STOP_DEADLINE_MS, TRIES_DEFAULT,
 };
 use crate::outbox::{Act, Next, Outbox, bug_fault};
 use crate::person::{self, PersonId, Persons};
@@ -127,16 +127,25 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// # Errors
     /// [`Refusal::TooManyApplications`] and its like, when the configuration cannot be served.
     pub fn new(configuration: Configuration<SLOTS>) -> Result<Self, Refusal> {
+        let mut service = Self::empty();
+        service.configure(&configuration)?;
+        Ok(service)
+    }
+
+    /// A service without slots and persons: a constant, so that a firmware needs no stack
+    /// to put one into static memory.
+    #[must_use]
+    pub const fn empty() -> Self {
         const { assert!(OUTBOX >= 4 * SLOTS + 16, "an outbox holds what all slots may push at once") };
         const { assert!(SLOTS <= 128, "a SlotId counts slots in one byte") };
-        let mut service = Service {
+        Service {
             entries: Vec::new(),
             safe: Safe::new(),
             outbox: Outbox::new(),
-            persons: configuration.persons,
-            tries: configuration.tries,
-            digest: configuration.digest,
-            watch: RandomWatch::default(),
+            persons: Persons::none(),
+            tries: TRIES_DEFAULT,
+            digest: [0; 32],
+            watch: RandomWatch::new(),
             now: Now { mono_ms: 0, wall_s: None },
             phase: Phase::Loading,
             halted: None,
@@ -147,18 +156,28 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             boot_callers: Vec::new(),
             end_callers: Vec::new(),
             checkpoint_due_ms: None,
-        };
+        }
+    }
+
+    /// Gives an empty service its slots and persons. Once, before anything else.
+    ///
+    /// # Errors
+    /// As [`Service::new`].
+    pub fn configure(&mut self, configuration: &Configuration<SLOTS>) -> Result<(), Refusal> {
+        self.persons = configuration.persons.clone();
+        self.tries = configuration.tries;
+        self.digest = configuration.digest;
         for (number, slot) in (0..=u8::MAX).zip(&configuration.slots) {
             let mut data = SlotData::new(SlotId(number), slot.owner, SlotRecord::new(slot.uid));
             data.dirty = true;
             for application in &slot.applications {
                 data.applications.push(Bound::new(*application)).map_err(|_| Refusal::TooManyApplications)?;
             }
-            let machine = service.with_turn(&mut data, SlotMachine::new);
+            let machine = self.with_turn(&mut data, SlotMachine::new);
             let entry = Entry { machine, change: None, data, armed: None };
-            service.entries.push(entry).map_err(|_| Refusal::TooManySlots)?;
+            self.entries.push(entry).map_err(|_| Refusal::TooManySlots)?;
         }
-        Ok(service)
+        Ok(())
     }
 
     /// Hands over a record found in the store. Before `Input::Start` only. A record whose

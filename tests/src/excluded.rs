@@ -59,6 +59,9 @@ pub fn build(folder: &str, target: &str, features: &str, program: &str) -> PathB
     assert!(built.status.success(), "tests/{folder} does not build:\n{}", String::from_utf8_lossy(&built.stderr));
     let aside = place.join(format!("{program}-{}", if features.is_empty() { "plain" } else { features }));
     let made = place.join(target).join("release").join(program);
-    fs::copy(&made, &aside).unwrap_or_else(|error| panic!("{} was just built: {error}", made.display()));
+    // Renamed into its place: another test may be reading the one before.
+    let new = aside.with_extension("new");
+    let copied = fs::copy(&made, &new).and_then(|_| fs::rename(&new, &aside));
+    copied.unwrap_or_else(|error| panic!("{} was just built: {error}", made.display()));
     aside
 }

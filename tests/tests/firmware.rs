@@ -15,7 +15,8 @@ const TARGET: &str = "thumbv7m-none-eabi";
 /// Seconds until a run that hangs is ended. A run takes under one.
 const RUN_S: &str = "60";
 
-/// Code and constants in flash: what all machines may cost, bytes.
+/// Code and constants of all machines, without cryptography and without this image's own
+/// devices, bytes.
 const CODE_BYTES_GOAL: u32 = 48 * 1024;
 /// Static RAM with eight slots, bytes.
 const RAM_BYTES_GOAL: u32 = 8 * 1024;
@@ -23,22 +24,22 @@ const RAM_BYTES_GOAL: u32 = 8 * 1024;
 const SLOT_BYTES_GOAL: u32 = 128;
 
 #[test]
-fn two_slots_live_on_a_cortex_m3_and_cost_what_the_figures_say() {
+fn two_slots_live_on_a_cortex_m3_and_the_figures_say_what_that_costs() {
     let image = excluded::build(FOLDER, TARGET, "", FOLDER);
     let figures = run(&image, &excluded::target_dir().join(FOLDER).join("uart-plain"));
     for life in ["stack of the first life, bytes", "stack of the second life, bytes"] {
         assert!(figures.contains_key(life), "the image did not get that far: {figures:?}");
     }
-    let sections = sections(&image);
-    let code = sections[".vector_table"] + sections[".text"] + sections[".rodata"];
-    let ram = figures["service, bytes"];
-    println!("code, constants and vectors of the whole image: {code} bytes (goal for the core: {CODE_BYTES_GOAL})");
-    println!("static RAM of the service at 8 slots: {ram} bytes (goal: {RAM_BYTES_GOAL})");
-    println!("one slot beside its place: {} bytes (goal: {SLOT_BYTES_GOAL})", figures["one slot, bytes"]);
+    let (constants, code) = (constants(&image), code(&image));
+    let core = code["core"] + constants;
+    println!("code, bytes: {code:?}, constants {constants}");
+    println!("all machines without cryptography: {core} bytes (goal: at most {CODE_BYTES_GOAL})");
+    println!("static RAM at 8 slots: {} bytes (goal: at most {RAM_BYTES_GOAL})", figures["service, bytes"]);
+    println!("a slot beside its place: {} bytes (goal: at most {SLOT_BYTES_GOAL})", figures["one slot, bytes"]);
     for (name, value) in &figures {
         println!("{name}: {value}");
     }
-    assert!(code <= CODE_BYTES_GOAL, "{code} bytes of code");
+    assert!(core <= CODE_BYTES_GOAL, "{core} bytes of code");
 }
 
 #[test]
@@ -77,14 +78,34 @@ fn run(image: &Path, uart: &Path) -> BTreeMap<String, u32> {
         .collect()
 }
 
-/// Sizes of the image's sections, bytes.
-fn sections(image: &Path) -> BTreeMap<String, u32> {
-    let listed = Command::new("size").arg("-A").arg(image).output().expect("size is there: install binutils");
-    String::from_utf8_lossy(&listed.stdout)
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            Some((words.next()?.to_owned(), words.next()?.parse().ok()?))
-        })
-        .collect()
+/// Bytes of code by who wrote it: cryptography, this image, and everything else, which is
+/// the core with what it uses.
+fn code(image: &Path) -> BTreeMap<&'static str, u32> {
+    let mut code = BTreeMap::from([("core", 0), ("cryptography", 0), ("image", 0)]);
+    for line in tool("nm", &["--print-size", "--radix=d"], image).lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, size, "t" | "T", name] = words[..] else { continue };
+        let whose = if ["4sha2", "4hkdf", "4hmac"].iter().any(|krate| name.contains(krate)) {
+            "cryptography"
+        } else if name.contains("8firmware") {
+            "image"
+        } else {
+            "core"
+        };
+        *code.entry(whose).or_default() += size.parse::<u32>().unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+    code
+}
+
+/// Bytes of constants in flash.
+fn constants(image: &Path) -> u32 {
+    let sections = tool("size", &["-A"], image);
+    let size = sections.lines().find_map(|line| line.strip_prefix(".rodata")?.split_whitespace().next()?.parse().ok());
+    size.unwrap_or_else(|| panic!("no .rodata in:\n{sections}"))
+}
+
+fn tool(name: &str, arguments: &[&str], image: &Path) -> String {
+    let ended = Command::new(name).args(arguments).arg(image).output();
+    let ended = ended.unwrap_or_else(|error| panic!("{name}: {error}: install binutils"));
+    String::from_utf8_lossy(&ended.stdout).into_owned()
 }

@@ -45,15 +45,14 @@ fn main() -> ! {
 /// Both lives, then the figures; `None` when a step went otherwise.
 fn run() -> Option<()> {
     let Some(world) = singleton!(: World = World::new()) else { return None };
-    let Ok(first) = world::service() else { return None };
-    let Some(service) = singleton!(: Firmware = first) else { return None };
+    let service = install()?;
     figure("stack of construction, bytes", stack::high_water_bytes());
 
     stack::repaint();
     let steps = report("first life", world.first_life(service))?;
     figure("stack of the first life, bytes", stack::high_water_bytes());
 
-    *service = world::service().ok()?;
+    restart(service)?;
     stack::repaint();
     let more = report("second life", world.second_life(service))?;
     figure("stack of the second life, bytes", stack::high_water_bytes());
@@ -62,6 +61,22 @@ fn run() -> Option<()> {
     figure("effects performed", world.effects());
     sizes();
     Some(())
+}
+
+/// A service in static memory. A function of its own, so that what it needs on the stack
+/// is free again before the service works.
+#[inline(never)]
+fn install() -> Option<&'static mut Firmware> {
+    let service = singleton!(: Firmware = Firmware::empty())?;
+    world::configure(service).ok()?;
+    Some(service)
+}
+
+/// The service as after a power cut: a new one in the same place.
+#[inline(never)]
+fn restart(service: &mut Firmware) -> Option<()> {
+    *service = Firmware::empty();
+    world::configure(service).ok()
 }
 
 fn report(life: &str, outcome: Result<u32, Deviation>) -> Option<u32> {

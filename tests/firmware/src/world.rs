@@ -98,18 +98,20 @@ const ADOPTED: &[u8] = b"adopted code";
 /// The manual code slot 1 gets at the end.
 const TYPED: &[u8] = b"typed by a person";
 
-/// A service for this world, before it knows any record.
+/// Gives an empty service the slots of this world.
 ///
 /// # Errors
-/// As `Service::new`.
-pub fn service() -> Result<Firmware, Refusal> {
+/// As `Service::configure`.
+pub fn configure(service: &mut Firmware) -> Result<(), Refusal> {
     let mut slots = heapless::Vec::new();
     for (owner, application) in (0u16..).zip(0u8..).take(SLOTS) {
         let mut applications = heapless::Vec::new();
         applications.push(ApplicationId(application)).map_err(|_| Refusal::TooManyApplications)?;
-        slots.push(SlotConfiguration { owner: Owner(owner), applications }).map_err(|_| Refusal::TooManySlots)?;
+        slots
+            .push(SlotConfiguration { owner: Owner(owner), uid: [application; 16], applications })
+            .map_err(|_| Refusal::TooManySlots)?;
     }
-    Firmware::new(Configuration { slots, persons: Persons::single(), tries: 3, digest: [0; 32] })
+    service.configure(&Configuration { slots, persons: Persons::single(), tries: 3, digest: [0; 32] })
 }
 
 impl World {
@@ -160,14 +162,16 @@ impl World {
         steps.handed_over(ADOPTED_SLOT, false)?;
 
         let so_pin = steps.secret(b"security officer")?;
-        steps.order(Command::Init { slot: FREE_SLOT, so_pin, free_slot: None }, Answer::Done)?;
-        steps.activate_stored(FREE_SLOT)?;
+        steps.order(Command::Init { slot: FREE_SLOT, so_pin, free_slot: None, confirmed: false }, Answer::Done)?;
         steps.state(FREE_SLOT, StateName::Active)?;
         steps.handed_over(FREE_SLOT, true)?;
 
         let code = steps.secret(ADOPTED)?;
         let to = Mode::Generated;
-        steps.order(Command::Mode { slot: ADOPTED_SLOT, to, code: Some(code), new_code: None }, Answer::Done)?;
+        steps.order(
+            Command::Mode { slot: ADOPTED_SLOT, to, code: Some(code), new_code: None, confirmed: false },
+            Answer::Done,
+        )?;
         steps.changed_pin(ADOPTED_SLOT, ADOPTED)?;
         Ok(steps.step)
     }
@@ -188,7 +192,10 @@ impl World {
 
         let new_code = steps.secret(TYPED)?;
         let to = Mode::Manual;
-        steps.order(Command::Mode { slot: FREE_SLOT, to, code: None, new_code: Some(new_code) }, Answer::Done)?;
+        steps.order(
+            Command::Mode { slot: FREE_SLOT, to, code: None, new_code: Some(new_code), confirmed: false },
+            Answer::Done,
+        )?;
         steps.has_pin(FREE_SLOT, TYPED)?;
         steps.order(Command::Deactivate { slot: FREE_SLOT }, Answer::Done)?;
         steps.handed_over(FREE_SLOT, false)?;
@@ -441,10 +448,6 @@ impl Steps<'_> {
     fn activate(&mut self, code: &[u8], expected: Answer) -> Result<(), Deviation> {
         let code = self.secret(code)?;
         self.order(Command::Activate { slot: ADOPTED_SLOT, code: Some(code), confirmed: false }, expected)
-    }
-
-    fn activate_stored(&mut self, slot: SlotId) -> Result<(), Deviation> {
-        self.order(Command::Activate { slot, code: None, confirmed: false }, Answer::Done)
     }
 
     fn secret(&mut self, secret: &[u8]) -> Result<SecretId, Deviation> {

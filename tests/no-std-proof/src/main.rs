@@ -14,6 +14,7 @@ mod world;
 use core::arch::{asm, global_asm};
 use core::panic::PanicInfo;
 
+use slotwarden_core::Firmware;
 use world::World;
 
 // Gives its symbols to std when the negative check asks for it; see Cargo.toml.
@@ -36,14 +37,23 @@ const SECOND_LIFE: u32 = 120;
 
 extern "C" fn live() -> ! {
     let mut world = World::new();
-    let Ok(mut service) = world::service() else { exit(REFUSED) };
+    let mut service = Firmware::empty();
+    if world::configure(&mut service).is_err() {
+        exit(REFUSED);
+    }
     if let Err(deviation) = world.first_life(&mut service) {
         exit(deviation.step);
     }
-    let Ok(mut service) = world::service() else { exit(REFUSED) };
+    let mut service = Firmware::empty();
+    if world::configure(&mut service).is_err() {
+        exit(REFUSED);
+    }
     if let Err(deviation) = world.second_life(&mut service) {
         exit(deviation.step.saturating_add(SECOND_LIFE));
     }
+    #[cfg(feature = "reach-a-panic")]
+    exit([0, REFUSED][world.effects() as usize]);
+    #[cfg(not(feature = "reach-a-panic"))]
     exit(if world.effects() > 0 { 0 } else { REFUSED })
 }
 
