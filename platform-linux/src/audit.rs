@@ -277,6 +277,9 @@ pub fn verify(input: &mut dyn BufRead, known: &Known) -> Result<Verified, Findin
     if parsed.slotwarden_audit > EXPORT_VERSION {
         return Err(Finding::Newer(parsed.slotwarden_audit));
     }
+    if parsed.slotwarden_audit != EXPORT_VERSION {
+        return Err(lines.altered());
+    }
     let node_key: [u8; 32] = unhex(&parsed.node_key).ok_or_else(|| lines.altered())?;
     if known.node_key.is_some_and(|expected| expected != node_key) {
         return Err(Finding::NodeKey);
