@@ -1,1 +1,49 @@
 //! The world in memory.
+//!
+//! Tokens, a disk, applications, people, a clock and whatever can go wrong with them, as
+//! plain data. [`explore`] runs the core through it in virtual time, single-threaded, and
+//! checks the promises about slots; [`appliance`] gives the same tokens to the daemon's
+//! loop, to try it by hand.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`code`] | the bytes of one PIN or code |
+//! | [`hsm`] | tokens with counters, flags, sessions and a store of their own |
+//! | [`store`] | a disk that loses power |
+//! | [`apps`] | applications that hold a token PIN or not |
+//! | [`people`] | what people know and order |
+//! | [`faults`] | what can go wrong, and when |
+//! | [`model`] | who could open a token: the reference |
+//! | [`checkers`] | the promises, one checker each |
+//! | [`trace`] | what happened, hashed |
+//! | [`world`] | all of it in virtual time |
+//! | [`campaign`] | one seed: people work, faults strike, everything is opened at the end |
+//! | [`cuts`] | power cuts at every point of every order |
+//! | [`explore`] | many seeds, counted, hashed and reported |
+
+pub mod apps;
+pub mod campaign;
+pub mod checkers;
+pub mod code;
+pub mod cuts;
+mod devices;
+pub mod explore;
+pub mod faults;
+pub mod hsm;
+pub mod model;
+pub mod people;
+mod power;
+pub mod store;
+mod strike;
+pub mod trace;
+pub mod world;
+
+/// Slots of the simulated service: what one campaign watches at a time.
+pub const SLOTS: usize = 3;
+/// Places of its Safe: a PIN and a change under way for each slot, and a boot of all.
+pub const PLACES: usize = 16;
+/// Its outbox: `4 * SLOTS + 16` is the least, the rest is for orders that come together.
+pub const OUTBOX: usize = 64;
+
+/// The service under test.
+pub type Core = slotwarden_core::Service<SLOTS, PLACES, OUTBOX>;

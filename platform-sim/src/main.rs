@@ -1,3 +1,87 @@
-//! The program `slotwarden-sim`.
+//! The program `slotwarden-sim`: an appliance to try, and campaigns on the core.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use slotwarden_sim::cuts;
+use slotwarden_sim::explore::{Order, explore, live_guarded, print};
+use slotwarden_sim::world::World;
+
+/// Slotwarden on simulated devices.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run campaigns on the core in virtual time and check every promise about slots.
+    Explore {
+        /// How many seeds.
+        #[arg(long, default_value_t = 1_000)]
+        seeds: u64,
+        /// The first seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Threads; the result does not depend on them.
+        #[arg(long, default_value_t = 1)]
+        jobs: usize,
+        /// Cut the power at every point of every scripted order as well, and again at every
+        /// point of the recovery: so many cuts one after another (3 when no number is given).
+        #[arg(long, num_args = 0..=1, default_value_t = 0, default_missing_value = "3")]
+        cuts: usize,
+        /// Print everything that enters and leaves the core.
+        #[arg(long)]
+        trace: bool,
+        /// Replay one sequence of power cuts, as a failure names it.
+        #[arg(long, value_name = "NAME")]
+        replay_cut: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Some(Verb::Explore { replay_cut: Some(name), .. }) => replay_cut(&name),
+        Some(Verb::Explore { seeds, seed, trace: true, .. }) => replay(seed, seeds),
+        Some(Verb::Explore { seeds, seed, jobs, cuts, .. }) => {
+            let order = Order { first: seed, seeds, jobs, cuts_deep: cuts };
+            let report = explore(&order);
+            print(&order, &report);
+            if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        None => ExitCode::SUCCESS,
+    }
+}
+
+/// Lives seeds one after another, printing everything.
+fn replay(first: u64, seeds: u64) -> ExitCode {
+    let mut world = World::default();
+    world.trace.prints = true;
+    for seed in first..first.saturating_add(seeds) {
+        println!("seed {seed}");
+        if let Err(what) = live_guarded(&mut world, seed) {
+            println!("seed {seed}: {what}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn replay_cut(name: &str) -> ExitCode {
+    let Some((script, character, cuts)) = cuts::named(name) else {
+        eprintln!("`{name}` is no sequence of cuts: SCRIPT/TOKEN/POINT.WAY/…");
+        return ExitCode::from(64);
+    };
+    let mut world = World::default();
+    world.trace.prints = true;
+    cuts::run(&mut world, script, character, &cuts);
+    match world.checkers.violation {
+        Some(violation) => {
+            println!("{violation}");
+            ExitCode::FAILURE
+        }
+        None => ExitCode::SUCCESS,
+    }
+}

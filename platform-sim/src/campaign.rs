@@ -1,0 +1,180 @@
+//! One seed: a few slots, their people, their faults; at the end the question that matters.
+//!
+//! A campaign sets up one to three slots (a free token, one initialised elsewhere, one
+//! with an SO PIN only), lets people work while faults strike, then heals everything,
+//! switches the appliance off and on, and asks whether each slot can be opened by those
+//! who have its code: the store, or people with what the answers let them remember.
+
+use slotwarden_core::command::CommandKind;
+use slotwarden_core::record::{Mode, Owner};
+use slotwarden_core::status::StateName;
+
+use crate::SLOTS;
+use crate::code::Code;
+use crate::faults::Plan;
+use crate::hsm::{Character, Token};
+use crate::people::Wish;
+use crate::strike::ADMINISTRATOR;
+use crate::world::{EVENTS_MAX, World};
+
+/// Orders of one campaign, for each slot.
+const ORDERS_OF_A_SLOT: std::ops::Range<u64> = 6..30;
+/// Longest wait for everything to become quiet, milliseconds of the world.
+const QUIET_MAX_MS: u64 = 10 * 60_000;
+/// What people try to open a slot at the end: every code they remember, twice, and a few
+/// calls that only show what is so.
+const OPENING_TRIES_MAX: u32 = 24;
+
+/// Lives one seed to its end; returns the hash of its trace.
+pub fn live(world: &mut World, seed: u64) -> [u8; 32] {
+    let mut random = fastrand::Rng::with_seed(seed ^ 0x51_07_3A_12);
+    let slots = random.u8(1..=SLOTS as u8);
+    world.begin(seed, slots);
+    for slot in 0..slots {
+        furnish(world, slot, Furniture::draw(&mut random), Character::ALL[random.usize(..Character::ALL.len())]);
+    }
+    world.plan = Plan::draw(&mut random);
+    world.start();
+    world.people_act = true;
+    for visit_ms in &mut world.visits_ms {
+        *visit_ms = random.u64(400..3_000);
+    }
+    let orders_max = world.counts.orders + u64::from(slots) * random.u64(ORDERS_OF_A_SLOT);
+    let inputs_max = world.counts.inputs + EVENTS_MAX;
+    while world.counts.orders < orders_max && world.counts.inputs < inputs_max && world.step(u64::MAX) {}
+    finish(world)
+}
+
+/// Heals everything, opens every slot, and closes the trace.
+pub(crate) fn finish(world: &mut World) -> [u8; 32] {
+    if world.checkers.violation.is_none() {
+        world.heal();
+        for slot in 0..world.slots {
+            open(world, slot);
+        }
+        world.counts.lives += u64::from(world.slots);
+    }
+    match world.disk.check_chain() {
+        Ok(chain) => world.trace.end(&chain),
+        Err(_) => {
+            world.checkers.violated("P37", 0, "the audit chain does not hold at the end");
+            [0; 32]
+        }
+    }
+}
+
+/// What a slot begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Furniture {
+    /// A token that nobody initialised.
+    Free,
+    /// A token with the slot's label and an SO PIN, without a user PIN.
+    Labelled,
+    /// A token that was initialised elsewhere; people know its code.
+    Adopted,
+    /// No token at all.
+    Nothing,
+}
+
+impl Furniture {
+    fn draw(random: &mut fastrand::Rng) -> Self {
+        match random.u8(..100) {
+            0..40 => Furniture::Free,
+            40..55 => Furniture::Labelled,
+            55..97 => Furniture::Adopted,
+            _ => Furniture::Nothing,
+        }
+    }
+}
+
+/// Gives a slot its token, and people what they know.
+pub(crate) fn furnish(world: &mut World, slot: u8, furniture: Furniture, character: Character) {
+    let (code, so_pin) = (Code::manual(&mut world.random), Code::so_pin(&mut world.random));
+    let number = slot + 1;
+    world.people.slots[usize::from(slot)].so_pin = so_pin;
+    match furniture {
+        Furniture::Free => world.add_token(Token::free(number, character), None),
+        Furniture::Labelled => {
+            world.add_token(Token::initialised(number, character, slot, Code::NONE, so_pin), Some(slot));
+        }
+        Furniture::Adopted => {
+            world.add_token(Token::initialised(number, character, slot, code, so_pin), Some(slot));
+            world.people.slots[usize::from(slot)].learn(code);
+            world.checkers.p05_typed(Code::NONE);
+        }
+        Furniture::Nothing => {}
+    }
+}
+
+/// Lets things happen until nothing is under way.
+pub(crate) fn settle_down(world: &mut World) {
+    let until_ms = world.now_ms + QUIET_MAX_MS;
+    while world.is_busy() && world.step(until_ms) {}
+}
+
+/// Those who have the code of a slot open it, or the slot is one that nobody can promise.
+fn open(world: &mut World, slot: u8) {
+    let number = usize::from(slot);
+    for _ in 0..OPENING_TRIES_MAX {
+        settle_down(world);
+        if world.checkers.violation.is_some() {
+            return;
+        }
+        let Some(status) = world.status(slot) else { break };
+        let Some(token) = world.home(slot).copied() else { return };
+        if !token.readable || token.is_locked() || world.apart[number] {
+            world.counts.counted_apart += 1;
+            return;
+        }
+        let mut wish = Wish::plain(CommandKind::Activate);
+        wish.confirmed = true;
+        match status.state {
+            StateName::Active => {
+                let store_has = world.disk.codes(Owner(u16::from(slot))).any(|code| *code == token.live.user_pin);
+                let people_have = world.people.slots[number].knows(&token.live.user_pin);
+                world.checkers.p35_known_state(slot, status.mode, store_has, people_have);
+                return;
+            }
+            StateName::CoolingDown => {
+                // The longest wait is 15 min.
+                let until_ms = world.now_ms + 16 * 60_000;
+                while world.status(slot).is_some_and(|status| status.state == StateName::CoolingDown)
+                    && world.step(until_ms)
+                {}
+                continue;
+            }
+            StateName::Uninitialised => {
+                if token.live.so_pin != world.people.slots[number].so_pin && !token.live.so_pin.is_none() {
+                    // A mistyped SO PIN became the token's. Nothing is in it yet.
+                    world.counts.counted_apart += 1;
+                    return;
+                }
+                wish.kind = CommandKind::Init;
+                wish.typed = world.people.slots[number].so_pin;
+            }
+            StateName::Activating | StateName::Changing => {
+                let until_ms = world.now_ms + 31_000;
+                while world.step(until_ms) {}
+                continue;
+            }
+            StateName::Absent | StateName::Locked | StateName::Doubtful | StateName::Blocked => {
+                if status.mode == Mode::Manual {
+                    wish.typed = world.people.slots[number].candidate();
+                }
+            }
+        }
+        world.order(Some(slot), &wish, ADMINISTRATOR);
+    }
+    if world.refused_right[number] {
+        world.counts.counted_apart += 1;
+        return;
+    }
+    if let Some(token) = world.home(slot)
+        && token.live.user_pin.is_none()
+        && token.live.label.is_none()
+    {
+        // Its first PIN was lost with the power; it is free again.
+        return;
+    }
+    world.checkers.p35_opened(slot, false);
+}

@@ -1,0 +1,633 @@
+//! Checkers: one for each promise about slots, each with a broken trace that it must catch.
+//!
+//! They watch the border between core and world: what enters, what is ordered, what the
+//! devices did. They know nothing of the core's states but what `Status` shows. The first
+//! violation stays; a campaign stops at it.
+
+use std::fmt;
+
+use heapless::Vec;
+use slotwarden_core::audit::AuditEvent;
+use slotwarden_core::record::{Change, ChangeKind, Doubt, Mode};
+use slotwarden_core::safe::SecretId;
+use slotwarden_core::status::{SlotStatus, StateName};
+
+use crate::SLOTS;
+use crate::code::Code;
+
+/// Longest wait for an answer, milliseconds of the world. The longest order is a mode
+/// switch whose every call, commit and application answers just before or never: about
+/// twelve waits of 30 s, behind a boot of other slots.
+pub const ANSWER_WAIT_MAX_MS: u64 = 20 * 60_000;
+/// Effects of one turn; more means that the core never ends.
+pub const EFFECTS_OF_A_TURN_MAX: u32 = 1_000;
+/// Deadlines of several slots may fall on one millisecond.
+const TICKS_IN_VAIN_MAX: u32 = 16;
+/// Codes tried in one window that a ledger remembers.
+const TRIED_MAX: usize = 16;
+
+/// A promise that was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Its number, as in `promises.md`.
+    pub promise: &'static str,
+    /// What happened.
+    pub what: &'static str,
+    /// To which slot.
+    pub slot: u8,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} broken at slot {}: {}", self.promise, self.slot, self.what)
+    }
+}
+
+/// What is noted about one slot.
+#[derive(Clone, Debug, Default)]
+struct Ledger {
+    /// An audit record *attempt begins* is durable, and no login used it yet.
+    attempt_recorded: bool,
+    /// A login was answered, and its outcome is not in the audit log yet.
+    outcome_owed: bool,
+    /// A login is at the token.
+    login_under_way: bool,
+    /// The PIN that this worker's `C_Login` accepted last.
+    proven: Option<Code>,
+    /// The PIN accepted last since the service started: making that login again, when the
+    /// worker was lost, is not an attempt unless it is refused (`design.md`).
+    accepted: Option<Code>,
+    /// The login under way is such a repetition.
+    is_repeat: bool,
+    /// Stored codes tried without a person since the last reason to try them.
+    tried: Vec<Code, TRIED_MAX>,
+    /// Stored codes the token refused since a person acted or a PIN was accepted.
+    refused: Vec<Code, TRIED_MAX>,
+    /// The flags were invented, so they may have proved anything.
+    flags_lied: bool,
+}
+
+/// A code that somebody typed.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    code: Code,
+    typed: u32,
+    refused: u32,
+}
+
+/// All checkers.
+#[derive(Debug, Default)]
+pub struct Checkers {
+    /// The first violation.
+    pub violation: Option<Violation>,
+    slots: [Ledger; SLOTS],
+    entries: std::vec::Vec<Entry>,
+    commit_under_way: bool,
+    store_failed: bool,
+    reserve: bool,
+    stuck_draw: Option<SecretId>,
+    ticks_in_vain: u32,
+}
+
+impl Checkers {
+    /// As new; keeps its memory.
+    pub fn clear(&mut self) {
+        self.violation = None;
+        self.slots = Default::default();
+        self.entries.clear();
+        self.restarted();
+    }
+
+    /// Notes a violation, unless there is one already.
+    pub fn violated(&mut self, promise: &'static str, slot: u8, what: &'static str) {
+        self.violation.get_or_insert(Violation { promise, what, slot });
+    }
+
+    fn require(&mut self, kept: bool, promise: &'static str, slot: u8, what: &'static str) {
+        if !kept {
+            self.violated(promise, slot, what);
+        }
+    }
+
+    /// The service starts anew: what was only in memory is gone.
+    pub fn restarted(&mut self) {
+        for ledger in &mut self.slots {
+            ledger.attempt_recorded = false;
+            ledger.outcome_owed = false;
+            ledger.login_under_way = false;
+            ledger.proven = None;
+            ledger.accepted = None;
+            ledger.tried.clear();
+        }
+        self.commit_under_way = false;
+        self.store_failed = false;
+        self.reserve = false;
+        self.stuck_draw = None;
+        self.ticks_in_vain = 0;
+    }
+
+    // What people do.
+
+    /// A person typed a code for a slot.
+    pub fn p05_typed(&mut self, code: Code) {
+        if code.is_none() {
+            return;
+        }
+        match self.entries.iter_mut().find(|entry| entry.code == code) {
+            Some(entry) => entry.typed += 1,
+            None => self.entries.push(Entry { code, typed: 1, refused: 0 }),
+        }
+    }
+
+    /// A person's order about a slot was taken: stored codes may be tried once more.
+    pub fn p34_person_acted(&mut self, slot: u8) {
+        let ledger = &mut self.slots[usize::from(slot)];
+        ledger.tried.clear();
+        ledger.refused.clear();
+    }
+
+    /// There is a new reason to try stored codes once: the worker or the token is back.
+    pub fn p34_new_reason(&mut self, slot: u8) {
+        self.slots[usize::from(slot)].tried.clear();
+    }
+
+    /// The module invented flags.
+    pub fn flags_lied(&mut self, slot: u8) {
+        self.slots[usize::from(slot)].flags_lied = true;
+    }
+
+    // What the core orders.
+
+    /// An effect is polled that needs a durable store or none.
+    pub fn p36_effect(&mut self, is_record: bool) {
+        self.require(!self.commit_under_way, "P36", 0, "an effect was yielded while a commit is unanswered");
+        self.require(!(is_record && self.store_failed), "P40", 0, "a record was written after a failed commit");
+    }
+
+    /// A commit begins.
+    pub fn p36_commit(&mut self) {
+        self.commit_under_way = true;
+    }
+
+    /// A commit was answered.
+    pub fn p40_answered(&mut self, durable: bool, reserve: bool) {
+        self.commit_under_way = false;
+        self.store_failed |= !durable;
+        self.reserve |= reserve;
+    }
+
+    /// Whether the store said that only its reserve is left.
+    #[must_use]
+    pub fn has_only_reserve(&self) -> bool {
+        self.reserve
+    }
+
+    /// An audit record became durable.
+    pub fn p36_journaled(&mut self, slot: u8, event: &AuditEvent) {
+        let ledger = &mut self.slots[usize::from(slot)];
+        match event {
+            AuditEvent::AttemptBegins(_) => ledger.attempt_recorded = true,
+            AuditEvent::AttemptAccepted | AuditEvent::AttemptRefused | AuditEvent::AttemptUnknown(_) => {
+                ledger.outcome_owed = false;
+            }
+            _ => {}
+        }
+    }
+
+    /// `C_Login` is ordered. `automatic`: no person waits for this slot.
+    pub fn p36_login(&mut self, slot: u8, pin: &Code, automatic: bool) {
+        self.require(!self.store_failed, "P40", slot, "a login after a failed commit");
+        let ledger = &mut self.slots[usize::from(slot)];
+        ledger.is_repeat = ledger.accepted == Some(*pin) && !ledger.attempt_recorded;
+        let recorded = std::mem::take(&mut ledger.attempt_recorded) || ledger.is_repeat;
+        let repeated = std::mem::replace(&mut ledger.login_under_way, true);
+        let mut tried_again = false;
+        if automatic && pin.is_generated() {
+            tried_again = ledger.tried.contains(pin);
+            let _full = ledger.tried.push(*pin);
+        }
+        self.require(recorded, "P36", slot, "a login without a durable record of the attempt");
+        self.require(!repeated, "P44", slot, "a login while another one is unanswered");
+        self.require(!tried_again, "P34", slot, "a stored code was tried twice without a person");
+    }
+
+    /// `C_SetPIN` or `C_InitPIN` is ordered; `change` is what the durable record says.
+    pub fn p36_change(&mut self, slot: u8, change: Option<Change>, initialise: bool) {
+        self.require(!self.store_failed, "P40", slot, "a PIN change after a failed commit");
+        let called =
+            change.is_some_and(|change| change.calling && (change.kind == ChangeKind::Initialise) == initialise);
+        self.require(called, "P36", slot, "a PIN change without the durable record *calling*");
+    }
+
+    /// A secret is to be sealed in place `id`.
+    pub fn p31_sealed(&mut self, slot: u8, code: &Code, id: SecretId, known_already: bool) {
+        self.require(code.is_generated(), "P31", slot, "something typed is being stored");
+        self.require(self.stuck_draw != Some(id), "P32", slot, "a code was made of two stuck random sources");
+        self.require(!known_already, "P32", slot, "a generated code repeats another one");
+    }
+
+    /// Both random sources were constant when they filled this place.
+    pub fn p32_stuck_draw(&mut self, id: SecretId) {
+        self.stuck_draw = Some(id);
+    }
+
+    /// An application is to get this PIN.
+    pub fn p33_handed_over(&mut self, slot: u8, pin: &Code) {
+        let proven = self.slots[usize::from(slot)].proven == Some(*pin);
+        self.require(proven, "P33", slot, "an application got a PIN that no login proved");
+    }
+
+    // What the devices did.
+
+    /// The token refused a PIN. `low_count` says whether it showed one before.
+    pub fn p34_refused(&mut self, slot: u8, pin: &Code, low_count: bool) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.code == *pin) {
+            entry.refused += 1;
+            let kept = entry.refused <= entry.typed;
+            self.require(kept, "P5", slot, "a typed code was tried more often than it was typed");
+            return;
+        }
+        let ledger = &mut self.slots[usize::from(slot)];
+        let before = ledger.refused.iter().filter(|code| *code == pin).count();
+        let _full = ledger.refused.push(*pin);
+        // A token without a low count cannot tell that an unknown outcome was a refusal: one more (product page).
+        let allowed = if low_count { 0 } else { 1 };
+        let kept = before <= allowed || ledger.flags_lied;
+        self.require(kept, "P34", slot, "the token refused a stored code again, and no person had acted");
+    }
+
+    /// The token accepted a PIN.
+    pub fn p34_accepted(&mut self, slot: u8) {
+        self.slots[usize::from(slot)].refused.clear();
+    }
+
+    /// The answer to a login reached the core; `proven` is the PIN if the module said
+    /// `CKR_OK`, `reached` whether the call reached the module at all.
+    pub fn p33_login_answered(&mut self, slot: u8, proven: Option<Code>, reached: bool) {
+        let ledger = &mut self.slots[usize::from(slot)];
+        ledger.login_under_way = false;
+        ledger.outcome_owed = reached && !(ledger.is_repeat && proven.is_some());
+        if proven.is_some() {
+            ledger.proven = proven;
+            ledger.accepted = proven;
+        }
+    }
+
+    /// The core was told that the login of a slot is gone.
+    pub fn p33_login_gone(&mut self, slot: u8) {
+        let ledger = &mut self.slots[usize::from(slot)];
+        ledger.login_under_way = false;
+        ledger.proven = None;
+    }
+
+    // When all is quiet.
+
+    /// Nothing is under way: every state owns what it may own, and nothing else is kept.
+    pub fn p16_quiet(&mut self, slots: &[SlotStatus], taken: usize, free_places_are_wiped: bool) {
+        self.require(free_places_are_wiped, "P16", 0, "a free place of the Safe holds bytes");
+        let mut least = 0;
+        let mut most = 0;
+        for status in slots {
+            match status.state {
+                StateName::Active => {
+                    least += 1;
+                    most += 1;
+                }
+                // The worker is away: the PIN waits for the login to be made again.
+                StateName::Activating => most += 1,
+                // An unanswered call keeps what its answer will decide about.
+                StateName::Doubtful if status.doubt == Some(Doubt::CallUnanswered) => most += 3,
+                StateName::Changing => most += 3,
+                StateName::Absent
+                | StateName::Uninitialised
+                | StateName::Locked
+                | StateName::CoolingDown
+                | StateName::Doubtful
+                | StateName::Blocked => {}
+            }
+        }
+        self.require(taken >= least, "P16", 0, "an active slot has no PIN");
+        self.require(taken <= most, "P16", 0, "a secret is kept that no state owns");
+    }
+
+    /// Nothing is under way: what is taken in the Safe is what the core's states own.
+    pub fn p16_owned(&mut self, taken: usize, owned: usize) {
+        self.require(taken == owned, "P16", 0, "the Safe holds more or less than the states own");
+    }
+
+    /// The service stopped.
+    pub fn p16_stopped(&mut self, taken: usize, free_places_are_wiped: bool) {
+        self.require(taken == 0 && free_places_are_wiped, "P16", 0, "a secret is left after the stop");
+    }
+
+    /// Nothing is under way: what is shown as active was proven, and every outcome recorded.
+    pub fn p33_quiet(&mut self, status: &SlotStatus) {
+        let slot = status.slot.0;
+        let ledger = &self.slots[usize::from(slot)];
+        let proven = status.state != StateName::Active || ledger.proven.is_some();
+        let recorded = !ledger.outcome_owed || self.store_failed || ledger.login_under_way;
+        self.require(proven, "P33", slot, "a slot is active and no login proved it");
+        self.require(recorded, "P36", slot, "the outcome of an attempt is not in the audit log");
+    }
+
+    /// The oldest order that waits for its answer has waited this long.
+    pub fn p44_waiting(&mut self, slot: u8, waited_ms: u64) {
+        self.require(waited_ms <= ANSWER_WAIT_MAX_MS, "P44", slot, "an order was not answered in bounded time");
+    }
+
+    /// A turn had this many effects.
+    pub fn p42_turn(&mut self, effects: u32) {
+        self.require(effects <= EFFECTS_OF_A_TURN_MAX, "P42", 0, "a turn does not end");
+    }
+
+    /// A tick was delivered; `still_due`: the deadline it was for has not moved on.
+    pub fn p42_ticked(&mut self, still_due: bool) {
+        self.ticks_in_vain = if still_due { self.ticks_in_vain + 1 } else { 0 };
+        let kept = self.ticks_in_vain <= TICKS_IN_VAIN_MAX;
+        self.require(kept, "P42", 0, "a deadline that is over asks for ticks without end");
+    }
+
+    /// An order was answered *done*; `confirmed` says whether devices and store agree.
+    pub fn p35_done(&mut self, slot: u8, confirmed: bool) {
+        self.require(confirmed, "P35", slot, "an order was answered done, and it is not");
+    }
+
+    /// Nobody has a code that the token could have.
+    pub fn p35_code_lost(&mut self, slot: u8) {
+        self.violated("P35", slot, "the token could have a code that nobody has");
+    }
+
+    /// At the end of a life: could the slot be opened by those who have its code?
+    pub fn p35_opened(&mut self, slot: u8, opened: bool) {
+        self.require(opened, "P35", slot, "those who have the code could not open the slot");
+    }
+
+    /// At the end of a life the mode of an active slot says who has its code.
+    pub fn p35_known_state(&mut self, slot: u8, mode: Mode, store_has: bool, people_have: bool) {
+        let kept = match mode {
+            Mode::Generated => store_has,
+            Mode::Manual => people_have,
+        };
+        self.require(kept, "P35", slot, "the mode of the slot does not say who has its code");
+    }
+
+    /// Printed text (P3).
+    pub fn p03_text(&mut self, text: &str, secrets: &[Code]) {
+        let kept = !shows_a_secret(text.as_bytes(), secrets) && !shows_a_list_of_a_secret(text, secrets);
+        self.require(kept, "P3", 0, "a secret can be read in what is printed");
+    }
+
+    /// Stored bytes that are not sealed (P3).
+    pub fn p03_bytes(&mut self, bytes: &[u8], secrets: &[Code]) {
+        self.require(!shows_a_secret(bytes, secrets), "P3", 0, "a secret can be read in what is stored");
+    }
+
+    /// Every code that anybody typed so far.
+    pub fn typed_codes(&self) -> impl Iterator<Item = Code> + '_ {
+        self.entries.iter().map(|entry| entry.code)
+    }
+}
+
+/// Whether any eight bytes in a row of a secret stand in `bytes`.
+fn shows_a_secret(bytes: &[u8], secrets: &[Code]) -> bool {
+    secrets
+        .iter()
+        .filter(|secret| secret.bytes().len() >= 8)
+        .any(|secret| secret.bytes().windows(8).any(|part| memmem(bytes, part)))
+}
+
+/// Whether a secret is printed as a list of numbers, as `Debug` prints byte arrays.
+fn shows_a_list_of_a_secret(text: &str, secrets: &[Code]) -> bool {
+    secrets.iter().filter(|secret| secret.bytes().len() >= 8).any(|secret| {
+        let list = secret.bytes()[..8].iter().map(u8::to_string).collect::<std::vec::Vec<_>>().join(", ");
+        text.contains(&list)
+    })
+}
+
+fn memmem(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slotwarden_core::audit::AttemptCause;
+    use slotwarden_core::effect::SlotId;
+
+    fn stored() -> Code {
+        Code::new(&[b'g'; 32])
+    }
+
+    fn typed() -> Code {
+        Code::new(b"M-typed-code")
+    }
+
+    fn broken(checkers: &Checkers) -> Option<&'static str> {
+        checkers.violation.map(|violation| violation.promise)
+    }
+
+    fn status(state: StateName) -> SlotStatus {
+        SlotStatus {
+            slot: SlotId(0),
+            mode: Mode::Manual,
+            state,
+            applications: Vec::new(),
+            waits_for: None,
+            tries_left: 3,
+            attention: None,
+            doubt: None,
+            refusal: None,
+            fault: None,
+        }
+    }
+
+    fn id() -> SecretId {
+        let mut safe = slotwarden_core::Safe::<1>::new();
+        safe.fill(|_| 0).expect("the Safe is empty")
+    }
+
+    #[test]
+    fn p03_a_secret_in_text_as_characters_or_numbers_is_seen() {
+        for text in ["pin=M-typed-code", "pin=[77, 45, 116, 121, 112, 101, 100, 45, 99]"] {
+            let mut checkers = Checkers::default();
+            checkers.p03_text(text, &[typed()]);
+            assert_eq!(broken(&checkers), Some("P3"));
+        }
+        let mut checkers = Checkers::default();
+        checkers.p03_bytes(b"..M-typed-..", &[typed()]);
+        assert_eq!(broken(&checkers), Some("P3"));
+        let mut checkers = Checkers::default();
+        checkers.p03_text("SecretId { place: 1, use_count: 4 }", &[typed()]);
+        assert_eq!(broken(&checkers), None);
+    }
+
+    #[test]
+    fn p05_a_typed_code_that_is_refused_twice_is_seen() {
+        let mut checkers = Checkers::default();
+        checkers.p05_typed(typed());
+        checkers.p34_refused(0, &typed(), false);
+        assert_eq!(broken(&checkers), None);
+        checkers.p34_refused(0, &typed(), false);
+        assert_eq!(broken(&checkers), Some("P5"));
+    }
+
+    #[test]
+    fn p16_a_secret_without_an_owner_is_seen() {
+        let mut checkers = Checkers::default();
+        checkers.p16_quiet(&[status(StateName::Active)], 1, true);
+        assert_eq!(broken(&checkers), None);
+        checkers.p16_quiet(&[status(StateName::Locked)], 1, true);
+        assert_eq!(broken(&checkers), Some("P16"));
+        let mut checkers = Checkers::default();
+        checkers.p16_quiet(&[status(StateName::Locked)], 0, false);
+        assert_eq!(broken(&checkers), Some("P16"));
+        let mut checkers = Checkers::default();
+        checkers.p16_stopped(1, true);
+        assert_eq!(broken(&checkers), Some("P16"));
+        let mut checkers = Checkers::default();
+        checkers.p16_owned(2, 1);
+        assert_eq!(broken(&checkers), Some("P16"));
+    }
+
+    #[test]
+    fn p31_a_typed_code_that_is_sealed_is_seen() {
+        let mut checkers = Checkers::default();
+        checkers.p31_sealed(0, &stored(), id(), false);
+        assert_eq!(broken(&checkers), None);
+        checkers.p31_sealed(0, &typed(), id(), false);
+        assert_eq!(broken(&checkers), Some("P31"));
+    }
+
+    #[test]
+    fn p32_a_code_of_two_stuck_sources_and_a_repeated_one_are_seen() {
+        let mut checkers = Checkers::default();
+        checkers.p32_stuck_draw(id());
+        checkers.p31_sealed(0, &stored(), id(), false);
+        assert_eq!(broken(&checkers), Some("P32"));
+        let mut checkers = Checkers::default();
+        checkers.p31_sealed(0, &stored(), id(), true);
+        assert_eq!(broken(&checkers), Some("P32"));
+    }
+
+    #[test]
+    fn p33_active_without_a_login_and_an_unproven_hand_over_are_seen() {
+        let mut checkers = Checkers::default();
+        checkers.p33_quiet(&status(StateName::Active));
+        assert_eq!(broken(&checkers), Some("P33"));
+        let mut checkers = Checkers::default();
+        checkers.p33_login_answered(0, Some(stored()), true);
+        checkers.p33_handed_over(0, &stored());
+        assert_eq!(broken(&checkers), None);
+        checkers.p33_handed_over(0, &typed());
+        assert_eq!(broken(&checkers), Some("P33"));
+    }
+
+    #[test]
+    fn p34_a_stored_code_tried_twice_at_one_boot_is_seen() {
+        let mut checkers = Checkers::default();
+        for expected in [None, Some("P34")] {
+            checkers.p36_journaled(0, &AuditEvent::AttemptBegins(AttemptCause::Automatic));
+            checkers.p36_login(0, &stored(), true);
+            checkers.p33_login_answered(0, None, true);
+            assert_eq!(broken(&checkers), expected);
+        }
+    }
+
+    #[test]
+    fn p34_a_boot_loop_that_spends_tries_is_seen() {
+        for (low_count, allowed) in [(true, 1), (false, 2)] {
+            let mut checkers = Checkers::default();
+            for _ in 0..allowed {
+                checkers.p34_refused(0, &stored(), low_count);
+                checkers.restarted();
+                assert_eq!(broken(&checkers), None);
+            }
+            checkers.p34_refused(0, &stored(), low_count);
+            assert_eq!(broken(&checkers), Some("P34"));
+        }
+    }
+
+    #[test]
+    fn p35_each_way_to_break_it_is_seen() {
+        let seen = |broken_trace: fn(&mut Checkers)| {
+            let mut checkers = Checkers::default();
+            broken_trace(&mut checkers);
+            broken(&checkers)
+        };
+        assert_eq!(seen(|checkers| checkers.p35_done(0, false)), Some("P35"));
+        assert_eq!(seen(|checkers| checkers.p35_code_lost(0)), Some("P35"));
+        assert_eq!(seen(|checkers| checkers.p35_opened(0, false)), Some("P35"));
+        assert_eq!(seen(|checkers| checkers.p35_known_state(0, Mode::Manual, true, false)), Some("P35"));
+        assert_eq!(seen(|checkers| checkers.p35_known_state(0, Mode::Generated, false, true)), Some("P35"));
+        assert_eq!(seen(|checkers| checkers.p35_known_state(0, Mode::Generated, true, false)), None);
+    }
+
+    #[test]
+    fn p36_an_attempt_without_a_record_and_one_without_an_outcome_are_seen() {
+        let mut checkers = Checkers::default();
+        checkers.p36_login(0, &typed(), false);
+        assert_eq!(broken(&checkers), Some("P36"));
+        let mut checkers = Checkers::default();
+        checkers.p36_journaled(0, &AuditEvent::AttemptBegins(AttemptCause::Person));
+        checkers.p36_login(0, &typed(), false);
+        checkers.p33_login_answered(0, None, true);
+        assert_eq!(broken(&checkers), None);
+        checkers.p33_quiet(&status(StateName::Locked));
+        assert_eq!(broken(&checkers), Some("P36"));
+    }
+
+    #[test]
+    fn p36_a_change_without_calling_and_an_effect_before_its_record_are_seen() {
+        let mut checkers = Checkers::default();
+        let change = Change { kind: ChangeKind::ManualToManual, calling: false };
+        checkers.p36_change(0, Some(change), false);
+        assert_eq!(broken(&checkers), Some("P36"));
+        let mut checkers = Checkers::default();
+        checkers.p36_change(0, Some(Change { calling: true, ..change }), true);
+        assert_eq!(broken(&checkers), Some("P36"));
+        let mut checkers = Checkers::default();
+        checkers.p36_commit();
+        checkers.p36_effect(false);
+        assert_eq!(broken(&checkers), Some("P36"));
+    }
+
+    #[test]
+    fn p40_a_record_a_login_or_a_change_after_a_failed_commit_is_seen() {
+        let seen = |broken_trace: fn(&mut Checkers)| {
+            let mut checkers = Checkers::default();
+            checkers.p36_journaled(0, &AuditEvent::AttemptBegins(AttemptCause::Person));
+            checkers.p40_answered(false, false);
+            broken_trace(&mut checkers);
+            broken(&checkers)
+        };
+        assert_eq!(seen(|checkers| checkers.p36_effect(true)), Some("P40"));
+        assert_eq!(seen(|checkers| checkers.p36_login(0, &typed(), false)), Some("P40"));
+        assert_eq!(seen(|checkers| checkers.p36_change(0, None, false)), Some("P40"));
+        assert_eq!(seen(|checkers| checkers.p36_effect(false)), None);
+    }
+
+    #[test]
+    fn p42_a_turn_without_end_is_seen() {
+        let mut checkers = Checkers::default();
+        checkers.p42_turn(EFFECTS_OF_A_TURN_MAX + 1);
+        assert_eq!(broken(&checkers), Some("P42"));
+        let mut checkers = Checkers::default();
+        for _ in 0..=TICKS_IN_VAIN_MAX {
+            checkers.p42_ticked(true);
+        }
+        assert_eq!(broken(&checkers), Some("P42"));
+    }
+
+    #[test]
+    fn p44_a_repeated_login_and_an_order_without_an_answer_are_seen() {
+        let mut checkers = Checkers::default();
+        for _ in 0..2 {
+            checkers.p36_journaled(0, &AuditEvent::AttemptBegins(AttemptCause::Person));
+            checkers.p36_login(0, &typed(), false);
+        }
+        assert_eq!(broken(&checkers), Some("P44"));
+        let mut checkers = Checkers::default();
+        checkers.p44_waiting(0, ANSWER_WAIT_MAX_MS + 1);
+        assert_eq!(broken(&checkers), Some("P44"));
+    }
+}

@@ -1,0 +1,525 @@
+//! What the core orders, performed by simulated devices, with the faults that are due.
+
+use slotwarden_core::effect::{
+    ApplicationOrder, Effect, HsmAnswer, HsmCall, Input, Outcome, Room, SlotId, StoreResult, Ticket,
+};
+use slotwarden_core::fault::{Fault, Function, HsmFailure, rv};
+use slotwarden_core::record::{Owner, Record, SecretKey};
+use slotwarden_core::safe::SecretId;
+use slotwarden_core::token::{LoginState, TokenState};
+
+use crate::code::Code;
+use crate::faults::{Kind, Step};
+use crate::hsm::Extent;
+use crate::world::{Event, PendingCall, World};
+
+/// A device that answers after every deadline of the core (30 s).
+const LATE_MS: std::ops::Range<u64> = 31_000..90_000;
+/// A device that is slow but answers in time.
+const SLOW_MS: std::ops::Range<u64> = 2_000..25_000;
+/// Calls that fail in one burst.
+const BURST_CALLS: u8 = 5;
+
+impl World {
+    /// Performs one effect.
+    pub(crate) fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Store(record) => self.put(&record),
+            Effect::Journal(record) => {
+                if self.trace.scans {
+                    let mut bytes = [0; slotwarden_core::audit::AUDIT_RECORD_BYTES_MAX];
+                    let secrets = self.secrets();
+                    match record.encode(&mut bytes) {
+                        Ok(encoded) => self.checkers.p03_bytes(encoded, &secrets),
+                        Err(_) => self.checkers.violated("P36", 0, "an audit record cannot be encoded"),
+                    }
+                }
+                self.disk.journal(record);
+            }
+            Effect::Commit { ticket } => self.commit(ticket),
+            Effect::Hsm { ticket, slot, call } => self.call(ticket, slot.0, call),
+            Effect::Random { ticket, id } => {
+                let fault = self.due(Step::Random, ticket.slot.map_or(0, |slot| slot.0));
+                let wait_ms = if fault == Some(Kind::RandomSlow) { self.random.u64(LATE_MS) } else { 1 };
+                self.schedule(wait_ms, Event::Drawn(ticket, id, fault));
+            }
+            Effect::Unseal { ticket, key, id } => {
+                let fault = self.due(Step::Unseal, ticket.slot.map_or(0, |slot| slot.0));
+                if fault == Some(Kind::PowerCutInRecovery) {
+                    let kept = self.random.bool();
+                    return self.power_cut(false, kept);
+                }
+                let wait_ms = if fault == Some(Kind::UnsealSlow) { self.random.u64(LATE_MS) } else { 1 };
+                self.schedule(wait_ms, Event::Unsealed(ticket, key, id, fault));
+            }
+            Effect::Application { ticket, application, slot, order } => {
+                self.application(ticket, application, slot.0, order);
+            }
+            Effect::Reply { reply, answer } => self.answered(reply, answer),
+            Effect::Checkpoint { sequence, head } => {
+                let chain = self.disk.check_chain().unwrap_or_default();
+                if chain.sequence != sequence || chain.head != head {
+                    self.checkers.violated("P37", 0, "a checkpoint over something that is not the audit log");
+                }
+            }
+            Effect::EndWorker => self.end_worker(),
+            Effect::Stopped => self.stopped(),
+        }
+    }
+
+    fn put(&mut self, record: &Record) {
+        match record {
+            Record::Slot { owner, record } => {
+                let mut bytes = [0; slotwarden_core::record::SLOT_RECORD_BYTES_MAX];
+                match record.encode(&mut bytes) {
+                    Ok(encoded) if self.trace.scans => {
+                        let secrets = self.secrets();
+                        self.checkers.p03_bytes(encoded, &secrets);
+                    }
+                    Ok(_) => {}
+                    Err(_) => self.checkers.violated("P36", 0, "a slot record cannot be encoded"),
+                }
+                self.disk.put(*owner, *record);
+            }
+            Record::Seal { key, id } => {
+                let slot = slot_of(key.owner);
+                match self.lend(*id) {
+                    Some(code) => {
+                        let repeats =
+                            self.disk.durable.sealed.iter().any(|(known, sealed)| known != key && *sealed == code);
+                        self.checkers.p31_sealed(slot, &code, *id, repeats);
+                        self.disk.seal(*key, code);
+                    }
+                    None => self.checkers.violated("P35", slot, "a secret was wiped before it was sealed"),
+                }
+            }
+            Record::Erase { key } => self.disk.erase(*key),
+        }
+    }
+
+    fn lend(&self, id: SecretId) -> Option<Code> {
+        self.core.as_ref()?.with(id, Code::new)
+    }
+
+    fn commit(&mut self, ticket: Ticket) {
+        self.checkers.p36_commit();
+        self.disk.commit();
+        if let Some(cut) = self.cut_is_due() {
+            return self.power_cut(cut.is_there(), cut.unsettled_is_kept());
+        }
+        let slot = self.disk.slot_in_flight();
+        let fault = self.due(Step::Commit, slot);
+        match fault {
+            Some(Kind::PowerCutBeforeWrite | Kind::PowerCutAfterWrite | Kind::PowerCutInRecovery) => {
+                let (is_there, kept) = (self.random.bool(), self.random.bool());
+                return match fault {
+                    Some(Kind::PowerCutBeforeWrite) => self.power_cut(false, kept),
+                    Some(Kind::PowerCutAfterWrite) => self.power_cut(true, kept),
+                    _ => self.power_cut(is_there, kept),
+                };
+            }
+            Some(Kind::DaemonKilledAtWrite) => return self.daemon_killed(),
+            Some(Kind::DiskReserve) => {
+                self.disk.reserve = true;
+                let wait_ms = self.random.u64(1_000..60_000);
+                self.schedule(wait_ms, Event::Heals(Kind::DiskReserve, slot));
+            }
+            _ => {}
+        }
+        let wait_ms = if fault == Some(Kind::StoreSlow) { self.random.u64(LATE_MS) } else { self.latency_ms() };
+        self.schedule(wait_ms, Event::Stored(ticket, fault));
+    }
+
+    fn call(&mut self, ticket: Ticket, slot: u8, call: HsmCall) {
+        let none = Code::NONE;
+        let (first, second) = match call {
+            HsmCall::Observe | HsmCall::Logout | HsmCall::Settle => (Some(none), Some(none)),
+            HsmCall::Login { pin } => (self.lend(pin), Some(none)),
+            HsmCall::SetPin { old, new } => (self.lend(old), self.lend(new)),
+            HsmCall::Initialise { so_pin, new, free_slot: _ } => (self.lend(so_pin), self.lend(new)),
+        };
+        let (Some(first), Some(second)) = (first, second) else {
+            return self.checkers.violated("P16", slot, "a secret was wiped before the call that carries it");
+        };
+        let number = usize::from(slot);
+        match call {
+            HsmCall::Login { .. } => {
+                let automatic = !self.people.orders.iter().any(|order| order.slot == Some(slot));
+                self.checkers.p36_login(slot, &first, automatic);
+                self.logins[number] = Some((ticket, first));
+            }
+            HsmCall::SetPin { .. } | HsmCall::Initialise { .. } => {
+                let change = self.disk.durable.slots[number].and_then(|record| record.change);
+                self.checkers.p36_change(slot, change, matches!(call, HsmCall::Initialise { .. }));
+            }
+            HsmCall::Observe | HsmCall::Logout | HsmCall::Settle => {}
+        }
+        if !self.worker {
+            let outcome = Outcome::Hsm(Err(HsmFailure::NoWorker));
+            return self.schedule(1, Event::Answer(Input::Done { ticket, outcome }));
+        }
+        let fault = self.due(Step::of(&call), slot);
+        if self.calls[number].push_back(PendingCall { ticket, call, first, second, fault }).is_err() {
+            return self.checkers.violated("P44", slot, "too many calls of one slot at once");
+        }
+        let wait_ms = match fault {
+            Some(Kind::SlowDevice) => self.random.u64(SLOW_MS),
+            _ => self.latency_ms(),
+        };
+        let starts_ms = self.busy_until_ms[number].max(self.now_ms);
+        self.busy_until_ms[number] = starts_ms + wait_ms;
+        self.schedule(starts_ms + wait_ms - self.now_ms, Event::Call(slot));
+    }
+
+    fn application(
+        &mut self,
+        ticket: Ticket,
+        application: slotwarden_core::effect::ApplicationId,
+        slot: u8,
+        order: ApplicationOrder,
+    ) {
+        let step = match order {
+            ApplicationOrder::HandOver { .. } => Step::HandOver,
+            ApplicationOrder::Withdraw => Step::Withdraw,
+        };
+        let fault = self.due(step, slot);
+        if fault == Some(Kind::ApplicationUnreachable) {
+            self.apps.of(application).reachable = false;
+            let wait_ms = self.random.u64(1_000..120_000);
+            self.schedule(wait_ms, Event::Heals(Kind::ApplicationUnreachable, application.0));
+        }
+        let result = match order {
+            ApplicationOrder::HandOver { pin } => match self.lend(pin) {
+                Some(pin) => {
+                    self.checkers.p33_handed_over(slot, &pin);
+                    self.apps.hand_over(application, pin)
+                }
+                None => return self.checkers.violated("P16", slot, "a PIN was wiped before it was handed over"),
+            },
+            ApplicationOrder::Withdraw => self.apps.withdraw(application),
+        };
+        let wait_ms = if fault == Some(Kind::ApplicationSilent) { self.random.u64(LATE_MS) } else { self.latency_ms() };
+        let outcome = Outcome::Application(result);
+        self.schedule(wait_ms, Event::Answer(Input::Done { ticket, outcome }));
+    }
+
+    /// Something that was scheduled happens.
+    pub(crate) fn happen(&mut self, event: Event) {
+        match event {
+            Event::Call(slot) => self.carry_out(slot),
+            Event::Answer(input) => self.answer(input),
+            Event::Stored(ticket, fault) => self.stored(ticket, fault),
+            Event::Drawn(ticket, id, fault) => self.drawn(ticket, id, fault),
+            Event::Unsealed(ticket, key, id, fault) => self.unsealed(ticket, key, id, fault),
+            Event::Look(slot) => self.look(slot),
+            Event::WorkerGone => self.worker_gone(),
+            Event::WorkerStarts => self.worker_starts(),
+            Event::DaemonStarts => self.start(),
+            Event::Heals(kind, place) => self.heals(kind, place),
+        }
+    }
+
+    fn stored(&mut self, ticket: Ticket, fault: Option<Kind>) {
+        let known = self.disk.durable.journal.len();
+        let result = match fault {
+            Some(Kind::StoreFailed) => self.disk.fail(false),
+            Some(Kind::StoreFailedButThere) => self.disk.fail(true),
+            _ => self.disk.finish(),
+        };
+        self.counts.writes += 1;
+        if self.disk.overflowed {
+            self.checkers.violated("P42", 0, "the store holds more than any rule can need");
+        }
+        self.checkers.p40_answered(result != StoreResult::Failed, result == StoreResult::Durable(Room::Reserve));
+        for index in known..self.disk.durable.journal.len() {
+            let record = self.disk.durable.journal[index];
+            if let Some(SlotId(slot)) = record.slot {
+                self.checkers.p36_journaled(slot, &record.event);
+            }
+        }
+        self.check_codes();
+        if fault == Some(Kind::StoredTwice) {
+            self.deliver(Input::Stored { ticket, result });
+        }
+        self.deliver(Input::Stored { ticket, result });
+    }
+
+    fn drawn(&mut self, ticket: Ticket, id: SecretId, fault: Option<Kind>) {
+        let mut bytes = [0; 64];
+        for part in bytes.chunks_exact_mut(8) {
+            part.copy_from_slice(&self.random.u64(..).to_le_bytes());
+        }
+        match fault {
+            Some(Kind::RandomOneStuck) => self.stuck[self.random.usize(..2)] = true,
+            Some(Kind::RandomBothStuck) => self.stuck = [true, true],
+            _ => {}
+        }
+        if matches!(fault, Some(Kind::RandomOneStuck | Kind::RandomBothStuck)) {
+            let wait_ms = self.random.u64(1_000..60_000);
+            self.schedule(wait_ms, Event::Heals(Kind::RandomBothStuck, 0));
+        }
+        let all_stuck = self.stuck == [true, true];
+        for (half, stuck) in self.stuck.into_iter().enumerate() {
+            if stuck {
+                let bytes = &mut bytes[half * 32..][..32];
+                // Either kind of being stuck: the last draw again, or one byte for ever.
+                if all_stuck { bytes.fill(0xA5) } else { bytes.copy_from_slice(&self.last_draw[half * 32..][..32]) }
+            }
+        }
+        self.last_draw = bytes;
+        if all_stuck {
+            self.checkers.p32_stuck_draw(id);
+        }
+        let result = if fault == Some(Kind::RandomUnavailable) {
+            Err(Fault::RandomUnavailable)
+        } else {
+            if let Some(core) = &mut self.core {
+                core.refill(id, |place| {
+                    place.copy_from_slice(&bytes);
+                    bytes.len()
+                });
+            }
+            Ok(())
+        };
+        self.deliver(Input::Done { ticket, outcome: Outcome::Random(result) });
+    }
+
+    fn unsealed(&mut self, ticket: Ticket, key: SecretKey, id: SecretId, fault: Option<Kind>) {
+        let code = self.disk.unseal(key).copied().filter(|_| fault != Some(Kind::SealBroken));
+        let result = match (code, &mut self.core) {
+            (Some(code), Some(core)) => {
+                core.refill(id, |place| code.write(place));
+                Ok(())
+            }
+            (Some(_) | None, _) => Err(Fault::SealBroken),
+        };
+        self.deliver(Input::Done { ticket, outcome: Outcome::Unsealed(result) });
+    }
+
+    /// The token of a slot carries out the next call that waits for it.
+    fn carry_out(&mut self, slot: u8) {
+        let number = usize::from(slot);
+        if self.hung[number] {
+            return;
+        }
+        let Some(pending) = self.calls[number].front().copied() else { return };
+        if let Some(cut) = self.cut_is_due() {
+            if cut.is_there() {
+                let _unanswered = self.run(slot, &pending);
+            }
+            let is_there = self.random.bool();
+            return self.power_cut(is_there, cut.unsettled_is_kept());
+        }
+        let fault = match (pending.fault, self.burst) {
+            (None, 1..) => {
+                self.burst -= 1;
+                Some(Kind::DeviceErrorBefore)
+            }
+            (fault, _) => fault,
+        };
+        let function = function_of(&pending.call);
+        let mut wait_ms = 1;
+        let result = match fault {
+            Some(Kind::HangBefore) => {
+                self.hung[number] = true;
+                return;
+            }
+            Some(Kind::HangAfter | Kind::ReplyLost) => {
+                // After a lost reply the token takes further calls; after a hang nothing but the end of the worker helps.
+                let _unanswered = self.run(slot, &pending);
+                self.hung[number] = fault == Some(Kind::HangAfter);
+                self.calls[number].pop_front();
+                return;
+            }
+            Some(Kind::WorkerKilledBefore) => return self.worker_dies(),
+            Some(Kind::WorkerKilledAfter | Kind::WorkerKilledInside) => {
+                let _unanswered = self.run(slot, &pending);
+                return self.worker_dies();
+            }
+            Some(Kind::TokenFileTorn) => {
+                let settles = self.tokens.of(slot).is_some_and(|token| token.character.settles_itself);
+                let _unanswered = self.run(slot, &pending);
+                if !settles && let Some(token) = self.tokens.of(slot) {
+                    token.readable = false;
+                    self.counts.counted_apart += 1;
+                }
+                return self.worker_dies();
+            }
+            Some(Kind::PowerCutBeforeCall) => {
+                let (is_there, kept) = (self.random.bool(), self.random.bool());
+                return self.power_cut(is_there, kept);
+            }
+            Some(Kind::PowerCutAfterKept | Kind::PowerCutAfterLost | Kind::PowerCutInRecovery) => {
+                let _unanswered = self.run(slot, &pending);
+                let kept = match fault {
+                    Some(Kind::PowerCutAfterKept) => true,
+                    Some(Kind::PowerCutAfterLost) => false,
+                    _ => self.random.bool(),
+                };
+                let is_there = self.random.bool();
+                return self.power_cut(is_there, kept);
+            }
+            Some(Kind::DaemonKilledAtCall) => return self.daemon_killed(),
+            Some(Kind::TokenPulledInCall) => {
+                self.pull(slot);
+                self.run(slot, &pending)
+            }
+            Some(Kind::DeviceErrorBefore) => Err(failure(rv::DEVICE_ERROR, function)),
+            Some(Kind::DeviceErrorBurst) => {
+                self.burst = BURST_CALLS - 1;
+                Err(failure(rv::DEVICE_ERROR, function))
+            }
+            Some(Kind::DeviceErrorAfter) => {
+                let _hidden = self.run(slot, &pending);
+                Err(failure(rv::DEVICE_ERROR, function))
+            }
+            Some(Kind::UnexpectedCode) => Err(failure(0x8000_0001, function)),
+            Some(Kind::PinLenRange) => Err(failure(rv::PIN_LEN_RANGE, function)),
+            Some(Kind::PinInvalid) => Err(failure(rv::PIN_INVALID, function)),
+            Some(Kind::SessionReadOnly) => Err(failure(rv::SESSION_READ_ONLY, function)),
+            Some(Kind::NotLoggedIn) => {
+                if let Some(token) = self.tokens.of(slot) {
+                    token.session = LoginState::Public;
+                }
+                Err(failure(rv::USER_NOT_LOGGED_IN, function))
+            }
+            Some(Kind::NotSupported) => Err(failure(rv::FUNCTION_NOT_SUPPORTED, function)),
+            Some(Kind::LoginRefused) => {
+                self.refused_right[number] = true;
+                let low_count = self.shows_low_count(slot);
+                self.checkers.p34_refused(slot, &pending.first, low_count);
+                Err(failure(rv::PIN_INCORRECT, function))
+            }
+            Some(Kind::LoginLies) => {
+                self.apart[number] = true;
+                Ok(HsmAnswer::LoggedIn)
+            }
+            Some(Kind::AlreadyLoggedIn) => Err(HsmFailure::AlreadyLoggedIn),
+            Some(Kind::SetPinLies) => Ok(HsmAnswer::PinSet),
+            Some(Kind::SettleFails) => Err(HsmFailure::NotSettled),
+            Some(Kind::WrongAnswer) => match (&pending.call, self.run(slot, &pending)) {
+                (HsmCall::Login { .. }, Ok(_)) => Ok(HsmAnswer::LoggedOut),
+                (_, Ok(_)) => Ok(HsmAnswer::LoggedIn),
+                (_, Err(failure)) => Err(failure),
+            },
+            Some(Kind::ObserveLies) => {
+                self.checkers.flags_lied(slot);
+                let dice = self.random.u8(..);
+                self.run(slot, &pending).map(|answer| match answer {
+                    HsmAnswer::Observed(state) => HsmAnswer::Observed(invented(state, dice)),
+                    other => other,
+                })
+            }
+            Some(Kind::LateAnswer) => {
+                wait_ms = self.random.u64(LATE_MS);
+                self.run(slot, &pending)
+            }
+            Some(_) | None => self.run(slot, &pending),
+        };
+        self.calls[number].pop_front();
+        self.busy_until_ms[number] = self.busy_until_ms[number].max(self.now_ms + wait_ms);
+        let answer = Input::Done { ticket: pending.ticket, outcome: Outcome::Hsm(result) };
+        self.schedule(wait_ms, Event::Answer(answer));
+        if fault == Some(Kind::DuplicateAnswer) {
+            let again_ms = self.random.u64(1..500);
+            self.schedule(wait_ms + again_ms, Event::Answer(answer));
+        }
+    }
+
+    /// The call reaches the token.
+    pub(crate) fn run(&mut self, slot: u8, pending: &PendingCall) -> Result<HsmAnswer, HsmFailure> {
+        self.counts.calls += 1;
+        let low_count = self.shows_low_count(slot);
+        let result = match pending.call {
+            HsmCall::Initialise { free_slot, .. } => {
+                let number = self.tokens.for_init(slot, free_slot).map_err(HsmFailure::Refused)?;
+                let extent = match pending.fault {
+                    Some(Kind::WorkerKilledInside) => Extent::FirstStep,
+                    _ => Extent::Whole,
+                };
+                let token = self.tokens.tokens.get_mut(usize::from(number)).ok_or(HsmFailure::TokenGone)?;
+                let result = token.initialise(slot, &pending.first, &pending.second, extent);
+                if token.live.label == Some(slot) {
+                    self.tokens.attached[usize::from(slot)] = Some(number);
+                    self.homes[usize::from(slot)].get_or_insert(number);
+                }
+                result
+            }
+            call => {
+                let token = self.tokens.of(slot).ok_or(HsmFailure::TokenGone)?;
+                match call {
+                    HsmCall::Observe | HsmCall::Initialise { .. } => Ok(HsmAnswer::Observed(token.state())),
+                    HsmCall::Login { .. } => token.login(&pending.first),
+                    HsmCall::Logout => token.logout(),
+                    HsmCall::SetPin { .. } => token.set_pin(&pending.first, &pending.second),
+                    HsmCall::Settle => token.settle(),
+                }
+            }
+        };
+        if let HsmCall::Login { .. } | HsmCall::SetPin { .. } = pending.call {
+            match result {
+                Ok(_) => self.checkers.p34_accepted(slot),
+                Err(HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT, .. }) => {
+                    self.checkers.p34_refused(slot, &pending.first, low_count);
+                }
+                Err(_) => {}
+            }
+        }
+        self.check_codes();
+        result
+    }
+
+    fn shows_low_count(&mut self, slot: u8) -> bool {
+        self.tokens.of(slot).is_some_and(|token| token.live.count_low)
+    }
+
+    /// A device's answer reaches the core.
+    fn answer(&mut self, input: Input) {
+        if let Input::Done { ticket, outcome: Outcome::Hsm(result) } = input
+            && let Some(SlotId(slot)) = ticket.slot
+        {
+            let login = &mut self.logins[usize::from(slot)];
+            if let Some((_, pin)) = login.take_if(|(awaited, _)| *awaited == ticket) {
+                let reached = !matches!(result, Err(HsmFailure::NoWorker | HsmFailure::TokenGone));
+                let proven = (result == Ok(HsmAnswer::LoggedIn)).then_some(pin);
+                self.checkers.p33_login_answered(slot, proven, reached);
+            } else if result == Ok(HsmAnswer::LoggedOut) {
+                self.checkers.p33_login_gone(slot);
+            }
+        }
+        self.deliver(input);
+    }
+}
+
+fn invented(state: TokenState, dice: u8) -> TokenState {
+    TokenState {
+        count_low: dice & 1 != 0,
+        final_try: dice & 2 != 0,
+        locked: dice & 12 == 12,
+        login: match dice >> 6 {
+            0 => LoginState::User,
+            1 => LoginState::SecurityOfficer,
+            _ => LoginState::Public,
+        },
+        ..state
+    }
+}
+
+fn slot_of(owner: Owner) -> u8 {
+    u8::try_from(owner.0).unwrap_or(0)
+}
+
+fn failure(code: u64, function: Function) -> HsmFailure {
+    HsmFailure::Pkcs11 { code, function }
+}
+
+fn function_of(call: &HsmCall) -> Function {
+    match call {
+        HsmCall::Observe => Function::GetTokenInfo,
+        HsmCall::Login { .. } => Function::Login,
+        HsmCall::Logout => Function::Logout,
+        HsmCall::SetPin { .. } => Function::SetPin,
+        HsmCall::Initialise { .. } => Function::InitPin,
+        HsmCall::Settle => Function::Settle,
+    }
+}

@@ -1,0 +1,361 @@
+//! The people: what they know, what they order next, what they make of an answer.
+//!
+//! They look at the status, like everybody, and mostly do what it asks for; sometimes they
+//! mistype, repeat themselves or order something pointless. They are as forgetful as an
+//! answer lets them be: *done* makes them forget every code but the one in force, *refused*
+//! (nothing was done) makes them forget the new one; only *failed*, or no answer at all,
+//! makes them remember both. A service that answers too early thus loses a code, and the
+//! model sees it.
+
+use heapless::Vec;
+use slotwarden_core::command::{Answer, CommandKind};
+use slotwarden_core::fault::Refusal;
+use slotwarden_core::record::{Doubt, Mode};
+use slotwarden_core::status::{SlotStatus, StateName};
+
+use crate::SLOTS;
+use crate::code::Code;
+
+/// Codes of one slot that people keep in mind; with more to remember they change nothing.
+pub const REMEMBERED_MAX: usize = 6;
+/// Orders without an answer.
+pub const ORDERS_MAX: usize = 32;
+
+/// What people know about one slot.
+#[derive(Clone, Debug)]
+pub struct Knowledge {
+    /// Codes that could be in force, the newest first.
+    pub codes: Vec<Code, REMEMBERED_MAX>,
+    /// The SO PIN.
+    pub so_pin: Code,
+    /// Which of `codes` they type next.
+    next: usize,
+    /// Whether they were told that another wrong code could block the token.
+    told_last_try: bool,
+    /// Whether they were told to name a free token.
+    pub told_several: bool,
+}
+
+/// An order that was given and not answered yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Order {
+    /// The number its answer carries.
+    pub reply: u32,
+    /// About which slot; boot and stop are about none.
+    pub slot: Option<u8>,
+    /// What.
+    pub kind: CommandKind,
+    /// The present code or the SO PIN as typed; [`Code::NONE`]: none.
+    pub typed: Code,
+    /// The new manual code; [`Code::NONE`]: none.
+    pub new: Code,
+    /// When it was given, milliseconds of the world.
+    pub given_ms: u64,
+}
+
+/// What people want next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Which order.
+    pub kind: CommandKind,
+    /// Its mode, for [`CommandKind::Mode`].
+    pub to: Mode,
+    /// The present code or the SO PIN.
+    pub typed: Code,
+    /// The new manual code.
+    pub new: Code,
+    /// The confirmation that a last try needs.
+    pub confirmed: bool,
+}
+
+impl Wish {
+    /// An order without codes.
+    #[must_use]
+    pub const fn plain(kind: CommandKind) -> Self {
+        Wish { kind, to: Mode::Manual, typed: Code::NONE, new: Code::NONE, confirmed: false }
+    }
+}
+
+/// Everybody.
+#[derive(Clone, Debug)]
+pub struct People {
+    /// Per slot what they know.
+    pub slots: [Knowledge; SLOTS],
+    /// What they wait for.
+    pub orders: Vec<Order, ORDERS_MAX>,
+    next_reply: u32,
+}
+
+impl Default for People {
+    fn default() -> Self {
+        const NOTHING: Knowledge =
+            Knowledge { codes: Vec::new(), so_pin: Code::NONE, next: 0, told_last_try: false, told_several: false };
+        People { slots: [NOTHING; SLOTS], orders: Vec::new(), next_reply: 1 }
+    }
+}
+
+impl Knowledge {
+    /// Whether they could open a token that has this PIN.
+    #[must_use]
+    pub fn knows(&self, pin: &Code) -> bool {
+        self.codes.contains(pin)
+    }
+
+    /// From now on this code could be in force too.
+    pub fn learn(&mut self, code: Code) {
+        if self.codes.len() == REMEMBERED_MAX {
+            self.codes.pop();
+        }
+        // There is room: one was popped if there was none.
+        let _inserted = self.codes.insert(0, code);
+        self.next = 0;
+    }
+
+    /// The code to try: the newest first, another one after each refusal.
+    #[must_use]
+    pub fn candidate(&self) -> Code {
+        if self.codes.is_empty() { Code::NONE } else { self.codes[self.next % self.codes.len()] }
+    }
+}
+
+impl People {
+    /// What people want for a slot in this state; `None`: they leave it alone.
+    pub fn wish(&self, slot: u8, status: &SlotStatus, random: &mut fastrand::Rng) -> Option<Wish> {
+        let knowledge = &self.slots[usize::from(slot)];
+        let dice = random.u8(..100);
+        let generated = status.mode == Mode::Generated;
+        let kind = match status.state {
+            StateName::Absent => match dice {
+                0..20 => CommandKind::Init,
+                20..30 => CommandKind::Activate,
+                30..35 => CommandKind::Boot,
+                _ => return None,
+            },
+            StateName::Uninitialised => match dice {
+                0..85 => CommandKind::Init,
+                85..90 => CommandKind::Activate,
+                _ => return None,
+            },
+            StateName::Locked => match dice {
+                0..62 => CommandKind::Activate,
+                62..72 => CommandKind::ChangeCode,
+                72..84 => CommandKind::Mode,
+                84..92 => CommandKind::Boot,
+                92..94 => CommandKind::Init,
+                94..97 => CommandKind::Deactivate,
+                97..98 => CommandKind::EndCall,
+                _ => CommandKind::Stop,
+            },
+            StateName::Active => match dice {
+                0..25 => CommandKind::ChangeCode,
+                25..55 => CommandKind::Mode,
+                55..80 => CommandKind::Deactivate,
+                80..84 => CommandKind::Activate,
+                84..86 => CommandKind::Boot,
+                86..92 => CommandKind::Stop,
+                92..93 => CommandKind::Init,
+                93..94 => CommandKind::EndCall,
+                _ => return None,
+            },
+            StateName::Doubtful => match (status.doubt, dice) {
+                (Some(Doubt::CallUnanswered), 0..20) => CommandKind::EndCall,
+                (_, 0..60) => CommandKind::Activate,
+                (_, 60..66) => CommandKind::ChangeCode,
+                (_, 66..72) => CommandKind::Mode,
+                (_, 72..75) => CommandKind::Boot,
+                (_, 75..80) => CommandKind::Deactivate,
+                (_, 80..82) => CommandKind::Stop,
+                _ => return None,
+            },
+            StateName::CoolingDown | StateName::Blocked => match dice {
+                0..30 => CommandKind::Activate,
+                30..35 => CommandKind::ChangeCode,
+                35..38 => CommandKind::Stop,
+                _ => return None,
+            },
+            StateName::Activating | StateName::Changing => match dice {
+                0..6 => CommandKind::Activate,
+                6..12 => CommandKind::Deactivate,
+                12..15 => CommandKind::Mode,
+                15..18 => CommandKind::Boot,
+                18..20 => CommandKind::Stop,
+                20..30 => CommandKind::EndCall,
+                _ => return None,
+            },
+        };
+        let mut wish = Wish::plain(kind);
+        wish.confirmed = (status.tries_left == 0 || knowledge.told_last_try) && random.u8(..100) < 70;
+        let typed = match random.u8(..100) {
+            0..8 => Code::manual(random),
+            8..10 => Code::new(b"M-short"),
+            10..11 => Code::new(b"M-new\nline"),
+            _ => knowledge.candidate(),
+        };
+        let odd = random.u8(..100) < 3;
+        match kind {
+            CommandKind::Activate => {
+                if !generated || odd {
+                    wish.typed = typed;
+                }
+            }
+            CommandKind::ChangeCode | CommandKind::Mode => {
+                let stays = kind == CommandKind::ChangeCode || random.u8(..100) < 4;
+                wish.to = if stays { status.mode } else { other(status.mode) };
+                if !generated || odd {
+                    wish.typed = typed;
+                }
+                if wish.to == Mode::Manual {
+                    if knowledge.codes.len() >= REMEMBERED_MAX - 1 {
+                        return None;
+                    }
+                    wish.new = if odd { wish.typed } else { Code::manual(random) };
+                }
+            }
+            CommandKind::Init => {
+                wish.typed = if random.u8(..100) < 5 { Code::so_pin(random) } else { knowledge.so_pin };
+            }
+            CommandKind::Boot
+            | CommandKind::Deactivate
+            | CommandKind::EndCall
+            | CommandKind::Stop
+            | CommandKind::ReadStatus
+            | CommandKind::ReadAudit => {}
+        }
+        Some(wish)
+    }
+
+    /// They give an order and remember the new code, if there is one. Returns the number
+    /// of the answer; `None` when they wait for too many already.
+    pub fn give(&mut self, slot: Option<u8>, wish: &Wish, now_ms: u64) -> Option<u32> {
+        let reply = self.next_reply;
+        let order = Order { reply, slot, kind: wish.kind, typed: wish.typed, new: wish.new, given_ms: now_ms };
+        self.orders.push(order).ok()?;
+        self.next_reply += 1;
+        if let Some(slot) = slot
+            && !wish.new.is_none()
+            && !self.slots[usize::from(slot)].knows(&wish.new)
+        {
+            self.slots[usize::from(slot)].learn(wish.new);
+        }
+        Some(reply)
+    }
+
+    /// An answer arrived. Returns the order it belongs to; `None`: nobody waits for it.
+    pub fn answered(&mut self, reply: u32, answer: Answer) -> Option<Order> {
+        let index = self.orders.iter().position(|order| order.reply == reply)?;
+        let order = self.orders.swap_remove(index);
+        let Some(slot) = order.slot else { return Some(order) };
+        let other_change = self.orders.iter().any(|other| other.slot == Some(slot) && !other.new.is_none());
+        let knowledge = &mut self.slots[usize::from(slot)];
+        match answer {
+            Answer::Done => {
+                knowledge.told_last_try = false;
+                knowledge.next = 0;
+                let in_force = match order.kind {
+                    CommandKind::Activate => order.typed,
+                    CommandKind::ChangeCode | CommandKind::Mode => order.new,
+                    CommandKind::Init => {
+                        knowledge.so_pin = order.typed;
+                        knowledge.told_several = false;
+                        Code::NONE
+                    }
+                    CommandKind::Boot
+                    | CommandKind::Deactivate
+                    | CommandKind::EndCall
+                    | CommandKind::Stop
+                    | CommandKind::ReadStatus
+                    | CommandKind::ReadAudit => return Some(order),
+                };
+                if order.kind == CommandKind::Activate && (in_force.is_none() || other_change) {
+                    return Some(order);
+                }
+                knowledge.codes.retain(|code| *code == in_force);
+                if !in_force.is_none() && knowledge.codes.is_empty() {
+                    knowledge.learn(in_force);
+                }
+            }
+            // The disk failed under the order: "mend the disk, restart"; then the status tells which code it is.
+            Answer::Refused(Refusal::StoreFailed | Refusal::Halted | Refusal::Stopping) => {}
+            Answer::Refused(refusal) => {
+                knowledge.told_last_try |= refusal == Refusal::LastTryUnconfirmed;
+                knowledge.told_several |= refusal == Refusal::SeveralFreeTokens;
+                if refusal == Refusal::CodeWrong {
+                    knowledge.next += 1;
+                }
+                if !order.new.is_none() && order.new != order.typed {
+                    knowledge.codes.retain(|code| *code != order.new);
+                }
+            }
+            Answer::Failed(_) => {}
+        }
+        Some(order)
+    }
+
+    /// The daemon is gone: nobody will be answered any more.
+    pub fn hung_up(&mut self) {
+        self.orders.clear();
+    }
+}
+
+fn other(mode: Mode) -> Mode {
+    match mode {
+        Mode::Generated => Mode::Manual,
+        Mode::Manual => Mode::Generated,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slotwarden_core::fault::Fault;
+
+    const OLD: &[u8] = b"M-old-code";
+    const NEW: &[u8] = b"M-new-code";
+
+    fn people_changing_a_code() -> (People, u32) {
+        let mut people = People::default();
+        people.slots[0].learn(Code::new(OLD));
+        let wish = Wish { typed: Code::new(OLD), new: Code::new(NEW), ..Wish::plain(CommandKind::ChangeCode) };
+        let reply = people.give(Some(0), &wish, 0).expect("nobody waits yet");
+        (people, reply)
+    }
+
+    #[test]
+    fn refused_makes_them_forget_the_new_code_and_done_the_old_one() {
+        let (mut people, reply) = people_changing_a_code();
+        assert!(people.slots[0].knows(&Code::new(OLD)) && people.slots[0].knows(&Code::new(NEW)));
+        assert!(people.answered(reply, Answer::Refused(Refusal::CodeWrong)).is_some());
+        assert!(people.slots[0].knows(&Code::new(OLD)) && !people.slots[0].knows(&Code::new(NEW)));
+
+        let (mut people, reply) = people_changing_a_code();
+        assert!(people.answered(reply, Answer::Done).is_some());
+        assert!(!people.slots[0].knows(&Code::new(OLD)) && people.slots[0].knows(&Code::new(NEW)));
+    }
+
+    #[test]
+    fn failed_and_no_answer_make_them_remember_both_and_try_the_new_one_first() {
+        let (mut people, reply) = people_changing_a_code();
+        assert!(people.answered(reply, Answer::Failed(Fault::TokenGone)).is_some());
+        assert_eq!(people.slots[0].codes, [Code::new(NEW), Code::new(OLD)]);
+        let (mut people, _) = people_changing_a_code();
+        people.hung_up();
+        assert_eq!(people.slots[0].candidate(), Code::new(NEW));
+    }
+
+    #[test]
+    fn an_answer_to_nobody_is_noticed() {
+        let (mut people, reply) = people_changing_a_code();
+        assert!(people.answered(reply + 1, Answer::Done).is_none());
+    }
+
+    #[test]
+    fn after_a_wrong_code_they_try_the_other_one() {
+        let mut people = People::default();
+        people.slots[0].learn(Code::new(OLD));
+        people.slots[0].learn(Code::new(NEW));
+        let wish = Wish { typed: Code::new(NEW), ..Wish::plain(CommandKind::Activate) };
+        let reply = people.give(Some(0), &wish, 0).expect("nobody waits yet");
+        assert!(people.answered(reply, Answer::Refused(Refusal::CodeWrong)).is_some());
+        assert_eq!(people.slots[0].candidate(), Code::new(OLD));
+    }
+}

@@ -1,0 +1,268 @@
+//! A disk that holds whole transactions: records, sealed secrets, audit log.
+//!
+//! The model that a separate test of the real store proves by cutting redb byte by byte:
+//! after a power cut the disk holds the state before the transaction in flight or the one
+//! after it, nothing in between (P39). Secrets lie here in the clear, since the simulator
+//! has nothing to hide; a checker makes sure that no typed code is ever among them (P31).
+
+use heapless::Vec;
+use slotwarden_core::audit::{AuditRecord, Chain, ChainBreak};
+use slotwarden_core::effect::{Room, StoreResult};
+use slotwarden_core::record::{Owner, SecretKey, SlotRecord};
+
+use crate::SLOTS;
+use crate::code::Code;
+
+/// Sealed secrets at once: two for each slot, and a change that was begun over again.
+pub const SEALED_MAX: usize = 4 * SLOTS;
+/// Operations of one transaction: a boot turn has a record and a few audit records per slot.
+pub const OPERATIONS_MAX: usize = 96;
+
+/// One operation of a transaction.
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    Slot(Owner, SlotRecord),
+    Seal(SecretKey, Code),
+    Erase(SecretKey),
+    Journal(AuditRecord),
+}
+
+/// What is durable.
+#[derive(Debug, Default)]
+pub struct Durable {
+    /// The record of each slot, by owner.
+    pub slots: [Option<SlotRecord>; SLOTS],
+    /// The sealed secrets.
+    pub sealed: Vec<(SecretKey, Code), SEALED_MAX>,
+    /// The audit log.
+    pub journal: std::vec::Vec<AuditRecord>,
+    /// The chain over the part of the log that was checked so far.
+    pub checked: Chain,
+}
+
+/// The disk.
+#[derive(Debug, Default)]
+pub struct Disk {
+    /// What survives a power cut whatever happens.
+    pub durable: Durable,
+    /// The transaction that is being filled.
+    open: std::vec::Vec<Operation>,
+    /// The transaction whose commit is not answered.
+    in_flight: std::vec::Vec<Operation>,
+    is_in_flight: bool,
+    /// Whether less than 4 MiB is free.
+    pub reserve: bool,
+    /// Whether more was sealed than [`SEALED_MAX`] or put than [`OPERATIONS_MAX`].
+    pub overflowed: bool,
+}
+
+impl Disk {
+    /// An empty disk, as new; keeps its memory.
+    pub fn clear(&mut self) {
+        self.durable.slots = [None; SLOTS];
+        self.durable.sealed.clear();
+        self.durable.journal.clear();
+        self.durable.checked = Chain::default();
+        self.open.clear();
+        self.in_flight.clear();
+        self.is_in_flight = false;
+        self.reserve = false;
+        self.overflowed = false;
+    }
+
+    /// Adds a slot's record to the open transaction.
+    pub fn put(&mut self, owner: Owner, record: SlotRecord) {
+        self.push(Operation::Slot(owner, record));
+    }
+
+    /// Adds a secret to be sealed to the open transaction.
+    pub fn seal(&mut self, key: SecretKey, code: Code) {
+        self.push(Operation::Seal(key, code));
+    }
+
+    /// Adds the end of a sealed secret to the open transaction.
+    pub fn erase(&mut self, key: SecretKey) {
+        self.push(Operation::Erase(key));
+    }
+
+    /// Adds an audit record to the open transaction.
+    pub fn journal(&mut self, record: AuditRecord) {
+        self.push(Operation::Journal(record));
+    }
+
+    /// Begins to make the open transaction durable.
+    pub fn commit(&mut self) {
+        std::mem::swap(&mut self.open, &mut self.in_flight);
+        self.open.clear();
+        self.is_in_flight = true;
+    }
+
+    /// Whether a commit is unanswered.
+    #[must_use]
+    pub fn is_in_flight(&self) -> bool {
+        self.is_in_flight
+    }
+
+    /// The slot that the transaction in flight is about, as far as one is.
+    #[must_use]
+    pub fn slot_in_flight(&self) -> u8 {
+        let slot = self.in_flight.iter().find_map(|operation| match operation {
+            Operation::Slot(owner, _) => u8::try_from(owner.0).ok(),
+            Operation::Journal(record) => record.slot.map(|slot| slot.0),
+            Operation::Seal(..) | Operation::Erase(_) => None,
+        });
+        slot.unwrap_or(0)
+    }
+
+    /// The commit succeeds.
+    pub fn finish(&mut self) -> StoreResult {
+        self.apply();
+        StoreResult::Durable(if self.reserve { Room::Reserve } else { Room::Plenty })
+    }
+
+    /// The commit fails; nobody knows whether the transaction is there.
+    pub fn fail(&mut self, it_is_there: bool) -> StoreResult {
+        if it_is_there {
+            self.apply();
+        }
+        self.in_flight.clear();
+        self.is_in_flight = false;
+        StoreResult::Failed
+    }
+
+    /// The power goes: the open transaction is lost, the one in flight is there or not.
+    pub fn power_cut(&mut self, in_flight_is_there: bool) {
+        if self.is_in_flight && in_flight_is_there {
+            self.apply();
+        }
+        self.open.clear();
+        self.in_flight.clear();
+        self.is_in_flight = false;
+    }
+
+    /// A sealed secret.
+    #[must_use]
+    pub fn unseal(&self, key: SecretKey) -> Option<&Code> {
+        self.durable.sealed.iter().find(|(present, _)| *present == key).map(|(_, code)| code)
+    }
+
+    /// The sealed codes of a slot.
+    pub fn codes(&self, owner: Owner) -> impl Iterator<Item = &Code> {
+        self.durable.sealed.iter().filter(move |(key, _)| key.owner == owner).map(|(_, code)| code)
+    }
+
+    /// Checks what was added to the audit log since the last check (P37).
+    ///
+    /// # Errors
+    /// [`ChainBreak`] at the first record that does not follow.
+    pub fn check_chain(&mut self) -> Result<Chain, ChainBreak> {
+        let known = usize::try_from(self.durable.checked.sequence).unwrap_or(usize::MAX);
+        for record in self.durable.journal.iter().skip(known) {
+            self.durable.checked.accept(record)?;
+        }
+        Ok(self.durable.checked)
+    }
+
+    fn push(&mut self, operation: Operation) {
+        if self.open.len() < OPERATIONS_MAX {
+            self.open.push(operation);
+        } else {
+            self.overflowed = true;
+        }
+    }
+
+    fn apply(&mut self) {
+        for operation in &self.in_flight {
+            match *operation {
+                Operation::Slot(owner, record) => {
+                    if let Some(place) = self.durable.slots.get_mut(usize::from(owner.0)) {
+                        *place = Some(record);
+                    }
+                }
+                Operation::Seal(key, code) => {
+                    self.durable.sealed.retain(|(present, _)| *present != key);
+                    self.overflowed |= self.durable.sealed.push((key, code)).is_err();
+                }
+                Operation::Erase(key) => self.durable.sealed.retain(|(present, _)| *present != key),
+                Operation::Journal(record) => self.durable.journal.push(record),
+            }
+        }
+        self.in_flight.clear();
+        self.is_in_flight = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slotwarden_core::audit::AuditEvent;
+    use slotwarden_core::record::SecretKind;
+
+    const KEY: SecretKey = SecretKey { kind: SecretKind::GeneratedCode, owner: Owner(0), generation: 1 };
+
+    fn disk_with_a_transaction_in_flight() -> Disk {
+        let mut disk = Disk::default();
+        disk.put(Owner(0), SlotRecord::new([1; 16]));
+        disk.seal(KEY, Code::new(b"code"));
+        disk.commit();
+        disk
+    }
+
+    #[test]
+    fn p39_a_power_cut_leaves_the_state_before_or_after_and_nothing_between() {
+        for is_there in [false, true] {
+            let mut disk = disk_with_a_transaction_in_flight();
+            disk.put(Owner(1), SlotRecord::new([2; 16]));
+            disk.power_cut(is_there);
+            assert_eq!(disk.durable.slots[0].is_some(), is_there);
+            assert_eq!(disk.unseal(KEY).is_some(), is_there);
+            assert!(disk.durable.slots[1].is_none(), "a transaction that was never committed is lost");
+            assert!(!disk.is_in_flight());
+        }
+    }
+
+    #[test]
+    fn a_failed_commit_may_be_there_or_not_and_says_failed_both_times() {
+        for is_there in [false, true] {
+            let mut disk = disk_with_a_transaction_in_flight();
+            assert_eq!(disk.fail(is_there), StoreResult::Failed);
+            assert_eq!(disk.durable.slots[0].is_some(), is_there);
+        }
+    }
+
+    #[test]
+    fn a_nearly_full_disk_says_reserve() {
+        let mut disk = disk_with_a_transaction_in_flight();
+        disk.reserve = true;
+        assert_eq!(disk.finish(), StoreResult::Durable(Room::Reserve));
+        disk.erase(KEY);
+        disk.commit();
+        assert_eq!(disk.finish(), StoreResult::Durable(Room::Reserve));
+        assert!(disk.unseal(KEY).is_none());
+    }
+
+    #[test]
+    fn p37_a_record_that_does_not_follow_is_found() {
+        let mut disk = Disk::default();
+        let mut chain = Chain::default();
+        for sequence in [1, 2, 4] {
+            let record = AuditRecord {
+                sequence,
+                wall_s: None,
+                previous: chain.head,
+                who: None,
+                slot: None,
+                event: AuditEvent::WorkerLost,
+            };
+            disk.journal(record);
+            disk.commit();
+            let _durable = disk.finish();
+            if sequence == 4 {
+                assert_eq!(disk.check_chain(), Err(ChainBreak::Sequence { expected: 3, found: 4 }));
+            } else {
+                assert!(chain.accept(&record).is_ok());
+                assert_eq!(disk.check_chain(), Ok(chain));
+            }
+        }
+    }
+}
