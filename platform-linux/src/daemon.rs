@@ -10,39 +10,39 @@
 //! hand; at SIGTERM it orders `Stop` and ends when the core says that everything is taken
 //! back. After a crash the next start does the same from the records.
 
+mod held;
+mod orders;
+mod readings;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use slotwarden_core::audit::Chain;
-use slotwarden_core::command::{Answer, Caller, Command, CommandKind, ReplyId};
-use slotwarden_core::effect::{Effect, Input, Outcome, SlotId, Ticket};
+use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
+use slotwarden_core::effect::{Effect, Input, Outcome, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
-use slotwarden_core::limits::{PLACE_BYTES, SLOTS_APPLIANCE};
+use slotwarden_core::limits::SLOTS_APPLIANCE;
 use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Owner, SlotRecord};
-use slotwarden_core::status::{StateName, Status};
+use slotwarden_core::status::Status;
 use slotwarden_core::{Appliance, Configuration, Now, SecretId, Service};
 use tracing::{error, info, warn};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::control;
 use crate::devices::{Applications, Event, Hsm, Lend, Store};
-use crate::names::{Names, Peer};
+use crate::names::Names;
 use crate::problem::{self, Problem};
 use crate::random::{self, FirstSource};
-use crate::status_json::{self, SCHEMA, SlotDetail, StatusView, Surroundings};
-use crate::wire::{
-    AUDIT_PAGE, Answered, Ask, AuditPage, CHECKPOINT_PAGE, CheckpointPage, FreeTokenView, Order, SecretRole,
-};
+use crate::status_json::{self, StatusView};
+use crate::wire::Answered;
+use held::Held;
 
 /// How long the core may take to stop before the loop ends anyway: an application that
 /// does not answer has 30 s ([`slotwarden_core::limits::APPLICATION_DEADLINE_MS`]).
 const STOP_WAIT: Duration = Duration::from_secs(45);
-/// How long an order for an absent token is held back while the HSM is looked at. A
-/// worker's look takes well under a second with the modules we know.
-const LOOK_WAIT: Duration = Duration::from_secs(3);
 /// The loop looks up at least so often, so that a wrong clock cannot put it to sleep for ever.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 
@@ -123,13 +123,6 @@ enum Waiting {
     Boot,
     /// The loop itself: stop.
     Stop,
-}
-
-/// An order for a token that is absent, held back while the HSM is looked at.
-struct Held {
-    request: control::Request,
-    slot: SlotId,
-    until: Instant,
 }
 
 struct Loop<'n, H, S, A> {
@@ -324,206 +317,6 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
         }
     }
 
-    /// What can be answered without the core; `None` for an order.
-    fn answer(&mut self, request: &control::Request) -> Result<Option<Answered>, Problem> {
-        let reads = |kind| if self.may(request.peer, kind) { Ok(()) } else { Err(Problem::from(Refusal::NotAllowed)) };
-        match &request.ask {
-            Ask::Status => {
-                reads(CommandKind::ReadStatus)?;
-                Ok(Some(Answered::Status(self.status())))
-            }
-            Ask::Slot { slot } => {
-                reads(CommandKind::ReadStatus)?;
-                let slot = self.names.slot(slot)?;
-                Ok(Some(Answered::Slot(Box::new(self.detail(slot)?))))
-            }
-            Ask::Audit { first, count } => {
-                reads(CommandKind::ReadAudit)?;
-                Ok(Some(Answered::Audit(self.audit(*first, *count)?)))
-            }
-            Ask::Checkpoints { skip } => {
-                reads(CommandKind::ReadAudit)?;
-                Ok(Some(Answered::Checkpoints(self.checkpoints(*skip)?)))
-            }
-            Ask::Order(_) => Ok(None),
-        }
-    }
-
-    fn may(&self, peer: Peer, what: CommandKind) -> bool {
-        match peer {
-            Peer::Person(who) => self.service.may(who, what),
-            Peer::OwnUser => matches!(what, CommandKind::Boot | CommandKind::ReadStatus),
-        }
-    }
-
-    /// Turns a client's order into a command. `hold`: the HSM may be looked at first.
-    fn client_order(&mut self, request: control::Request, hold: bool) {
-        let Ask::Order(order) = &request.ask else { return };
-        let who = match (request.peer, order) {
-            (Peer::Person(who), _) => who,
-            // The boot hook runs as the daemon's user, who could restart the daemon as well.
-            (Peer::OwnUser, Order::Boot) => PersonId::SERVICE,
-            (Peer::OwnUser, _) => {
-                let _ = request.answer.try_send(Problem::from(Refusal::NotAllowed).into());
-                return;
-            }
-        };
-        let slot = match order.slot().map(|slot| self.names.slot(slot)).transpose() {
-            Ok(slot) => slot,
-            Err(problem) => {
-                let _ = request.answer.try_send(problem.into());
-                return;
-            }
-        };
-        let looks = matches!(order, Order::Boot | Order::Activate { .. } | Order::Init { .. });
-        if looks
-            && hold
-            && let Some(absent) = self.first_absent(slot)
-        {
-            self.devices.hsm.look();
-            self.held.push(Held { request, slot: absent, until: Instant::now() + LOOK_WAIT });
-            return;
-        }
-        match self.command(order, slot, &request.secrets) {
-            Ok(command) => self.order(who, Waiting::Client(request.answer), command),
-            Err(refusal) => {
-                let _ = request.answer.try_send(Problem::from(refusal).into());
-            }
-        }
-    }
-
-    /// The slot whose token should be looked for before this order: the one it is about,
-    /// or for boot the first that is absent.
-    fn first_absent(&self, slot: Option<SlotId>) -> Option<SlotId> {
-        let absent = |state| matches!(state, StateName::Absent);
-        let status = self.service.status(self.now());
-        let mut slots = status.slots.iter().filter(|found| slot.is_none_or(|slot| found.slot == slot));
-        slots.find(|found| absent(found.state)).map(|found| found.slot)
-    }
-
-    /// Gives held orders to the core whose token came, or for which the look took too long.
-    fn release_held(&mut self) {
-        let held = std::mem::take(&mut self.held);
-        for order in held {
-            if self.first_absent(Some(order.slot)).is_none() || order.until <= Instant::now() {
-                self.client_order(order.request, false);
-            } else {
-                self.held.push(order);
-            }
-        }
-    }
-
-    /// The command of the core, with its secrets in the Safe.
-    fn command(
-        &mut self,
-        order: &Order,
-        slot: Option<SlotId>,
-        secrets: &[(SecretRole, Zeroizing<Vec<u8>>)],
-    ) -> Result<Command, Refusal> {
-        // A role that the order does not take, or one that came twice, has no place in it.
-        let wanted: &[SecretRole] = match order {
-            Order::Boot | Order::Deactivate { .. } | Order::EndCall { .. } => &[],
-            Order::Activate { .. } => &[SecretRole::Code],
-            Order::Init { .. } => &[SecretRole::SoPin],
-            Order::ChangeCode { .. } | Order::Mode { .. } => &[SecretRole::Code, SecretRole::NewCode],
-        };
-        for (place, (role, secret)) in secrets.iter().enumerate() {
-            let twice = secrets.iter().take(place).any(|(before, _)| before == role);
-            if twice || !wanted.contains(role) {
-                return Err(if *role == SecretRole::NewCode {
-                    Refusal::NewCodeNotWanted
-                } else {
-                    Refusal::CodeNotWanted
-                });
-            }
-            if secret.len() > PLACE_BYTES {
-                return Err(if *role == SecretRole::SoPin { Refusal::SecretTooLong } else { Refusal::CodeTooLong });
-            }
-        }
-        let slot = slot.unwrap_or(SlotId(0));
-        let mut filled = Vec::with_capacity(secrets.len());
-        for (role, secret) in secrets {
-            match self.service.fill(|place| fill_place(place, secret)) {
-                Ok(id) => filled.push((*role, id)),
-                Err(refusal) => {
-                    for (_, id) in filled {
-                        self.service.wipe(id);
-                    }
-                    return Err(refusal);
-                }
-            }
-        }
-        let id = |role| filled.iter().find(|(found, _)| *found == role).map(|(_, id)| *id);
-        let (code, new_code) = (id(SecretRole::Code), id(SecretRole::NewCode));
-        Ok(match order {
-            Order::Boot => Command::Boot,
-            Order::Activate { confirmed, .. } => Command::Activate { slot, code, confirmed: *confirmed },
-            Order::Deactivate { .. } => Command::Deactivate { slot },
-            Order::EndCall { .. } => Command::EndCall { slot },
-            Order::Init { free_slot, confirmed, .. } => {
-                let so_pin = id(SecretRole::SoPin).ok_or(Refusal::CodeMissing)?;
-                Command::Init { slot, so_pin, free_slot: *free_slot, confirmed: *confirmed }
-            }
-            Order::ChangeCode { confirmed, .. } => Command::ChangeCode { slot, code, new_code, confirmed: *confirmed },
-            Order::Mode { to, confirmed, .. } => Command::Mode { slot, to: *to, code, new_code, confirmed: *confirmed },
-        })
-    }
-
-    fn free_tokens(&self) -> Vec<FreeTokenView> {
-        let free = self.devices.hsm.free_tokens().into_iter();
-        free.map(|token| FreeTokenView { slot_number: token.slot_number, description: token.description }).collect()
-    }
-
-    fn surroundings(&self) -> Surroundings {
-        Surroundings {
-            seal: self.devices.store.seal().to_owned(),
-            module: self.devices.hsm.description(),
-            random: self.first_source.map_or("not drawn yet", FirstSource::pair).to_owned(),
-        }
-    }
-
-    fn status(&self) -> StatusView {
-        status_json::join(&self.service.status(self.now()), &self.names, &self.surroundings())
-    }
-
-    fn detail(&self, slot: SlotId) -> Result<SlotDetail, Problem> {
-        let status = self.status();
-        let found = status.slots.into_iter().nth(usize::from(slot.0)).ok_or(Refusal::UnknownSlot)?;
-        let record = self.service.slot_record(slot);
-        Ok(SlotDetail {
-            schema: SCHEMA,
-            slot: found,
-            uid: record.map(|record| record.uid.iter().map(|byte| format!("{byte:02x}")).collect()),
-            serial: record
-                .and_then(|record| record.serial)
-                .map(|serial| String::from_utf8_lossy(&serial).trim_end_matches([' ', '\0']).to_owned()),
-            seal: status.seal,
-        })
-    }
-
-    fn audit(&mut self, first: Option<u64>, count: u32) -> Result<AuditPage, Problem> {
-        let count = count.min(AUDIT_PAGE);
-        let last = self.service.chain().sequence;
-        let first = first.unwrap_or_else(|| (last + 1).saturating_sub(u64::from(count))).max(1);
-        let records = self.devices.store.audit(first, usize::try_from(count).unwrap_or(0))?;
-        let names = records.iter().map(|record| {
-            let who = record.who.map_or_else(String::new, |who| self.names.person_name(who));
-            (who, record.slot.map_or_else(String::new, |slot| self.names.slot_name(slot)))
-        });
-        Ok(AuditPage { last, names: names.collect(), records })
-    }
-
-    fn checkpoints(&mut self, skip: u32) -> Result<CheckpointPage, Problem> {
-        let all = self.devices.store.checkpoints()?;
-        let page = all.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX));
-        let page = page.take(usize::try_from(CHECKPOINT_PAGE).unwrap_or(0));
-        Ok(CheckpointPage {
-            all: u32::try_from(all.len()).unwrap_or(u32::MAX),
-            node_key: self.devices.store.node_key(),
-            checkpoints: page.map(|found| (found.sequence, found.head, found.signature.to_vec())).collect(),
-        })
-    }
-
     /// Logs and passes on what changed since the last time.
     fn tell_changes(&mut self) {
         let status = self.service.status(self.now());
@@ -579,21 +372,6 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
     }
 }
 
-impl Order {
-    /// The slot it is about, as the person named it.
-    fn slot(&self) -> Option<&str> {
-        match self {
-            Order::Boot => None,
-            Order::Activate { slot, .. }
-            | Order::Deactivate { slot }
-            | Order::EndCall { slot }
-            | Order::Init { slot, .. }
-            | Order::ChangeCode { slot, .. }
-            | Order::Mode { slot, .. } => Some(slot),
-        }
-    }
-}
-
 /// Whether anything differs but the seconds that tick down.
 fn differs(one: &Status<SLOTS_APPLIANCE>, other: &Status<SLOTS_APPLIANCE>) -> bool {
     let timeless = |status: &Status<SLOTS_APPLIANCE>| {
@@ -604,17 +382,4 @@ fn differs(one: &Status<SLOTS_APPLIANCE>, other: &Status<SLOTS_APPLIANCE>) -> bo
         status
     };
     timeless(one) != timeless(other)
-}
-
-fn fill_place(place: &mut [u8], secret: &[u8]) -> usize {
-    match place.get_mut(..secret.len()) {
-        Some(start) => {
-            start.copy_from_slice(secret);
-            secret.len()
-        }
-        None => {
-            place.zeroize();
-            usize::MAX
-        }
-    }
 }

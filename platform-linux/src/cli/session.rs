@@ -1,0 +1,267 @@
+//! One verb as a client of the daemon: what is asked for, sent and printed.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+use slotwarden_core::Refusal;
+use slotwarden_core::record::Mode;
+use slotwarden_core::status::StateName;
+
+use super::arguments::{AuditVerb, ModeWord, SlotVerb, Verb};
+use super::{CONFIRM_END_CALL, CONFIRM_LAST_TRY, verified};
+use crate::client::{Client, Refused};
+use crate::interrupt::Interrupts;
+use crate::output::{self, Format};
+use crate::problem::{EXIT_DONE, EXIT_USAGE, Own, Problem};
+use crate::secret::{self, Secret};
+use crate::status_json::{SCHEMA, SlotDetail, StatusView, mode_word};
+use crate::wire::{Answered, Ask, Order, SecretRole};
+use crate::{audit_client, boot, config};
+
+/// A client with what it needs for one verb.
+pub(super) struct Session {
+    client: Client,
+    config: PathBuf,
+    format: Format,
+    interrupts: Interrupts,
+}
+
+impl Session {
+    pub(super) fn open(config: &Path, format: Format) -> Result<Self, Refused> {
+        let settings = config::load(config)?;
+        let client = Client::new(&settings.socket);
+        Ok(Session { client, config: config.to_owned(), format, interrupts: Interrupts::watch() })
+    }
+
+    pub(super) fn run(&self, verb: Verb) -> Result<u8, Refused> {
+        match verb {
+            Verb::Boot { spawn, wait } => {
+                let config = std::path::absolute(&self.config).unwrap_or_else(|_| self.config.clone());
+                self.interrupts.order_sent(true);
+                let status = boot::boot(&self.client, spawn.then_some(config.as_path()), Duration::from_secs(wait))?;
+                match self.format {
+                    Format::Json => output::json(&status),
+                    Format::Table => output::line(&status.sentence()),
+                }
+                Ok(status.exit())
+            }
+            Verb::Status => {
+                let status = self.status()?;
+                output::status(self.format, &status);
+                Ok(status.exit())
+            }
+            Verb::Slot(verb) => self.slot_verb(verb),
+            Verb::Audit(AuditVerb::Show { last }) => {
+                output::audit(self.format, &audit_client::last(&self.client, last)?);
+                Ok(EXIT_DONE)
+            }
+            Verb::Audit(AuditVerb::Verify { .. }) => {
+                Ok(verified(self.format, &audit_client::verify_live(&self.client)?))
+            }
+            Verb::Audit(AuditVerb::Export { file }) => {
+                audit_client::export(&self.client, &file)?;
+                match self.format {
+                    Format::Json => output::json(&json!({"schema": SCHEMA, "file": file.display().to_string()})),
+                    Format::Table => output::line(&format!("the audit log is in {}", file.display())),
+                }
+                Ok(EXIT_DONE)
+            }
+            // Answered by `main`, without a daemon's socket.
+            Verb::Daemon { .. } | Verb::CheckConfig | Verb::HsmWorker => Ok(EXIT_USAGE),
+        }
+    }
+
+    fn slot_verb(&self, verb: SlotVerb) -> Result<u8, Refused> {
+        match verb {
+            SlotVerb::List => {
+                output::slots(self.format, &self.status()?);
+                return Ok(EXIT_DONE);
+            }
+            SlotVerb::Show { name } => {
+                output::slot(self.format, &self.slot(&name)?);
+                return Ok(EXIT_DONE);
+            }
+            SlotVerb::Init { name, free_slot, so_pin, confirm } => {
+                let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
+                let pin = so_pin.source().read(SecretRole::SoPin)?;
+                self.slot(&name)?;
+                let pin = match pin {
+                    Some(pin) => pin,
+                    // Twice: a free token takes whatever is typed as its SO PIN from now on.
+                    None => secret::ask(SecretRole::SoPin, &format!("SO PIN for the token of {name}"), true)?,
+                };
+                let order = |confirmed| Order::Init { slot: name.clone(), free_slot, confirmed };
+                self.order(order, confirmed, vec![(SecretRole::SoPin, pin)])?;
+                self.ended(&name)?;
+            }
+            SlotVerb::Activate { name, code, confirm } => {
+                let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
+                let code = code.source().read(SecretRole::Code)?;
+                let found = self.slot(&name)?;
+                // Nobody is asked for the code of a slot that needs none to be told so.
+                let secrets = if found.slot.is_active() {
+                    given(SecretRole::Code, code)
+                } else {
+                    self.present_code(&name, &found, code)?
+                };
+                self.order(|confirmed| Order::Activate { slot: name.clone(), confirmed }, confirmed, secrets)?;
+                self.ended(&name)?;
+            }
+            SlotVerb::Deactivate { name, confirm } => {
+                let order = if confirm.is(CONFIRM_END_CALL)? {
+                    Order::EndCall { slot: name.clone() }
+                } else {
+                    Order::Deactivate { slot: name.clone() }
+                };
+                self.order(|_| order.clone(), true, Vec::new())?;
+                self.ended(&name)?;
+            }
+            SlotVerb::ChangeCode { name, code, new_code, confirm } => {
+                let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
+                let code = code.source().read(SecretRole::Code)?;
+                let new_code = new_code.source().read(SecretRole::NewCode)?;
+                let found = self.slot(&name)?;
+                let manual = found.slot.mode == mode_word(Mode::Manual);
+                let mut secrets = self.present_code(&name, &found, code)?;
+                self.new_code(&name, manual, new_code, &mut secrets)?;
+                self.order(|confirmed| Order::ChangeCode { slot: name.clone(), confirmed }, confirmed, secrets)?;
+                self.ended(&name)?;
+            }
+            SlotVerb::Mode { name, to, code, new_code, confirm } => {
+                let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
+                let code = code.source().read(SecretRole::Code)?;
+                let new_code = new_code.source().read(SecretRole::NewCode)?;
+                let found = self.slot(&name)?;
+                let switches = found.slot.mode != mode_word(to.mode());
+                if switches {
+                    explain(to)?;
+                }
+                let mut secrets =
+                    if switches { self.present_code(&name, &found, code)? } else { given(SecretRole::Code, code) };
+                let asks = switches && matches!(to, ModeWord::Manual);
+                self.new_code(&name, asks, new_code, &mut secrets)?;
+                let order = |confirmed| Order::Mode { slot: name.clone(), to: to.mode(), confirmed };
+                self.order(order, confirmed, secrets)?;
+                self.ended(&name)?;
+            }
+        }
+        Ok(EXIT_DONE)
+    }
+
+    fn status(&self) -> Result<StatusView, Refused> {
+        match self.client.ask(Ask::Status, &[])? {
+            Answered::Status(status) => Ok(status),
+            _ => Err(Own::OtherVersion.into()),
+        }
+    }
+
+    fn slot(&self, name: &str) -> Result<SlotDetail, Refused> {
+        match self.client.ask(Ask::Slot { slot: name.to_owned() }, &[])? {
+            Answered::Slot(detail) => Ok(*detail),
+            _ => Err(Own::OtherVersion.into()),
+        }
+    }
+
+    /// The present code: as given, or asked for where the slot needs one. Where no code
+    /// helps nobody is asked, and the daemon says why.
+    fn present_code(
+        &self,
+        name: &str,
+        found: &SlotDetail,
+        given_code: Option<Secret>,
+    ) -> Result<Vec<(SecretRole, Secret)>, Refused> {
+        let helpless = [StateName::Uninitialised, StateName::Blocked, StateName::Activating, StateName::Changing];
+        let helpless = helpless.iter().any(|state| found.slot.state == state.word());
+        let wanted = found.slot.mode == mode_word(Mode::Manual) && !helpless;
+        let code = match given_code {
+            None if wanted && secret::on_terminal() => {
+                Some(secret::ask(SecretRole::Code, &format!("Code of {name}"), false)?)
+            }
+            code => code,
+        };
+        Ok(given(SecretRole::Code, code))
+    }
+
+    /// The new code: as given, or asked for twice where the order needs one.
+    fn new_code(
+        &self,
+        name: &str,
+        wanted: bool,
+        given_code: Option<Secret>,
+        secrets: &mut Vec<(SecretRole, Secret)>,
+    ) -> Result<(), Refused> {
+        let code = match given_code {
+            None if wanted && secret::on_terminal() => {
+                Some(secret::ask(SecretRole::NewCode, &format!("New code of {name}"), true)?)
+            }
+            code => code,
+        };
+        secrets.extend(given(SecretRole::NewCode, code));
+        Ok(())
+    }
+
+    /// Sends an order. A last try that was not confirmed is asked about at the terminal,
+    /// and sent again: the first time nothing was tried.
+    fn order(
+        &self,
+        order: impl Fn(bool) -> Order,
+        confirmed: bool,
+        secrets: Vec<(SecretRole, Secret)>,
+    ) -> Result<(), Refused> {
+        self.interrupts.order_sent(true);
+        let answered = self.client.ask(Ask::Order(order(confirmed)), &secrets);
+        self.interrupts.order_sent(false);
+        match answered {
+            Err(refused) if refused.problem.is(Refusal::LastTryUnconfirmed) && !confirmed && secret::on_terminal() => {
+                output::aside(&format!("{}.", refused.problem.sentence));
+                typed(&format!("Type `{CONFIRM_LAST_TRY}` to go on: "), CONFIRM_LAST_TRY)?;
+                self.interrupts.order_sent(true);
+                self.client.ask(Ask::Order(order(true)), &secrets).map(|_| ())
+            }
+            answered => answered.map(|_| ()),
+        }
+    }
+
+    /// Says in which state the slot is after an order.
+    fn ended(&self, name: &str) -> Result<(), Refused> {
+        let detail = self.slot(name)?;
+        match self.format {
+            Format::Json => output::json(&detail),
+            Format::Table => {
+                let slot = &detail.slot;
+                let lack = if slot.waits_for.is_some() { format!("; it {}", slot.lack()) } else { String::new() };
+                output::line(&format!("{} is {}, its code is {}{lack}", slot.name, slot.state, slot.mode));
+                for application in slot.applications.iter().filter(|application| application.fault.is_some()) {
+                    output::line(&format!("the application {} could not be served", application.name));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Says what a switch means; asks only at a terminal.
+fn explain(to: ModeWord) -> Result<(), Problem> {
+    output::aside(to.meaning());
+    if !secret::on_terminal() {
+        return Ok(());
+    }
+    typed("Type `yes` to switch: ", "yes").map_err(|_| Problem::from(Own::NotConfirmed))
+}
+
+/// Asks for a text that is not secret.
+fn typed(prompt: &str, text: &str) -> Result<(), Problem> {
+    use std::io::Write as _;
+    let _ = write!(std::io::stderr(), "{prompt}");
+    let mut line = String::new();
+    match std::io::stdin().read_line(&mut line) {
+        Ok(_) if line.trim_end_matches(['\r', '\n']) == text => Ok(()),
+        Ok(_) => Err(Own::ConfirmationWrong.with(format!("here it would be {text:?}"))),
+        Err(error) => Err(Own::TerminalClosed.with(error.to_string())),
+    }
+}
+
+fn given(role: SecretRole, secret: Option<Secret>) -> Vec<(SecretRole, Secret)> {
+    secret.map(|secret| (role, secret)).into_iter().collect()
+}
