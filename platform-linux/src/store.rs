@@ -6,8 +6,9 @@
 //! through a copy in memory, every page and every record is checked, the audit chain is
 //! followed from its first record, the seal is opened; only then is it opened for writing.
 //! So a truncated, damaged, foreign or newer store is refused with all its bytes as they
-//! were. What cannot be told from a power cut is one thing: a file that was put back whole
-//! from earlier.
+//! were. Two things cannot be told from a power cut: a file put back whole from earlier, and
+//! a flip of the one bit that names redb's newer commit slot (the state one transaction
+//! before); a checkpoint kept elsewhere shows both.
 //!
 //! After a restart the store holds exactly what was answered as durable, and possibly the
 //! one transaction whose answer was under way (P39).
@@ -357,7 +358,7 @@ pub fn open_copy(directory: &Directory) -> Result<Database, Refused> {
         return Err(unreadable("it is empty".into()));
     }
     let copy = copy::Copy::of(file).map_err(|error| unreadable(error.to_string()))?;
-    format::open(copy).map_err(|error| unreadable(error.to_string()))
+    format::open_verifying(copy).map_err(|error| unreadable(error.to_string()))
 }
 
 /// Makes store and seal for the first time, in an order in which every power cut can be

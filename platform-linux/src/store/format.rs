@@ -72,12 +72,21 @@ pub struct Content {
     pub checkpoints: Vec<Checkpoint>,
 }
 
-/// A redb database over any storage, with our settings. An empty storage becomes an empty
-/// database; any other is verified page by page, whatever it says about itself.
+/// A redb database over any storage, with our settings, repaired if it was not closed. An
+/// empty storage becomes an empty database. What it holds is trusted: see [`open_verifying`].
 ///
 /// # Errors
 /// redb's, when the storage is damaged or fails.
 pub fn open(backend: impl StorageBackend) -> Result<Database, redb::Error> {
+    Ok(Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(backend)?)
+}
+
+/// The same, with every page verified, whatever the storage says about itself. It writes
+/// even if everything is in order, so it is for copies.
+///
+/// # Errors
+/// redb's, when the storage is damaged or fails.
+pub fn open_verifying(backend: impl StorageBackend) -> Result<Database, redb::Error> {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
     Ok(builder.create_with_backend(backend)?)
