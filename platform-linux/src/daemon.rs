@@ -23,7 +23,7 @@ use slotwarden_core::audit::Chain;
 use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
 use slotwarden_core::effect::{Effect, Input, Outcome, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
-use slotwarden_core::limits::SLOTS_APPLIANCE;
+use slotwarden_core::limits::{SLOTS_APPLIANCE, STOP_DEADLINE_MS};
 use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Owner, SlotRecord};
 use slotwarden_core::status::Status;
@@ -40,9 +40,9 @@ use crate::status_json::{self, StatusView};
 use crate::wire::Answered;
 use held::Held;
 
-/// How long the core may take to stop before the loop ends anyway: an application that
-/// does not answer has 30 s ([`slotwarden_core::limits::APPLICATION_DEADLINE_MS`]).
-const STOP_WAIT: Duration = Duration::from_secs(45);
+/// How long the stop may take before the loop ends anyway: the core's own bound, and as
+/// much again for the last commit.
+const STOP_WAIT: Duration = Duration::from_millis(2 * STOP_DEADLINE_MS);
 /// The loop looks up at least so often, so that a wrong clock cannot put it to sleep for ever.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 

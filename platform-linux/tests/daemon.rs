@@ -1,0 +1,345 @@
+//! The loop with devices of a few lines each: what it does itself, beside the core.
+
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use slotwarden::control::Request;
+use slotwarden::daemon::{self, Devices, Notice, Setup};
+use slotwarden::devices::{Applications, Checkpoint, Event, Events, FreeToken, Hsm, Lend, Store};
+use slotwarden::names::{Names, Peer, SlotName};
+use slotwarden::problem::Problem;
+use slotwarden::token_uri::TokenUri;
+use slotwarden::wire::{Answered, Ask, Order, SecretRole};
+use slotwarden_core::audit::{AuditRecord, Chain};
+use slotwarden_core::effect::{
+    ApplicationId, ApplicationOrder, HsmAnswer, HsmCall, Input, Outcome, Room, SlotId, StoreResult, Ticket,
+};
+use slotwarden_core::fault::{Fault, Function, HsmFailure, Refusal, rv};
+use slotwarden_core::person::{PersonId, Persons};
+use slotwarden_core::record::{Owner, Record, SecretKey};
+use slotwarden_core::service::SlotConfiguration;
+use slotwarden_core::status::StateName;
+use slotwarden_core::token::{LoginState, Presence, TokenState};
+use slotwarden_core::{Configuration, SecretId};
+use zeroize::Zeroizing;
+
+const PIN: &[u8] = b"opensesame";
+const SLOT: SlotId = SlotId(0);
+
+/// What the devices did, in order.
+type Deeds = Arc<Mutex<Vec<&'static str>>>;
+
+struct TinyHsm {
+    events: Events,
+    deeds: Deeds,
+    login: LoginState,
+    /// Whether a look finds the token.
+    found_by_look: bool,
+}
+
+impl TinyHsm {
+    fn token(&self) -> TokenState {
+        TokenState {
+            serial: *b"0123456789abcdef",
+            initialised: true,
+            user_pin: true,
+            count_low: false,
+            final_try: false,
+            locked: false,
+            pin_chars_max: 0,
+            login: self.login,
+        }
+    }
+}
+
+impl Hsm for TinyHsm {
+    fn perform(&mut self, ticket: Ticket, _slot: SlotId, call: HsmCall, secrets: &dyn Lend) {
+        let answer = match call {
+            HsmCall::Login { pin } => {
+                let mut right = false;
+                assert!(secrets.lend(pin, &mut |pin| right = pin == PIN));
+                let refused = HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT, function: Function::Login };
+                if right { Ok(HsmAnswer::LoggedIn) } else { Err(refused) }
+            }
+            HsmCall::Initialise { .. } => Err(HsmFailure::Refused(Refusal::SeveralFreeTokens)),
+            HsmCall::Observe => Ok(HsmAnswer::Observed(self.token())),
+            HsmCall::Logout => Ok(HsmAnswer::LoggedOut),
+            HsmCall::SetPin { .. } => Ok(HsmAnswer::PinSet),
+            HsmCall::Settle => Ok(HsmAnswer::Settled),
+        };
+        if matches!(answer, Ok(HsmAnswer::LoggedIn)) {
+            self.login = LoginState::User;
+        } else if matches!(answer, Ok(HsmAnswer::LoggedOut)) {
+            self.login = LoginState::Public;
+        }
+        let done = Input::Done { ticket, outcome: Outcome::Hsm(answer) };
+        self.events.send(Event::Input(done)).expect("the loop runs");
+    }
+
+    fn look(&mut self) {
+        self.deeds.lock().expect("no test panics in it").push("look");
+        if self.found_by_look {
+            let presence = Presence::Present(self.token());
+            self.events.send(Event::Input(Input::Token { slot: SLOT, presence })).expect("the loop runs");
+        }
+    }
+
+    fn end_worker(&mut self) {}
+
+    fn free_tokens(&self) -> Vec<FreeToken> {
+        [7, 8].map(|slot_number| FreeToken { slot_number, description: "a free one".into() }).into()
+    }
+
+    fn random(&mut self, half: &mut [u8; 32]) -> bool {
+        half.fill(0x5A);
+        true
+    }
+
+    fn description(&self) -> String {
+        "tiny".into()
+    }
+
+    fn stop(&mut self) {
+        self.deeds.lock().expect("no test panics in it").push("hsm stopped");
+    }
+}
+
+struct TinyStore {
+    events: Events,
+    journal: Vec<AuditRecord>,
+}
+
+impl Store for TinyStore {
+    fn put(&mut self, _record: &Record, _secrets: &dyn Lend) {}
+
+    fn journal(&mut self, record: &AuditRecord) {
+        self.journal.push(*record);
+    }
+
+    fn commit(&mut self, ticket: Ticket) {
+        let result = StoreResult::Durable(Room::Plenty);
+        self.events.send(Event::Input(Input::Stored { ticket, result })).expect("the loop runs");
+    }
+
+    fn unseal(&mut self, _key: SecretKey, _place: &mut [u8]) -> Result<usize, Fault> {
+        Err(Fault::SealBroken)
+    }
+
+    fn checkpoint(&mut self, _sequence: u64, _head: [u8; 32]) {}
+
+    fn audit(&mut self, first: u64, count: usize) -> Result<Vec<AuditRecord>, Refusal> {
+        Ok(self.journal.iter().filter(|record| record.sequence >= first).take(count).copied().collect())
+    }
+
+    fn checkpoints(&mut self) -> Result<Vec<Checkpoint>, Refusal> {
+        Ok(vec![Checkpoint { sequence: 1, head: [1; 32], signature: [2; 64] }])
+    }
+
+    fn seal(&self) -> &'static str {
+        "none at all"
+    }
+
+    fn node_key(&self) -> [u8; 32] {
+        [3; 32]
+    }
+}
+
+struct NoApplications(Deeds);
+
+impl Applications for NoApplications {
+    fn perform(&mut self, _: Ticket, _: ApplicationId, _: SlotId, _: ApplicationOrder, _: &dyn Lend) {
+        unreachable!("no application is configured");
+    }
+
+    fn withdraw_all(&mut self) {
+        self.0.lock().expect("no test panics in it").push("withdrawn");
+    }
+}
+
+struct World {
+    events: Sender<Event>,
+    deeds: Deeds,
+    looped: JoinHandle<Result<(), Problem>>,
+}
+
+/// A loop with one slot. `present`: the token is there from the start.
+fn world(present: bool, found_by_look: bool) -> World {
+    let (events, arriving): (_, Receiver<Event>) = channel();
+    let deeds = Deeds::default();
+    let hsm = TinyHsm { events: events.clone(), deeds: Arc::clone(&deeds), login: LoginState::Public, found_by_look };
+    let presence = if present { Presence::Present(hsm.token()) } else { Presence::Absent { free: true } };
+    for input in [Input::Token { slot: SLOT, presence }, Input::WorkerUp] {
+        events.send(Event::Input(input)).expect("the loop takes it later");
+    }
+    let slot = SlotConfiguration { owner: Owner(1), uid: [9; 16], applications: heapless::Vec::new() };
+    let configuration =
+        Configuration { slots: [slot].into_iter().collect(), persons: Persons::single(), tries: 3, digest: [0; 32] };
+    let token = TokenUri { label: Some("token a".into()), serial: None };
+    let names = Names { slots: vec![SlotName { name: "a".into(), token }], ..Names::default() };
+    let devices = Devices {
+        hsm,
+        store: TinyStore { events: events.clone(), journal: Vec::new() },
+        applications: NoApplications(Arc::clone(&deeds)),
+    };
+    let setup = Setup { names: Arc::new(names), configuration, records: Vec::new(), chain: Chain::default() };
+    let (ready, is_ready) = channel();
+    let looped = std::thread::spawn(move || {
+        daemon::run(setup, devices, &arriving, &mut |notice| {
+            if matches!(notice, Notice::Ready(_)) {
+                ready.send(()).expect("the test waits");
+            }
+        })
+    });
+    is_ready.recv_timeout(Duration::from_secs(10)).expect("boot is tried without being asked");
+    World { events, deeds, looped }
+}
+
+impl World {
+    fn ask_as(&self, peer: Peer, ask: Ask, secrets: &[(SecretRole, &[u8])]) -> Answered {
+        let (answer, answered) = sync_channel(1);
+        let secrets = secrets.iter().map(|(role, secret)| (*role, Zeroizing::new(secret.to_vec()))).collect();
+        self.events.send(Event::Control(Request { peer, ask, secrets, answer })).expect("the loop runs");
+        answered.recv_timeout(Duration::from_secs(10)).expect("every request is answered")
+    }
+
+    fn ask(&self, ask: Ask, secrets: &[(SecretRole, &[u8])]) -> Answered {
+        self.ask_as(Peer::Person(PersonId(0)), ask, secrets)
+    }
+
+    fn activate(&self, secrets: &[(SecretRole, &[u8])]) -> Answered {
+        self.ask(Ask::Order(Order::Activate { slot: "token a".into(), confirmed: false }), secrets)
+    }
+
+    fn stop(self) -> Vec<&'static str> {
+        self.events.send(Event::Stop).expect("the loop runs");
+        self.looped.join().expect("it does not panic").expect("it ends well");
+        self.deeds.lock().expect("no test panics in it").clone()
+    }
+}
+
+fn refusal(answered: &Answered) -> u16 {
+    match answered {
+        Answered::Problem { problem, .. } => problem.number,
+        other => panic!("a refusal was expected: {other:?}"),
+    }
+}
+
+#[test]
+fn the_daemons_own_user_is_only_the_boot_hook_when_persons_are_configured() {
+    let world = world(true, false);
+    let orders = [Order::Deactivate { slot: "a".into() }, Order::Activate { slot: "a".into(), confirmed: false }];
+    for order in orders {
+        assert_eq!(refusal(&world.ask_as(Peer::OwnUser, Ask::Order(order), &[])), Refusal::NotAllowed.number());
+    }
+    for ask in [Ask::Audit { first: None, count: 5 }, Ask::Checkpoints { skip: 0 }] {
+        assert_eq!(refusal(&world.ask_as(Peer::OwnUser, ask, &[])), Refusal::NotAllowed.number());
+    }
+    let nobody = Peer::Person(PersonId(5));
+    assert_eq!(refusal(&world.ask_as(nobody, Ask::Status, &[])), Refusal::NotAllowed.number());
+    assert!(matches!(world.ask_as(Peer::OwnUser, Ask::Status, &[]), Answered::Status(_)));
+    assert_eq!(world.ask_as(Peer::OwnUser, Ask::Order(Order::Boot), &[]), Answered::Done);
+    world.stop();
+}
+
+#[test]
+fn secrets_an_order_does_not_take_are_refused_and_fill_no_place_of_the_safe() {
+    let world = world(true, false);
+    let long = [b'x'; 65];
+    // More often than the Safe has places: one that leaked would be missed at the end.
+    for _ in 0..130 {
+        let code = Refusal::CodeNotWanted.number();
+        assert_eq!(refusal(&world.activate(&[(SecretRole::SoPin, PIN)])), code);
+        assert_eq!(refusal(&world.activate(&[(SecretRole::Code, PIN), (SecretRole::Code, PIN)])), code);
+        assert_eq!(refusal(&world.activate(&[(SecretRole::NewCode, PIN)])), Refusal::NewCodeNotWanted.number());
+        assert_eq!(refusal(&world.activate(&[(SecretRole::Code, &long)])), Refusal::CodeTooLong.number());
+        let init = Ask::Order(Order::Init { slot: "a".into(), free_slot: None, confirmed: false });
+        assert_eq!(refusal(&world.ask(init, &[])), Refusal::CodeMissing.number());
+    }
+    assert_eq!(refusal(&world.activate(&[(SecretRole::Code, b"wrong-code")])), Refusal::CodeWrong.number());
+    assert_eq!(world.activate(&[(SecretRole::Code, PIN)]), Answered::Done);
+    world.stop();
+}
+
+#[test]
+fn several_free_tokens_are_listed_with_their_slot_numbers() {
+    let world = world(false, false);
+    let init = Ask::Order(Order::Init { slot: "a".into(), free_slot: None, confirmed: false });
+    let Answered::Problem { problem, free_tokens } = world.ask(init, &[(SecretRole::SoPin, PIN)]) else {
+        panic!("a refusal was expected")
+    };
+    assert!(problem.is(Refusal::SeveralFreeTokens), "{problem}");
+    assert_eq!(free_tokens.iter().map(|token| token.slot_number).collect::<Vec<_>>(), [7, 8]);
+    world.stop();
+}
+
+#[test]
+fn an_order_for_an_absent_token_waits_for_one_look() {
+    let absent = without_token(false);
+    let begun = Instant::now();
+    assert_eq!(refusal(&absent.activate(&[(SecretRole::Code, PIN)])), Refusal::SlotAbsent.number());
+    let waited = begun.elapsed();
+    assert!(waited > Duration::from_secs(1) && waited < Duration::from_secs(8), "{waited:?}");
+    assert!(absent.stop().contains(&"look"));
+
+    let comes = without_token(true);
+    assert_eq!(comes.activate(&[(SecretRole::Code, PIN)]), Answered::Done);
+    let Answered::Slot(detail) = comes.ask(Ask::Slot { slot: "pkcs11:token=token%20a".into() }, &[]) else {
+        panic!("the slot was asked for")
+    };
+    assert_eq!(detail.slot.state, StateName::Active.word());
+    assert_eq!(detail.uid.as_deref(), Some("09".repeat(16).as_str()));
+    assert_eq!(detail.serial.as_deref(), Some("0123456789abcdef"));
+    assert!(comes.stop().contains(&"look"));
+}
+
+/// A world whose token was pulled, and that offers no other.
+fn without_token(found_by_look: bool) -> World {
+    let world = world(false, found_by_look);
+    let gone = Input::Token { slot: SLOT, presence: Presence::Absent { free: false } };
+    world.events.send(Event::Input(gone)).expect("the loop runs");
+    world
+}
+
+#[test]
+fn the_audit_log_is_read_in_pages_with_names() {
+    let world = world(true, false);
+    assert_eq!(world.activate(&[(SecretRole::Code, PIN)]), Answered::Done);
+    let Answered::Audit(all) = world.ask(Ask::Audit { first: Some(1), count: 1000 }, &[]) else {
+        panic!("the log was asked for")
+    };
+    assert_eq!(all.records.first().map(|record| record.sequence), Some(1));
+    assert_eq!(all.records.last().map(|record| record.sequence), Some(all.last));
+    assert!(all.names.contains(&("the daemon's user".into(), "a".into())), "{:?}", all.names);
+    let Answered::Audit(last) = world.ask(Ask::Audit { first: None, count: 2 }, &[]) else {
+        panic!("the log was asked for")
+    };
+    assert_eq!(last.records, all.records[all.records.len() - 2..]);
+    let Answered::Checkpoints(none) = world.ask(Ask::Checkpoints { skip: 1 }, &[]) else {
+        panic!("checkpoints were asked for")
+    };
+    assert_eq!((none.all, none.checkpoints.len()), (1, 0));
+    world.stop();
+}
+
+#[test]
+fn stop_takes_everything_back_and_ends_the_worker() {
+    let world = world(true, false);
+    assert_eq!(world.activate(&[(SecretRole::Code, PIN)]), Answered::Done);
+    let begun = Instant::now();
+    assert_eq!(world.stop(), ["withdrawn", "hsm stopped"]);
+    assert!(begun.elapsed() < Duration::from_secs(5), "nothing had to be waited for");
+}
+
+/// The trait is for the loop; a secret id that is stale finds nothing.
+#[test]
+fn a_stale_secret_is_not_lent() {
+    let configuration =
+        Configuration { slots: heapless::Vec::new(), persons: Persons::single(), tries: 3, digest: [0; 32] };
+    let mut service = slotwarden_core::Appliance::new(configuration).expect("nothing to serve");
+    let id: SecretId = service.fill(|_| 0).expect("the Safe is empty");
+    assert!(service.lend(id, &mut |_| {}));
+    service.wipe(id);
+    assert!(!service.lend(id, &mut |_| {}));
+}

@@ -1,0 +1,248 @@
+//! The program as people and scripts meet it, without any HSM: its module is a path that
+//! leads nowhere, so that nothing here depends on a package. What it does with real tokens
+//! is tested under `tests/`.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_slotwarden");
+/// `nobody` on every Linux.
+const NOBODY: u32 = 65_534;
+
+/// One appliance in a directory of its own.
+struct Place {
+    dir: tempfile::TempDir,
+    daemon: Option<Child>,
+}
+
+impl Place {
+    fn new(persons: &str) -> Place {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is writable");
+        let path = dir.path().display();
+        let text = format!(
+            "state_dir = \"{path}/state\"\nsocket = \"{path}/run/control.sock\"\n[hsm]\nmodule = \"/nowhere/hsm.so\"\n\
+             [[slot]]\nname = \"ca-root\"\ntoken = \"pkcs11:token=CA%20Root\"\n{persons}"
+        );
+        fs::write(dir.path().join("slotwarden.toml"), text).expect("there is room");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+        Place { dir, daemon: None }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).arg("--config").arg(self.path("slotwarden.toml")).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the program starts")
+    }
+
+    fn code(&self, arguments: &[&str]) -> Option<i32> {
+        self.run(arguments).status.code()
+    }
+
+    fn start(&mut self) -> Pid {
+        let log = fs::File::create(self.path("log")).expect("there is room");
+        let daemon = self.command(&["daemon"]).stderr(log).spawn().expect("the program starts");
+        let pid = Pid::from_child(&daemon);
+        self.daemon = Some(daemon);
+        self.wait_for("the socket", |place| UnixStream::connect(place.path("run/control.sock")).is_ok());
+        pid
+    }
+
+    fn wait_for(&self, what: &str, is_there: impl Fn(&Place) -> bool) {
+        let begun = Instant::now();
+        while !is_there(self) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{what} did not come: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Sends a signal and waits for the daemon's end.
+    fn end(&mut self, signal: Signal) -> Option<i32> {
+        let mut daemon = self.daemon.take().expect("it was started");
+        kill_process(Pid::from_child(&daemon), signal).expect("it runs");
+        daemon.wait().expect("it is our child").code()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            // It may have ended by itself.
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn without_a_daemon_clients_say_so_and_exit_1() {
+    let place = Place::new("");
+    let status = place.run(&["status"]);
+    assert_eq!(status.status.code(), Some(1));
+    assert!(said(&status).contains("[601]") && said(&status).contains("slotwarden daemon"), "{}", said(&status));
+    assert_eq!(place.code(&["boot", "--wait", "0"]), Some(1));
+    assert_eq!(place.code(&["slot", "activate"]), Some(64));
+    let checked = place.run(&["check-config"]);
+    assert_eq!(checked.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&checked.stdout).contains("/nowhere/hsm.so"));
+}
+
+#[test]
+fn a_module_that_cannot_be_loaded_is_a_fault_with_path_and_reason() {
+    let mut place = Place::new("");
+    place.start();
+    place.wait_for("the loader's reason", |place| place.log().contains("/nowhere/hsm.so"));
+    let status = place.run(&["status", "--output", "json"]);
+    assert_eq!(status.status.code(), Some(1));
+    let json: Value = serde_json::from_slice(&status.stdout).expect("JSON was asked for");
+    assert_eq!(json["schema"], 1);
+    assert_eq!(json["summary"]["slots"], 1);
+    assert_eq!(json["hsm"]["worker"], false);
+    assert_eq!(json["seal"], "key-file");
+    let refused = place.run(&["slot", "show", "nobody", "--output", "json"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let json: Value = serde_json::from_slice(&refused.stdout).expect("JSON was asked for");
+    assert_eq!(json["problem"]["name"], "unknown-slot");
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_the_first_goes_on() {
+    let mut place = Place::new("");
+    place.start();
+    let second = place.run(&["daemon"]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(said(&second).contains("another daemon uses this state directory"), "{}", said(&second));
+    assert_eq!(place.code(&["slot", "list"]), Some(0));
+    assert_eq!(place.end(Signal::TERM), Some(0));
+    assert!(!place.path("run/control.sock").exists());
+}
+
+#[test]
+fn a_closed_terminal_does_not_end_the_daemon_and_ctrl_c_does() {
+    let mut place = Place::new("");
+    let pid = place.start();
+    kill_process(pid, Signal::HUP).expect("it runs");
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(place.code(&["slot", "list"]), Some(0));
+    assert_eq!(place.end(Signal::INT), Some(0));
+    assert!(place.log().contains("stopped"), "{}", place.log());
+}
+
+#[test]
+fn p42_what_is_no_request_is_refused_and_harms_nothing() {
+    let mut place = Place::new("");
+    place.start();
+    for garbage in [&[0xFF; 4096][..], &[0, 0, 0, 0x40, 1], b"GET / HTTP/1.1\r\n\r\n", b""] {
+        let mut stream = UnixStream::connect(place.path("run/control.sock")).expect("it listens");
+        // The daemon may have refused already and closed.
+        let _ = stream.write_all(garbage);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        // A connection closed over unread bytes is reset once its answer was read.
+        let _ = stream.read_to_end(&mut answer);
+        assert!(String::from_utf8_lossy(&answer).contains("frame-refused"), "{answer:?}");
+    }
+    assert_eq!(place.code(&["slot", "list"]), Some(0));
+}
+
+/// Starts processes of other users, so it needs to be root, as the acceptance tests do.
+#[test]
+fn p28_strangers_are_refused_and_persons_do_what_their_roles_allow() {
+    assert!(rustix::process::geteuid().is_root(), "this test has to run as root: it acts as another user");
+    let auditor = format!(
+        "[[person]]\nname = \"alice\"\nuids = [1]\nroles = [\"administrator\"]\n\
+         [[person]]\nname = \"bob\"\nuids = [{NOBODY}]\nroles = [\"auditor\"]\n"
+    );
+    let mut place = Place::new(&auditor);
+    place.start();
+    // Another user may not be able to reach the build directory.
+    let program = place.path("slotwarden");
+    fs::copy(PROGRAM, &program).expect("there is room");
+    let run_as = |uid: u32, arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(arguments).arg("--config").arg(place.path("slotwarden.toml")).stdin(Stdio::null()).uid(uid);
+        command.output().expect("the program starts")
+    };
+    let stranger = run_as(4242, &["status"]);
+    assert_eq!(stranger.status.code(), Some(77));
+    assert!(said(&stranger).contains("user id 4242"), "{}", said(&stranger));
+    assert_eq!(run_as(NOBODY, &["slot", "deactivate", "ca-root"]).status.code(), Some(77));
+    assert_eq!(run_as(NOBODY, &["slot", "list"]).status.code(), Some(0));
+    assert_eq!(run_as(NOBODY, &["audit", "verify"]).status.code(), Some(0));
+    assert_ne!(run_as(1, &["slot", "deactivate", "ca-root"]).status.code(), Some(77));
+    // The daemon's own user is only the boot hook now.
+    assert_eq!(run_as(0, &["slot", "list"]).status.code(), Some(0));
+    assert_eq!(run_as(0, &["slot", "deactivate", "ca-root"]).status.code(), Some(77));
+    assert_eq!(run_as(0, &["audit", "show"]).status.code(), Some(77));
+    assert_ne!(run_as(0, &["boot"]).status.code(), Some(77));
+}
+
+#[test]
+fn p45_the_daemon_is_not_dumpable_and_its_memory_is_locked() {
+    assert!(rustix::process::geteuid().is_root(), "this test has to run as root: it reads what only root may");
+    let mut place = Place::new("");
+    let pid = place.start().as_raw_nonzero();
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("every process has it");
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let locked = status.lines().find(|line| line.starts_with("VmLck:")).expect("every process has it");
+    let locked_kib: u64 = locked.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number");
+    assert!(locked_kib > 1024, "{locked}");
+    drop(place);
+
+    // A process that may be dumped owns its files under /proc; those of one that may not
+    // are root's (proc(5)). As root both look alike, so this daemon runs as another user.
+    let mut place = Place::new("");
+    std::os::unix::fs::chown(place.dir.path(), Some(NOBODY), None).expect("we are root");
+    let program = place.path("slotwarden");
+    fs::copy(PROGRAM, &program).expect("there is room");
+    let log = fs::File::create(place.path("log")).expect("there is room");
+    let mut command = Command::new(&program);
+    command.arg("daemon").arg("--config").arg(place.path("slotwarden.toml"));
+    let daemon = command.stdin(Stdio::null()).stderr(log).uid(NOBODY).spawn().expect("the program starts");
+    let pid = daemon.id();
+    place.daemon = Some(daemon);
+    place.wait_for("the socket", |place| UnixStream::connect(place.path("run/control.sock")).is_ok());
+    assert_eq!(fs::metadata(format!("/proc/{pid}/maps")).expect("it runs").uid(), 0);
+}
+
+#[test]
+fn boot_starts_a_daemon_when_none_listens() {
+    let place = Place::new("");
+    let boot = place.run(&["boot", "--spawn", "--wait", "20"]);
+    let pid = place.run(&["status", "--output", "json"]);
+    assert_eq!(boot.status.code(), Some(1), "the module cannot be loaded: {}", said(&boot));
+    assert!(String::from_utf8_lossy(&boot.stdout).contains("0 of 1 slots active"), "{boot:?}");
+    assert_eq!(pid.status.code(), Some(1));
+    // Whoever answers on the socket is the daemon that boot started.
+    let stream = UnixStream::connect(place.path("run/control.sock")).expect("it listens");
+    let daemon = rustix::net::sockopt::socket_peercred(&stream).expect("a Unix socket").pid;
+    assert_ne!(daemon, rustix::process::getpid());
+    kill_process(daemon, Signal::TERM).expect("it runs");
+    place.wait_for("the daemon's end", |place| !place.path("run/control.sock").exists());
+}
