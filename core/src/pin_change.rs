@@ -737,10 +737,7 @@ impl Rules {
                 | HsmAnswer::PinSet
                 | HsmAnswer::Initialised(_)
                 | HsmAnswer::Settled,
-            ) => {
-                turn.out.bug(BUG_WRONG_ANSWER);
-                self.unknown(turn, step, Fault::Bug(BUG_WRONG_ANSWER), true)
-            }
+            ) => self.unknown(turn, step, Fault::ModuleLies(step.function()), false),
         }
     }
 
@@ -999,8 +996,6 @@ impl Rules {
 
 /// A PIN that a step needs is not there.
 const BUG_NO_PIN: u16 = 20;
-/// An effect was answered with something that is not its answer.
-const BUG_WRONG_ANSWER: u16 = 21;
 /// A decision by login was asked for a change that has none.
 const BUG_NOTHING_TO_TRY: u16 = 22;
 

@@ -723,8 +723,6 @@ const BUG_TOKEN_UNHANDLED: u16 = 10;
 const BUG_ORDER_UNHANDLED: u16 = 11;
 /// A change ended that this machine did not wait for.
 const BUG_CHANGE_NOT_AWAITED: u16 = 12;
-/// An effect was answered with something that is not its answer.
-const BUG_WRONG_ANSWER: u16 = 13;
 
 /// A person's wish for another token PIN.
 #[derive(Clone, Copy)]
@@ -1237,9 +1235,9 @@ fn end_try(turn: &mut Turn<'_>, attempt: Try, fault: Fault) -> Outcome<State> {
     next
 }
 
+/// The worker, and the vendor's module in it, answered another question than was asked.
 fn wrong_answer(turn: &mut Turn<'_>, step: Step) -> Outcome<State> {
-    turn.out.bug(BUG_WRONG_ANSWER);
-    unknown(turn, step, Fault::Bug(BUG_WRONG_ANSWER))
+    unknown(turn, step, Fault::ModuleLies(step.function()))
 }
 
 /// Whether a typed code that was accepted leaves something behind to resolve.
