@@ -4,9 +4,9 @@
 //! number; with `--output json` it goes to standard output as JSON as well. A reader that
 //! went away (`| head`) is no error.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
-use comfy_table::Table;
+use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -127,7 +127,7 @@ pub fn slot(format: Format, detail: &SlotDetail) {
     if let Some(fault) = &slot.fault {
         row("fault", &told(&fault.name, fault));
     }
-    line(&table.to_string());
+    line(&table.trim_fmt());
 }
 
 /// Prints a part of the audit log.
@@ -155,7 +155,7 @@ pub fn audit(format: Format, page: &AuditPage) {
         let time = record.wall_s.map_or_else(|| "no clock".to_owned(), utc);
         table.add_row([&record.sequence.to_string(), &time, who, slot, &words(&event)]);
     }
-    line(&table.to_string());
+    line(&table.trim_fmt());
 }
 
 /// Prints what a check of the configuration found.
@@ -184,16 +184,28 @@ fn slots_table(slots: &[SlotView]) {
         });
         table.add_row([&slot.name, &slot.mode, &slot.state, &applications.join(", "), &lack]);
     }
-    line(&table.to_string());
+    line(&table.trim_fmt());
 }
 
 fn plain(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
+    if let Some(columns) = terminal_columns() {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
+    }
     if !header.is_empty() {
         table.set_header(header.iter().copied());
     }
     table
+}
+
+/// How wide a terminal is; `None` where scripts read, whose lines are never broken.
+fn terminal_columns() -> Option<u16> {
+    let out = io::stdout();
+    if !out.is_terminal() {
+        return None;
+    }
+    rustix::termios::tcgetwinsize(out).ok().map(|size| size.ws_col).filter(|columns| *columns >= 40)
 }
 
 fn told(what: &str, told: &Told) -> String {

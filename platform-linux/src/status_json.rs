@@ -216,18 +216,28 @@ impl SlotView {
             }
             Some(wait) => {
                 let seconds = wait.seconds_left.map_or_else(String::new, |left| format!(" in {left} s"));
-                let whom = if wait.kind == "code" { "a code" } else { "a person" };
-                let because = if wait.kind == "code" { None } else { because };
-                format!("waits for {whom}{seconds}{}", because.unwrap_or_default())
+                let fault = self.fault.as_ref().map(|fault| format!("; last fault: {}", fault.sentence));
+                match wait.kind.as_str() {
+                    "code" if self.doubt.as_deref() == Some(doubt_word(Doubt::OldOrNew)) => {
+                        format!("waits for a code{seconds}: the new one, then the old one")
+                    }
+                    "code" => format!("waits for a code{seconds}{}", fault.unwrap_or_default()),
+                    _ => format!("waits for a person{seconds}{}", because.unwrap_or_default()),
+                }
             }
             None => format!("is {}{}", self.state, because.unwrap_or_default()),
         }
     }
 
+    /// A slot that a code opens waits for people, also after a fault: giving the code is
+    /// how to go on. Otherwise a fault is told before whom it waits for.
     fn exit(&self) -> u8 {
+        let code = self.waits_for.as_ref().is_some_and(|wait| wait.kind == "code");
         let under_way = [StateName::Activating.word(), StateName::Changing.word()];
         if self.is_active() {
             EXIT_DONE
+        } else if code {
+            EXIT_WAITS
         } else if self.fault.is_some() {
             EXIT_ERROR
         } else if self.waits_for.is_some() {
@@ -379,6 +389,8 @@ mod tests {
         assert_eq!(exit(vec![slot(0, StateName::Active), slot(1, StateName::Absent), waiting(2, WaitKind::Code)]), 1);
         let broken = SlotStatus { fault: Some(Fault::TokenGone), ..waiting(1, WaitKind::Person) };
         assert_eq!(exit(vec![broken]), 1);
+        let faulted = SlotStatus { fault: Some(Fault::TokenGone), ..waiting(1, WaitKind::Code) };
+        assert_eq!(exit(vec![faulted]), 2);
         assert_eq!(exit(vec![slot(0, StateName::Activating), waiting(1, WaitKind::Code)]), 2);
         assert_eq!(exit(vec![slot(0, StateName::Active), slot(1, StateName::Changing)]), 75);
         assert_eq!(exit(vec![slot(0, StateName::Active), slot(1, StateName::Active)]), 0);
@@ -399,6 +411,19 @@ mod tests {
             "1 of 3 slots active; ca-root waits for a code; Übung waits for a person: the token refused the stored \
              code; it is kept, and not tried again without a person"
         );
+    }
+
+    #[test]
+    fn a_slot_that_lacks_something_says_what_helps() {
+        let lack = |slot| view(&status(vec![slot])).slots[0].lack();
+        let faulted = SlotStatus { fault: Some(Fault::TokenGone), ..waiting(0, WaitKind::Code) };
+        assert_eq!(lack(faulted), "waits for a code; last fault: the token disappeared");
+        let either = SlotStatus { doubt: Some(Doubt::OldOrNew), ..waiting(0, WaitKind::Code) };
+        assert_eq!(lack(either), "waits for a code: the new one, then the old one");
+        let free = SlotStatus { state: StateName::Uninitialised, ..waiting(0, WaitKind::Person) };
+        assert!(lack(free).contains("slot init"));
+        let absent = SlotStatus { fault: Some(Fault::TokenGone), ..slot(0, StateName::Absent) };
+        assert_eq!(lack(absent), "is absent: the token disappeared");
     }
 
     #[test]
