@@ -25,7 +25,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use super::Replies;
 
 /// Between two tries for the lock.
-const TRY_INTERVAL: Duration = Duration::from_millis(50);
+const TRY_INTERVAL: Duration = Duration::from_millis(10);
 /// Fixed width, so that rewriting the file in place leaves nothing of the text before.
 const TEXT_BYTES: usize = 24;
 
