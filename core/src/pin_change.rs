@@ -242,7 +242,7 @@ pub enum State {
     Waiting,
     /// The applications are giving the PIN back. Left when all did, or one could not.
     ClosingApplications,
-    /// The new code is being drawn.
+    /// The new code is being drawn, or decrypted where an earlier initialisation sealed it.
     Drawing {
         /// Of the effect.
         ticket: Ticket,
@@ -325,6 +325,9 @@ pub struct Rules {
     logged_in: bool,
     /// Deciding: the pending code was refused.
     pending_refused: bool,
+    /// An earlier initialisation was never decided: its pending code is used again, so that
+    /// whichever of the two calls took effect, the code is kept.
+    goes_on: bool,
 }
 
 impl PinChange {
@@ -391,7 +394,10 @@ impl Rules {
                 (kind, caller, None, None, false)
             }
         };
-        Rules { order, kind, caller, old, new, logged_in, pending_refused: false }
+        let goes_on = matches!(order, ChangeOrder::Initialise { .. })
+            && turn.slot.record.change.is_some()
+            && turn.slot.record.pending.is_some();
+        Rules { order, kind, caller, old, new, logged_in, pending_refused: false, goes_on }
     }
 
     /// The same with the new code drawn already, where the change makes one: for golden tables.
@@ -474,7 +480,8 @@ impl Rules {
 
     /// Nothing was changed on the token: undoes the intent, answers, and goes back.
     fn abort(&mut self, turn: &mut Turn<'_>, answer: Answer) -> Outcome<State> {
-        let then = match (self.active(), self.logged_in) {
+        // A login went with its token.
+        let then = match (self.active(), self.logged_in && turn.slot.token.is_some()) {
             (Some(pin), true) => Then::HandOver(pin),
             (None, true) => Then::Logout,
             (Some(_) | None, false) => Then::Rest,
@@ -489,7 +496,7 @@ impl Rules {
     }
 
     fn abort_then(&mut self, turn: &mut Turn<'_>, answer: Answer, then: Then) -> Outcome<State> {
-        if self.is_order() && turn.slot.record.change.take().is_some() {
+        if self.is_order() && !self.goes_on && turn.slot.record.change.take().is_some() {
             if self.makes_a_code() {
                 let pending = turn.slot.record.pending.take();
                 turn.erase(pending);
@@ -550,7 +557,11 @@ impl Rules {
         if !self.makes_a_code() {
             return self.intend(turn);
         }
-        match turn.random() {
+        let drawn = match turn.slot.record.pending {
+            Some(generation) if self.goes_on => turn.unseal(generation),
+            Some(_) | None => turn.random(),
+        };
+        match drawn {
             Ok((ticket, id)) => Outcome::Transition(State::Drawing { ticket, id }),
             Err(refusal) => self.abort(turn, Answer::Refused(refusal)),
         }
@@ -571,11 +582,9 @@ impl Rules {
     /// Intent, and the new code if it is ours, become durable.
     fn intend(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
         turn.slot.record.change = Some(Change { kind: self.kind, calling: false });
-        if let (true, Some(new)) = (self.makes_a_code(), self.new) {
+        if let (true, false, Some(new)) = (self.makes_a_code(), self.goes_on, self.new) {
             let generation = turn.slot.record.next_generation;
             turn.slot.record.next_generation = generation.saturating_add(1);
-            // An earlier initialisation that was never decided left a pending code: it stays
-            // sealed in the store, under its own generation.
             turn.slot.record.pending = Some(generation);
             let key = turn.code_key(generation);
             turn.out.seal(key, new);
@@ -772,6 +781,11 @@ impl Rules {
                     ..
                 },
             ) => self.not_made(turn, step, fault),
+            // The token may be labelled now, but it has no user PIN: nothing to lose.
+            (
+                Step::Initialise,
+                HsmFailure::Pkcs11 { code: rv::PIN_INVALID | rv::PIN_LEN_RANGE, function: Function::InitPin },
+            ) => self.not_made(turn, step, fault),
             (Step::Initialise, HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT, .. }) => {
                 let last = turn.slot.record.so.needs_confirmation(turn.tries, false);
                 turn.slot.record.so.refused(last);
@@ -782,6 +796,7 @@ impl Rules {
             (Step::Initialise, HsmFailure::Refused(refusal)) => {
                 turn.slot.record.so.not_made();
                 turn.save();
+                // Of a call that goes on: perhaps the earlier one took effect; its flags will tell.
                 self.abort(turn, Answer::Refused(refusal))
             }
             (Step::LoginNew, HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT | rv::PIN_LOCKED, .. }) => {
@@ -849,7 +864,7 @@ impl Rules {
     fn decide(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
         let Some(token) = turn.slot.token else {
             let refusal = turn.slot.refusal.unwrap_or(Refusal::SlotAbsent);
-            self.reply(turn, Answer::Refused(refusal));
+            self.reply_decided(turn, refusal);
             return self.end(turn, Then::Rest);
         };
         if self.kind == ChangeKind::Initialise {
@@ -862,7 +877,7 @@ impl Rules {
             return self.end(turn, Then::Rest);
         }
         if token.locked {
-            self.reply(turn, Answer::Refused(Refusal::SlotBlocked));
+            self.reply_decided(turn, Refusal::SlotBlocked);
             return self.end(turn, Then::Rest);
         }
         if token.login != LoginState::Public {
@@ -883,7 +898,7 @@ impl Rules {
             (_, Some(_) | None) => None,
         };
         if let Some(refusal) = refusal {
-            self.reply(turn, Answer::Refused(refusal));
+            self.reply_decided(turn, refusal);
             return self.end(turn, Then::Rest);
         }
         let generation = match which {
@@ -896,7 +911,7 @@ impl Rules {
         match turn.unseal(generation) {
             Ok((ticket, id)) => Outcome::Transition(State::UnsealingForDecision { ticket, which, id }),
             Err(refusal) => {
-                self.reply(turn, Answer::Refused(refusal));
+                self.reply_decided(turn, refusal);
                 self.end(turn, Then::Rest)
             }
         }
@@ -908,7 +923,7 @@ impl Rules {
             self.promote_new(turn);
             // A code that was refused just now is not tried again by itself.
             let then = if self.pending_refused { Then::Rest } else { Then::GoOn };
-            self.reply(turn, Answer::Refused(Refusal::ActivationNeedsPerson));
+            self.reply_decided(turn, Refusal::ActivationNeedsPerson);
             return self.end(turn, then);
         }
         let pending = turn.slot.record.pending.take();
@@ -916,7 +931,7 @@ impl Rules {
         turn.slot.record.change = None;
         turn.save();
         turn.journal(None, AuditEvent::ChangeUndone(self.kind));
-        self.reply(turn, Answer::Refused(Refusal::SlotUninitialised));
+        self.reply_decided(turn, Refusal::SlotUninitialised);
         self.end(turn, Then::Rest)
     }
 
@@ -930,7 +945,7 @@ impl Rules {
             (ChangeKind::GeneratedToGenerated, Which::Accepted) => {
                 turn.slot.record.change = None;
                 self.arise(turn, Doubt::BothRefused);
-                self.reply(turn, Answer::Refused(Refusal::StoredCodeRefused));
+                self.reply_decided(turn, Refusal::StoredCodeRefused);
                 self.end(turn, Then::Rest)
             }
             (ChangeKind::ManualToGenerated | ChangeKind::GeneratedToManual, _) => {
@@ -947,11 +962,22 @@ impl Rules {
                     },
                 );
                 turn.journal(None, AuditEvent::ModeIs(Mode::Manual));
-                self.reply(turn, Answer::Refused(Refusal::CodeMissing));
+                self.reply_decided(turn, Refusal::CodeMissing);
                 self.end(turn, Then::Rest)
             }
             (ChangeKind::Initialise | ChangeKind::ManualToManual, _) => self.bug(turn, BUG_NOTHING_TO_TRY),
         }
+    }
+
+    /// An order that came this far has called `C_SetPIN`: its answer must not say that
+    /// nothing was done, or people would forget the new code.
+    fn reply_decided(&mut self, turn: &mut Turn<'_>, refusal: Refusal) {
+        let answer = if self.is_order() {
+            Answer::Failed(Fault::Pkcs11 { code: rv::PIN_INCORRECT, function: Function::Login })
+        } else {
+            Answer::Refused(refusal)
+        };
+        self.reply(turn, answer);
     }
 
     fn arise(&mut self, turn: &mut Turn<'_>, doubt: Doubt) {
@@ -1035,6 +1061,18 @@ impl blocking::State<Rules> for State {
             (State::Drawing { ticket, id }, On::Done(done, EffectOutcome::Random(result))) if done == ticket => {
                 match result {
                     Ok(()) => rules.drawn(turn, id),
+                    Err(fault) => {
+                        turn.wipe(id);
+                        rules.abort(turn, Answer::Failed(fault))
+                    }
+                }
+            }
+            (State::Drawing { ticket, id }, On::Done(done, EffectOutcome::Unsealed(result))) if done == ticket => {
+                match result {
+                    Ok(()) => {
+                        rules.new = Some(id);
+                        rules.intend(turn)
+                    }
                     Err(fault) => {
                         turn.wipe(id);
                         rules.abort(turn, Answer::Failed(fault))

@@ -278,6 +278,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 Next::Record(effect) => return Some(effect),
                 Next::Act(Act::Wipe(id)) => self.safe.wipe(id),
                 Next::Act(Act::Withdrawn) => {}
+                // After a halt everybody was answered already: exactly one answer for each order.
+                Next::Act(Act::Reply { reply, .. }) if !self.open.contains(&reply) => {}
                 Next::Act(act) => return Some(self.yielded(act)),
             }
         }
@@ -286,6 +288,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// When to call `handle` with `Input::Tick` at the latest, `Now::mono_ms`.
     #[must_use]
     pub fn poll_deadline(&self) -> Option<u64> {
+        if self.phase == Phase::Stopped {
+            return None;
+        }
         let of_slots = self.entries.iter().filter_map(Entry::due_ms).min();
         let of_stop = match self.phase {
             Phase::Stopping { deadline_ms, .. } => Some(deadline_ms),
@@ -548,7 +553,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     /// Runs one event, then whatever the two machines of the slot have for each other.
     fn run(&mut self, slot: SlotId, first: Work) {
-        let stopping = matches!(self.phase, Phase::Stopping { .. });
+        let stopping = matches!(self.phase, Phase::Stopping { .. }) || self.halted.is_some();
         let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { return };
         let mut next = Some(first);
         for _ in 0..WORKS_PER_INPUT_MAX {
@@ -621,6 +626,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             && self.halted.is_none()
         {
             self.halt(bug_fault(place), Refusal::Halted);
+        }
+        if self.halted.is_some() {
+            // What a machine reserved or kept meanwhile leads nowhere any more.
+            self.safe.wipe_all();
         }
         let dirty = self.entries.iter().any(|entry| entry.data.dirty);
         self.outbox.end_turn(dirty && self.phase != Phase::Loading);
