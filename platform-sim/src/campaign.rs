@@ -25,6 +25,9 @@ const QUIET_MAX_MS: u64 = 10 * 60_000;
 /// calls that only show what is so.
 const OPENING_TRIES_MAX: u32 = 24;
 
+/// A little more than the longest wait after a refusal (15 min).
+const LONGEST_WAIT_MS: u64 = 16 * 60_000;
+
 /// Lives one seed to its end; returns the hash of its trace.
 pub fn live(world: &mut World, seed: u64) -> [u8; 32] {
     let mut random = fastrand::Rng::with_seed(seed ^ 0x51_07_3A_12);
@@ -136,8 +139,7 @@ fn open(world: &mut World, slot: u8) {
                 return;
             }
             StateName::CoolingDown => {
-                // The longest wait is 15 min.
-                let until_ms = world.now_ms + 16 * 60_000;
+                let until_ms = world.now_ms + LONGEST_WAIT_MS;
                 while world.status(slot).is_some_and(|status| status.state == StateName::CoolingDown)
                     && world.step(until_ms)
                 {}
@@ -164,6 +166,15 @@ fn open(world: &mut World, slot: u8) {
             }
         }
         world.order(Some(slot), &wish, ADMINISTRATOR);
+        if wish.kind == CommandKind::Init {
+            // The SO PIN has its own waits, which no state shows.
+            settle_down(world);
+            let until_ms = world.now_ms + LONGEST_WAIT_MS;
+            while world.status(slot).is_some_and(|status| status.state == StateName::Uninitialised)
+                && world.step(until_ms)
+            {}
+            world.now_ms = world.now_ms.max(until_ms);
+        }
     }
     if world.refused_right[number] {
         world.counts.counted_apart += 1;

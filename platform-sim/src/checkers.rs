@@ -158,8 +158,9 @@ impl Checkers {
 
     // What the core orders.
 
-    /// An effect is polled that needs a durable store or none.
-    pub fn p36_effect(&mut self, is_record: bool) {
+    /// An effect is polled. A service that halted for a reason of its own lets go of what it holds.
+    pub fn p36_effect(&mut self, is_record: bool, halted: bool) {
+        self.commit_under_way &= !halted;
         self.require(!self.commit_under_way, "P36", 0, "an effect was yielded while a commit is unanswered");
         self.require(!(is_record && self.store_failed), "P40", 0, "a record was written after a failed commit");
     }
@@ -174,6 +175,12 @@ impl Checkers {
         self.commit_under_way = false;
         self.store_failed |= !durable;
         self.reserve |= reserve;
+    }
+
+    /// Whether a commit is unanswered.
+    #[must_use]
+    pub fn waits_for_commit(&self) -> bool {
+        self.commit_under_way
     }
 
     /// Whether the store said that only its reserve is left.
@@ -262,11 +269,15 @@ impl Checkers {
     }
 
     /// The answer to a login reached the core; `proven` is the PIN if the module said
-    /// `CKR_OK`, `reached` whether the call reached the module at all.
-    pub fn p33_login_answered(&mut self, slot: u8, proven: Option<Code>, reached: bool) {
+    /// `CKR_OK`, `reached` whether `C_Login` was called at all.
+    /// A repetition is an attempt only when it is `refused`.
+    pub fn p33_login_answered(&mut self, slot: u8, proven: Option<Code>, reached: bool, refused: bool) {
         let ledger = &mut self.slots[usize::from(slot)];
         ledger.login_under_way = false;
-        ledger.outcome_owed = reached && !(ledger.is_repeat && proven.is_some());
+        ledger.outcome_owed = reached && (refused || !ledger.is_repeat);
+        if !reached {
+            ledger.tried.pop();
+        }
         if proven.is_some() {
             ledger.proven = proven;
             ledger.accepted = proven;
@@ -515,7 +526,7 @@ mod tests {
         checkers.p33_quiet(&status(StateName::Active));
         assert_eq!(broken(&checkers), Some("P33"));
         let mut checkers = Checkers::default();
-        checkers.p33_login_answered(0, Some(stored()), true);
+        checkers.p33_login_answered(0, Some(stored()), true, false);
         checkers.p33_handed_over(0, &stored());
         assert_eq!(broken(&checkers), None);
         checkers.p33_handed_over(0, &typed());
@@ -528,7 +539,7 @@ mod tests {
         for expected in [None, Some("P34")] {
             checkers.p36_journaled(0, &AuditEvent::AttemptBegins(AttemptCause::Automatic));
             checkers.p36_login(0, &stored(), true);
-            checkers.p33_login_answered(0, None, true);
+            checkers.p33_login_answered(0, None, true, false);
             assert_eq!(broken(&checkers), expected);
         }
     }
@@ -570,7 +581,7 @@ mod tests {
         let mut checkers = Checkers::default();
         checkers.p36_journaled(0, &AuditEvent::AttemptBegins(AttemptCause::Person));
         checkers.p36_login(0, &typed(), false);
-        checkers.p33_login_answered(0, None, true);
+        checkers.p33_login_answered(0, None, true, false);
         assert_eq!(broken(&checkers), None);
         checkers.p33_quiet(&status(StateName::Locked));
         assert_eq!(broken(&checkers), Some("P36"));
@@ -587,7 +598,7 @@ mod tests {
         assert_eq!(broken(&checkers), Some("P36"));
         let mut checkers = Checkers::default();
         checkers.p36_commit();
-        checkers.p36_effect(false);
+        checkers.p36_effect(false, false);
         assert_eq!(broken(&checkers), Some("P36"));
     }
 
@@ -600,10 +611,10 @@ mod tests {
             broken_trace(&mut checkers);
             broken(&checkers)
         };
-        assert_eq!(seen(|checkers| checkers.p36_effect(true)), Some("P40"));
+        assert_eq!(seen(|checkers| checkers.p36_effect(true, false)), Some("P40"));
         assert_eq!(seen(|checkers| checkers.p36_login(0, &typed(), false)), Some("P40"));
         assert_eq!(seen(|checkers| checkers.p36_change(0, None, false)), Some("P40"));
-        assert_eq!(seen(|checkers| checkers.p36_effect(false)), None);
+        assert_eq!(seen(|checkers| checkers.p36_effect(false, false)), None);
     }
 
     #[test]

@@ -456,6 +456,9 @@ impl World {
                 }
             }
         };
+        if result == Ok(HsmAnswer::LoggedOut) {
+            self.checkers.p33_login_gone(slot);
+        }
         if let HsmCall::Login { .. } | HsmCall::SetPin { .. } = pending.call {
             match result {
                 Ok(_) => self.checkers.p34_accepted(slot),
@@ -480,11 +483,11 @@ impl World {
         {
             let login = &mut self.logins[usize::from(slot)];
             if let Some((_, pin)) = login.take_if(|(awaited, _)| *awaited == ticket) {
-                let reached = !matches!(result, Err(HsmFailure::NoWorker | HsmFailure::TokenGone));
+                let reached =
+                    !matches!(result, Err(HsmFailure::NoWorker | HsmFailure::TokenGone | HsmFailure::AlreadyLoggedIn));
                 let proven = (result == Ok(HsmAnswer::LoggedIn)).then_some(pin);
-                self.checkers.p33_login_answered(slot, proven, reached);
-            } else if result == Ok(HsmAnswer::LoggedOut) {
-                self.checkers.p33_login_gone(slot);
+                let refused = matches!(result, Err(HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT, .. }));
+                self.checkers.p33_login_answered(slot, proven, reached, refused);
             }
         }
         self.deliver(input);

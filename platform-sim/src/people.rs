@@ -275,7 +275,8 @@ impl People {
                 }
             }
             // The disk failed under the order: "mend the disk, restart"; then the status tells which code it is.
-            Answer::Refused(Refusal::StoreFailed | Refusal::Halted | Refusal::Stopping) => {}
+            // "The token has the old code or the new one" makes them remember both as well.
+            Answer::Refused(Refusal::StoreFailed | Refusal::Halted | Refusal::Stopping | Refusal::CodeOldOrNew) => {}
             Answer::Refused(refusal) => {
                 knowledge.told_last_try |= refusal == Refusal::LastTryUnconfirmed;
                 knowledge.told_several |= refusal == Refusal::SeveralFreeTokens;

@@ -430,11 +430,11 @@ impl World {
         let taken = core.handle(now, input);
         if let Input::Command { caller, command } = input {
             match taken {
-                Ok(()) => {
-                    if let Some(SlotId(slot)) = command.slot() {
-                        self.checkers.p34_person_acted(slot);
-                    }
-                }
+                Ok(()) => match command.slot() {
+                    Some(SlotId(slot)) => self.checkers.p34_person_acted(slot),
+                    // Boot asks for one more automatic try of each; refusals still count on.
+                    None => (0..self.slots).for_each(|slot| self.checkers.p34_new_reason(slot)),
+                },
                 Err(refusal) => self.answered(caller.reply, Answer::Refused(refusal)),
             }
         }
@@ -459,7 +459,8 @@ impl World {
                 self.scan(&format!("{effect:?}"));
             }
             let is_record = matches!(effect, Effect::Store(_) | Effect::Journal(_) | Effect::Commit { .. });
-            self.checkers.p36_effect(is_record);
+            let halted = self.checkers.waits_for_commit() && self.is_halted();
+            self.checkers.p36_effect(is_record, halted);
             self.perform(effect);
         }
         self.counts.effects += u64::from(effects);
@@ -468,13 +469,21 @@ impl World {
         }
     }
 
+    fn is_halted(&self) -> bool {
+        self.core.as_ref().is_some_and(|core| core.status(self.now()).halted.is_some())
+    }
+
     /// Nothing is under way: checks that only then make sense.
     fn quiet(&mut self) {
         let Some(core) = &self.core else { return };
         let status = core.status(self.now());
         let (taken, owned) = core.secrets_taken_and_owned();
         let wiped = core.free_places_are_wiped();
-        self.checkers.p16_owned(taken, owned);
+        if status.halted.is_none() {
+            self.checkers.p16_owned(taken, owned);
+        } else {
+            self.checkers.p16_owned(taken, 0);
+        }
         if self.people.orders.is_empty() && status.halted.is_none() {
             self.checkers.p16_quiet(&status.slots, taken, wiped);
         }
