@@ -177,7 +177,8 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
     fn sleep(&self) -> Duration {
         let now = self.now();
         let deadline = self.service.poll_deadline().map(|due| Duration::from_millis(due.saturating_sub(now.mono_ms)));
-        let held = self.held.iter().map(|held| held.until.saturating_duration_since(Instant::now())).min();
+        // Those whose time is over wait for an input, not for the clock.
+        let held = self.held.iter().filter_map(|held| held.until.checked_duration_since(Instant::now())).min();
         let stop = self.stop_by.map(|by| by.saturating_duration_since(Instant::now()));
         [deadline, held, stop].into_iter().flatten().fold(SLEEP_MAX, Duration::min)
     }

@@ -10,6 +10,7 @@ use slotwarden_core::status::StateName;
 use super::Loop;
 use crate::control;
 use crate::devices::{Applications, Hsm, Store};
+use crate::wire::{Answered, Ask, Order};
 
 /// How long an order is held back at most. A worker's look takes well under a second with
 /// the modules we know, its restart about as long.
@@ -32,14 +33,32 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         slots.find(|found| absent(found.state)).map(|found| found.slot)
     }
 
-    /// Gives held orders to the core whose token came, or for which the look took too long.
+    /// Gives held orders to the core when their token came, or when the look took too long.
+    /// A returned token of a generated slot activates by itself: that is waited for, and
+    /// whoever ordered just this is told that it is done.
     pub(super) fn release_held(&mut self) {
-        let held = std::mem::take(&mut self.held);
-        for order in held {
-            if self.first_absent(Some(order.slot)).is_none() || order.until <= Instant::now() {
-                self.client_order(order.request, false);
-            } else {
+        if self.held.is_empty() {
+            return;
+        }
+        let status = self.service.status(self.now());
+        for order in std::mem::take(&mut self.held) {
+            let state = status.slots.iter().find(|found| found.slot == order.slot).map(|found| found.state);
+            let waits = match state {
+                Some(StateName::Absent) => Instant::now() < order.until,
+                // Bounded by the core's deadlines; it ends with an input.
+                Some(StateName::Activating) => true,
+                Some(_) | None => false,
+            };
+            let by_itself = order.request.secrets.is_empty()
+                && matches!(order.request.ask, Ask::Order(Order::Activate { .. }))
+                && state == Some(StateName::Active);
+            if waits {
                 self.held.push(order);
+            } else if by_itself {
+                // A client that left is not told.
+                let _ = order.request.answer.try_send(Answered::Done);
+            } else {
+                self.client_order(order.request, false);
             }
         }
     }

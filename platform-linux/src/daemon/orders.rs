@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use slotwarden_core::Refusal;
-use slotwarden_core::command::Command;
+use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::SlotId;
 use slotwarden_core::limits::PLACE_BYTES;
 use slotwarden_core::person::PersonId;
@@ -38,9 +38,15 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 return;
             }
         };
-        let looks = matches!(order, Order::Boot | Order::Activate { .. } | Order::Init { .. });
-        if looks
-            && hold
+        let looks_for = match order {
+            Order::Boot => Some(CommandKind::Boot),
+            Order::Activate { .. } => Some(CommandKind::Activate),
+            Order::Init { .. } => Some(CommandKind::Init),
+            Order::Deactivate { .. } | Order::EndCall { .. } | Order::ChangeCode { .. } | Order::Mode { .. } => None,
+        };
+        // Who may not is refused by the core at once, which also records it.
+        if hold
+            && looks_for.is_some_and(|kind| self.may(request.peer, kind))
             && let Some(absent) = self.first_absent(slot)
         {
             self.devices.hsm.look();
