@@ -146,6 +146,13 @@ pub fn refused(turn: &mut Turn<'_>, caller: Option<Caller>, by_person: bool) {
     turn.journal(caller.map(|caller| caller.who), AuditEvent::AttemptRefused);
 }
 
+/// The try of the user PIN did not reach the token.
+pub fn not_made(turn: &mut Turn<'_>, caller: Option<Caller>) {
+    turn.slot.record.user.not_made();
+    turn.save();
+    turn.journal(caller.map(|caller| caller.who), AuditEvent::AttemptNotMade);
+}
+
 /// Nobody knows whether the token refused the user PIN.
 pub fn unknown(turn: &mut Turn<'_>, caller: Option<Caller>, fault: Fault) {
     turn.slot.record.user.unknown();

@@ -73,6 +73,8 @@ pub enum AuditEvent {
     AttemptRefused,
     /// Nobody knows whether the token accepted the PIN.
     AttemptUnknown(Fault),
+    /// The try did not reach the token: it costs nothing.
+    AttemptNotMade,
     /// The slot is active.
     Activated,
     /// The slot is no longer active.

@@ -162,6 +162,10 @@ refusals! {
         "the token refused the SO PIN" "check it; the SO PIN has tries of its own";
     320 ActivateFirst "activate-first" Wrong
         "an earlier sealed code is kept until a code is accepted and settled" "`slotwarden slot activate NAME` first";
+    321 KeptCode "kept-code" WaitsForPeople
+        "the slot needs its manual code; a sealed code of an interrupted change is kept too" "give the code, or try the kept one with --confirm \"last try\" and no code";
+    322 ManualCodeRules "manual-code-rules" WaitsForPeople
+        "the token refused the sealed code: the manual code rules" "`slotwarden slot activate NAME` with the manual code; the sealed one is kept until a code is accepted";
 
     401 StoreMissing "store-missing" Wrong
         "the state directory was in use, and its store is missing" "restore the file; nothing was made in its place";

@@ -212,6 +212,11 @@ impl Step {
         }
     }
 
+    /// Whether the token may have been changed by an earlier step, even if this one was not made.
+    const fn leaves_doubt_when_not_made(self) -> bool {
+        self.is_after_calling() && !matches!(self, Step::SetPin | Step::Initialise)
+    }
+
     const fn is_login(self) -> bool {
         matches!(self, Step::LoginOld | Step::LoginNew | Step::DecideLogin(..))
     }
@@ -389,7 +394,8 @@ impl Rules {
             }
             ChangeOrder::Initialise { caller, .. } => (ChangeKind::Initialise, Some(caller), None, None, false),
             ChangeOrder::Decide { caller, .. } => {
-                // Without a change under way the doubt is that both stored codes were refused.
+                // Without a change under way both sealed codes were refused, or are kept beside
+                // a manual one: they are tried as after an interrupted change of generated codes.
                 let kind = turn.slot.record.change.map_or(ChangeKind::GeneratedToGenerated, |change| change.kind);
                 (kind, caller, None, None, false)
             }
@@ -669,6 +675,7 @@ impl Rules {
         }
         if result == Err(HsmFailure::TokenGone) {
             turn.slot.token = None;
+            self.logged_in = false;
         }
         let answer = match result {
             Ok(answer) => answer,
@@ -824,7 +831,27 @@ impl Rules {
 
     /// The step did not reach the token.
     fn not_made(&mut self, turn: &mut Turn<'_>, step: Step, fault: Fault) -> Outcome<State> {
-        if step.is_login() || step == Step::SetPin {
+        self.close_not_made(turn, step);
+        if step.leaves_doubt_when_not_made() {
+            return self.undecided(turn, fault, false);
+        }
+        self.abort(turn, Answer::Failed(fault))
+    }
+
+    /// The step was withdrawn when the worker was lost.
+    fn withdrawn(&mut self, turn: &mut Turn<'_>, step: Step, fault: Fault) -> Outcome<State> {
+        self.close_not_made(turn, step);
+        if step.leaves_doubt_when_not_made() {
+            return self.undecided(turn, fault, true);
+        }
+        self.abort_without_worker(turn, fault)
+    }
+
+    fn close_not_made(&mut self, turn: &mut Turn<'_>, step: Step) {
+        if step.is_login() {
+            attempts::not_made(turn, self.caller);
+        }
+        if step == Step::SetPin {
             turn.slot.record.user.not_made();
             turn.save();
         }
@@ -833,8 +860,6 @@ impl Rules {
             turn.save();
         }
         turn.wipe_any(step.secret());
-        let nothing_changed = !step.is_after_calling() || step == Step::SetPin || step == Step::Initialise;
-        if nothing_changed { self.abort(turn, Answer::Failed(fault)) } else { self.undecided(turn, fault, false) }
     }
 
     /// The token may have heard the step, and nobody knows what it did.
@@ -942,6 +967,11 @@ impl Rules {
                 self.pending_refused = true;
                 self.ask(turn, Step::DecideObserve, HsmCall::Observe)
             }
+            // A person had the kept codes of a manual slot tried: its manual code rules on.
+            (ChangeKind::GeneratedToGenerated, Which::Accepted) if turn.slot.record.mode == Mode::Manual => {
+                self.reply_decided(turn, Refusal::ManualCodeRules);
+                self.end(turn, Then::Rest)
+            }
             (ChangeKind::GeneratedToGenerated, Which::Accepted) => {
                 turn.slot.record.change = None;
                 self.arise(turn, Doubt::BothRefused);
@@ -962,7 +992,7 @@ impl Rules {
                     },
                 );
                 turn.journal(None, AuditEvent::ModeIs(Mode::Manual));
-                self.reply_decided(turn, Refusal::CodeMissing);
+                self.reply_decided(turn, Refusal::ManualCodeRules);
                 self.end(turn, Then::Rest)
             }
             (ChangeKind::Initialise | ChangeKind::ManualToManual, _) => self.bug(turn, BUG_NOTHING_TO_TRY),
@@ -1013,10 +1043,15 @@ impl Rules {
     fn keep_old(&mut self, turn: &mut Turn<'_>) {
         let pending = turn.slot.record.pending.take();
         turn.erase(pending);
+        let switched = turn.slot.record.mode != Mode::Generated;
+        turn.slot.record.mode = Mode::Generated;
         turn.slot.record.change = None;
         turn.slot.record.doubt = None;
         turn.save();
         turn.journal(None, AuditEvent::ChangeUndone(self.kind));
+        if switched {
+            turn.journal(None, AuditEvent::ModeIs(Mode::Generated));
+        }
     }
 }
 
@@ -1146,19 +1181,7 @@ impl blocking::State<Rules> for State {
                 if !turn.out.withdraw(ticket) {
                     return rules.unknown(turn, step, fault, true);
                 }
-                if step.is_login() || step == Step::SetPin {
-                    turn.slot.record.user.not_made();
-                    turn.save();
-                }
-                if step == Step::Initialise {
-                    turn.slot.record.so.not_made();
-                    turn.save();
-                }
-                turn.wipe_any(step.secret());
-                if step.is_after_calling() && step != Step::SetPin && step != Step::Initialise {
-                    return rules.undecided(turn, fault, true);
-                }
-                rules.abort_without_worker(turn, fault)
+                rules.withdrawn(turn, step, fault)
             }
             // A second worker may be lost, or a deadline repeat, while the token is silent.
             (State::Doubtful { .. }, On::DeadlinePassed) => Handled,

@@ -82,6 +82,8 @@ pub struct Service<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize>
     boot_callers: Vec<Caller, COMMANDS_MAX>,
     end_callers: Vec<Caller, COMMANDS_MAX>,
     checkpoint_due_ms: Option<u64>,
+    /// When a commit that is still unanswered counts as failed.
+    commit_due_ms: Option<u64>,
 }
 
 /// How far the service is.
@@ -156,6 +158,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             boot_callers: Vec::new(),
             end_callers: Vec::new(),
             checkpoint_due_ms: None,
+            commit_due_ms: None,
         }
     }
 
@@ -275,7 +278,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             });
             match next {
                 Next::Nothing => return None,
-                Next::Record(effect) => return Some(effect),
+                Next::Record(effect) => {
+                    if matches!(effect, Effect::Commit { .. }) {
+                        self.commit_due_ms = Some(self.now.after_ms(PLATFORM_DEADLINE_MS));
+                    }
+                    return Some(effect);
+                }
                 Next::Act(Act::Wipe(id)) => self.safe.wipe(id),
                 Next::Act(Act::Withdrawn) => {}
                 // After a halt everybody was answered already: exactly one answer for each order.
@@ -296,7 +304,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             Phase::Stopping { deadline_ms, .. } => Some(deadline_ms),
             Phase::Loading | Phase::Running | Phase::Stopped => None,
         };
-        [of_slots, of_stop, self.checkpoint_due_ms].into_iter().flatten().min()
+        [of_slots, of_stop, self.checkpoint_due_ms, self.commit_due_ms].into_iter().flatten().min()
     }
 
     /// What everybody may see.
@@ -495,6 +503,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             StoreResult::Durable(room) => {
                 if self.outbox.stored(ticket) {
                     self.room = room;
+                    self.commit_due_ms = None;
                 }
             }
             StoreResult::Failed => self.halt(Fault::StoreFailed, Refusal::StoreFailed),
@@ -524,6 +533,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             } else if entry.deadline_passed(self.now) {
                 self.pass_on(slot, ChangeEvent::DeadlinePassed, SlotEvent::DeadlinePassed);
             }
+        }
+        // A disk that does not answer is as good as one that fails; what it may still write is
+        // what a power cut would have left.
+        if self.commit_due_ms.is_some_and(|due_ms| due_ms <= self.now.mono_ms) {
+            self.halt(Fault::StoreFailed, Refusal::StoreFailed);
         }
         if self.checkpoint_due_ms.is_some_and(|due_ms| due_ms <= self.now.mono_ms) {
             self.outbox.act(Act::Checkpoint);
@@ -658,6 +672,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.answer_all_open(stopping, refusal);
         self.boot_callers.clear();
         self.end_callers.clear();
+        self.commit_due_ms = None;
+        self.checkpoint_due_ms = None;
         self.safe.wipe_all();
     }
 

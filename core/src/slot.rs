@@ -865,12 +865,11 @@ fn order_activation(turn: &mut Turn<'_>, caller: Caller, code: Option<SecretId>,
             Source::Typed(id)
         }
         None => {
-            let decidable = record.change.is_some() || record.doubt == Some(Doubt::BothRefused);
+            let kept = record.mode == Mode::Manual && leaves_a_kept_code(turn);
+            let decidable = record.change.is_some() || record.doubt == Some(Doubt::BothRefused) || (kept && confirmed);
             if !stored_rules && !decidable {
-                return refuse(turn, caller, CommandKind::Activate, Refusal::CodeMissing, [None, None]);
-            }
-            if record.doubt == Some(Doubt::OldOrNew) {
-                return refuse(turn, caller, CommandKind::Activate, Refusal::CodeMissing, [None, None]);
+                let refusal = if kept { Refusal::KeptCode } else { Refusal::CodeMissing };
+                return refuse(turn, caller, CommandKind::Activate, refusal, [None, None]);
             }
             if decidable {
                 turn.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Activate));
@@ -1146,8 +1145,7 @@ fn login_answered(
         }
         Err(HsmFailure::AlreadyLoggedIn) if !attempt.cleared => {
             if attempt.cause != AttemptCause::Repeat {
-                turn.slot.record.user.not_made();
-                turn.save();
+                attempts::not_made(turn, attempt.caller);
             }
             let source = match attempt.source {
                 Source::Typed(_) | Source::Kept(_) | Source::Unsealed(_) => attempt.source,
@@ -1198,8 +1196,7 @@ fn not_made(turn: &mut Turn<'_>, step: Step, fault: Fault) -> Outcome<State> {
         Step::Login(attempt, id) => {
             turn.wipe(id);
             if attempt.cause != AttemptCause::Repeat {
-                turn.slot.record.user.not_made();
-                turn.save();
+                attempts::not_made(turn, attempt.caller);
             }
             end_try(turn, attempt, fault)
         }
