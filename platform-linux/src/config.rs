@@ -31,6 +31,9 @@ pub const NAME_CHARS_MAX: usize = 64;
 /// Most manual tries before each further one needs a confirmation. Tokens that lock do so
 /// after 10 (Kryoptic) or fewer, and the confirmation has to come before that.
 pub const TRIES_MAX: u8 = 9;
+/// Longest interval between looks at the tokens, seconds: a token that is gone for an hour
+/// unnoticed is not watched at all.
+pub const LOOK_INTERVAL_S_MAX: u64 = 3600;
 
 /// A configuration that was read and found consistent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +67,8 @@ pub struct HsmSettings {
     pub module: PathBuf,
     /// Directory of the module's own files, made durable after each change.
     pub settle_dir: Option<PathBuf>,
+    /// Seconds between looks at open tokens (10 if absent) and for absent ones (30 if absent).
+    pub look_interval_s: Option<u64>,
 }
 
 /// One slot.
@@ -339,6 +344,10 @@ roles = ["administrator", "auditor"]
         assert!(the_problem("tries = 5", "tries = 0").contains("out of range"));
         assert!(the_problem("tries = 5", "tries = 10").contains("out of range"));
         assert!(the_problem("tries = 5", "tries = 300").contains("wrong form"));
+        for seconds in [0, 3601] {
+            let to = format!("[hsm]\nlook_interval_s = {seconds}");
+            assert!(the_problem("[hsm]", &to).contains("out of range"));
+        }
     }
 
     #[test]

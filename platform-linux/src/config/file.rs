@@ -11,7 +11,8 @@ use slotwarden_core::limits::{
 use slotwarden_core::person::{Role, Roles};
 
 use super::{
-    ApplicationSettings, ConfigProblem, HsmSettings, NAME_CHARS_MAX, PersonSettings, Settings, SlotSettings, TRIES_MAX,
+    ApplicationSettings, ConfigProblem, HsmSettings, LOOK_INTERVAL_S_MAX, NAME_CHARS_MAX, PersonSettings, Settings,
+    SlotSettings, TRIES_MAX,
 };
 use crate::token_uri::TokenUri;
 
@@ -27,6 +28,13 @@ pub fn check(text: &str) -> Result<Settings, Vec<ConfigProblem>> {
     problems.absolute("[hsm]", &file.hsm.module);
     if let Some(settle_dir) = &file.hsm.settle_dir {
         problems.absolute("[hsm]", settle_dir);
+    }
+    if file.hsm.look_interval_s.is_some_and(|seconds| !(1..=LOOK_INTERVAL_S_MAX).contains(&seconds)) {
+        problems.add(
+            "[hsm]",
+            "`look_interval_s` is out of range",
+            format!("write 1 to {LOOK_INTERVAL_S_MAX}, or leave it out"),
+        );
     }
     let seal_key_file = file.seal.and_then(|seal| seal.key_file);
     if let Some(key_file) = &seal_key_file {
