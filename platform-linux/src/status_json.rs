@@ -189,8 +189,16 @@ impl StatusView {
     #[must_use]
     pub fn sentence(&self) -> String {
         let mut sentence = format!("{} of {} slots active", self.summary.active, self.summary.slots);
-        for slot in self.slots.iter().filter(|slot| !slot.is_active()) {
-            sentence.push_str(&format!("; {} {}", slot.name, slot.lack()));
+        for slot in &self.slots {
+            if !slot.is_active() {
+                sentence.push_str(&format!("; {} {}", slot.name, slot.lack()));
+            }
+            for application in &slot.applications {
+                if let Some(fault) = &application.fault {
+                    let because = fault.detail.as_ref().unwrap_or(&fault.sentence);
+                    sentence.push_str(&format!("; {} could not serve {}: {because}", slot.name, application.name));
+                }
+            }
         }
         if let Some(halted) = &self.halted {
             sentence.push_str(&format!("; halted: {}", halted.sentence));
@@ -234,7 +242,10 @@ impl SlotView {
     fn exit(&self) -> u8 {
         let code = self.waits_for.as_ref().is_some_and(|wait| wait.kind == "code");
         let under_way = [StateName::Activating.word(), StateName::Changing.word()];
-        if self.is_active() {
+        if self.applications.iter().any(|application| application.fault.is_some()) {
+            // Active for us, but not for whoever needs the slot.
+            EXIT_ERROR
+        } else if self.is_active() {
             EXIT_DONE
         } else if code {
             EXIT_WAITS
@@ -394,6 +405,11 @@ mod tests {
         assert_eq!(exit(vec![slot(0, StateName::Activating), waiting(1, WaitKind::Code)]), 2);
         assert_eq!(exit(vec![slot(0, StateName::Active), slot(1, StateName::Changing)]), 75);
         assert_eq!(exit(vec![slot(0, StateName::Active), slot(1, StateName::Active)]), 0);
+        let mut unserved = slot(0, StateName::Active);
+        let state = ApplicationState::Failed(Fault::Application(ApplicationFault::NotInMemory));
+        let application = ApplicationStatus { application: ApplicationId(0), state };
+        unserved.applications.push(application).expect("four fit");
+        assert_eq!(exit(vec![unserved]), 1);
         let mut halted = status(vec![slot(0, StateName::Active)]);
         halted.halted = Some(Fault::StoreFailed);
         assert_eq!(view(&halted).exit(), 1);
