@@ -4,3 +4,4 @@ pub mod build;
 pub mod driver;
 pub mod excluded;
 pub mod modules;
+pub mod stage;

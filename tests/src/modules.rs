@@ -101,6 +101,34 @@ impl Bench {
         build::run("opensc", &mut tool);
     }
 
+    /// Makes a token with PINs of the test's choice, SoftHSM's by `softhsm2-util`.
+    pub fn make_token_with(&mut self, label: &str, so_pin: &str, pin: &str) {
+        match self.kind {
+            Kind::SoftHsm => {
+                let mut tool = Command::new("softhsm2-util");
+                tool.args(["--init-token", "--free", "--label", label, "--so-pin", so_pin, "--pin", pin]);
+                build::run("softhsm2", tool.envs(self.environment()));
+            }
+            Kind::Kryoptic => {
+                let slot = self.next_slot.to_string();
+                let mut tool = self.pkcs11_tool();
+                tool.args(["--slot", &slot, "--init-token", "--label", label, "--so-pin", so_pin]);
+                build::run("opensc", &mut tool);
+                let mut tool = self.pkcs11_tool();
+                tool.args(["--slot", &slot, "--login", "--login-type", "so", "--so-pin", so_pin]);
+                build::run("opensc", tool.args(["--init-pin", "--new-pin", pin]));
+            }
+        }
+        self.next_slot += 1;
+    }
+
+    /// What `pkcs11-tool` says about a token's flags.
+    #[must_use]
+    pub fn flags(&self, label: &str) -> String {
+        let found = self.listing().into_iter().find(|token| token.label == label);
+        found.unwrap_or_else(|| panic!("no token {label}")).flags
+    }
+
     /// Makes a token with a label and an SO PIN only.
     pub fn make_token_without_pin(&mut self, label: &str) {
         match self.kind {
