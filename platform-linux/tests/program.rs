@@ -171,7 +171,7 @@ fn p42_what_is_no_request_is_refused_and_harms_nothing() {
 
 /// Starts processes of other users, so it needs to be root, as the acceptance tests do.
 #[test]
-fn p28_strangers_are_refused_and_persons_do_what_their_roles_allow() {
+fn strangers_are_refused_and_persons_do_what_their_roles_allow() {
     assert!(rustix::process::geteuid().is_root(), "this test has to run as root: it acts as another user");
     let auditor = format!(
         "[[person]]\nname = \"alice\"\nuids = [1]\nroles = [\"administrator\"]\n\
