@@ -111,7 +111,8 @@ pub fn configure(service: &mut Firmware) -> Result<(), Refusal> {
             .push(SlotConfiguration { owner: Owner(owner), uid: [application; 16], applications })
             .map_err(|_| Refusal::TooManySlots)?;
     }
-    service.configure(&Configuration { slots, persons: Persons::single(), tries: 3, digest: [0; 32] })
+    let persons = Persons::single();
+    verbs::configure(service, &Configuration { slots, persons, tries: 3, digest: [0; 32] })
 }
 
 impl World {
@@ -219,13 +220,13 @@ impl World {
     /// Feeds one input, then performs effects until the core has none left.
     fn feed(&mut self, service: &mut Firmware, input: Input) -> Result<Result<(), Refusal>, Found> {
         self.mono_ms = self.mono_ms.saturating_add(1);
-        let taken = service.handle(self.now(), input);
+        let taken = verbs::handle(service, self.now(), input);
         for _ in 0..EFFECTS_PER_INPUT_MAX {
-            let Some(effect) = service.poll_effect() else { return Ok(taken) };
+            let Some(effect) = verbs::poll_effect(service) else { return Ok(taken) };
             self.effects = self.effects.saturating_add(1);
             if let Some(input) = self.perform(service, effect) {
                 // Only orders can be refused, and no effect causes one.
-                let _ = service.handle(self.now(), input);
+                let _ = verbs::handle(service, self.now(), input);
             }
         }
         Err(Found::Runaway)
@@ -461,7 +462,7 @@ impl Steps<'_> {
     }
 
     fn state(&mut self, slot: SlotId, expected: StateName) -> Result<(), Deviation> {
-        let status = self.service.status(self.world.now());
+        let status = verbs::status(self.service, self.world.now());
         let state = status.slots.get(usize::from(slot.0)).map(|slot| slot.state);
         self.expect(state == Some(expected), Found::State(state))
     }
@@ -487,5 +488,31 @@ impl Steps<'_> {
     fn expect(&mut self, holds: bool, found: Found) -> Result<(), Deviation> {
         self.step = self.step.saturating_add(1);
         if holds { Ok(()) } else { Err(Deviation { step: self.step, found }) }
+    }
+}
+
+/// The core's verbs, each a function of its own, so that an image's figures can tell the
+/// core's code from the world's.
+mod verbs {
+    use slotwarden_core::{Configuration, Effect, Firmware, Input, Now, Refusal, Status, limits::SLOTS_FIRMWARE};
+
+    #[inline(never)]
+    pub(super) fn configure(service: &mut Firmware, is: &Configuration<SLOTS_FIRMWARE>) -> Result<(), Refusal> {
+        service.configure(is)
+    }
+
+    #[inline(never)]
+    pub(super) fn handle(service: &mut Firmware, now: Now, input: Input) -> Result<(), Refusal> {
+        service.handle(now, input)
+    }
+
+    #[inline(never)]
+    pub(super) fn poll_effect(service: &mut Firmware) -> Option<Effect> {
+        service.poll_effect()
+    }
+
+    #[inline(never)]
+    pub(super) fn status(service: &Firmware, now: Now) -> Status<SLOTS_FIRMWARE> {
+        service.status(now)
     }
 }

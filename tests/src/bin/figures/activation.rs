@@ -84,16 +84,6 @@ struct Daemon {
 
 impl Daemon {
     fn start(program: &Path, configuration: &Path, place: &Path, tokens: &Tokens) -> Result<Self, String> {
-        Self::start_with(program, configuration, place, tokens, &[])
-    }
-
-    fn start_with(
-        program: &Path,
-        configuration: &Path,
-        place: &Path,
-        tokens: &Tokens,
-        more: &[&str],
-    ) -> Result<Self, String> {
         let notify = place.join("notify.sock");
         let _ = fs::remove_file(&notify);
         let socket = UnixDatagram::bind(&notify).map_err(said("notify.sock"))?;
@@ -101,9 +91,7 @@ impl Daemon {
         let log = fs::File::create(place.join("daemon.log")).map_err(said("daemon.log"))?;
         let began = Instant::now();
         let child = Command::new(program)
-            .arg("daemon")
-            .args(more)
-            .arg("--config")
+            .args(["daemon", "--config"])
             .arg(configuration)
             .env("SOFTHSM2_CONF", &tokens.configuration)
             .env("NOTIFY_SOCKET", &notify)
@@ -114,8 +102,8 @@ impl Daemon {
             .map_err(said("slotwarden"))?;
         let mut daemon = Daemon { child, ready_ms: 0.0 };
         let mut message = [0; 4096];
-        // A daemon says a few things (status texts) before READY=1.
-        for _ in 0..100 {
+        // A status text comes with each change before READY=1: at most a few for each slot.
+        for _ in 0..100 * SLOTS {
             let Ok(length) = socket.recv(&mut message) else { break };
             if message[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
                 daemon.ready_ms = began.elapsed().as_secs_f64() * 1e3;
@@ -207,7 +195,7 @@ fn prepare_daemon(program: &Path, place: &Path, tokens: &Tokens) -> Result<PathB
     }
     let configuration = place.join("slotwarden.toml");
     fs::write(&configuration, text).map_err(said("slotwarden.toml"))?;
-    let mut daemon = Daemon::start_with(program, &configuration, place, tokens, &["--new-store"])?;
+    let mut daemon = Daemon::start(program, &configuration, place, tokens)?;
     for slot in 0..SLOTS {
         let mut init = Command::new(program);
         init.args(["slot", "init", &format!("s{slot}"), "--so-pin-file"])

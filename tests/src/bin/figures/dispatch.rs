@@ -297,17 +297,18 @@ pub(crate) fn print() -> Result<(), String> {
 fn per_event(way: &str, story: &str, events: usize) -> Result<f64, String> {
     const FEW: u32 = 1_000;
     const MANY: u32 = 11_000;
-    let between = instructions(way, story, MANY)? - instructions(way, story, FEW)?;
+    let run = |rounds: u32| instructions(&["dispatch", way, story, &rounds.to_string()]);
+    let between = run(MANY)? - run(FEW)?;
     Ok(between / (f64::from(MANY - FEW) * events as f64))
 }
 
 /// What callgrind counted in one run of this program.
-fn instructions(way: &str, story: &str, rounds: u32) -> Result<f64, String> {
+pub(crate) fn instructions(arguments: &[&str]) -> Result<f64, String> {
     let this = std::env::current_exe().map_err(|error| format!("this program: {error}"))?;
     let run = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(this)
-        .args(["dispatch", way, story, &rounds.to_string()])
+        .args(arguments)
         .output()
         .map_err(|error| format!("install valgrind: {error}"))?;
     let said = String::from_utf8_lossy(&run.stderr);

@@ -2,6 +2,10 @@
 
 mod activation;
 mod dispatch;
+mod whole;
+#[path = "../../../firmware/src/world.rs"]
+#[expect(unreachable_pub, reason = "shared with programs that are crates of their own")]
+mod world;
 
 use std::env;
 use std::process::ExitCode;
@@ -14,10 +18,15 @@ fn main() -> ExitCode {
             Ok(rounds) => dispatch::live(way, story, rounds),
             Err(error) => Err(format!("{rounds}: {error}")),
         },
+        ["core", rounds] => match rounds.parse() {
+            Ok(rounds) => whole::live(rounds).map(drop),
+            Err(error) => Err(format!("{rounds}: {error}")),
+        },
         ["dispatch"] => dispatch::print(),
+        ["core"] => whole::print(),
         ["activation"] => activation::print(),
-        [] => dispatch::print().and_then(|()| activation::print()),
-        _ => Err("usage: tests/figures [dispatch|activation]".to_owned()),
+        [] => dispatch::print().and_then(|()| whole::print()).and_then(|()| activation::print()),
+        _ => Err("usage: tests/figures [dispatch|core|activation]".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
