@@ -80,6 +80,17 @@ impl Attempts {
         true
     }
 
+    /// The flags say that a try was refused, and the only ones that can have been it are those
+    /// with unknown outcomes: one was. Returns whether that changed anything.
+    pub const fn one_was_refused(&mut self) -> bool {
+        let unknown = self.unknown_in_row > 0;
+        if unknown {
+            self.unknown_in_row = 0;
+            self.automatic_stopped = true;
+        }
+        unknown
+    }
+
     /// A person acts: the stored code may be tried once more.
     pub const fn person_acts(&mut self) {
         self.automatic_stopped = false;
@@ -187,6 +198,17 @@ mod tests {
         assert!(attempts.none_was_refused());
         assert!(!attempts.automatic_stopped);
         assert_eq!(attempts.refused_in_row, 0);
+    }
+
+    #[test]
+    fn p34_a_low_count_after_an_unknown_outcome_ends_automatic_attempts() {
+        let mut attempts = Attempts::default();
+        attempts.begin();
+        assert!(attempts.close_after_restart());
+        assert!(attempts.one_was_refused());
+        assert!(attempts.automatic_stopped);
+        assert_eq!(attempts.refused_in_row, 1);
+        assert!(!Attempts::default().one_was_refused());
     }
 
     #[test]

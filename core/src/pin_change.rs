@@ -743,6 +743,10 @@ impl Rules {
                     Which::Pending => self.promote_new(turn),
                     Which::Accepted => self.keep_old(turn),
                 }
+                if self.is_order() && which == Which::Accepted {
+                    // The slot opens, but not with the code that was ordered.
+                    self.reply_decided(turn, Refusal::CodeWrong);
+                }
                 self.end(turn, Then::HandOver(id))
             }
             (

@@ -111,6 +111,10 @@ impl SlotData {
         if self.record.shows_count_low && !token.count_low && self.record.user.none_was_refused() {
             self.dirty = true;
         }
+        // Somebody else may have spent that try; a boot loop must not take the chance.
+        if token.count_low && self.record.user.one_was_refused() {
+            self.dirty = true;
+        }
         self.attention = if token.count_low && self.record.user.refused_in_row == 0 && !self.record.user.open {
             Some(Attention::TriesSpentElsewhere)
         } else if token.final_try {

@@ -194,7 +194,10 @@ impl Checkers {
         let ledger = &mut self.slots[usize::from(slot)];
         match event {
             AuditEvent::AttemptBegins(_) => ledger.attempt_recorded = true,
-            AuditEvent::AttemptAccepted | AuditEvent::AttemptRefused | AuditEvent::AttemptUnknown(_) => {
+            AuditEvent::AttemptAccepted
+            | AuditEvent::AttemptRefused
+            | AuditEvent::AttemptUnknown(_)
+            | AuditEvent::AttemptNotMade => {
                 ledger.outcome_owed = false;
             }
             _ => {}
