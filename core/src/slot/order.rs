@@ -1,0 +1,203 @@
+//! Orders of people: checked completely before the token is touched, then begun or refused.
+
+use statig::Outcome;
+
+use super::{Source, State, Step, Try, rest};
+use crate::audit::{AttemptCause, AuditEvent};
+use crate::code;
+use crate::command::{Answer, Caller, CommandKind};
+use crate::effect::HsmCall;
+use crate::fault::{Fault, Refusal};
+use crate::pin_change::ChangeOrder;
+use crate::record::{ChangeKind, Doubt, Mode};
+use crate::safe::SecretId;
+use crate::turn::Turn;
+
+/// A person's wish for another token PIN.
+#[derive(Clone, Copy)]
+pub(super) struct Wish {
+    pub(super) caller: Caller,
+    pub(super) kind: CommandKind,
+    pub(super) to: Mode,
+    pub(super) code: Option<SecretId>,
+    pub(super) new_code: Option<SecretId>,
+    pub(super) confirmed: bool,
+}
+
+pub(super) fn refuse(
+    turn: &mut Turn<'_>,
+    caller: Caller,
+    kind: CommandKind,
+    refusal: Refusal,
+    secrets: [Option<SecretId>; 2],
+) -> Outcome<State> {
+    for secret in secrets {
+        turn.wipe_any(secret);
+    }
+    turn.journal(Some(caller.who), AuditEvent::Refused(kind, refusal));
+    turn.reply(caller, Answer::Refused(refusal));
+    Outcome::Handled
+}
+
+/// Ends a try without a verdict on the PIN, and rests.
+pub(super) fn fail(turn: &mut Turn<'_>, caller: Option<Caller>, kind: CommandKind, fault: Fault) -> Outcome<State> {
+    turn.slot.fault = Some(fault);
+    turn.journal(caller.map(|caller| caller.who), AuditEvent::Failed(kind, fault));
+    if let Some(caller) = caller {
+        turn.reply(caller, Answer::Failed(fault));
+    }
+    Outcome::Transition(rest::rest(turn))
+}
+
+/// Ends a try with a refusal after it began, and rests.
+pub(super) fn end_refused(turn: &mut Turn<'_>, attempt: Try, refusal: Refusal) -> Outcome<State> {
+    turn.wipe_any(attempt.source.secret());
+    if let Some(caller) = attempt.caller {
+        turn.journal(Some(caller.who), AuditEvent::Refused(CommandKind::Activate, refusal));
+        turn.reply(caller, Answer::Refused(refusal));
+    }
+    Outcome::Transition(rest::rest(turn))
+}
+
+pub(super) fn activate(turn: &mut Turn<'_>, caller: Caller, code: Option<SecretId>, confirmed: bool) -> Outcome<State> {
+    let record = &turn.slot.record;
+    let stored_rules = record.mode == Mode::Generated && record.accepted.is_some();
+    let undisturbed = !record.user.automatic_stopped && turn.slot.doubt().is_none();
+    let source = match code {
+        Some(id) => {
+            if stored_rules && undisturbed {
+                return refuse(turn, caller, CommandKind::Activate, Refusal::CodeNotWanted, [code, None]);
+            }
+            if let Err(refusal) = check_code(turn, id) {
+                return refuse(turn, caller, CommandKind::Activate, refusal, [code, None]);
+            }
+            Source::Typed(id)
+        }
+        None => {
+            let kept = record.mode == Mode::Manual && leaves_a_kept_code(turn);
+            let decidable = record.change.is_some() || record.doubt == Some(Doubt::BothRefused) || (kept && confirmed);
+            if !stored_rules && !decidable {
+                let refusal = if kept { Refusal::KeptCode } else { Refusal::CodeMissing };
+                return refuse(turn, caller, CommandKind::Activate, refusal, [None, None]);
+            }
+            if decidable {
+                turn.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Activate));
+                turn.slot.record.user.person_acts();
+                turn.save();
+                return rest::decide(turn, Some(caller), confirmed);
+            }
+            Source::Stored
+        }
+    };
+    turn.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Activate));
+    turn.slot.held = false;
+    let attempt = Try { source, cause: AttemptCause::Person, caller: Some(caller), confirmed, cleared: false };
+    let ticket = turn.call(HsmCall::Observe);
+    Outcome::Transition(State::AtToken { ticket, step: Step::Observe(attempt) })
+}
+
+pub(super) fn change(turn: &mut Turn<'_>, pin: Option<SecretId>, wish: Wish) -> Outcome<State> {
+    let from = turn.slot.record.mode;
+    let kind = match (wish.kind, from, wish.to) {
+        (CommandKind::Mode, Mode::Generated, Mode::Generated) | (CommandKind::Mode, Mode::Manual, Mode::Manual) => {
+            return refuse(turn, wish.caller, wish.kind, Refusal::ModeAlready, [wish.code, wish.new_code]);
+        }
+        (_, Mode::Generated, Mode::Generated) => ChangeKind::GeneratedToGenerated,
+        (_, Mode::Generated, Mode::Manual) => ChangeKind::GeneratedToManual,
+        (_, Mode::Manual, Mode::Generated) => ChangeKind::ManualToGenerated,
+        (_, Mode::Manual, Mode::Manual) => ChangeKind::ManualToManual,
+    };
+    if leaves_a_kept_code(turn) {
+        return refuse(turn, wish.caller, wish.kind, Refusal::ActivateFirst, [wish.code, wish.new_code]);
+    }
+    if let Err(refusal) = check_codes(turn, from, wish) {
+        return refuse(turn, wish.caller, wish.kind, refusal, [wish.code, wish.new_code]);
+    }
+    turn.journal(Some(wish.caller.who), AuditEvent::Ordered(wish.kind));
+    *turn.change = Some(ChangeOrder::Change {
+        kind,
+        command: wish.kind,
+        caller: wish.caller,
+        confirmed: wish.confirmed,
+        active: pin,
+        code: wish.code,
+        new_code: wish.new_code,
+    });
+    Outcome::Transition(State::Changing)
+}
+
+/// Whether a sealed code is kept that only an accepted code may replace (rule 2).
+pub(super) fn leaves_a_kept_code(turn: &Turn<'_>) -> bool {
+    let record = &turn.slot.record;
+    match record.mode {
+        Mode::Generated => record.pending.is_some(),
+        Mode::Manual => record.pending.is_some() || record.accepted.is_some(),
+    }
+}
+
+pub(super) fn initialise(
+    turn: &mut Turn<'_>,
+    caller: Caller,
+    so_pin: SecretId,
+    free_slot: Option<u64>,
+    confirmed: bool,
+) -> Outcome<State> {
+    if turn.slot.record.serial.is_some() {
+        return refuse(turn, caller, CommandKind::Init, Refusal::SlotHasToken, [Some(so_pin), None]);
+    }
+    if turn.slot.is_so_cooling(turn.now) {
+        return refuse(turn, caller, CommandKind::Init, Refusal::SlotCoolingDown, [Some(so_pin), None]);
+    }
+    if let Err(refusal) = check_so_pin(turn, so_pin) {
+        return refuse(turn, caller, CommandKind::Init, refusal, [Some(so_pin), None]);
+    }
+    turn.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Init));
+    *turn.change = Some(ChangeOrder::Initialise { caller, confirmed, so_pin, free_slot });
+    Outcome::Transition(State::Changing)
+}
+
+/// Checks a typed code of this slot before its token is touched.
+pub(super) fn check_code(turn: &Turn<'_>, id: SecretId) -> Result<(), Refusal> {
+    let token_max = turn.slot.pin_chars_max();
+    let mut verdict = Err(Refusal::CodeMissing);
+    let lent = turn.secrets.lend(id, &mut |bytes| verdict = code::check_typed(bytes, token_max));
+    lent.ok_or(Refusal::CodeMissing)?;
+    verdict
+}
+
+/// An SO PIN has the token's own rules; we only refuse what nobody can have meant.
+pub(super) fn check_so_pin(turn: &Turn<'_>, id: SecretId) -> Result<(), Refusal> {
+    let mut verdict = Err(Refusal::CodeMissing);
+    let lent = turn.secrets.lend(id, &mut |bytes| {
+        let printable = bytes.iter().all(|byte| (0x20..=0x7E).contains(byte));
+        verdict = match (bytes.is_empty(), printable) {
+            (true, _) => Err(Refusal::CodeMissing),
+            (false, true) => Ok(()),
+            (false, false) => Err(Refusal::CodeNotPrintable),
+        };
+    });
+    lent.ok_or(Refusal::CodeMissing)?;
+    verdict
+}
+
+/// Checks that exactly the codes are there that the change needs, and that they can be codes.
+pub(super) fn check_codes(turn: &Turn<'_>, from: Mode, wish: Wish) -> Result<(), Refusal> {
+    match (from, wish.code) {
+        (Mode::Generated, Some(_)) => return Err(Refusal::CodeNotWanted),
+        (Mode::Manual, None) => return Err(Refusal::CodeMissing),
+        (Mode::Manual, Some(id)) => check_code(turn, id)?,
+        (Mode::Generated, None) => {}
+    }
+    match (wish.to, wish.new_code) {
+        (Mode::Generated, Some(_)) => return Err(Refusal::NewCodeNotWanted),
+        (Mode::Generated, None) => code::generated_chars(turn.slot.pin_chars_max()).map(|_| ()),
+        (Mode::Manual, None) => Err(Refusal::NewCodeMissing),
+        (Mode::Manual, Some(id)) => check_code(turn, id),
+    }?;
+    let (Some(old), Some(new)) = (wish.code, wish.new_code) else { return Ok(()) };
+    let mut unchanged = false;
+    turn.secrets.lend(old, &mut |old| {
+        turn.secrets.lend(new, &mut |new| unchanged = code::equal(old, new));
+    });
+    if unchanged { Err(Refusal::CodeUnchanged) } else { Ok(()) }
+}
