@@ -1,6 +1,7 @@
 //! What the acceptance tests share: tokens made by the real tools, daemons started and ended by id.
 
 pub mod build;
+pub mod campaign;
 pub mod driver;
 pub mod excluded;
 pub mod modules;
