@@ -11,7 +11,7 @@ use crate::audit::{AttemptCause, AuditEvent};
 use crate::command::Caller;
 use crate::fault::Fault;
 use crate::limits::{BACK_OFF_FIRST_MS, BACK_OFF_LAST_MS};
-use crate::record::Attempts;
+use crate::record::{Attempts, ChangeKind};
 use crate::turn::Turn;
 
 /// Unknown outcomes in a row that end automatic attempts.
@@ -132,11 +132,19 @@ pub fn begin(turn: &mut Turn<'_>, caller: Option<Caller>, cause: AttemptCause) {
     turn.journal(caller.map(|caller| caller.who), AuditEvent::AttemptBegins(cause));
 }
 
+/// This token is the slot's from here on; another with its label is not tried.
+pub fn know_token(turn: &mut Turn<'_>) {
+    turn.slot.record.serial = turn.slot.token.map(|token| token.serial).or(turn.slot.record.serial);
+}
+
 /// The token accepted the user PIN.
 pub fn accepted(turn: &mut Turn<'_>, caller: Option<Caller>) {
     turn.slot.record.user.accepted();
     turn.slot.cooling_until_ms = None;
-    turn.slot.record.serial = turn.slot.token.map(|token| token.serial).or(turn.slot.record.serial);
+    // Until its first PIN is settled a power cut may make the token free again: then another may be taken.
+    if turn.slot.record.change.is_none_or(|change| change.kind != ChangeKind::Initialise) {
+        know_token(turn);
+    }
     turn.slot.fault = None;
     turn.slot.attention = None;
     if let Some(token) = &mut turn.slot.token {

@@ -181,6 +181,9 @@ pub enum Step {
     DecideLogin(Which, SecretId),
     /// Deciding: make the module's files durable before the other code is erased.
     DecideSettle(Which, SecretId),
+    /// Deciding: a refusal, or the flags, showed what the token has; a power cut must not
+    /// bring back what it had before once the record says so.
+    DecideSettleShown,
 }
 
 impl Step {
@@ -191,7 +194,7 @@ impl Step {
             Step::LoginOld | Step::LoginNew | Step::DecideLogin(..) => Function::Login,
             Step::SetPin => Function::SetPin,
             Step::Initialise => Function::InitPin,
-            Step::Settle | Step::DecideSettle(..) => Function::Settle,
+            Step::Settle | Step::DecideSettle(..) | Step::DecideSettleShown => Function::Settle,
         }
     }
 
@@ -208,7 +211,8 @@ impl Step {
             | Step::DecideObserve
             | Step::DecideClear
             | Step::DecideLogin(..)
-            | Step::DecideSettle(..) => true,
+            | Step::DecideSettle(..)
+            | Step::DecideSettleShown => true,
         }
     }
 
@@ -234,7 +238,8 @@ impl Step {
             | Step::LoginNew
             | Step::Settle
             | Step::DecideObserve
-            | Step::DecideClear => None,
+            | Step::DecideClear
+            | Step::DecideSettleShown => None,
         }
     }
 }
@@ -749,6 +754,13 @@ impl Rules {
                 }
                 self.end(turn, Then::HandOver(id))
             }
+            (Step::DecideSettleShown, HsmAnswer::Settled) => match self.kind {
+                ChangeKind::Initialise => self.ends_initialised(turn),
+                ChangeKind::GeneratedToGenerated
+                | ChangeKind::ManualToGenerated
+                | ChangeKind::GeneratedToManual
+                | ChangeKind::ManualToManual => self.ends_manual(turn),
+            },
             (
                 _,
                 HsmAnswer::Observed(_)
@@ -949,11 +961,7 @@ impl Rules {
     /// The flags say whether `C_InitPIN` happened; no login is needed.
     fn decide_initialise(&mut self, turn: &mut Turn<'_>, user_pin: bool) -> Outcome<State> {
         if user_pin {
-            self.promote_new(turn);
-            // A code that was refused just now is not tried again by itself.
-            let then = if self.pending_refused { Then::Rest } else { Then::GoOn };
-            self.reply_decided(turn, Refusal::ActivationNeedsPerson);
-            return self.end(turn, then);
+            return self.ask(turn, Step::DecideSettleShown, HsmCall::Settle);
         }
         let pending = turn.slot.record.pending.take();
         turn.erase(pending);
@@ -962,6 +970,15 @@ impl Rules {
         turn.journal(None, AuditEvent::ChangeUndone(self.kind));
         self.reply_decided(turn, Refusal::SlotUninitialised);
         self.end(turn, Then::Rest)
+    }
+
+    /// The token has a user PIN: the one that was sealed before the call.
+    fn ends_initialised(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
+        self.promote_new(turn);
+        // A code that was refused just now is not tried again by itself.
+        let then = if self.pending_refused { Then::Rest } else { Then::GoOn };
+        self.reply_decided(turn, Refusal::ActivationNeedsPerson);
+        self.end(turn, then)
     }
 
     /// The token refused a sealed code while deciding.
@@ -982,25 +999,29 @@ impl Rules {
                 self.reply_decided(turn, Refusal::StoredCodeRefused);
                 self.end(turn, Then::Rest)
             }
-            (ChangeKind::ManualToGenerated | ChangeKind::GeneratedToManual, _) => {
-                let completed = self.kind == ChangeKind::GeneratedToManual;
-                turn.slot.record.change = None;
-                turn.slot.record.mode = Mode::Manual;
-                turn.save();
-                turn.journal(
-                    None,
-                    if completed {
-                        AuditEvent::ChangeCompleted(self.kind)
-                    } else {
-                        AuditEvent::ChangeUndone(self.kind)
-                    },
-                );
-                turn.journal(None, AuditEvent::ModeIs(Mode::Manual));
-                self.reply_decided(turn, Refusal::ManualCodeRules);
-                self.end(turn, Then::Rest)
-            }
+            (ChangeKind::GeneratedToManual, _) => self.ask(turn, Step::DecideSettleShown, HsmCall::Settle),
+            (ChangeKind::ManualToGenerated, _) => self.ends_manual(turn),
             (ChangeKind::Initialise | ChangeKind::ManualToManual, _) => self.bug(turn, BUG_NOTHING_TO_TRY),
         }
+    }
+
+    /// The sealed code was refused: a manual one rules, and the sealed one is kept until
+    /// that is accepted.
+    fn ends_manual(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
+        turn.slot.record.change = None;
+        turn.slot.record.mode = Mode::Manual;
+        turn.save();
+        let event = match self.kind {
+            ChangeKind::GeneratedToManual => AuditEvent::ChangeCompleted(self.kind),
+            ChangeKind::ManualToGenerated
+            | ChangeKind::Initialise
+            | ChangeKind::GeneratedToGenerated
+            | ChangeKind::ManualToManual => AuditEvent::ChangeUndone(self.kind),
+        };
+        turn.journal(None, event);
+        turn.journal(None, AuditEvent::ModeIs(Mode::Manual));
+        self.reply_decided(turn, Refusal::ManualCodeRules);
+        self.end(turn, Then::Rest)
     }
 
     /// An order that came this far has called `C_SetPIN`: its answer must not say that
@@ -1022,6 +1043,7 @@ impl Rules {
 
     /// The new PIN was accepted and settled (or the flags prove it): it rules from here on.
     fn promote_new(&mut self, turn: &mut Turn<'_>) {
+        attempts::know_token(turn);
         let mode = if self.makes_a_code() {
             let superseded = turn.slot.record.accepted.take();
             turn.erase(superseded);

@@ -331,6 +331,7 @@ fn change_states(order: ChangeOrder, s: &Secrets) -> Vec<(&'static str, pin_chan
             ("at token: decide, login accepted", at(Step::DecideLogin(Which::Accepted, s.drawn))),
             ("at token: decide, settle pending", at(Step::DecideSettle(Which::Pending, s.drawn))),
             ("at token: decide, settle accepted", at(Step::DecideSettle(Which::Accepted, s.drawn))),
+            ("at token: decide, settle shown", at(Step::DecideSettleShown)),
             ("doubtful: decide, login pending", doubt(Step::DecideLogin(Which::Pending, s.drawn))),
             ("ended", State::Ended),
         ],

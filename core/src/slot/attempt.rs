@@ -104,7 +104,12 @@ pub(super) fn token_answered(turn: &mut Turn<'_>, step: Step, result: Result<Hsm
             // settle succeeds (rule 2), and the fault is shown.
             Err(failure) => {
                 let fault = failure.fault(Function::Settle);
-                let next = hand_over::served(turn, attempt, id);
+                if let Some(caller) = attempt.caller {
+                    // Not *done*: until it is settled a power cut may bring the other code back.
+                    turn.journal(Some(caller.who), AuditEvent::Failed(CommandKind::Activate, fault));
+                    turn.reply(caller, Answer::Failed(fault));
+                }
+                let next = hand_over::served(turn, Try { caller: None, ..attempt }, id);
                 turn.slot.fault = Some(fault);
                 next
             }
