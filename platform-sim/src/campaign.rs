@@ -6,7 +6,7 @@
 //! who have its code: the store, or people with what the answers let them remember.
 
 use slotwarden_core::command::CommandKind;
-use slotwarden_core::record::{Mode, Owner};
+use slotwarden_core::record::{Doubt, Mode, Owner};
 use slotwarden_core::status::StateName;
 
 use crate::SLOTS;
@@ -118,6 +118,7 @@ pub(crate) fn settle_down(world: &mut World) {
 /// Those who have the code of a slot open it, or the slot is one that nobody can promise.
 fn open(world: &mut World, slot: u8) {
     let number = usize::from(slot);
+    let mut service_decides = true;
     for _ in 0..OPENING_TRIES_MAX {
         settle_down(world);
         if world.checkers.violation.is_some() {
@@ -160,9 +161,12 @@ fn open(world: &mut World, slot: u8) {
                 continue;
             }
             StateName::Absent | StateName::Locked | StateName::Doubtful | StateName::Blocked => {
-                if status.mode == Mode::Manual {
+                // Of an undecided change the service decides itself, when a person asks for it.
+                let undecided = status.state == StateName::Doubtful && status.doubt != Some(Doubt::OldOrNew);
+                if status.mode == Mode::Manual && !(undecided && service_decides) {
                     wish.typed = world.people.slots[number].candidate();
                 }
+                service_decides = !service_decides;
             }
         }
         world.order(Some(slot), &wish, ADMINISTRATOR);

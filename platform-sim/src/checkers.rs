@@ -10,7 +10,7 @@ use heapless::Vec;
 use slotwarden_core::audit::AuditEvent;
 use slotwarden_core::record::{Change, ChangeKind, Doubt, Mode};
 use slotwarden_core::safe::SecretId;
-use slotwarden_core::status::{SlotStatus, StateName};
+use slotwarden_core::status::{ApplicationState, SlotStatus, StateName};
 
 use crate::SLOTS;
 use crate::code::Code;
@@ -243,7 +243,9 @@ impl Checkers {
 
     /// An application is to get this PIN.
     pub fn p33_handed_over(&mut self, slot: u8, pin: &Code) {
-        let proven = self.slots[usize::from(slot)].proven == Some(*pin);
+        // The worker may be lost between the login and the hand-over; the PIN stays proven.
+        let ledger = &self.slots[usize::from(slot)];
+        let proven = ledger.proven == Some(*pin) || ledger.accepted == Some(*pin);
         self.require(proven, "P33", slot, "an application got a PIN that no login proved");
     }
 
@@ -342,6 +344,22 @@ impl Checkers {
         let recorded = !ledger.outcome_owed || self.store_failed || ledger.login_under_way;
         self.require(proven, "P33", slot, "a slot is active and no login proved it");
         self.require(recorded, "P36", slot, "the outcome of an attempt is not in the audit log");
+    }
+
+    /// Nothing is under way: the application of a slot that is not active holds nothing,
+    /// unless it could not be reached, and is shown so.
+    pub fn p33_taken_back(&mut self, status: &SlotStatus, holds: bool) {
+        let closed = match status.state {
+            StateName::Absent
+            | StateName::Uninitialised
+            | StateName::Locked
+            | StateName::CoolingDown
+            | StateName::Blocked => true,
+            StateName::Activating | StateName::Active | StateName::Changing | StateName::Doubtful => false,
+        };
+        let failed = status.applications.iter().any(|one| matches!(one.state, ApplicationState::Failed(_)));
+        let kept = !(closed && holds) || failed || self.store_failed;
+        self.require(kept, "P33", status.slot.0, "an application holds the PIN of a slot that is not active");
     }
 
     /// The oldest order that waits for its answer has waited this long.
@@ -533,6 +551,9 @@ mod tests {
         checkers.p33_handed_over(0, &stored());
         assert_eq!(broken(&checkers), None);
         checkers.p33_handed_over(0, &typed());
+        assert_eq!(broken(&checkers), Some("P33"));
+        let mut checkers = Checkers::default();
+        checkers.p33_taken_back(&status(StateName::Locked), true);
         assert_eq!(broken(&checkers), Some("P33"));
     }
 

@@ -439,9 +439,13 @@ impl World {
                 };
                 let token = self.tokens.tokens.get_mut(usize::from(number)).ok_or(HsmFailure::TokenGone)?;
                 let result = token.initialise(slot, &pending.first, &pending.second, extent);
-                if token.live.label == Some(slot) {
+                if token.live.label == Some(slot) && !matches!(result, Err(HsmFailure::Refused(_))) {
                     self.tokens.attached[usize::from(slot)] = Some(number);
-                    self.homes[usize::from(slot)].get_or_insert(number);
+                    // A token whose first PIN was lost with the power is free for any slot again.
+                    for home in self.homes.iter_mut().filter(|home| **home == Some(number)) {
+                        *home = None;
+                    }
+                    self.homes[usize::from(slot)] = Some(number);
                 }
                 result
             }

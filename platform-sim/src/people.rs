@@ -194,7 +194,10 @@ impl People {
         let odd = random.u8(..100) < 3;
         match kind {
             CommandKind::Activate => {
-                if !generated || odd {
+                // Of an undecided change the service decides itself, when a person asks for it.
+                let undecided =
+                    status.state == StateName::Doubtful && status.doubt != Some(Doubt::OldOrNew) && random.bool();
+                if (!generated && !undecided) || odd {
                     wish.typed = typed;
                 }
             }
@@ -233,6 +236,7 @@ impl People {
         self.next_reply += 1;
         if let Some(slot) = slot
             && !wish.new.is_none()
+            && wish.new != wish.typed
             && !self.slots[usize::from(slot)].knows(&wish.new)
         {
             self.slots[usize::from(slot)].learn(wish.new);
@@ -245,7 +249,10 @@ impl People {
         let index = self.orders.iter().position(|order| order.reply == reply)?;
         let order = self.orders.swap_remove(index);
         let Some(slot) = order.slot else { return Some(order) };
-        let other_change = self.orders.iter().any(|other| other.slot == Some(slot) && !other.new.is_none());
+        let mut still_ordered: Vec<Code, ORDERS_MAX> = Vec::new();
+        for other in self.orders.iter().filter(|other| other.slot == Some(slot) && !other.new.is_none()) {
+            let _fits = still_ordered.push(other.new);
+        }
         let knowledge = &mut self.slots[usize::from(slot)];
         match answer {
             Answer::Done => {
@@ -266,10 +273,10 @@ impl People {
                     | CommandKind::ReadStatus
                     | CommandKind::ReadAudit => return Some(order),
                 };
-                if order.kind == CommandKind::Activate && (in_force.is_none() || other_change) {
+                if order.kind == CommandKind::Activate && (in_force.is_none() || !still_ordered.is_empty()) {
                     return Some(order);
                 }
-                knowledge.codes.retain(|code| *code == in_force);
+                knowledge.codes.retain(|code| *code == in_force || still_ordered.contains(code));
                 if !in_force.is_none() && knowledge.codes.is_empty() {
                     knowledge.learn(in_force);
                 }

@@ -7,7 +7,7 @@
 
 use heapless::Deque;
 use slotwarden_core::command::{Answer, Caller, Command, CommandKind, ReplyId};
-use slotwarden_core::effect::{Effect, HsmCall, Input, Outcome, SlotId, Ticket};
+use slotwarden_core::effect::{ApplicationId, Effect, HsmCall, Input, Outcome, SlotId, Ticket};
 use slotwarden_core::fault::Refusal;
 use slotwarden_core::person::{PersonId, Persons, Role, Roles};
 use slotwarden_core::record::Owner;
@@ -314,9 +314,9 @@ impl World {
         for slot in 0..self.slots {
             let mut applications = heapless::Vec::new();
             // One application for each slot; the last one serves the first slot too.
-            let _fits = applications.push(slotwarden_core::effect::ApplicationId(slot));
+            let _fits = applications.push(ApplicationId(slot));
             if slot == 0 {
-                let _fits = applications.push(slotwarden_core::effect::ApplicationId(SLOTS as u8));
+                let _fits = applications.push(ApplicationId(SLOTS as u8));
             }
             let owner = Owner(u16::from(slot));
             let _fits = self.configuration.slots.push(SlotConfiguration { owner, uid: [slot; 16], applications });
@@ -495,6 +495,8 @@ impl World {
             }
             self.active[number] = active;
             self.checkers.p33_quiet(slot);
+            let holds = !self.apps.of(ApplicationId(slot.slot.0)).holds.is_none();
+            self.checkers.p33_taken_back(slot, holds);
         }
         if let Some(oldest) = self.people.orders.iter().min_by_key(|order| order.given_ms) {
             let waited_ms = self.now_ms.saturating_sub(oldest.given_ms);
