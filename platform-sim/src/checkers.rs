@@ -63,6 +63,8 @@ struct Ledger {
     tried: Vec<Code, TRIED_MAX>,
     /// Stored codes the token refused since a person acted or a PIN was accepted.
     refused: Vec<Code, TRIED_MAX>,
+    /// Whether the last look showed a low count: then an unknown outcome counts as refused.
+    low_count: bool,
     /// The flags were invented, so they may have proved anything.
     flags_lied: bool,
 }
@@ -147,8 +149,13 @@ impl Checkers {
     }
 
     /// There is a new reason to try stored codes once: the worker or the token is back.
-    pub fn p34_new_reason(&mut self, slot: u8) {
-        self.slots[usize::from(slot)].tried.clear();
+    /// `low_count` is what the look showed, if it was one.
+    pub fn p34_new_reason(&mut self, slot: u8, low_count: Option<bool>) {
+        let ledger = &mut self.slots[usize::from(slot)];
+        ledger.tried.clear();
+        if let Some(low_count) = low_count {
+            ledger.low_count = low_count;
+        }
     }
 
     /// The module invented flags.
@@ -251,8 +258,8 @@ impl Checkers {
 
     // What the devices did.
 
-    /// The token refused a PIN. `low_count` says whether it showed one before.
-    pub fn p34_refused(&mut self, slot: u8, pin: &Code, low_count: bool) {
+    /// The token refused a PIN.
+    pub fn p34_refused(&mut self, slot: u8, pin: &Code) {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.code == *pin) {
             entry.refused += 1;
             let kept = entry.refused <= entry.typed;
@@ -263,7 +270,7 @@ impl Checkers {
         let before = ledger.refused.iter().filter(|code| *code == pin).count();
         let _full = ledger.refused.push(*pin);
         // A token without a low count cannot tell that an unknown outcome was a refusal: one more (product page).
-        let allowed = if low_count { 0 } else { 1 };
+        let allowed = if ledger.low_count { 0 } else { 1 };
         let kept = before <= allowed || ledger.flags_lied;
         self.require(kept, "P34", slot, "the token refused a stored code again, and no person had acted");
     }
@@ -337,11 +344,11 @@ impl Checkers {
     }
 
     /// Nothing is under way: what is shown as active was proven, and every outcome recorded.
-    pub fn p33_quiet(&mut self, status: &SlotStatus) {
+    pub fn p33_quiet(&mut self, status: &SlotStatus, halted: bool) {
         let slot = status.slot.0;
         let ledger = &self.slots[usize::from(slot)];
         let proven = status.state != StateName::Active || ledger.proven.is_some();
-        let recorded = !ledger.outcome_owed || self.store_failed || ledger.login_under_way;
+        let recorded = !ledger.outcome_owed || halted || ledger.login_under_way;
         self.require(proven, "P33", slot, "a slot is active and no login proved it");
         self.require(recorded, "P36", slot, "the outcome of an attempt is not in the audit log");
     }
@@ -497,9 +504,9 @@ mod tests {
     fn p05_a_typed_code_that_is_refused_twice_is_seen() {
         let mut checkers = Checkers::default();
         checkers.p05_typed(typed());
-        checkers.p34_refused(0, &typed(), false);
+        checkers.p34_refused(0, &typed());
         assert_eq!(broken(&checkers), None);
-        checkers.p34_refused(0, &typed(), false);
+        checkers.p34_refused(0, &typed());
         assert_eq!(broken(&checkers), Some("P5"));
     }
 
@@ -544,7 +551,7 @@ mod tests {
     #[test]
     fn p33_active_without_a_login_and_an_unproven_hand_over_are_seen() {
         let mut checkers = Checkers::default();
-        checkers.p33_quiet(&status(StateName::Active));
+        checkers.p33_quiet(&status(StateName::Active), false);
         assert_eq!(broken(&checkers), Some("P33"));
         let mut checkers = Checkers::default();
         checkers.p33_login_answered(0, Some(stored()), true, false);
@@ -573,11 +580,12 @@ mod tests {
         for (low_count, allowed) in [(true, 1), (false, 2)] {
             let mut checkers = Checkers::default();
             for _ in 0..allowed {
-                checkers.p34_refused(0, &stored(), low_count);
+                checkers.p34_refused(0, &stored());
                 checkers.restarted();
+                checkers.p34_new_reason(0, Some(low_count));
                 assert_eq!(broken(&checkers), None);
             }
-            checkers.p34_refused(0, &stored(), low_count);
+            checkers.p34_refused(0, &stored());
             assert_eq!(broken(&checkers), Some("P34"));
         }
     }
@@ -607,7 +615,7 @@ mod tests {
         checkers.p36_login(0, &typed(), false);
         checkers.p33_login_answered(0, None, true, false);
         assert_eq!(broken(&checkers), None);
-        checkers.p33_quiet(&status(StateName::Locked));
+        checkers.p33_quiet(&status(StateName::Locked), false);
         assert_eq!(broken(&checkers), Some("P36"));
     }
 

@@ -386,8 +386,7 @@ impl World {
             Some(Kind::NotSupported) => Err(failure(rv::FUNCTION_NOT_SUPPORTED, function)),
             Some(Kind::LoginRefused) => {
                 self.refused_right[number] = true;
-                let low_count = self.shows_low_count(slot);
-                self.checkers.p34_refused(slot, &pending.first, low_count);
+                self.checkers.p34_refused(slot, &pending.first);
                 Err(failure(rv::PIN_INCORRECT, function))
             }
             Some(Kind::LoginLies) => {
@@ -429,7 +428,6 @@ impl World {
     /// The call reaches the token.
     pub(crate) fn run(&mut self, slot: u8, pending: &PendingCall) -> Result<HsmAnswer, HsmFailure> {
         self.counts.calls += 1;
-        let low_count = self.shows_low_count(slot);
         let result = match pending.call {
             HsmCall::Initialise { free_slot, .. } => {
                 let number = self.tokens.for_init(slot, free_slot).map_err(HsmFailure::Refused)?;
@@ -467,17 +465,13 @@ impl World {
             match result {
                 Ok(_) => self.checkers.p34_accepted(slot),
                 Err(HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT, .. }) => {
-                    self.checkers.p34_refused(slot, &pending.first, low_count);
+                    self.checkers.p34_refused(slot, &pending.first);
                 }
                 Err(_) => {}
             }
         }
         self.check_codes();
         result
-    }
-
-    fn shows_low_count(&mut self, slot: u8) -> bool {
-        self.tokens.of(slot).is_some_and(|token| token.live.count_low)
     }
 
     /// A device's answer reaches the core.

@@ -190,7 +190,11 @@ impl World {
 
     fn found(&mut self, slot: u8, presence: Presence) {
         self.seen[usize::from(slot)] = Some(presence);
-        self.checkers.p34_new_reason(slot);
+        let low_count = match presence {
+            Presence::Present(state) => Some(state.count_low),
+            Presence::Absent { .. } | Presence::Ambiguous => None,
+        };
+        self.checkers.p34_new_reason(slot, low_count);
         if !matches!(presence, Presence::Present(_)) {
             self.checkers.p33_login_gone(slot);
         }

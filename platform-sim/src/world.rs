@@ -433,7 +433,7 @@ impl World {
                 Ok(()) => match command.slot() {
                     Some(SlotId(slot)) => self.checkers.p34_person_acted(slot),
                     // Boot asks for one more automatic try of each; refusals still count on.
-                    None => (0..self.slots).for_each(|slot| self.checkers.p34_new_reason(slot)),
+                    None => (0..self.slots).for_each(|slot| self.checkers.p34_new_reason(slot, None)),
                 },
                 Err(refusal) => self.answered(caller.reply, Answer::Refused(refusal)),
             }
@@ -494,7 +494,7 @@ impl World {
                 self.counts.life_cycles += 1;
             }
             self.active[number] = active;
-            self.checkers.p33_quiet(slot);
+            self.checkers.p33_quiet(slot, status.halted.is_some());
             let holds = !self.apps.of(ApplicationId(slot.slot.0)).holds.is_none();
             self.checkers.p33_taken_back(slot, holds);
         }
