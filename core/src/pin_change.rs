@@ -728,6 +728,7 @@ impl Rules {
                 self.ask(turn, Step::Settle, HsmCall::Settle)
             }
             (Step::Settle, HsmAnswer::Settled) => {
+                attempts::know_token(turn);
                 self.promote_new(turn);
                 match self.new {
                     Some(pin) => self.end(turn, Then::HandOver(pin)),
@@ -1043,7 +1044,6 @@ impl Rules {
 
     /// The new PIN was accepted and settled (or the flags prove it): it rules from here on.
     fn promote_new(&mut self, turn: &mut Turn<'_>) {
-        attempts::know_token(turn);
         let mode = if self.makes_a_code() {
             let superseded = turn.slot.record.accepted.take();
             turn.erase(superseded);
