@@ -191,7 +191,10 @@ impl World {
         let result = match order {
             ApplicationOrder::HandOver { pin } => match self.lend(pin) {
                 Some(pin) => {
-                    self.checkers.p33_handed_over(slot, &pin);
+                    // A PIN that was accepted by a lie may be handed over again later.
+                    if !self.apart[usize::from(slot)] {
+                        self.checkers.p33_handed_over(slot, &pin);
+                    }
                     self.apps.hand_over(application, pin)
                 }
                 None => return self.checkers.violated("P16", slot, "a PIN was wiped before it was handed over"),
