@@ -382,7 +382,7 @@ impl Campaign {
         match self.activate(slot, None) {
             Ok(()) => {}
             // It was decided that the code is a person's.
-            Err(problem) => assert!(problem.is(Refusal::CodeMissing), "slot {slot}: {view:?}: {problem:?}"),
+            Err(problem) => assert!(problem.is(Refusal::ManualCodeRules), "slot {slot}: {view:?}: {problem:?}"),
         }
     }
 
