@@ -791,6 +791,10 @@ impl Rules {
             }
             (Step::SetPin, HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT, .. }) => {
                 attempts::refused(turn, self.caller, self.caller.is_some());
+                if self.old.is_none() {
+                    // It was the PIN of the active slot: that is not handed over again.
+                    return self.abort_then(turn, Answer::Refused(Refusal::StoredCodeRefused), Then::Logout);
+                }
                 self.abort(turn, Answer::Refused(Refusal::CodeWrong))
             }
             (
