@@ -163,7 +163,12 @@ fn open(world: &mut World, slot: u8) {
             StateName::Absent | StateName::Locked | StateName::Doubtful | StateName::Blocked => {
                 // Of an undecided change the service decides itself, when a person asks for it.
                 let undecided = status.state == StateName::Doubtful && status.doubt != Some(Doubt::OldOrNew);
-                if status.mode == Mode::Manual && !(undecided && service_decides) {
+                // A code that people know opens a slot whose stored code was refused.
+                let typed = match status.mode {
+                    Mode::Manual => !(undecided && service_decides),
+                    Mode::Generated => !service_decides,
+                };
+                if typed {
                     wish.typed = world.people.slots[number].candidate();
                 }
                 service_decides = !service_decides;

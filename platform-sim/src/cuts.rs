@@ -33,13 +33,17 @@ pub enum Script {
     ManualToGenerated,
     ManualToManual,
     ManualToManualLocked,
+    GeneratedToGeneratedLocked,
+    GeneratedToManualLocked,
+    ManualToGeneratedLocked,
+    DeactivateManual,
     Boot,
     Stop,
 }
 
 impl Script {
     /// All scripts.
-    pub const ALL: [Script; 14] = [
+    pub const ALL: [Script; 18] = [
         Script::Init,
         Script::InitLabelled,
         Script::Adopt,
@@ -52,6 +56,10 @@ impl Script {
         Script::ManualToGenerated,
         Script::ManualToManual,
         Script::ManualToManualLocked,
+        Script::GeneratedToGeneratedLocked,
+        Script::GeneratedToManualLocked,
+        Script::ManualToGeneratedLocked,
+        Script::DeactivateManual,
         Script::Boot,
         Script::Stop,
     ];
@@ -72,6 +80,10 @@ impl Script {
             Script::ManualToGenerated => "manual-to-generated",
             Script::ManualToManual => "manual-to-manual",
             Script::ManualToManualLocked => "manual-to-manual-locked",
+            Script::GeneratedToGeneratedLocked => "generated-to-generated-locked",
+            Script::GeneratedToManualLocked => "generated-to-manual-locked",
+            Script::ManualToGeneratedLocked => "manual-to-generated-locked",
+            Script::DeactivateManual => "deactivate-manual",
             Script::Boot => "boot",
             Script::Stop => "stop",
         }
@@ -98,10 +110,15 @@ impl Script {
         use CommandKind::{Activate, Deactivate, Mode};
         match self {
             Script::Init | Script::InitLabelled | Script::Adopt => &[],
-            Script::ActivateGenerated => &[Activate, Mode, Deactivate],
-            Script::ActivateManual | Script::WrongCode | Script::ManualToManualLocked => &[Activate, Deactivate],
+            Script::ActivateGenerated | Script::GeneratedToGeneratedLocked | Script::GeneratedToManualLocked => {
+                &[Activate, Mode, Deactivate]
+            }
+            Script::ActivateManual
+            | Script::WrongCode
+            | Script::ManualToManualLocked
+            | Script::ManualToGeneratedLocked => &[Activate, Deactivate],
             Script::Deactivate | Script::GeneratedToGenerated | Script::GeneratedToManual => &[Activate, Mode],
-            Script::ManualToGenerated | Script::ManualToManual => &[Activate],
+            Script::ManualToGenerated | Script::ManualToManual | Script::DeactivateManual => &[Activate],
             // Two generated slots, and a manual one between them.
             Script::Boot | Script::Stop => {
                 if slot == 1 {
@@ -124,10 +141,14 @@ impl Script {
             Script::Adopt | Script::ActivateManual => Wish { typed: present, ..plain(CommandKind::Activate) },
             Script::WrongCode => Wish { typed: fresh, ..plain(CommandKind::Activate) },
             Script::ActivateGenerated => plain(CommandKind::Activate),
-            Script::Deactivate => plain(CommandKind::Deactivate),
-            Script::GeneratedToGenerated => plain(CommandKind::ChangeCode),
-            Script::GeneratedToManual => Wish { new: fresh, ..plain(CommandKind::Mode) },
-            Script::ManualToGenerated => Wish { to: Mode::Generated, typed: present, ..plain(CommandKind::Mode) },
+            Script::Deactivate | Script::DeactivateManual => plain(CommandKind::Deactivate),
+            Script::GeneratedToGenerated | Script::GeneratedToGeneratedLocked => plain(CommandKind::ChangeCode),
+            Script::GeneratedToManual | Script::GeneratedToManualLocked => {
+                Wish { new: fresh, ..plain(CommandKind::Mode) }
+            }
+            Script::ManualToGenerated | Script::ManualToGeneratedLocked => {
+                Wish { to: Mode::Generated, typed: present, ..plain(CommandKind::Mode) }
+            }
             Script::ManualToManual | Script::ManualToManualLocked => {
                 Wish { typed: present, new: fresh, ..plain(CommandKind::ChangeCode) }
             }
@@ -156,6 +177,8 @@ pub fn cut_everywhere(world: &mut World, script: Script, character: usize, depth
     descend(world, script, character, depth.min(CUTS_MAX), &mut cuts, report);
 }
 
+/// Returns whether the last of these cuts found something unsettled, so that keeping and
+/// losing it differ.
 fn descend(
     world: &mut World,
     script: Script,
@@ -163,8 +186,9 @@ fn descend(
     depth: usize,
     cuts: &mut heapless::Vec<Cut, CUTS_MAX>,
     report: &mut CutReport,
-) {
+) -> bool {
     let points = run(world, script, character, cuts);
+    let was_unsettled = world.cut_was_unsettled;
     if !cuts.is_empty() {
         report.states += 1;
         report.again += u64::from(cuts.len() > 1);
@@ -172,31 +196,23 @@ fn descend(
     if let Some(violation) = world.checkers.violation {
         let sequence = name(script, character, cuts);
         report.failures.push(format!("{sequence}: {violation}"));
-        return;
+        return was_unsettled;
     }
     if cuts.len() == depth {
-        return;
+        return was_unsettled;
     }
     for after in 0..points {
-        for way in 0..Cut::WAYS {
-            let cut = Cut { after, way };
-            if cuts.push(cut).is_err() {
-                return;
+        for is_there in [0, 1] {
+            let mut differs = true;
+            for kept in [0, 2] {
+                if differs && cuts.push(Cut { after, way: is_there | kept }).is_ok() {
+                    differs = descend(world, script, character, depth, cuts, report);
+                    cuts.pop();
+                }
             }
-            let differs = !cut.unsettled_is_kept() || unsettled(world, script, character, cuts);
-            if differs {
-                descend(world, script, character, depth, cuts, report);
-            }
-            cuts.pop();
         }
     }
-}
-
-/// Whether the last of these cuts finds something unsettled, so that kept and lost differ.
-fn unsettled(world: &mut World, script: Script, character: usize, cuts: &[Cut]) -> bool {
-    world.cut_was_unsettled = false;
-    reach(world, script, character, cuts);
-    world.cut_was_unsettled
+    was_unsettled
 }
 
 /// Runs a script through these cuts and opens every slot at the end; returns the number of
@@ -277,7 +293,7 @@ pub fn ends_well(world: &mut World, script: Script, character: usize) -> bool {
         }
     }
     let expected = match script {
-        Script::Deactivate | Script::WrongCode => StateName::Locked,
+        Script::Deactivate | Script::DeactivateManual | Script::WrongCode => StateName::Locked,
         _ => StateName::Active,
     };
     world.checkers.violation.is_none()

@@ -450,14 +450,20 @@ impl World {
                 }
                 result
             }
+            HsmCall::Settle => {
+                // The files of the module are one directory, whoever is plugged in.
+                self.tokens.settle_all();
+                Ok(HsmAnswer::Settled)
+            }
             call => {
                 let token = self.tokens.of(slot).ok_or(HsmFailure::TokenGone)?;
                 match call {
-                    HsmCall::Observe | HsmCall::Initialise { .. } => Ok(HsmAnswer::Observed(token.state())),
+                    HsmCall::Observe | HsmCall::Initialise { .. } | HsmCall::Settle => {
+                        Ok(HsmAnswer::Observed(token.state()))
+                    }
                     HsmCall::Login { .. } => token.login(&pending.first),
                     HsmCall::Logout => token.logout(),
                     HsmCall::SetPin { .. } => token.set_pin(&pending.first, &pending.second),
-                    HsmCall::Settle => token.settle(),
                 }
             }
         };

@@ -10,8 +10,10 @@ use heapless::Vec;
 use slotwarden_core::effect::HsmCall;
 use slotwarden_core::status::StateName;
 
-/// Faults of one plan. More at once drown each other.
-pub const PLANNED_MAX: usize = 6;
+/// Faults of one plan: six of any kind (more at once drown each other), and power cuts.
+pub const PLANNED_MAX: usize = ANY_MAX + CUTS_MAX;
+const ANY_MAX: usize = 6;
+const CUTS_MAX: usize = 16;
 
 /// Where a fault can strike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,6 +186,17 @@ impl Kind {
     }
 }
 
+/// The kinds of power cuts, and how many opportunities they may let pass.
+const POWER_CUTS: [(Kind, u16); 7] = [
+    (Kind::PowerCutBeforeWrite, 60),
+    (Kind::PowerCutAfterWrite, 60),
+    (Kind::PowerCutBeforeCall, 40),
+    (Kind::PowerCutAfterKept, 40),
+    (Kind::PowerCutAfterLost, 40),
+    (Kind::PowerCutInRecovery, 20),
+    (Kind::PowerCutIdle, 12),
+];
+
 /// One fault to come.
 #[derive(Clone, Copy, Debug)]
 struct Planned {
@@ -205,11 +218,11 @@ impl Plan {
         Plan::default()
     }
 
-    /// None to six faults of any kinds.
+    /// None to six faults of any kinds; for every other seed many power cuts as well.
     #[must_use]
     pub fn draw(random: &mut fastrand::Rng) -> Self {
         let mut plan = Plan::default();
-        let count = random.usize(..=PLANNED_MAX);
+        let count = random.usize(..=ANY_MAX);
         for _ in 0..count {
             let kind = Kind::ALL[random.usize(..Kind::ALL.len())];
             // Most opportunities come early in a life; rare steps need a short wait.
@@ -221,6 +234,12 @@ impl Plan {
                 _ => 4,
             };
             plan.add(kind, random.u16(..=wait_max));
+        }
+        if random.bool() {
+            for _ in 0..random.usize(..=CUTS_MAX) {
+                let (kind, wait_max) = POWER_CUTS[random.usize(..POWER_CUTS.len())];
+                plan.add(kind, random.u16(..=wait_max));
+            }
         }
         plan
     }

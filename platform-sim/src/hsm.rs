@@ -229,10 +229,9 @@ impl Token {
         Ok(HsmAnswer::Initialised(self.state()))
     }
 
-    /// Makes the module's files durable.
-    pub fn settle(&mut self) -> Result<HsmAnswer, HsmFailure> {
+    /// Its file is durable.
+    pub fn settle(&mut self) {
         self.settled = self.live;
-        Ok(HsmAnswer::Settled)
     }
 
     /// Somebody else logs in with a wrong PIN.
@@ -365,6 +364,13 @@ impl Tokens {
         }
     }
 
+    /// Makes the module's files durable.
+    pub fn settle_all(&mut self) {
+        for token in &mut self.tokens {
+            token.settle();
+        }
+    }
+
     /// How many tokens are free.
     #[must_use]
     pub fn free_count(&self) -> usize {
@@ -450,7 +456,7 @@ mod tests {
             assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
             assert_eq!(token.set_pin(&code("right-pin"), &code("next-pin")), Ok(HsmAnswer::PinSet));
             if settle {
-                assert_eq!(token.settle(), Ok(HsmAnswer::Settled));
+                token.settle();
             }
             token.power_cut(kept);
             assert_eq!(token.live.user_pin, code(expected));

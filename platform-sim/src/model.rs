@@ -81,7 +81,7 @@ mod tests {
         disk.commit();
         let _durable = disk.finish();
         assert!(nobody_has(&token, &disk, OWNER, &people), "a power cut would bring the erased code back");
-        let _settled = token.settle();
+        token.settle();
         assert!(!nobody_has(&token, &disk, OWNER, &people));
     }
 
@@ -95,7 +95,7 @@ mod tests {
         assert!(token.login(&Code::new(b"old")).is_ok());
         assert!(token.set_pin(&Code::new(b"old"), &Code::new(b"new!")).is_ok());
         assert!(!change_is_done(&token, &disk, OWNER, &record, &Code::NONE));
-        let _settled = token.settle();
+        token.settle();
         assert!(change_is_done(&token, &disk, OWNER, &record, &Code::NONE));
         sealed(&mut disk, 2, b"other");
         assert!(!change_is_done(&token, &disk, OWNER, &record, &Code::NONE));

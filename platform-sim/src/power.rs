@@ -2,6 +2,7 @@
 
 use slotwarden_core::effect::{Input, SlotId};
 use slotwarden_core::record::Owner;
+use slotwarden_core::status::StateName;
 use slotwarden_core::token::Presence;
 
 use crate::Core;
@@ -195,7 +196,9 @@ impl World {
             Presence::Absent { .. } | Presence::Ambiguous => None,
         };
         self.checkers.p34_new_reason(slot, low_count);
-        if !matches!(presence, Presence::Present(_)) {
+        // A change under way does not hear of it before its next call.
+        let changing = self.status(slot).is_some_and(|status| status.state == StateName::Changing);
+        if !matches!(presence, Presence::Present(_)) && !changing {
             self.checkers.p33_login_gone(slot);
         }
         self.deliver(Input::Token { slot: SlotId(slot), presence });

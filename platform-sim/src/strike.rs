@@ -181,7 +181,9 @@ impl World {
     fn add_foreign(&mut self, slot: u8) {
         let number = u8::try_from(self.tokens.tokens.len()).unwrap_or(9);
         let (pin, so_pin) = (Code::manual(&mut self.random), Code::so_pin(&mut self.random));
-        self.add_token(Token::initialised(number, Character::SOFT, slot, pin, so_pin), None);
+        let mut foreign = Token::initialised(number, Character::SOFT, slot, pin, so_pin);
+        foreign.serial[..4].copy_from_slice(b"ELSE");
+        self.add_token(foreign, None);
     }
 
     /// A token came or went: either the worker that runs sees it, or it is started anew.

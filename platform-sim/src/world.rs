@@ -274,6 +274,7 @@ impl World {
         self.slots = slots;
         self.now_ms = 0;
         self.cuts.clear();
+        self.cut_was_unsettled = false;
         self.points = 0;
         self.apart = [false; SLOTS];
         self.refused_right = [false; SLOTS];
