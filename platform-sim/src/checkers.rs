@@ -280,6 +280,11 @@ impl Checkers {
         self.slots[usize::from(slot)].refused.clear();
     }
 
+    /// The token lost its count of refused tries with the power.
+    pub fn p34_forgotten(&mut self, slot: u8) {
+        self.slots[usize::from(slot)].refused.clear();
+    }
+
     /// The answer to a login reached the core; `proven` is the PIN if the module said
     /// `CKR_OK`, `reached` whether `C_Login` was called at all.
     /// A repetition is an attempt only when it is `refused`.

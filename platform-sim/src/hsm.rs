@@ -19,6 +19,9 @@ pub const PIN_CHARS_MIN: usize = 4;
 /// Tokens in the world: one per slot and four that are free, foreign or doubles.
 pub const TOKENS_MAX: usize = 8;
 
+/// Labels in the world: slots of the appliance to try, one more than a campaign has.
+pub const LABELS_MAX: usize = crate::SLOTS + 1;
+
 /// How a token behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Character {
@@ -306,7 +309,7 @@ pub struct Tokens {
     /// Every token of the world.
     pub tokens: heapless::Vec<Token, TOKENS_MAX>,
     /// Per slot the token that the last look found, by its place in `tokens`.
-    pub attached: [Option<u8>; crate::SLOTS],
+    pub attached: [Option<u8>; LABELS_MAX],
 }
 
 impl Tokens {

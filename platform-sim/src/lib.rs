@@ -19,8 +19,10 @@
 //! | [`world`] | all of it in virtual time |
 //! | [`campaign`] | one seed: people work, faults strike, everything is opened at the end |
 //! | [`cuts`] | power cuts at every point of every order |
+//! | [`appliance`] | the daemon's loop on these tokens, to try by hand |
 //! | [`explore`] | many seeds, counted, hashed and reported |
 
+pub mod appliance;
 pub mod apps;
 pub mod campaign;
 pub mod checkers;

@@ -1,8 +1,14 @@
 //! The program `slotwarden-sim`: an appliance to try, and campaigns on the core.
 
+use std::ffi::OsString;
+use std::iter::once;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use slotwarden::cli::{self, Program};
+use slotwarden::problem::{Own, Problem};
+use slotwarden_sim::appliance;
 use slotwarden_sim::cuts;
 use slotwarden_sim::explore::{Order, explore, live_guarded, print};
 use slotwarden_sim::world::World;
@@ -11,12 +17,22 @@ use slotwarden_sim::world::World;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
+    /// End after so many seconds; without it the appliance runs until Ctrl-C.
+    #[arg(long, value_name = "N")]
+    seconds: Option<u64>,
     #[command(subcommand)]
     command: Option<Verb>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// The command line of `slotwarden`, for the appliance that runs in another terminal.
+    #[command(disable_help_flag = true)]
+    Cli {
+        /// What `slotwarden` would get.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Run campaigns on the core in virtual time and check every promise about slots.
     Explore {
         /// How many seeds.
@@ -42,7 +58,12 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().command {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Some(Verb::Cli { arguments }) => {
+            let program = Program { daemon: no_daemon, hsm_worker: || ExitCode::FAILURE };
+            cli::main(&program, once(OsString::from("slotwarden")).chain(arguments))
+        }
         Some(Verb::Explore { replay_cut: Some(name), .. }) => replay_cut(&name),
         Some(Verb::Explore { seeds, seed, trace: true, .. }) => replay(seed, seeds),
         Some(Verb::Explore { seeds, seed, jobs, cuts, .. }) => {
@@ -51,8 +72,13 @@ fn main() -> ExitCode {
             print(&order, &report);
             if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        None => ExitCode::SUCCESS,
+        None => appliance::run(arguments.seconds),
     }
+}
+
+/// The daemon on simulated tokens is this program without a verb.
+fn no_daemon(_config: &Path, _detached: bool) -> Result<(), Problem> {
+    Err(Own::SpawnFailed.with("run `slotwarden-sim` for the daemon on simulated tokens"))
 }
 
 /// Lives seeds one after another, printing everything.

@@ -49,8 +49,15 @@ impl World {
         self.counts.power_cuts += 1;
         self.disk.power_cut(write_is_there);
         self.cut_was_unsettled = self.tokens.tokens.iter().any(Token::is_unsettled);
-        for token in &mut self.tokens.tokens {
+        for (number, token) in (0u8..).zip(&mut self.tokens.tokens) {
+            let wrong_before = token.live.wrong_in_row;
             token.power_cut(unsettled_is_kept);
+            if token.live.wrong_in_row < wrong_before
+                && let Some(slot) = (0u8..).zip(self.homes).find(|(_, home)| *home == Some(number))
+            {
+                // The token lost its count with the power: those tries are not spent any more.
+                self.checkers.p34_forgotten(slot.0);
+            }
         }
         self.apps.power_cut();
         self.end();
