@@ -39,7 +39,8 @@ pub struct SlotData {
     pub fault: Option<Fault>,
     /// The applications bound to the slot.
     pub applications: Vec<Bound, APPLICATIONS_PER_SLOT_MAX>,
-    /// Deactivated by a person: does not activate by itself until the next boot.
+    /// Deactivated by a person, or nobody knows how its automatic try ended: does not
+    /// activate by itself until the next boot.
     pub held: bool,
     /// When the wait after a refused last try is over, monotonic milliseconds. `None` with
     /// a back-off level in the record: a restart, the wait has to start anew.

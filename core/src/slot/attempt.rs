@@ -238,6 +238,8 @@ pub(super) fn unknown(turn: &mut Turn<'_>, step: Step, fault: Fault) -> Outcome<
         Step::Login(attempt, id) if attempt.cause != AttemptCause::Repeat => {
             turn.wipe(id);
             attempts::unknown(turn, attempt.caller, fault);
+            // The worker's return must not repeat the login: the next boot or a person may.
+            turn.slot.held |= attempt.cause == AttemptCause::Automatic;
             end_try(turn, attempt, fault)
         }
         Step::Observe(_) | Step::Clear(_) | Step::Login(..) | Step::Settle(..) | Step::Logout(_) => {
