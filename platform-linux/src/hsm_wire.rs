@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use slotwarden_core::effect::{HsmAnswer, SlotId};
 use slotwarden_core::fault::HsmFailure;
 use slotwarden_core::limits::PLACE_BYTES;
-use slotwarden_core::token::Presence;
+use slotwarden_core::token::{Presence, TokenState};
 use zeroize::Zeroizing;
 
 /// Longest body, bytes: the configuration of 64 slots and their labels takes about 6 KiB.
@@ -140,6 +140,8 @@ pub(crate) enum Report {
     Done(Result<HsmAnswer, HsmFailure>),
     /// The token of the frame's slot is not there any more.
     Gone,
+    /// The token of the frame's slot says something else than before: its flags.
+    Changed(TokenState),
     /// The tokens that are free now.
     Free(Vec<FoundFree>),
     /// `Order::Random` failed.

@@ -34,6 +34,7 @@ use std::time::Duration;
 use rustix::process::{DumpableBehavior, Resource};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use slotwarden_core::effect::SlotId;
+use slotwarden_core::token::Presence;
 use zeroize::Zeroizing;
 
 use crate::hsm_wire::{Duty, Frame, Kind, Order, Report, WorkerConfiguration, bounded};
@@ -99,11 +100,16 @@ fn run() -> io::Result<()> {
     let settle_dir = configuration.settle_dir.as_ref().map(|dir| Arc::from(dir.path()));
     let mut threads = Vec::new();
     for ((number, wanted), place) in (0..=u8::MAX).zip(&configuration.tokens).zip(places) {
+        let seen = match found.presences.get(usize::from(number)) {
+            Some(Presence::Present(state)) => Some(*state),
+            Some(Presence::Absent { .. } | Presence::Ambiguous) | None => None,
+        };
         let token = Token {
             slot: SlotId(number),
             wanted: wanted.clone(),
             module: Arc::clone(&module),
             place,
+            seen,
             replies: replies.clone(),
             settle_dir: settle_dir.clone(),
             loss_interval: Duration::from_millis(loss_interval_ms),

@@ -404,7 +404,10 @@ impl Keeper {
                 self.looking.token_went();
                 self.told.presence(frame.slot, Presence::Absent { free });
             }
-            Report::Gone => {}
+            Report::Changed(state) if self.told.is_present(frame.slot) => {
+                self.told.presence(frame.slot, Presence::Present(state));
+            }
+            Report::Gone | Report::Changed(_) => {}
             Report::Free(free) => self.told.free(free),
             Report::NoRandom => {
                 self.quiet_since = Instant::now();

@@ -39,6 +39,8 @@ pub(super) struct Token {
     pub(super) wanted: WantedToken,
     pub(super) module: Arc<Module>,
     pub(super) place: Option<Slot>,
+    /// What the token said last, as if nobody were logged in.
+    pub(super) seen: Option<TokenState>,
     pub(super) replies: Replies,
     pub(super) settle_dir: Option<Arc<Path>>,
     pub(super) loss_interval: Duration,
@@ -92,6 +94,7 @@ impl Token {
             Some(open) => login_state(session_state(open)?),
             None => LoginState::Public,
         };
+        self.seen = Some(find::state(&info, LoginState::Public));
         Ok(find::state(&info, login))
     }
 
@@ -138,7 +141,8 @@ impl Token {
         }
     }
 
-    /// Looks whether the token is still there and still the same; costs no try.
+    /// Looks whether the token is still there and still the same, and whether its flags
+    /// changed: another process may spend tries. Costs none.
     fn notice_loss(&mut self, session: &mut Kept) {
         let Some(place) = self.place else { return };
         let gone = match self.module.context.get_token_info(place) {
@@ -160,6 +164,13 @@ impl Token {
             self.place = None;
             *session = None;
             self.replies.report(self.slot, 0, &Report::Gone);
+            return;
+        }
+        let before = self.seen;
+        if let Ok(now) = self.observe(session)
+            && self.seen != before
+        {
+            self.replies.report(self.slot, 0, &Report::Changed(now));
         }
     }
 
