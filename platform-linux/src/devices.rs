@@ -59,7 +59,7 @@ pub trait Hsm {
     fn free_tokens(&self) -> Vec<FreeToken>;
     /// Fills one half of a random draw from the HSM, if it can; false when it cannot.
     fn random(&mut self, half: &mut [u8; 32]) -> bool;
-    /// What `status` says about the module: path, vendor, version.
+    /// What `status` says about the module: path, vendor, version; or why it could not be started.
     fn description(&self) -> String;
     /// Ends the worker for good: finishes the call in progress, bounded, then exits.
     fn stop(&mut self);

@@ -55,7 +55,7 @@ pub struct Summary {
 pub struct HsmView {
     /// Whether the worker runs.
     pub worker: bool,
-    /// Path, vendor, version.
+    /// Path, vendor, version; or why the module or its worker could not be started.
     pub module: String,
 }
 
@@ -199,6 +199,9 @@ impl StatusView {
                     sentence.push_str(&format!("; {} could not serve {}: {because}", slot.name, application.name));
                 }
             }
+        }
+        if !self.hsm.worker {
+            sentence.push_str(&format!("; no HSM worker runs: {}", self.hsm.module));
         }
         if let Some(halted) = &self.halted {
             sentence.push_str(&format!("; halted: {}", halted.sentence));

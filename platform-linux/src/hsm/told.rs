@@ -108,6 +108,8 @@ impl Told {
     pub(super) fn reason(&mut self, text: String) {
         if self.reason.as_ref() != Some(&text) {
             self.note(text.clone());
+            // Where the status names the module it names what is wrong with it.
+            self.shown().module.clone_from(&text);
             self.reason = Some(text);
         }
     }
