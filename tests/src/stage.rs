@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -188,10 +188,21 @@ impl Stage {
         self.wait("boot is done", |status| status.boot_done && status.hsm.worker)
     }
 
+    /// The same with another configuration in place of the stage's own.
+    pub fn start_with(&mut self, configuration: &str) -> StatusView {
+        fs::write(self.path("slotwarden.toml"), configuration).expect("the bench's own directory");
+        self.spawn_configured();
+        self.wait("boot is done", |status| status.boot_done && status.hsm.worker)
+    }
+
     /// Starts the daemon and waits for nothing. Its log goes on in `daemon.log`.
     pub fn spawn(&mut self) {
-        assert!(self.daemon.is_none(), "one daemon at a time");
         self.configure();
+        self.spawn_configured();
+    }
+
+    fn spawn_configured(&mut self) {
+        assert!(self.daemon.is_none(), "one daemon at a time");
         let log = OpenOptions::new().create(true).append(true).open(self.path("daemon.log"));
         let mut command = self.daemon_command();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("the bench's own directory"));
@@ -273,6 +284,13 @@ impl Stage {
         let file = self.secret_file(secret);
         let mut command = self.command();
         run(command.args(arguments).arg(option).arg(file))
+    }
+
+    /// Begins a command with one secret in a file and does not wait for its end.
+    pub fn begin_with(&self, arguments: &[&str], option: &str, secret: impl AsRef<[u8]>) -> Begun {
+        let file = self.secret_file(secret);
+        let mut command = self.command();
+        begin(command.args(arguments).arg(option).arg(file))
     }
 
     /// Runs it with the present and the new code in files.
@@ -437,21 +455,47 @@ impl Drop for Stage {
 /// # Panics
 /// When the program is not there or does not end.
 pub fn run(command: &mut Command) -> Ran {
-    let name = command.get_program().to_string_lossy().into_owned();
+    begin(command).end()
+}
+
+/// A command that runs.
+pub struct Begun {
+    said: String,
+    process: Pid,
+    ended: mpsc::Receiver<std::io::Result<Output>>,
+}
+
+/// Begins a command, without a terminal.
+///
+/// # Panics
+/// When the program is not there.
+pub fn begin(command: &mut Command) -> Begun {
+    let said = format!("{command:?}");
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let child = spawned.unwrap_or_else(|error| panic!("{name}: {error}"));
+    let child = spawned.unwrap_or_else(|error| panic!("{said}: {error}: a package that tests/run installs is missing"));
     let process = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("process ids are positive");
-    let (ended, wait) = mpsc::channel();
-    thread::spawn(move || ended.send(child.wait_with_output()));
-    let Ok(output) = wait.recv_timeout(PATIENCE) else {
-        let _ = rustix::process::kill_process(process, Signal::KILL);
-        panic!("{command:?} does not end");
-    };
-    let output = output.expect("our own child");
-    Ran {
-        exit: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    let (sender, ended) = mpsc::channel();
+    thread::spawn(move || sender.send(child.wait_with_output()));
+    Begun { said, process, ended }
+}
+
+impl Begun {
+    /// Waits for the end.
+    ///
+    /// # Panics
+    /// When it does not come.
+    #[must_use]
+    pub fn end(self) -> Ran {
+        let Ok(output) = self.ended.recv_timeout(PATIENCE) else {
+            let _ = rustix::process::kill_process(self.process, Signal::KILL);
+            panic!("{} does not end", self.said);
+        };
+        let output = output.expect("our own child");
+        Ran {
+            exit: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
     }
 }
 
