@@ -18,6 +18,8 @@
 //! is found only by a verifier who brings a later checkpoint from elsewhere. Whose the node
 //! key is, the file cannot prove: compare the fingerprint, or bring the key.
 
+mod log;
+
 use std::fmt;
 use std::io::{self, BufRead, Read as _, Write};
 
@@ -25,17 +27,16 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use slotwarden_core::audit::{AUDIT_RECORD_BYTES_MAX, AuditRecord, Chain, ChainBreak};
-use slotwarden_core::fault::Refusal;
 
 use crate::devices::Checkpoint;
-use crate::store::{self, Refused, directory::Directory, format};
+pub use log::Log;
 
 /// Version of the export's lines. A higher one is refused.
 const EXPORT_VERSION: u32 = 1;
+/// Most checkpoints taken from a file of them: one an hour for more than ten years.
+const CHECKPOINT_LINES_MAX: usize = 100_000;
 /// Longest line of an export, bytes: four times the longest record there is.
 const LINE_BYTES_MAX: u64 = 4096;
-/// Records read from a store at once.
-const PAGE_RECORDS: usize = 1024;
 
 /// Follows a log, record by record.
 #[derive(Clone, Debug)]
@@ -44,6 +45,10 @@ pub struct Verifier {
     node: VerifyingKey,
     signed: u64,
     checkpoints: u64,
+    /// Heads from elsewhere that were not met yet.
+    awaited: Vec<(u64, [u8; 32])>,
+    at_least: u64,
+    trusted: bool,
 }
 
 /// What is wrong with a log.
@@ -108,16 +113,41 @@ impl Verifier {
     /// # Errors
     /// [`Finding::NodeKey`] for bytes that are no Ed25519 key.
     pub fn new(node: [u8; 32]) -> Result<Self, Finding> {
-        let node = VerifyingKey::from_bytes(&node).map_err(|_| Finding::NodeKey)?;
-        Ok(Verifier { chain: Chain::default(), node, signed: 0, checkpoints: 0 })
+        Self::knowing(node, &Known::default())
+    }
+
+    /// The same, for a verifier who knows something beforehand.
+    ///
+    /// # Errors
+    /// [`Finding::NodeKey`], also for another key than the known one.
+    pub fn knowing(node: [u8; 32], known: &Known) -> Result<Self, Finding> {
+        if known.node_key.is_some_and(|expected| expected != node) {
+            return Err(Finding::NodeKey);
+        }
+        Ok(Verifier {
+            chain: Chain::default(),
+            node: VerifyingKey::from_bytes(&node).map_err(|_| Finding::NodeKey)?,
+            signed: 0,
+            checkpoints: 0,
+            awaited: known.heads.clone(),
+            at_least: known.at_least,
+            trusted: known.node_key.is_some(),
+        })
     }
 
     /// Takes the next record.
     ///
     /// # Errors
-    /// [`Finding::Order`], [`Finding::Altered`].
+    /// [`Finding::Order`], [`Finding::Altered`]; [`Finding::Checkpoint`] where it had
+    /// another head earlier.
     pub fn record(&mut self, record: &AuditRecord) -> Result<(), Finding> {
-        self.chain.accept(record).map_err(Finding::from)
+        self.chain.accept(record)?;
+        let Chain { sequence, head } = self.chain;
+        if self.awaited.iter().any(|(at, known)| *at == sequence && *known != head) {
+            return Err(Finding::Checkpoint(sequence));
+        }
+        self.awaited.retain(|(at, _)| *at != sequence);
+        Ok(())
     }
 
     /// Takes a checkpoint of the last record, with its signature.
@@ -152,10 +182,30 @@ impl Verifier {
     pub fn chain(&self) -> Chain {
         self.chain
     }
+
+    /// The log ends here.
+    ///
+    /// # Errors
+    /// [`Finding::Truncated`] when it reached further earlier.
+    pub fn finish(self) -> Result<Verified, Finding> {
+        let reached = self.awaited.iter().map(|(sequence, _)| *sequence).max().unwrap_or(0).max(self.at_least);
+        // A head that was not met stands behind the last record, or is one of record 0.
+        if self.chain.sequence < reached || !self.awaited.is_empty() {
+            return Err(Finding::Truncated(reached));
+        }
+        Ok(Verified {
+            records: self.chain.sequence,
+            head: self.chain.head,
+            checkpoints: self.checkpoints,
+            signed: self.signed,
+            node_key: self.node.to_bytes(),
+            trusted: self.trusted,
+        })
+    }
 }
 
 /// What a verifier knows beforehand, from elsewhere.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
     /// The node's public key.
     pub node_key: Option<[u8; 32]>,
@@ -181,64 +231,6 @@ pub struct Verified {
     pub node_key: [u8; 32],
     /// Whether the verifier knew the node key; otherwise compare the fingerprint.
     pub trusted: bool,
-}
-
-/// A log that can be read in order: a store at rest.
-pub struct Log {
-    database: redb::Database,
-    content: format::Content,
-    _lock: Option<std::fs::File>,
-}
-
-impl Log {
-    /// Reads the log of a store whose daemon does not run, changing nothing. The chain is
-    /// verified by that.
-    ///
-    /// # Errors
-    /// [`Refusal::StoreLocked`], [`Refusal::StoreMissing`], [`Refusal::StoreUnreadable`],
-    /// [`Refusal::StoreNewer`].
-    pub fn of_store(state_dir: &std::path::Path) -> Result<Self, Refused> {
-        let directory = Directory { path: state_dir.to_owned() };
-        let lock = directory.lock_for_reading()?;
-        if directory.look()? == store::directory::Found::Nothing {
-            return Err(Refused::new(Refusal::StoreMissing, directory.store().display().to_string()));
-        }
-        let database = store::open_copy(&directory)?;
-        let content = format::read(&database)?;
-        Ok(Log { database, content, _lock: lock })
-    }
-
-    /// Verifies the log with everything the verifier knows, and each signature.
-    ///
-    /// # Errors
-    /// A refusal when the store cannot be read, else the finding.
-    pub fn verify(&self, known: &Known) -> Result<Result<Verified, Finding>, Refused> {
-        let mut export = Vec::new();
-        self.export(&mut export)?.map_err(|error| Refused::new(Refusal::StoreFailed, error.to_string()))?;
-        Ok(verify(&mut export.as_slice(), known))
-    }
-
-    /// Writes the log as an export.
-    ///
-    /// # Errors
-    /// A refusal when the store cannot be read; inside, what the writer answered.
-    pub fn export(&self, out: &mut dyn Write) -> Result<io::Result<()>, Refused> {
-        let mut refused = None;
-        let records =
-            (0..).step_by(PAGE_RECORDS).map_while(|done| match format::audit(&self.database, done + 1, PAGE_RECORDS) {
-                Ok(page) if page.is_empty() => None,
-                Ok(page) => Some(page),
-                Err(reason) => {
-                    refused = Some(reason);
-                    None
-                }
-            });
-        let written = export(out, self.content.node, records.flatten(), &self.content.checkpoints);
-        match refused {
-            Some(reason) => Err(reason),
-            None => Ok(written),
-        }
-    }
 }
 
 /// Writes an export: every record from the first, and the checkpoints, oldest first.
@@ -281,22 +273,13 @@ pub fn verify(input: &mut dyn BufRead, known: &Known) -> Result<Verified, Findin
         return Err(lines.altered());
     }
     let node_key: [u8; 32] = unhex(&parsed.node_key).ok_or_else(|| lines.altered())?;
-    if known.node_key.is_some_and(|expected| expected != node_key) {
-        return Err(Finding::NodeKey);
-    }
-    let mut verifier = Verifier::new(node_key)?;
-    let mut heads = known.heads.clone();
+    let mut verifier = Verifier::knowing(node_key, known)?;
     loop {
         let line = lines.next()?;
         if line.starts_with(b"{\"sequence\":") {
             let parsed: RecordLine = lines.parse(&line)?;
             let record = parsed.record().filter(|record| RecordLine::of(record).is_ok_and(|again| again == parsed));
             verifier.record(&record.ok_or_else(|| lines.altered())?)?;
-            let chain = verifier.chain();
-            if heads.iter().any(|(sequence, head)| *sequence == chain.sequence && *head != chain.head) {
-                return Err(Finding::Checkpoint(chain.sequence));
-            }
-            heads.retain(|(sequence, _)| *sequence != chain.sequence);
         } else if line.starts_with(b"{\"checkpoint\":") {
             let parsed: CheckpointLine = lines.parse(&line)?;
             verifier.checkpoint(&parsed.checkpoint().ok_or_else(|| lines.altered())?)?;
@@ -309,21 +292,61 @@ pub fn verify(input: &mut dyn BufRead, known: &Known) -> Result<Verified, Findin
         }
     }
     lines.end()?;
-    if let Some((sequence, _)) = heads.iter().max() {
-        return Err(Finding::Truncated(*sequence));
+    verifier.finish()
+}
+
+/// Verifies records as they come, and the checkpoints over them, oldest first.
+///
+/// # Errors
+/// The first [`Finding`].
+pub fn verify_records(
+    node_key: [u8; 32],
+    records: impl Iterator<Item = AuditRecord>,
+    checkpoints: &[Checkpoint],
+    known: &Known,
+) -> Result<Verified, Finding> {
+    let mut verifier = Verifier::knowing(node_key, known)?;
+    let mut awaited = checkpoints.iter().peekable();
+    for record in records {
+        verifier.record(&record)?;
+        while let Some(checkpoint) = awaited.next_if(|checkpoint| checkpoint.sequence == record.sequence) {
+            verifier.checkpoint(checkpoint)?;
+        }
     }
-    let chain = verifier.chain();
-    if chain.sequence < known.at_least {
-        return Err(Finding::Truncated(known.at_least));
+    match awaited.next() {
+        Some(checkpoint) => Err(Finding::Truncated(checkpoint.sequence)),
+        None => verifier.finish(),
     }
-    Ok(Verified {
-        records: chain.sequence,
-        head: chain.head,
-        checkpoints: verifier.checkpoints,
-        signed: verifier.signed,
-        node_key,
-        trusted: known.node_key.is_some(),
-    })
+}
+
+/// What a kept file tells of how far a log reached: an earlier export, verified with what
+/// is `known` already, or lines of checkpoints taken from one.
+///
+/// # Errors
+/// What is wrong with the file itself.
+pub fn earlier(input: &mut dyn BufRead, known: Known) -> Result<Known, Finding> {
+    // The buffer shows the beginning without taking it.
+    if input.fill_buf().is_ok_and(|start| start.starts_with(b"{\"slotwarden_audit\":")) {
+        let found = verify(input, &known)?;
+        let mut known = Known { node_key: Some(found.node_key), ..known };
+        // The chain hash of the last record covers every one before it.
+        known.heads.extend((found.records > 0).then_some((found.records, found.head)));
+        return Ok(known);
+    }
+    let mut lines = Lines { input, number: 0 };
+    let mut known = known;
+    loop {
+        let line = lines.next()?;
+        let parsed: CheckpointLine = lines.parse(&line)?;
+        let checkpoint = parsed.checkpoint().ok_or_else(|| lines.altered())?;
+        known.heads.push((checkpoint.sequence, checkpoint.head));
+        if known.heads.len() > CHECKPOINT_LINES_MAX {
+            return Err(lines.altered());
+        }
+        if lines.input.fill_buf().is_ok_and(<[u8]>::is_empty) {
+            return Ok(known);
+        }
+    }
 }
 
 /// The first line.

@@ -1,17 +1,18 @@
-//! The audit log through the daemon: shown, verified, exported.
+//! The audit log shown, verified and exported: through the daemon, or from its store while
+//! it does not run.
 //!
 //! Reading goes page by page, so a log of any length costs the daemon one page at a time.
 //! The checkpoints are read before the records: a record is durable before the checkpoint
 //! over it, so no checkpoint that was read points behind the last record.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, BufWriter, Write as _};
+use std::io::{self, BufReader, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use slotwarden_core::audit::AuditRecord;
 
-use crate::audit::{self, Finding, Known, Verified, Verifier};
+use crate::audit::{self, Finding, Known, Log, Verified};
 use crate::client::{Client, Refused};
 use crate::devices::Checkpoint;
 use crate::problem::{Own, Problem};
@@ -43,67 +44,92 @@ pub fn last(client: &Client, count: u32) -> Result<AuditPage, Refused> {
     Ok(shown)
 }
 
-/// Verifies the log that the daemon has.
+/// Verifies the log that the daemon has. What it says of its own key is taken for true.
 ///
 /// # Errors
 /// What the daemon refused; [`Own::AuditBroken`] with the finding.
-pub fn verify_live(client: &Client) -> Result<Verified, Refused> {
+pub fn verify_live(client: &Client, known: &Known) -> Result<Verified, Refused> {
     let (node_key, checkpoints) = checkpoints(client)?;
-    let mut verifier = Verifier::new(node_key).map_err(|finding| broken(&finding))?;
-    let mut awaited = checkpoints.iter().peekable();
-    let (mut signed, mut count) = (0, 0);
     let mut pages = Pages::new(client);
-    for record in &mut pages {
-        verifier.record(&record).map_err(|finding| broken(&finding))?;
-        while let Some(checkpoint) = awaited.next_if(|checkpoint| checkpoint.sequence == record.sequence) {
-            verifier.checkpoint(checkpoint).map_err(|finding| broken(&finding))?;
-            signed = checkpoint.sequence;
-            count += 1;
-        }
+    let found = audit::verify_records(node_key, &mut pages, &checkpoints, known);
+    match (pages.refused, found) {
+        (Some(refused), _) => Err(refused),
+        (None, Ok(found)) => Ok(Verified { trusted: true, ..found }),
+        (None, Err(finding)) => Err(broken(&finding).into()),
     }
-    if let Some(refused) = pages.refused {
-        return Err(refused);
-    }
-    if let Some(checkpoint) = awaited.next() {
-        return Err(broken(&Finding::Truncated(checkpoint.sequence)).into());
-    }
-    let chain = verifier.chain();
-    Ok(Verified { records: chain.sequence, head: chain.head, checkpoints: count, signed, node_key, trusted: true })
 }
 
 /// Verifies an exported file, without daemon or HSM.
 ///
 /// # Errors
 /// [`Own::FileUnreadable`]; [`Own::AuditBroken`] with the finding.
-pub fn verify_file(path: &Path, node_key: Option<[u8; 32]>) -> Result<Verified, Problem> {
-    let file = File::open(path).map_err(|error| Own::FileUnreadable.with(format!("{}: {error}", path.display())))?;
-    let known = Known { node_key, ..Known::default() };
-    audit::verify(&mut BufReader::new(file), &known).map_err(|finding| broken(&finding))
+pub fn verify_file(path: &Path, known: &Known) -> Result<Verified, Problem> {
+    audit::verify(&mut opened(path)?, known).map_err(|finding| broken(&finding))
 }
 
-/// Writes the log into a new file, durably.
+/// Verifies the log of a store whose daemon does not run.
+///
+/// # Errors
+/// What the store refused; [`Own::AuditBroken`] with the finding.
+pub fn verify_stopped(log: &Log, known: &Known) -> Result<Verified, Problem> {
+    log.verify(known)?.map_err(|finding| broken(&finding))
+}
+
+/// What the verifier knows from elsewhere, with the file of an earlier export or of its
+/// checkpoint lines.
+///
+/// # Errors
+/// [`Own::FileUnreadable`]; [`Own::CheckpointFileWrong`] with the finding.
+pub fn earlier(path: &Path, known: Known) -> Result<Known, Problem> {
+    audit::earlier(&mut opened(path)?, known)
+        .map_err(|finding| Own::CheckpointFileWrong.with(format!("{}: {finding}", path.display())))
+}
+
+/// Writes the daemon's log into a new file, durably.
 ///
 /// # Errors
 /// What the daemon refused; [`Own::FileUnwritable`], also for a file that exists.
 pub fn export(client: &Client, path: &Path) -> Result<(), Refused> {
-    let unwritable = |error: std::io::Error| Own::FileUnwritable.with(format!("{}: {error}", path.display()));
     let (node_key, checkpoints) = checkpoints(client)?;
+    let mut pages = Pages::new(client);
+    into_new_file(path, |out| {
+        let written = audit::export(out, node_key, &mut pages, &checkpoints);
+        pages.refused.take().map_or(Ok(written), Err)
+    })
+}
+
+/// Writes the log of a store whose daemon does not run into a new file, durably.
+///
+/// # Errors
+/// What the store refused; [`Own::FileUnwritable`], also for a file that exists.
+pub fn export_stopped(log: &Log, path: &Path) -> Result<(), Refused> {
+    into_new_file(path, |out| log.export(out).map_err(|refused| Problem::from(refused).into()))
+}
+
+/// Makes the file; if it cannot be made complete, nothing of it stays.
+fn into_new_file(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<io::Result<()>, Refused>,
+) -> Result<(), Refused> {
+    let unwritable = |error: io::Error| Own::FileUnwritable.with(format!("{}: {error}", path.display()));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(unwritable)?;
     let mut out = BufWriter::new(file);
-    let mut pages = Pages::new(client);
-    let written = audit::export(&mut out, node_key, &mut pages, &checkpoints)
-        .and_then(|()| out.flush())
-        .and_then(|()| out.get_ref().sync_all());
-    let ended = match (written, pages.refused) {
-        (_, Some(refused)) => Err(refused),
-        (Err(error), None) => Err(unwritable(error).into()),
-        (Ok(()), None) => Ok(()),
-    };
+    let ended = write(&mut out).and_then(|written| {
+        written
+            .and_then(|()| out.flush())
+            .and_then(|()| out.get_ref().sync_all())
+            .map_err(|error| unwritable(error).into())
+    });
     if ended.is_err() {
         // Half an export is none. If it cannot be removed, its missing end says so.
         let _ = std::fs::remove_file(path);
     }
     ended
+}
+
+fn opened(path: &Path) -> Result<BufReader<File>, Problem> {
+    let file = File::open(path).map_err(|error| Own::FileUnreadable.with(format!("{}: {error}", path.display())))?;
+    Ok(BufReader::new(file))
 }
 
 /// Every record from the first, page by page. What the daemon refused ends it.

@@ -5,6 +5,7 @@
 //! simulator has the same command line with its own daemon behind it ([`Program`]).
 
 mod arguments;
+mod audit;
 mod session;
 
 use std::ffi::OsString;
@@ -12,14 +13,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use serde_json::json;
 
 use crate::client::Refused;
 use crate::output::Format;
 use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_USAGE, Problem};
-use crate::status_json::SCHEMA;
-use crate::{audit_client, config, harden, output};
-use arguments::{Arguments, AuditVerb, Verb};
+use crate::{config, harden, output};
+use arguments::{Arguments, Verb};
 use session::Session;
 
 /// What confirms a try that could block the token.
@@ -64,9 +63,7 @@ fn run(program: &Program, arguments: Arguments) -> u8 {
     let ended = match arguments.verb {
         Verb::Daemon { detached } => (program.daemon)(&config, detached).map(|()| EXIT_DONE).map_err(Refused::from),
         Verb::CheckConfig => check_config(&config, format).map_err(Refused::from),
-        Verb::Audit(AuditVerb::Verify { file: Some(file), node_key }) => {
-            audit_client::verify_file(&file, node_key).map(|found| verified(format, &found)).map_err(Refused::from)
-        }
+        Verb::Audit(verb) => audit::run(&config, format, verb),
         verb => Session::open(&config, format).and_then(|session| session.run(verb)),
     };
     ended.unwrap_or_else(|refused| {
@@ -82,23 +79,6 @@ fn check_config(path: &Path, format: Format) -> Result<u8, Problem> {
     };
     output::configuration(format, &problems);
     Ok(if problems.is_empty() { EXIT_DONE } else { EXIT_ERROR })
-}
-
-fn verified(format: Format, found: &crate::audit::Verified) -> u8 {
-    let (head, key) = (crate::audit::hex(&found.head), crate::audit::hex(&found.node_key));
-    match format {
-        Format::Json => output::json(&json!({
-            "schema": SCHEMA, "records": found.records, "head": head, "checkpoints": found.checkpoints,
-            "signed": found.signed, "node_key": key, "trusted": found.trusted,
-        })),
-        Format::Table => {
-            output::line(&format!("{} records form one unbroken chain", found.records));
-            output::line(&format!("{} checkpoints; signed up to record {}", found.checkpoints, found.signed));
-            let trust = if found.trusted { "" } else { ", not trusted: compare it with the node's" };
-            output::line(&format!("signed by {key}{trust}"));
-        }
-    }
-    EXIT_DONE
 }
 
 #[cfg(test)]

@@ -55,18 +55,30 @@ impl Client {
         UnixStream::connect(&self.socket).is_ok()
     }
 
-    /// Asks, and waits for the answer.
+    /// Why no daemon can be asked, if so.
     ///
     /// # Errors
-    /// What the daemon refused, or why it could not be asked.
-    pub fn ask(&self, ask: Ask, secrets: &[(SecretRole, Zeroizing<Vec<u8>>)]) -> Result<Answered, Refused> {
-        let stream = UnixStream::connect(&self.socket).map_err(|error| {
+    /// [`Own::Unreachable`], [`Own::SocketForbidden`].
+    pub fn reach(&self) -> Result<(), Problem> {
+        self.connect().map(|_| ())
+    }
+
+    fn connect(&self) -> Result<UnixStream, Problem> {
+        UnixStream::connect(&self.socket).map_err(|error| {
             let own = match error.kind() {
                 io::ErrorKind::PermissionDenied => Own::SocketForbidden,
                 _ => Own::Unreachable,
             };
             own.with(format!("{}: {error}", self.socket.display()))
-        })?;
+        })
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// What the daemon refused, or why it could not be asked.
+    pub fn ask(&self, ask: Ask, secrets: &[(SecretRole, Zeroizing<Vec<u8>>)]) -> Result<Answered, Refused> {
+        let stream = self.connect()?;
         let request = Request { version: VERSION, ask, secrets: secrets.iter().map(|(role, _)| *role).collect() };
         let mut timed = Timed::new(&stream, Some(CLIENT_DEADLINE));
         let mut sent = frame::send(&mut timed, Kind::Request, &request);

@@ -4,6 +4,7 @@
 //! people know them by name. This is the only place where the two meet.
 
 use slotwarden_core::Refusal;
+use slotwarden_core::audit::AuditRecord;
 use slotwarden_core::effect::{ApplicationId, SlotId};
 use slotwarden_core::person::PersonId;
 
@@ -107,6 +108,13 @@ impl Names {
             None if self.persons.is_empty() && person.0 == 0 => "the daemon's user".to_owned(),
             None => format!("person {}", person.0),
         }
+    }
+
+    /// Who and which slot an audit record is about, by the names they have now.
+    #[must_use]
+    pub fn of_record(&self, record: &AuditRecord) -> (String, String) {
+        let who = record.who.map_or_else(String::new, |who| self.person_name(who));
+        (who, record.slot.map_or_else(String::new, |slot| self.slot_name(slot)))
     }
 
     fn places(&self, fits: impl Fn(&SlotName) -> bool) -> Vec<usize> {

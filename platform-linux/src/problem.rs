@@ -94,6 +94,8 @@ own_refusals! {
         "slots are still being worked on" "ask again in a moment";
     624 StateDirectoryUnusable "state-directory-unusable" Wrong
         "the state directory cannot be used" "check `state_dir` in the configuration: it must exist or be creatable for the daemon";
+    625 CheckpointFileWrong "checkpoint-file-wrong" Wrong
+        "the file given by --checkpoint is neither a whole export nor lines of checkpoints" "name an earlier export as it was written, or give the number of a record";
 }
 
 /// One refusal or fault as it travels and is printed. Nothing secret is in it.

@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 
-use slotwarden::audit::{Finding, Known, Log, Verified, export, unhex, verify};
+use slotwarden::audit::{Finding, Known, Log, Verified, earlier, export, unhex, verify};
 use slotwarden::devices::{Checkpoint, Store as _};
 use slotwarden_core::audit::{AuditEvent, AuditRecord, Chain};
 use slotwarden_core::fault::Refusal;
@@ -214,6 +214,34 @@ fn p37_a_truncated_tail_is_found_up_to_the_last_checkpoint_that_the_verifier_has
         assert_eq!(verify(&mut cut.as_slice(), &known).map(|verified| verified.records), expected);
         let known = Known { at_least: RECORDS, ..Known::default() };
         assert_eq!(verify(&mut cut.as_slice(), &known), Err(Finding::Truncated(RECORDS)));
+    }
+}
+
+#[test]
+fn p37_a_tail_cut_off_a_stopped_store_is_found_by_an_earlier_export_or_its_checkpoint_lines() {
+    let (long, short) = (Node::new(), Node::with(40, &[10, 30]));
+    let export = long.export();
+    let tells = |kept: &[u8]| earlier(&mut &*kept, Known::default());
+    // A file that was itself cut or altered tells nothing.
+    assert!(tells(&export[..export.len() - 1]).is_err());
+    assert!(tells(b"").is_err());
+    assert!(tells(b"{\"checkpoint\":45}\n").is_err());
+    let kept: Vec<&[u8]> = lines(&export).into_iter().filter(|line| line.starts_with(b"{\"checkpoint\"")).collect();
+    let of_lines = tells(&kept.concat()).expect("lines of checkpoints");
+    assert_eq!(of_lines, Known { heads: [10, 30, 45].map(|at| long.head(at)).to_vec(), ..Known::default() });
+    let of_export = tells(&export).expect("a whole export");
+    assert_eq!(of_export.heads, [long.head(RECORDS)]);
+    // Both nodes logged the same, so only the length differs; the key is not at issue here.
+    let log = Log::of_store(short.dir.path()).expect("no daemon runs");
+    let found = |known: &Known| log.verify(known).expect("it is readable").map(|verified| verified.records);
+    assert_eq!(found(&Known::default()), Ok(40));
+    assert_eq!(found(&Known { node_key: None, ..of_export.clone() }), Err(Finding::Truncated(RECORDS)));
+    assert_eq!(found(&of_lines), Err(Finding::Truncated(45)));
+    assert_eq!(found(&of_export), Err(Finding::NodeKey));
+    let whole = Log::of_store(long.dir.path()).expect("no daemon runs");
+    for known in [&of_export, &of_lines] {
+        let verified = whole.verify(known).expect("it is readable").expect("nothing is missing");
+        assert_eq!((verified.records, verified.trusted), (RECORDS, known.node_key.is_some()));
     }
 }
 

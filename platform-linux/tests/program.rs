@@ -130,6 +130,75 @@ fn a_module_that_cannot_be_loaded_is_a_fault_with_path_and_reason() {
 }
 
 #[test]
+fn the_audit_log_of_a_stopped_daemon_is_verified_shown_and_exported_and_that_is_said() {
+    let mut place = Place::new("");
+    let nowhere = place.run(&["audit", "verify"]);
+    assert_eq!(nowhere.status.code(), Some(1));
+    assert!(said(&nowhere).contains("[601]") && said(&nowhere).contains("does not exist"), "{}", said(&nowhere));
+    place.start();
+    assert_eq!(place.code(&["audit", "verify"]), Some(0));
+    assert_eq!(place.end(Signal::TERM), Some(0));
+
+    let verified = place.run(&["audit", "verify", "--output", "json"]);
+    assert_eq!(verified.status.code(), Some(0), "{}", said(&verified));
+    assert!(said(&verified).contains("the daemon does not run"), "{}", said(&verified));
+    let json: Value = serde_json::from_slice(&verified.stdout).expect("JSON was asked for");
+    assert_eq!((&json["source"], &json["trusted"]), (&"stopped-store".into(), &false.into()));
+    let records = json["records"].as_u64().expect("a count");
+    let shown = place.run(&["audit", "show", "--last", "1", "--output", "json"]);
+    let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON was asked for");
+    assert_eq!((&shown["last"], &shown["records"][0]["sequence"]), (&records.into(), &records.into()));
+    let export = place.path("export").display().to_string();
+    assert_eq!(place.code(&["audit", "export", &export]), Some(0));
+    assert_eq!(place.code(&["audit", "export", &export]), Some(1), "it exists");
+    // A second daemon is not in the way; a running one is told apart from none.
+    place.start();
+    assert!(!said(&place.run(&["audit", "verify"])).contains("does not run"));
+}
+
+#[test]
+fn p37_a_truncated_tail_is_found_by_who_brings_a_checkpoint() {
+    let mut place = Place::new("");
+    place.start();
+    assert_eq!(place.end(Signal::TERM), Some(0));
+    let path = |name: &str| place.path(name).display().to_string();
+    assert_eq!(place.code(&["audit", "export", &path("whole")]), Some(0));
+    let whole = fs::read_to_string(path("whole")).expect("it was written");
+    let mut lines: Vec<&str> = whole.lines().collect();
+    lines.pop();
+    while lines.last().is_some_and(|line| line.starts_with("{\"checkpoint\"")) {
+        lines.pop();
+    }
+    lines.pop();
+    let records = lines.iter().filter(|line| line.starts_with("{\"sequence\"")).count();
+    let signed = lines.iter().filter(|line| line.starts_with("{\"checkpoint\"")).count();
+    let cut = format!("{}\n{{\"end\":{records},\"checkpoints\":{signed}}}\n", lines.join("\n"));
+    fs::write(path("cut"), cut).expect("there is room");
+
+    let last = (records + 1).to_string();
+    for known in [&last, &path("whole")] {
+        let found = place.run(&["audit", "verify", &path("cut"), "--checkpoint", known]);
+        assert_eq!(found.status.code(), Some(1));
+        assert!(said(&found).contains(&format!("ends before record {last}")), "{}", said(&found));
+        for whole in [
+            &["audit", "verify", &path("whole"), "--checkpoint", known][..],
+            &["audit", "verify", "--checkpoint", known],
+        ] {
+            let whole = place.run(whole);
+            assert_eq!(whole.status.code(), Some(0), "{}", said(&whole));
+            assert!(String::from_utf8_lossy(&whole.stdout).contains(&format!("reaches record {last}")), "{whole:?}");
+        }
+    }
+    // Without that knowledge nothing contradicts it, which is said.
+    let unknowing = place.run(&["audit", "verify", &path("cut")]);
+    assert_eq!(unknowing.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&unknowing.stdout).contains(&format!("--checkpoint {records}")), "{unknowing:?}");
+    let wrong = place.run(&["audit", "verify", &path("whole"), "--checkpoint", &path("slotwarden.toml")]);
+    assert!(said(&wrong).contains("[625]"), "{}", said(&wrong));
+    assert_eq!(place.code(&["audit", "verify", "--checkpoint", ""]), Some(64));
+}
+
+#[test]
 fn a_second_daemon_is_refused_and_the_first_goes_on() {
     let mut place = Place::new("");
     place.start();

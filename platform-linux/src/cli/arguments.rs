@@ -124,21 +124,32 @@ pub(super) enum SlotVerb {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditVerb {
-    /// Show the last records.
+    /// Show the last records, also while the daemon does not run.
     Show {
         /// How many.
         #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         last: u32,
     },
-    /// Verify the chain and its signatures: the daemon's log, or an exported file without a daemon.
+    /// Verify that no record was altered, removed or moved, and who signed the log.
+    ///
+    /// Without FILE: the log of this node, also while the daemon does not run. With FILE: an
+    /// exported file, wherever it came from; this needs neither daemon nor configuration.
+    ///
+    /// Records cut off at the end leave a log that is whole in itself. They are missed only by
+    /// whoever knows how far it reached: keep exports, or the number this command prints, in
+    /// another place and bring them with --checkpoint.
     Verify {
         /// An exported file.
         file: Option<PathBuf>,
         /// The node's public key (64 hexadecimal digits), known from elsewhere.
-        #[arg(long, value_name = "HEX", requires = "file", value_parser = node_key)]
+        #[arg(long, value_name = "HEX", value_parser = node_key)]
         node_key: Option<[u8; 32]>,
+        /// How far the log reached earlier: an earlier export, a file of its lines that begin
+        /// with {"checkpoint", or the number of a record. May be given several times.
+        #[arg(long, value_name = "FILE|SEQUENCE", value_parser = checkpoint)]
+        checkpoint: Vec<Reached>,
     },
-    /// Write the log into a new file.
+    /// Write the log into a new file, also while the daemon does not run.
     Export {
         /// The file.
         file: PathBuf,
@@ -240,6 +251,26 @@ impl Confirm {
             Some(_) => Err(Own::ConfirmationWrong.with(format!("here it would be {text:?}"))),
         }
     }
+}
+
+/// How far a log reached earlier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// At least to this record.
+    Record(u64),
+    /// As far as this file tells.
+    File(PathBuf),
+}
+
+/// A number is a record; a file whose name is a number is given as `./NAME`.
+fn checkpoint(text: &str) -> Result<Reached, String> {
+    if text.is_empty() {
+        return Err("a file or the number of a record is wanted".to_owned());
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(Reached::File(PathBuf::from(text)));
+    }
+    text.parse().map(Reached::Record).map_err(|_| "no log has so many records".to_owned())
 }
 
 fn node_key(text: &str) -> Result<[u8; 32], String> {

@@ -3,21 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::json;
 use slotwarden_core::Refusal;
 use slotwarden_core::record::Mode;
 use slotwarden_core::status::StateName;
 
-use super::arguments::{AuditVerb, ModeWord, SlotVerb, Verb};
-use super::{CONFIRM_END_CALL, CONFIRM_LAST_TRY, verified};
+use super::arguments::{ModeWord, SlotVerb, Verb};
+use super::{CONFIRM_END_CALL, CONFIRM_LAST_TRY};
 use crate::client::{Client, Refused};
 use crate::interrupt::Interrupts;
 use crate::output::{self, Format};
 use crate::problem::{EXIT_DONE, EXIT_USAGE, Own, Problem};
 use crate::secret::{self, Secret};
-use crate::status_json::{SCHEMA, SlotDetail, StatusView, mode_word};
+use crate::status_json::{SlotDetail, StatusView, mode_word};
 use crate::wire::{Answered, Ask, Order, SecretRole};
-use crate::{audit_client, boot, config};
+use crate::{boot, config};
 
 /// A client with what it needs for one verb.
 pub(super) struct Session {
@@ -52,23 +51,8 @@ impl Session {
                 Ok(status.exit())
             }
             Verb::Slot(verb) => self.slot_verb(verb),
-            Verb::Audit(AuditVerb::Show { last }) => {
-                output::audit(self.format, &audit_client::last(&self.client, last)?);
-                Ok(EXIT_DONE)
-            }
-            Verb::Audit(AuditVerb::Verify { .. }) => {
-                Ok(verified(self.format, &audit_client::verify_live(&self.client)?))
-            }
-            Verb::Audit(AuditVerb::Export { file }) => {
-                audit_client::export(&self.client, &file)?;
-                match self.format {
-                    Format::Json => output::json(&json!({"schema": SCHEMA, "file": file.display().to_string()})),
-                    Format::Table => output::line(&format!("the audit log is in {}", file.display())),
-                }
-                Ok(EXIT_DONE)
-            }
-            // Answered by `main`, without a daemon's socket.
-            Verb::Daemon { .. } | Verb::CheckConfig | Verb::HsmWorker => Ok(EXIT_USAGE),
+            // Answered by `main`, since they do without a daemon.
+            Verb::Audit(_) | Verb::Daemon { .. } | Verb::CheckConfig | Verb::HsmWorker => Ok(EXIT_USAGE),
         }
     }
 

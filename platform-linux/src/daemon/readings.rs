@@ -83,10 +83,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let last = self.service.chain().sequence;
         let first = first.unwrap_or_else(|| (last + 1).saturating_sub(u64::from(count))).max(1);
         let records = self.devices.store.audit(first, usize::try_from(count).unwrap_or(0))?;
-        let names = records.iter().map(|record| {
-            let who = record.who.map_or_else(String::new, |who| self.names.person_name(who));
-            (who, record.slot.map_or_else(String::new, |slot| self.names.slot_name(slot)))
-        });
+        let names = records.iter().map(|record| self.names.of_record(record));
         Ok(AuditPage { last, names: names.collect(), records })
     }
 
