@@ -91,11 +91,6 @@ impl Attempts {
         unknown
     }
 
-    /// A person acts: the stored code may be tried once more.
-    pub const fn person_acts(&mut self) {
-        self.automatic_stopped = false;
-    }
-
     /// Whether the next try needs a confirmation.
     #[must_use]
     pub const fn needs_confirmation(&self, tries: u8, final_try: bool) -> bool {
@@ -184,14 +179,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_refusal_ends_automatic_attempts_until_a_person_acts() {
+    fn one_refusal_ends_automatic_attempts_until_a_login_is_accepted() {
         let mut attempts = Attempts::default();
         attempts.begin();
         attempts.refused(false);
         assert!(attempts.automatic_stopped);
-        attempts.person_acts();
+        attempts.accepted();
         assert!(!attempts.automatic_stopped);
-        assert_eq!(attempts.refused_in_row, 1);
+        assert_eq!(attempts.refused_in_row, 0);
     }
 
     #[test]
@@ -223,7 +218,6 @@ mod tests {
     fn flags_do_not_excuse_a_refusal_that_is_known() {
         let mut attempts = Attempts::default();
         attempts.refused(false);
-        attempts.person_acts();
         attempts.unknown();
         attempts.unknown();
         assert!(attempts.none_was_refused());

@@ -263,7 +263,36 @@ impl<const CAPACITY: usize> Outbox<CAPACITY> {
                 *act = Act::Withdrawn;
             }
         }
+        self.drop_withdrawn();
         self.turn_acts = 0;
+    }
+
+    /// Whether another order could leave too little room for what the machines still have to
+    /// say: then it is turned away at the door.
+    #[must_use]
+    pub fn is_half_full(&self) -> bool {
+        self.acts.len().max(self.journal.len()) > CAPACITY / 2
+    }
+
+    /// Takes back an order to end the worker that the platform has not seen: it is gone already.
+    pub fn withdraw_end_of_worker(&mut self) {
+        for (_, act) in self.acts.iter_mut() {
+            if *act == Act::EndWorker {
+                *act = Act::Withdrawn;
+            }
+        }
+    }
+
+    /// Makes room: entries that were withdrawn leave the queue, the others keep their order.
+    fn drop_withdrawn(&mut self) {
+        for _ in 0..self.acts.len() {
+            if let Some((batch, act)) = self.acts.pop_front()
+                && act != Act::Withdrawn
+            {
+                // The place of an entry that was just taken out.
+                let _ = self.acts.push_back((batch, act));
+            }
+        }
     }
 
     /// Whether the answer to this order is on its way.

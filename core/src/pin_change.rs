@@ -333,6 +333,10 @@ pub struct Rules {
     new: Option<SecretId>,
     /// Whether our session holds a login.
     logged_in: bool,
+    /// Whether the login that we hold was made anew by this change, with `old`.
+    relogged: bool,
+    /// Whether a leftover login was already logged out.
+    cleared: bool,
     /// Deciding: the pending code was refused.
     pending_refused: bool,
     /// An earlier initialisation was never decided: its pending code is used again, so that
@@ -408,7 +412,9 @@ impl Rules {
         let goes_on = matches!(order, ChangeOrder::Initialise { .. })
             && turn.slot.record.change.is_some()
             && turn.slot.record.pending.is_some();
-        Rules { order, kind, caller, old, new, logged_in, pending_refused: false, goes_on }
+        let pending_refused = matches!(order, ChangeOrder::Decide { .. })
+            && turn.slot.record.change.is_some_and(|change| change.pending_refused);
+        Rules { order, kind, caller, old, new, logged_in, relogged: false, cleared: false, pending_refused, goes_on }
     }
 
     /// The same with the new code drawn already, where the change makes one: for golden tables.
@@ -492,7 +498,8 @@ impl Rules {
     /// Nothing was changed on the token: undoes the intent, answers, and goes back.
     fn abort(&mut self, turn: &mut Turn<'_>, answer: Answer) -> Outcome<State> {
         // A login went with its token.
-        let then = match (self.active(), self.logged_in && turn.slot.token.is_some()) {
+        let proven = if self.relogged { self.old.or(self.active()) } else { self.active() };
+        let then = match (self.active().and(proven), self.logged_in && turn.slot.token.is_some()) {
             (Some(pin), true) => Then::HandOver(pin),
             (None, true) => Then::Logout,
             (Some(_) | None, false) => Then::Rest,
@@ -526,8 +533,13 @@ impl Rules {
     fn undecided(&mut self, turn: &mut Turn<'_>, fault: Fault, worker_lost: bool) -> Outcome<State> {
         turn.slot.fault = Some(fault);
         self.reply(turn, Answer::Failed(fault));
-        let decide = self.is_order() && !worker_lost && turn.slot.token.is_some();
-        self.end(turn, if decide { Then::Decide } else { Then::Rest })
+        let there = !worker_lost && turn.slot.token.is_some();
+        let then = match (self.is_order(), self.logged_in) {
+            (true, _) if there => Then::Decide,
+            (false, true) if there => Then::Logout,
+            (true | false, _) => Then::Rest,
+        };
+        self.end(turn, then)
     }
 
     // The order, step by step.
@@ -592,7 +604,7 @@ impl Rules {
 
     /// Intent, and the new code if it is ours, become durable.
     fn intend(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
-        turn.slot.record.change = Some(Change { kind: self.kind, calling: false });
+        turn.slot.record.change = Some(Change::intended(self.kind));
         if let (true, false, Some(new)) = (self.makes_a_code(), self.goes_on, self.new) {
             let generation = turn.slot.record.next_generation;
             turn.slot.record.next_generation = generation.saturating_add(1);
@@ -617,7 +629,7 @@ impl Rules {
     }
 
     fn calling(&mut self, turn: &mut Turn<'_>) {
-        turn.slot.record.change = Some(Change { kind: self.kind, calling: true });
+        turn.slot.record.change = Some(Change::calling(self.kind));
         turn.save();
         turn.journal(self.caller.map(|caller| caller.who), AuditEvent::ChangeCalling(self.kind));
     }
@@ -648,7 +660,13 @@ impl Rules {
                     (None, None) => self.abort(turn, Answer::Refused(Refusal::CodeMissing)),
                 }
             }
-            (LoginState::User | LoginState::SecurityOfficer, _) => self.ask(turn, Step::Clear, HsmCall::Logout),
+            (LoginState::User | LoginState::SecurityOfficer, _) if self.cleared => {
+                self.abort(turn, Answer::Failed(Fault::ModuleLies(Function::Logout)))
+            }
+            (LoginState::User | LoginState::SecurityOfficer, _) => {
+                self.cleared = true;
+                self.ask(turn, Step::Clear, HsmCall::Logout)
+            }
         }
     }
 
@@ -698,6 +716,7 @@ impl Rules {
             (Step::LoginOld, HsmAnswer::LoggedIn) => {
                 attempts::accepted(turn, self.caller);
                 self.logged_in = true;
+                self.relogged = true;
                 self.set_pin(turn)
             }
             (Step::SetPin, HsmAnswer::PinSet) => {
@@ -717,6 +736,9 @@ impl Rules {
             }
             (Step::ReadPublic, HsmAnswer::Observed(token)) => {
                 turn.slot.observe(token);
+                if turn.slot.token.is_none() {
+                    return self.undecided(turn, Fault::TokenGone, false);
+                }
                 if token.login != LoginState::Public {
                     return self.undecided(turn, Fault::ModuleLies(Function::Logout), false);
                 }
@@ -742,6 +764,7 @@ impl Rules {
             (Step::DecideClear, HsmAnswer::LoggedOut) => self.ask(turn, Step::DecideObserve, HsmCall::Observe),
             (Step::DecideLogin(which, id), HsmAnswer::LoggedIn) => {
                 attempts::accepted(turn, self.caller);
+                self.logged_in = true;
                 self.ask(turn, Step::DecideSettle(which, id), HsmCall::Settle)
             }
             (Step::DecideSettle(which, id), HsmAnswer::Settled) => {
@@ -829,7 +852,7 @@ impl Rules {
             }
             (Step::LoginNew, HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT | rv::PIN_LOCKED, .. }) => {
                 attempts::refused(turn, self.caller, self.caller.is_some());
-                self.pending_refused = true;
+                self.note_pending_refused(turn);
                 self.ask(turn, Step::DecideObserve, HsmCall::Observe)
             }
             (Step::DecideLogin(which, id), HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT | rv::PIN_LOCKED, .. }) => {
@@ -837,6 +860,9 @@ impl Rules {
                 turn.wipe(id);
                 self.decided_refused(turn, which)
             }
+            // The worker looks at the session before and after the calls that change a token;
+            // only the flags, or a login, can tell which it was.
+            (Step::SetPin | Step::Initialise, HsmFailure::AlreadyLoggedIn) => self.unknown(turn, step, fault, false),
             // Of a login: C_Login was not called, or says that there is nothing to compare.
             (
                 _,
@@ -927,6 +953,10 @@ impl Rules {
             return self.end(turn, Then::Rest);
         }
         if token.login != LoginState::Public {
+            if self.cleared {
+                return self.undecided(turn, Fault::ModuleLies(Function::Logout), false);
+            }
+            self.cleared = true;
             return self.ask(turn, Step::DecideClear, HsmCall::Logout);
         }
         let which = match (self.kind, self.pending_refused) {
@@ -934,8 +964,10 @@ impl Rules {
             (ChangeKind::GeneratedToManual, _) | (_, true) => Which::Accepted,
             (_, false) => Which::Pending,
         };
-        // One refused pending code stops automatic tries; the other sealed code still has its one.
-        let stopped = turn.slot.record.user.automatic_stopped && !self.pending_refused;
+        // A refused pending code stops automatic tries; the other sealed code still has its one.
+        let accepted_tried = turn.slot.record.change.is_some_and(|change| change.accepted_tried);
+        let has_one_left = self.pending_refused && !accepted_tried;
+        let stopped = turn.slot.record.user.automatic_stopped && !has_one_left;
         let last = token.final_try || turn.slot.record.user.needs_confirmation(turn.tries, false);
         let refusal = match (self.order, self.caller) {
             (ChangeOrder::Decide { .. }, Some(_)) if last && !self.confirmed() => Some(Refusal::LastTryUnconfirmed),
@@ -990,7 +1022,7 @@ impl Rules {
     fn decided_refused(&mut self, turn: &mut Turn<'_>, which: Which) -> Outcome<State> {
         match (self.kind, which) {
             (ChangeKind::GeneratedToGenerated, Which::Pending) => {
-                self.pending_refused = true;
+                self.note_pending_refused(turn);
                 self.ask(turn, Step::DecideObserve, HsmCall::Observe)
             }
             // A person had the kept codes of a manual slot tried: its manual code rules on.
@@ -1038,6 +1070,15 @@ impl Rules {
             Answer::Refused(refusal)
         };
         self.reply(turn, answer);
+    }
+
+    /// Durable with the refusal: the pending code has had its one try.
+    fn note_pending_refused(&mut self, turn: &mut Turn<'_>) {
+        self.pending_refused = true;
+        if let Some(change) = &mut turn.slot.record.change {
+            change.pending_refused = true;
+        }
+        turn.save();
     }
 
     fn arise(&mut self, turn: &mut Turn<'_>, doubt: Doubt) {
@@ -1178,6 +1219,9 @@ impl blocking::State<Rules> for State {
             {
                 match result {
                     Ok(()) => {
+                        if let (Which::Accepted, Some(change)) = (which, &mut turn.slot.record.change) {
+                            change.accepted_tried = true;
+                        }
                         attempts::begin(turn, rules.caller, AttemptCause::Change);
                         rules.ask(turn, Step::DecideLogin(which, id), HsmCall::Login { pin: id })
                     }

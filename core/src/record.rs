@@ -12,7 +12,7 @@ use crate::token::Serial;
 
 /// Version of the encoding of [`SlotRecord`]. A store with a higher one is refused.
 pub const SLOT_RECORD_VERSION: u8 = 1;
-/// Bytes that always hold an encoded [`SlotRecord`] (68 with every field in use, by test).
+/// Bytes that always hold an encoded [`SlotRecord`] (70 with every field in use, by test).
 pub const SLOT_RECORD_BYTES_MAX: usize = 128;
 
 /// A number the platform gave a slot name when it first saw it; never reused, so a sealed
@@ -114,6 +114,24 @@ pub struct Change {
     pub kind: ChangeKind,
     /// Whether the record *calling* stands: without it nothing changed.
     pub calling: bool,
+    /// The token refused the pending code since then: it is not tried again.
+    pub pending_refused: bool,
+    /// A try of the accepted code began since then: the service makes no other by itself.
+    pub accepted_tried: bool,
+}
+
+impl Change {
+    /// A change that is intended; nothing was called.
+    #[must_use]
+    pub const fn intended(kind: ChangeKind) -> Self {
+        Change { kind, calling: false, pending_refused: false, accepted_tried: false }
+    }
+
+    /// A change whose call may have reached the token.
+    #[must_use]
+    pub const fn calling(kind: ChangeKind) -> Self {
+        Change { kind, calling: true, pending_refused: false, accepted_tried: false }
+    }
 }
 
 /// From what to what a token PIN changes.
@@ -233,7 +251,7 @@ mod tests {
             accepted: Some(u32::MAX),
             pending: Some(u32::MAX),
             next_generation: u32::MAX,
-            change: Some(Change { kind: ChangeKind::ManualToManual, calling: true }),
+            change: Some(Change::calling(ChangeKind::ManualToManual)),
             doubt: Some(Doubt::CallUnanswered),
             user: attempts,
             so: attempts,
@@ -244,7 +262,7 @@ mod tests {
     fn the_largest_record_fits_and_comes_back() {
         let mut bytes = [0; SLOT_RECORD_BYTES_MAX];
         let encoded = largest().encode(&mut bytes).map(Vec::from).expect("the bound holds");
-        assert_eq!(encoded.len(), 68, "the documented size of the largest record");
+        assert_eq!(encoded.len(), 70, "the documented size of the largest record");
         assert_eq!(SlotRecord::decode(&encoded), Ok(largest()));
     }
 

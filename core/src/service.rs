@@ -84,6 +84,8 @@ pub struct Service<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize>
     checkpoint_due_ms: Option<u64>,
     /// When a commit that is still unanswered counts as failed.
     commit_due_ms: Option<u64>,
+    /// The last order refused at the door, and until when its repetition is not journaled.
+    refused_last: Option<(PersonId, CommandKind, Refusal, u64)>,
 }
 
 /// How far the service is.
@@ -117,6 +119,8 @@ enum Waits {
     Applications,
 }
 
+/// A refusal at the door that repeats within this time is journaled once, milliseconds.
+const REFUSED_AGAIN_MS: u64 = 60_000;
 /// The machines of a slot sent each other on without end.
 const BUG_ENDLESS_CHANGE: u16 = 30;
 /// What one input may lead to: an event, a change that begins, its end, the decision after it,
@@ -159,6 +163,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             end_callers: Vec::new(),
             checkpoint_due_ms: None,
             commit_due_ms: None,
+            refused_last: None,
         }
     }
 
@@ -378,14 +383,25 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             for id in command.secrets().into_iter().flatten() {
                 self.safe.wipe(id);
             }
-            if self.phase == Phase::Running {
-                self.outbox.journal_service(Some(caller.who), AuditEvent::Refused(command.kind(), refusal));
-            }
+            self.note_refused_at_door(caller.who, command.kind(), refusal);
             return Err(refusal);
         }
         self.open.push(caller.reply).map_err(|_| Refusal::TooManyCommands)?;
         self.dispatch(caller, command);
         Ok(())
+    }
+
+    /// A refusal at the door is written down, but not over and over: whoever may not do
+    /// something must not be able to fill the log with it.
+    fn note_refused_at_door(&mut self, who: PersonId, kind: CommandKind, refusal: Refusal) {
+        let repeated = self.refused_last.is_some_and(|(last_who, last_kind, last, until_ms)| {
+            (last_who, last_kind, last) == (who, kind, refusal) && self.now.mono_ms < until_ms
+        });
+        if repeated || self.phase != Phase::Running || self.outbox.is_half_full() {
+            return;
+        }
+        self.refused_last = Some((who, kind, refusal, self.now.after_ms(REFUSED_AGAIN_MS)));
+        self.outbox.journal_service(Some(who), AuditEvent::Refused(kind, refusal));
     }
 
     fn may_enter(&self, caller: Caller, command: Command) -> Result<(), Refusal> {
@@ -410,6 +426,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         }
         if self.open.is_full() || self.open.contains(&caller.reply) {
             return Err(Refusal::TooManyCommands);
+        }
+        if self.outbox.is_half_full() && kind != CommandKind::Stop {
+            return Err(Refusal::OutboxFull);
         }
         Ok(())
     }
@@ -450,8 +469,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     fn end_call(&mut self, slot: SlotId, caller: Caller) {
         let unanswered = self.entries.get(usize::from(slot.0)).is_some_and(Entry::is_unanswered);
-        if !unanswered {
-            let refusal = Refusal::CallNotUnanswered;
+        // A kill inside another slot's C_SetPIN could destroy its token; that call has a deadline.
+        let another_changes = self.entries.iter().any(Entry::is_changing_its_token);
+        if !unanswered || another_changes {
+            let refusal = if unanswered { Refusal::Busy } else { Refusal::CallNotUnanswered };
             self.outbox.journal(Some(caller.who), slot, AuditEvent::Refused(CommandKind::EndCall, refusal));
             self.reply(caller, Answer::Refused(refusal));
             return;
@@ -491,10 +512,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         if entry.armed.is_some_and(|armed| armed.waits == Waits::Effect(ticket)) {
             entry.armed = None;
         }
-        if entry.change.is_some() {
-            self.change_event(slot, ChangeEvent::Done(ticket, outcome));
-        } else {
-            self.slot_event(slot, SlotEvent::Done(ticket, outcome));
+        self.pass_on(slot, ChangeEvent::Done(ticket, outcome), SlotEvent::Done(ticket, outcome));
+        if let Some(entry) = self.entries.get_mut(usize::from(slot.0))
+            && !entry.data.applications_pending()
+        {
+            entry.armed = entry.armed.filter(|armed| armed.waits != Waits::Applications);
         }
     }
 
@@ -512,6 +534,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     fn worker_lost(&mut self) {
         self.worker = false;
+        self.outbox.withdraw_end_of_worker();
         self.outbox.journal_service(None, AuditEvent::WorkerLost);
         for slot in self.slots() {
             if let Some(entry) = self.entries.get_mut(usize::from(slot.0)) {
@@ -577,6 +600,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 now: self.now,
                 tries: self.tries,
                 stopping,
+                halted: self.halted.is_some(),
                 slot: &mut entry.data,
                 secrets: &mut self.safe,
                 watch: &mut self.watch,
@@ -611,6 +635,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             now: self.now,
             tries: self.tries,
             stopping: false,
+            halted: false,
             slot: data,
             secrets: &mut self.safe,
             watch: &mut self.watch,
@@ -814,6 +839,24 @@ impl Entry {
         match &self.change {
             Some(change) => change.state().awaited(),
             None => self.machine.state().awaited(),
+        }
+    }
+
+    /// Whether a call that changes the token is under way, within its deadline.
+    fn is_changing_its_token(&self) -> bool {
+        use pin_change::{State, Step};
+        match self.change.as_ref().map(PinChange::state) {
+            Some(State::AtToken { step, .. }) => matches!(step, Step::SetPin | Step::Initialise),
+            Some(
+                State::Waiting
+                | State::ClosingApplications
+                | State::Drawing { .. }
+                | State::UnsealingOld { .. }
+                | State::UnsealingForDecision { .. }
+                | State::Doubtful { .. }
+                | State::Ended,
+            )
+            | None => false,
         }
     }
 

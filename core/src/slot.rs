@@ -357,7 +357,7 @@ impl blocking::State<Rules> for State {
 
             (State::Locked, On::BootOrdered) => {
                 turn.slot.held = false;
-                rest::go_on(turn)
+                rest::go_on_with_fresh_flags(turn)
             }
             (State::InDoubt, On::BootOrdered) => rest::go_on(turn),
             (State::InDoubt, On::ChangeOrdered { caller, kind, code, new_code, .. }) => {
@@ -435,8 +435,10 @@ impl blocking::State<Rules> for State {
                 hand_over::activated_if_all_answered(turn, pin, caller)
             }
             (State::HandingOver { pin, caller }, On::WorkerLost) => {
-                if let Some((caller, _)) = caller {
-                    turn.reply(caller, Answer::Failed(Fault::WorkerLost(Function::Login)));
+                if let Some((caller, kind)) = caller {
+                    let fault = Fault::WorkerLost(Function::Login);
+                    turn.journal(Some(caller.who), AuditEvent::Failed(kind, fault));
+                    turn.reply(caller, Answer::Failed(fault));
                 }
                 Transition(State::Reconnecting { pin })
             }
@@ -445,7 +447,7 @@ impl blocking::State<Rules> for State {
                 if turn.slot.token.is_some() {
                     return Handled;
                 }
-                hand_over::lose_token(turn, pin, caller.map(|(caller, _)| caller))
+                hand_over::lose_token(turn, pin, caller)
             }
 
             (State::Active { .. }, On::ActivateOrdered { caller, code, .. }) => {
@@ -495,6 +497,10 @@ impl blocking::State<Rules> for State {
                 turn.slot.look(presence);
                 if turn.slot.token.is_none() {
                     return hand_over::lose_token(turn, pin, None);
+                }
+                if turn.halted || !rest::may_repeat(turn) {
+                    turn.wipe(pin);
+                    return hand_over::take_back(turn, After::Rest(None));
                 }
                 let attempt = Try {
                     source: Source::Kept(pin),
@@ -547,20 +553,17 @@ impl blocking::Superstate<Rules> for Superstate {
             }
 
             (Superstate::Resting, On::Token(presence)) => {
-                let before = turn.slot.attention;
-                let was_there = turn.slot.token.is_some();
-                turn.slot.look(presence);
-                rest::attend(turn, before);
-                match (was_there, turn.slot.token.is_some()) {
-                    (false, true) => turn.journal(None, AuditEvent::TokenPresent),
-                    (true, false) => turn.journal(None, AuditEvent::TokenAbsent),
-                    (false, false) | (true, true) => {}
-                }
+                rest::look(turn, presence);
                 rest::go_on(turn)
             }
             (Superstate::Resting, On::WorkerLost) => Handled,
             // The platform looks again at boot; what it finds arrives as `Token`.
             (Superstate::Resting, On::BootOrdered) => Handled,
+            // An application may still have what could not be taken back: it is asked again.
+            (Superstate::Resting, On::DeactivateOrdered { caller }) if turn.slot.application_fault().is_some() => {
+                turn.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Deactivate));
+                hand_over::take_back(turn, After::Rest(Some(caller)))
+            }
             (Superstate::Resting, On::DeactivateOrdered { caller }) => {
                 order::refuse(turn, caller, CommandKind::Deactivate, Refusal::SlotNotActive, [None, None])
             }
@@ -582,7 +585,7 @@ impl blocking::Superstate<Rules> for Superstate {
             }
 
             (Superstate::Working, On::Token(presence)) => {
-                turn.slot.look(presence);
+                rest::look(turn, presence);
                 Handled
             }
             (Superstate::Working, On::BootOrdered) => Handled,

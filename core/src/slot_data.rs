@@ -11,7 +11,7 @@ use crate::record::{Doubt, Mode, Owner, SlotRecord};
 use crate::safe::SecretId;
 use crate::status::{ApplicationState, Attention};
 use crate::time::Now;
-use crate::token::{Presence, TokenState};
+use crate::token::{LoginState, Presence, TokenState};
 use crate::turn::Turn;
 
 /// Everything known about one slot, beside the state of its machines.
@@ -92,7 +92,7 @@ impl SlotData {
         self.token = None;
         match presence {
             Presence::Present(token) => self.observe(token),
-            Presence::Absent { free } => self.free = free && self.record.serial.is_none(),
+            Presence::Absent { free } => self.free = free && !self.had_token(),
             Presence::Ambiguous => self.refusal = Some(Refusal::SlotAmbiguous),
         }
     }
@@ -109,11 +109,13 @@ impl SlotData {
             self.record.shows_count_low = true;
             self.dirty = true;
         }
-        if self.record.shows_count_low && !token.count_low && self.record.user.none_was_refused() {
+        // Some modules clear the low count when they set a graver flag.
+        let none_counted = !token.count_low && !token.final_try && !token.locked;
+        if self.record.shows_count_low && none_counted && self.record.user.none_was_refused() {
             self.dirty = true;
         }
         // Somebody else may have spent that try; a boot loop must not take the chance.
-        if token.count_low && self.record.user.one_was_refused() {
+        if !none_counted && self.record.user.one_was_refused() {
             self.dirty = true;
         }
         self.attention = if token.count_low && self.record.user.refused_in_row == 0 && !self.record.user.open {
@@ -136,6 +138,18 @@ impl SlotData {
             && self.record.change.is_none()
             && !self.record.user.automatic_stopped
             && self.token.is_some_and(|token| token.user_pin && !token.locked)
+    }
+
+    /// Whether the slot ever had a token with a user PIN of ours: then it is not initialised again.
+    #[must_use]
+    pub fn had_token(&self) -> bool {
+        self.record.serial.is_some() || self.record.accepted.is_some()
+    }
+
+    /// Whether our session holds the user's login, as far as the last look and the last answer say.
+    #[must_use]
+    pub fn is_logged_in(&self) -> bool {
+        self.token.is_some_and(|token| token.login == LoginState::User)
     }
 
     /// Whether an interrupted change has to be decided first.

@@ -24,6 +24,8 @@ pub struct Turn<'t> {
     pub tries: u8,
     /// Whether the service is stopping: nothing begins by itself any more.
     pub stopping: bool,
+    /// Whether the service has halted: nothing is proven or handed over any more.
+    pub halted: bool,
     /// What the slot's machines share.
     pub slot: &'t mut SlotData,
     /// The Safe.

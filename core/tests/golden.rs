@@ -75,6 +75,13 @@ fn data(record: SlotRecord, token: Option<TokenState>) -> SlotData {
     data
 }
 
+fn logged_in(mut data: SlotData) -> SlotData {
+    if let Some(token) = &mut data.token {
+        token.login = LoginState::User;
+    }
+    data
+}
+
 fn serving(mut data: SlotData) -> SlotData {
     data.applications[0].state = ApplicationState::Pending;
     data.applications[0].unanswered = Some(APPLICATIONS);
@@ -121,7 +128,7 @@ fn interrupted(kind: ChangeKind) -> SlotRecord {
         ChangeKind::ManualToGenerated | ChangeKind::ManualToManual => manual(),
         ChangeKind::Initialise => SlotRecord::new([9; 16]),
     };
-    record.change = Some(Change { kind, calling: true });
+    record.change = Some(Change::calling(kind));
     if !matches!(kind, ChangeKind::GeneratedToManual | ChangeKind::ManualToManual) {
         record.pending = Some(record.next_generation);
         record.next_generation += 1;
@@ -224,7 +231,7 @@ fn slot_states(s: &Secrets) -> Vec<(&'static str, State, SlotData)> {
         ("at token: login, typed", at(Step::Login(typed, s.code)), there(manual())),
         ("at token: login, stored", at(Step::Login(stored, s.pin)), there(generated())),
         ("at token: login, repeat", at(Step::Login(kept, s.pin)), there(generated())),
-        ("at token: settle", at(Step::Settle(typed, s.code)), there(doubtful(Doubt::BothRefused))),
+        ("at token: settle", at(Step::Settle(typed, s.code)), logged_in(there(doubtful(Doubt::BothRefused)))),
         ("at token: logout", at(Step::Logout(Some(CALLER))), there(manual())),
         (
             "handing over",
@@ -384,7 +391,10 @@ fn record_in(state: pin_change::State, order: ChangeOrder, mut data: SlotData) -
     let kind = match order {
         ChangeOrder::Change { kind, .. } => kind,
         ChangeOrder::Initialise { .. } => ChangeKind::Initialise,
-        ChangeOrder::Decide { .. } => return data,
+        ChangeOrder::Decide { .. } => {
+            let settling = matches!(state, State::AtToken { step: Step::DecideSettle(..), .. });
+            return if settling { logged_in(data) } else { data };
+        }
     };
     let step = match state {
         State::Waiting | State::ClosingApplications | State::Drawing { .. } => return data,
@@ -392,8 +402,11 @@ fn record_in(state: pin_change::State, order: ChangeOrder, mut data: SlotData) -
         State::AtToken { step, .. } | State::Doubtful { step, .. } => step,
         State::UnsealingForDecision { .. } | State::Ended => return data,
     };
+    if step == Step::Settle {
+        data = logged_in(data);
+    }
     let calling = !matches!(step, Step::Observe | Step::Clear | Step::LoginOld);
-    data.record.change = Some(Change { kind, calling });
+    data.record.change = Some(Change { calling, ..Change::intended(kind) });
     if !matches!(kind, ChangeKind::GeneratedToManual | ChangeKind::ManualToManual) {
         data.record.pending = Some(data.record.next_generation);
         data.record.next_generation += 1;
@@ -427,6 +440,7 @@ fn run<M>(
         now: Now { mono_ms: 60_000, wall_s: None },
         tries: 3,
         stopping: false,
+        halted: false,
         slot: &mut data,
         secrets: &mut safe,
         watch: &mut watch,

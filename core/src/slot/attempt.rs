@@ -134,6 +134,9 @@ pub(super) fn late_answer(turn: &mut Turn<'_>, step: Step, result: Result<HsmAns
             if let Ok(HsmAnswer::Observed(token)) = result {
                 turn.slot.observe(token);
             }
+            if attempt.cause == AttemptCause::Repeat {
+                return hand_over::take_back(turn, After::Rest(None));
+            }
             Outcome::Transition(rest::rest(turn))
         }
         (_, _) => token_answered(turn, step, result),
@@ -235,16 +238,15 @@ pub(super) fn not_made(turn: &mut Turn<'_>, step: Step, fault: Fault) -> Outcome
 /// The token may have heard the step, and nobody knows what it did.
 pub(super) fn unknown(turn: &mut Turn<'_>, step: Step, fault: Fault) -> Outcome<State> {
     match step {
-        Step::Login(attempt, id) if attempt.cause != AttemptCause::Repeat => {
+        // A repeated login counts as well: the worker may die of it each time.
+        Step::Login(attempt, id) => {
             turn.wipe(id);
             attempts::unknown(turn, attempt.caller, fault);
             // The worker's return must not repeat the login: the next boot or a person may.
             turn.slot.held |= attempt.cause == AttemptCause::Automatic;
             end_try(turn, attempt, fault)
         }
-        Step::Observe(_) | Step::Clear(_) | Step::Login(..) | Step::Settle(..) | Step::Logout(_) => {
-            not_made(turn, step, fault)
-        }
+        Step::Observe(_) | Step::Clear(_) | Step::Settle(..) | Step::Logout(_) => not_made(turn, step, fault),
     }
 }
 
@@ -259,7 +261,11 @@ pub(super) fn end_try(turn: &mut Turn<'_>, attempt: Try, fault: Fault) -> Outcom
 
 /// The worker, and the vendor's module in it, answered another question than was asked.
 pub(super) fn wrong_answer(turn: &mut Turn<'_>, step: Step) -> Outcome<State> {
-    unknown(turn, step, Fault::ModuleLies(step.function()))
+    let fault = Fault::ModuleLies(step.function());
+    match step {
+        Step::Logout(caller) => hand_over::deactivated(turn, caller, Err(fault)),
+        Step::Observe(_) | Step::Clear(_) | Step::Login(..) | Step::Settle(..) => unknown(turn, step, fault),
+    }
 }
 
 /// Whether a typed code that was accepted leaves something behind to resolve.

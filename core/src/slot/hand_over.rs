@@ -17,11 +17,20 @@ pub(super) fn served(turn: &mut Turn<'_>, attempt: Try, pin: SecretId) -> Outcom
     begin_hand_over(turn, pin, attempt.caller.map(|caller| (caller, CommandKind::Activate)))
 }
 
+/// Hands the proven PIN over, unless the login that proved it is gone or nothing may begin any more.
 pub(super) fn begin_hand_over(
     turn: &mut Turn<'_>,
     pin: SecretId,
     caller: Option<(Caller, CommandKind)>,
 ) -> Outcome<State> {
+    if turn.halted {
+        // Everybody has been answered; what the token proved is taken back at once.
+        turn.wipe(pin);
+        return take_back(turn, After::Logout(None));
+    }
+    if !turn.slot.is_logged_in() {
+        return lose_token(turn, pin, caller);
+    }
     slot_data::hand_over(turn, pin);
     activated_if_all_answered(turn, pin, caller)
 }
@@ -51,10 +60,11 @@ pub(super) fn activated_if_all_answered(
 }
 
 /// The token of a slot that had its PIN proven is gone: the PIN goes too.
-pub(super) fn lose_token(turn: &mut Turn<'_>, pin: SecretId, caller: Option<Caller>) -> Outcome<State> {
+pub(super) fn lose_token(turn: &mut Turn<'_>, pin: SecretId, caller: Option<(Caller, CommandKind)>) -> Outcome<State> {
     turn.wipe(pin);
     turn.journal(None, AuditEvent::TokenAbsent);
-    if let Some(caller) = caller {
+    if let Some((caller, kind)) = caller {
+        turn.journal(Some(caller.who), AuditEvent::Failed(kind, Fault::TokenGone));
         turn.reply(caller, Answer::Failed(Fault::TokenGone));
     }
     take_back(turn, After::Rest(None))

@@ -2,7 +2,7 @@
 
 use statig::Outcome;
 
-use super::{Source, State, Step, Try, rest};
+use super::{After, Source, State, Step, Try, hand_over, rest};
 use crate::audit::{AttemptCause, AuditEvent};
 use crate::code;
 use crate::command::{Answer, Caller, CommandKind};
@@ -56,6 +56,10 @@ pub(super) fn end_refused(turn: &mut Turn<'_>, attempt: Try, refusal: Refusal) -
         turn.journal(Some(caller.who), AuditEvent::Refused(CommandKind::Activate, refusal));
         turn.reply(caller, Answer::Refused(refusal));
     }
+    if attempt.cause == AttemptCause::Repeat {
+        // The slot was active until now: its applications still have the PIN.
+        return hand_over::take_back(turn, After::Rest(None));
+    }
     Outcome::Transition(rest::rest(turn))
 }
 
@@ -82,8 +86,6 @@ pub(super) fn activate(turn: &mut Turn<'_>, caller: Caller, code: Option<SecretI
             }
             if decidable {
                 turn.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Activate));
-                turn.slot.record.user.person_acts();
-                turn.save();
                 return rest::decide(turn, Some(caller), confirmed);
             }
             Source::Stored
@@ -142,7 +144,7 @@ pub(super) fn initialise(
     free_slot: Option<u64>,
     confirmed: bool,
 ) -> Outcome<State> {
-    if turn.slot.record.serial.is_some() {
+    if turn.slot.had_token() {
         return refuse(turn, caller, CommandKind::Init, Refusal::SlotHasToken, [Some(so_pin), None]);
     }
     if turn.slot.is_so_cooling(turn.now) {

@@ -2,12 +2,14 @@
 
 use statig::Outcome;
 
-use super::{Source, State, Try, attempt};
+use super::{Source, State, Step, Try, attempt};
 use crate::audit::{AttemptCause, AuditEvent};
 use crate::command::Caller;
+use crate::effect::HsmCall;
 use crate::fault::{Fault, Refusal};
 use crate::pin_change::ChangeOrder;
 use crate::status::Attention;
+use crate::token::Presence;
 use crate::turn::Turn;
 
 /// The state that record and token ask for when nobody waits for anything.
@@ -52,6 +54,35 @@ pub(super) fn go_on(turn: &mut Turn<'_>) -> Outcome<State> {
         }
     }
     Outcome::Transition(rest(turn))
+}
+
+/// As `go_on`, but with flags read now: others may have spent tries since the last look.
+pub(super) fn go_on_with_fresh_flags(turn: &mut Turn<'_>) -> Outcome<State> {
+    if turn.stopping || turn.slot.has_open_change() || !turn.slot.opens_by_itself() {
+        return go_on(turn);
+    }
+    let attempt =
+        Try { source: Source::Stored, cause: AttemptCause::Automatic, caller: None, confirmed: false, cleared: false };
+    let ticket = turn.call(HsmCall::Observe);
+    Outcome::Transition(State::AtToken { ticket, step: Step::Observe(attempt) })
+}
+
+/// Whether a login that succeeded since the start may be made again: never a token's last try.
+pub(super) fn may_repeat(turn: &Turn<'_>) -> bool {
+    turn.slot.token.is_some_and(|token| token.user_pin && !token.locked && !token.final_try)
+}
+
+/// Takes in a look of the platform, and writes what it shows into the log.
+pub(super) fn look(turn: &mut Turn<'_>, presence: Presence) {
+    let before = turn.slot.attention;
+    let was_there = turn.slot.token.is_some();
+    turn.slot.look(presence);
+    attend(turn, before);
+    match (was_there, turn.slot.token.is_some()) {
+        (false, true) => turn.journal(None, AuditEvent::TokenPresent),
+        (true, false) => turn.journal(None, AuditEvent::TokenAbsent),
+        (false, false) | (true, true) => {}
+    }
 }
 
 /// Lets `pin_change` decide what the token has.

@@ -1,0 +1,379 @@
+//! A plain little world behind the core: one token, one store, one application, no faults
+//! of its own. What is asked of it can be held back, left unanswered or answered otherwise.
+//! Faults without end are the simulator's.
+
+// Each test file uses its part of the world; a test that panics has found something.
+#![allow(dead_code, missing_docs, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::arithmetic_side_effects, clippy::std_instead_of_core, clippy::wildcard_enum_match_arm)]
+
+use slotwarden_core::audit::AuditRecord;
+use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
+use slotwarden_core::effect::{
+    ApplicationId, ApplicationOrder, Effect, HsmAnswer, HsmCall, Input, Outcome, Room, SlotId, StoreResult,
+};
+use slotwarden_core::fault::{Function, HsmFailure, rv};
+use slotwarden_core::person::{PersonId, Persons};
+use slotwarden_core::record::{Attempts, Change, ChangeKind};
+use slotwarden_core::record::{Mode, Owner, Record, SecretKey, SlotRecord};
+use slotwarden_core::service::{Configuration, Service, SlotConfiguration};
+use slotwarden_core::status::StateName;
+use slotwarden_core::token::{LoginState, Presence, TokenState};
+use slotwarden_core::{Now, SecretId};
+use std::collections::BTreeMap;
+
+pub type Small = Service<2, 16, 48>;
+pub const SLOT: SlotId = SlotId(0);
+
+/// An answer that a call gets instead of its own.
+pub type Otherwise = fn(&HsmCall) -> Option<Result<HsmAnswer, HsmFailure>>;
+
+pub struct World {
+    pub service: Small,
+    pub now_ms: u64,
+    pub pin: Vec<u8>,
+    pub refused: u32,
+    pub login: LoginState,
+    pub records: BTreeMap<Owner, SlotRecord>,
+    pub sealed: BTreeMap<SecretKey, Vec<u8>>,
+    pub journal: Vec<AuditRecord>,
+    pub handed_over: Option<Vec<u8>>,
+    pub answers: BTreeMap<u32, Answer>,
+    pub draws: u8,
+    pub replies: u32,
+    pub stopped: bool,
+    pub final_try: bool,
+    pub user_pin: bool,
+    pub hold: bool,
+    pub held: Vec<Input>,
+    pub logins: u32,
+    pub answer_to: Option<Otherwise>,
+    pub silent: Option<fn(&HsmCall) -> bool>,
+    pub app_silent: bool,
+    pub calls: Vec<HsmCall>,
+    pub left: u32,
+    pub ended_worker: bool,
+}
+
+impl World {
+    pub fn with_token(pin: &[u8]) -> World {
+        let mut world = World {
+            service: service(),
+            now_ms: 0,
+            pin: pin.to_vec(),
+            refused: 0,
+            login: LoginState::Public,
+            records: BTreeMap::new(),
+            sealed: BTreeMap::new(),
+            journal: Vec::new(),
+            handed_over: None,
+            answers: BTreeMap::new(),
+            draws: 0,
+            replies: 0,
+            stopped: false,
+            final_try: false,
+            user_pin: true,
+            hold: false,
+            held: Vec::new(),
+            logins: 0,
+            answer_to: None,
+            silent: None,
+            app_silent: false,
+            calls: Vec::new(),
+            left: 3000,
+            ended_worker: false,
+        };
+        world.start();
+        world
+    }
+
+    pub fn without_token() -> World {
+        let mut world = World::with_token(b"");
+        world.input(Input::Token { slot: SLOT, presence: Presence::Absent { free: true } });
+        world
+    }
+
+    pub fn init(&mut self, so_pin: &str, confirmed: bool) -> Answer {
+        let so_pin = self.secret(so_pin);
+        self.order(Command::Init { slot: SLOT, so_pin, free_slot: None, confirmed })
+    }
+
+    pub fn restart(&mut self) {
+        self.service = service();
+        self.login = LoginState::Public;
+        self.handed_over = None;
+        for (owner, record) in &self.records {
+            self.service.load(*owner, *record);
+        }
+        self.start();
+    }
+
+    pub fn start(&mut self) {
+        self.input(Input::Start);
+        let presence = Presence::Present(self.token());
+        self.input(Input::Token { slot: SLOT, presence });
+        self.input(Input::WorkerUp);
+    }
+
+    pub fn token(&self) -> TokenState {
+        TokenState {
+            serial: *b"0123456789abcdef",
+            initialised: true,
+            user_pin: self.user_pin,
+            count_low: self.refused > 0,
+            final_try: self.final_try,
+            locked: false,
+            pin_chars_max: 0,
+            login: self.login,
+        }
+    }
+
+    pub fn secret(&mut self, text: &str) -> SecretId {
+        self.service
+            .fill(|place| {
+                place[..text.len()].copy_from_slice(text.as_bytes());
+                text.len()
+            })
+            .expect("the safe has room")
+    }
+
+    pub fn order(&mut self, command: Command) -> Answer {
+        self.replies += 1;
+        let reply = ReplyId(self.replies);
+        let caller = Caller { who: PersonId(0), reply };
+        let now = Now { mono_ms: self.now_ms, wall_s: None };
+        if let Err(refusal) = self.service.handle(now, Input::Command { caller, command }) {
+            return Answer::Refused(refusal);
+        }
+        self.perform();
+        *self.answers.get(&reply.0).expect("every order is answered")
+    }
+
+    /// As `order`, but the secrets of active slots are gone when it is answered.
+    pub fn stop(&mut self) {
+        let caller = Caller { who: PersonId(0), reply: ReplyId(0) };
+        let now = Now { mono_ms: self.now_ms, wall_s: None };
+        self.service.handle(now, Input::Command { caller, command: Command::Stop }).expect("a stop is taken");
+        self.perform_all();
+    }
+
+    pub fn activate(&mut self, code: &str, confirmed: bool) -> Answer {
+        let code = Some(self.secret(code));
+        self.order(Command::Activate { slot: SLOT, code, confirmed })
+    }
+
+    pub fn input(&mut self, input: Input) {
+        let now = Now { mono_ms: self.now_ms, wall_s: None };
+        self.service.handle(now, input).expect("only commands are refused");
+        self.perform();
+    }
+
+    pub fn perform(&mut self) {
+        self.perform_all();
+        let (taken, owned) = self.service.secrets_taken_and_owned();
+        assert_eq!(taken, owned, "every secret in the safe belongs to a state");
+        assert!(self.service.free_places_are_wiped());
+    }
+
+    pub fn perform_all(&mut self) {
+        while let Some(effect) = self.service.poll_effect() {
+            self.left -= 1;
+            assert!(self.left > 0, "effects without end");
+            let answer = match effect {
+                Effect::Store(Record::Slot { owner, record }) => {
+                    self.records.insert(owner, record);
+                    None
+                }
+                Effect::Store(Record::Seal { key, id }) => {
+                    let code = self.service.with(id, <[u8]>::to_vec).expect("a secret to seal is in the safe");
+                    self.sealed.insert(key, code);
+                    None
+                }
+                Effect::Store(Record::Erase { key }) => {
+                    assert!(self.sealed.remove(&key).is_some());
+                    None
+                }
+                Effect::Journal(record) => {
+                    self.journal.push(record);
+                    None
+                }
+                Effect::Commit { ticket } => {
+                    let stored = Input::Stored { ticket, result: StoreResult::Durable(Room::Plenty) };
+                    if self.hold {
+                        self.held.push(stored);
+                        None
+                    } else {
+                        Some(stored)
+                    }
+                }
+                Effect::Hsm { ticket, call, .. } => {
+                    self.calls.push(call);
+                    if matches!(call, HsmCall::Login { .. }) {
+                        self.logins += 1;
+                    }
+                    if self.silent.is_some_and(|silent| silent(&call)) {
+                        self.held.push(Input::Done { ticket, outcome: Outcome::Hsm(Err(HsmFailure::NoWorker)) });
+                        continue;
+                    }
+                    if let Some(result) = self.answer_to.and_then(|f| f(&call)) {
+                        if matches!(call, HsmCall::Initialise { .. }) {
+                            // It takes effect; only the answer differs.
+                            let _ = self.call(call);
+                        }
+                        let now = Now { mono_ms: self.now_ms, wall_s: None };
+                        self.service
+                            .handle(now, Input::Done { ticket, outcome: Outcome::Hsm(result) })
+                            .expect("only commands are refused");
+                        continue;
+                    }
+                    let outcome = Outcome::Hsm(self.call(call));
+                    Some(Input::Done { ticket, outcome })
+                }
+                Effect::Random { ticket, id } => {
+                    self.draws += 1;
+                    let draws = self.draws;
+                    assert!(self.service.refill(id, |place| {
+                        for (index, byte) in (0u8..).zip(place.iter_mut()) {
+                            *byte = index.wrapping_mul(31).wrapping_add(draws);
+                        }
+                        64
+                    }));
+                    Some(Input::Done { ticket, outcome: Outcome::Random(Ok(())) })
+                }
+                Effect::Unseal { ticket, key, id } => {
+                    let code = self.sealed.get(&key).expect("a sealed code is there").clone();
+                    assert!(self.service.refill(id, |place| {
+                        place[..code.len()].copy_from_slice(&code);
+                        code.len()
+                    }));
+                    Some(Input::Done { ticket, outcome: Outcome::Unsealed(Ok(())) })
+                }
+                Effect::Application { .. } if self.app_silent => None,
+                Effect::Application { ticket, order, .. } => {
+                    self.handed_over = match order {
+                        ApplicationOrder::HandOver { pin } => self.service.with(pin, <[u8]>::to_vec),
+                        ApplicationOrder::Withdraw => None,
+                    };
+                    Some(Input::Done { ticket, outcome: Outcome::Application(Ok(())) })
+                }
+                Effect::Reply { reply, answer } => {
+                    assert!(self.answers.insert(reply.0, answer).is_none(), "one answer for each order");
+                    None
+                }
+                Effect::Stopped => {
+                    self.stopped = true;
+                    None
+                }
+                Effect::EndWorker => {
+                    self.ended_worker = true;
+                    None
+                }
+                Effect::Checkpoint { .. } => None,
+            };
+            if let Some(answer) = answer {
+                let now = Now { mono_ms: self.now_ms, wall_s: None };
+                self.service.handle(now, answer).expect("only commands are refused");
+            }
+        }
+    }
+
+    pub fn call(&mut self, call: HsmCall) -> Result<HsmAnswer, HsmFailure> {
+        let refuse = |code, function| Err(HsmFailure::Pkcs11 { code, function });
+        match call {
+            HsmCall::Observe => Ok(HsmAnswer::Observed(self.token())),
+            HsmCall::Login { pin } => {
+                assert_eq!(self.login, LoginState::Public);
+                if self.service.with(pin, |pin| pin == self.pin) == Some(true) {
+                    self.login = LoginState::User;
+                    self.refused = 0;
+                    Ok(HsmAnswer::LoggedIn)
+                } else {
+                    self.refused += 1;
+                    refuse(rv::PIN_INCORRECT, Function::Login)
+                }
+            }
+            HsmCall::Logout => {
+                self.login = LoginState::Public;
+                Ok(HsmAnswer::LoggedOut)
+            }
+            HsmCall::SetPin { old, new } => {
+                assert_eq!(self.login, LoginState::User);
+                if self.service.with(old, |old| old == self.pin) != Some(true) {
+                    self.refused += 1;
+                    return refuse(rv::PIN_INCORRECT, Function::SetPin);
+                }
+                self.pin = self.service.with(new, <[u8]>::to_vec).expect("the new PIN is in the safe");
+                Ok(HsmAnswer::PinSet)
+            }
+            HsmCall::Initialise { so_pin, new, .. } => {
+                if self.service.with(so_pin, |pin| pin == b"right so pin") != Some(true) {
+                    return refuse(rv::PIN_INCORRECT, Function::Login);
+                }
+                self.pin = self.service.with(new, <[u8]>::to_vec).expect("the new PIN is in the safe");
+                self.user_pin = true;
+                Ok(HsmAnswer::Initialised(self.token()))
+            }
+            HsmCall::Settle => Ok(HsmAnswer::Settled),
+        }
+    }
+
+    pub fn state(&self) -> StateName {
+        self.service.status(Now { mono_ms: self.now_ms, wall_s: None }).slots[0].state
+    }
+}
+
+pub fn service() -> Small {
+    let mut slots = heapless::Vec::new();
+    let mut applications = heapless::Vec::new();
+    applications.push(ApplicationId(0)).expect("one application fits");
+    slots.push(SlotConfiguration { owner: Owner(7), uid: [1; 16], applications }).expect("one slot fits");
+    let configuration = Configuration { slots, persons: Persons::single(), tries: 3, digest: [0; 32] };
+    Small::new(configuration).expect("the configuration is small")
+}
+
+impl World {
+    pub fn ask(&mut self, command: Command) -> (u32, Option<Answer>) {
+        self.replies += 1;
+        let reply = ReplyId(self.replies);
+        let caller = Caller { who: PersonId(0), reply };
+        let now = Now { mono_ms: self.now_ms, wall_s: None };
+        if let Err(refusal) = self.service.handle(now, Input::Command { caller, command }) {
+            return (reply.0, Some(Answer::Refused(refusal)));
+        }
+        self.perform_all();
+        (reply.0, self.answers.get(&reply.0).copied())
+    }
+    pub fn raw(&mut self, input: Input) {
+        let now = Now { mono_ms: self.now_ms, wall_s: None };
+        self.service.handle(now, input).expect("only commands are refused");
+        self.perform_all();
+    }
+    pub fn generated(&mut self) {
+        let code = Some(self.secret("right code"));
+        let c = Command::Mode { slot: SLOT, to: Mode::Generated, code, new_code: None, confirmed: false };
+        assert_eq!(self.order(c), Answer::Done);
+    }
+    pub fn present(&mut self) {
+        let p = Presence::Present(self.token());
+        self.raw(Input::Token { slot: SLOT, presence: p });
+    }
+}
+pub fn key(g: u32) -> SecretKey {
+    SecretKey { kind: slotwarden_core::record::SecretKind::GeneratedCode, owner: Owner(7), generation: g }
+}
+
+/// An interrupted generated -> generated change; the token has the OLD code (generation 1).
+pub fn interrupted(user: Attempts, pin: &[u8]) -> World {
+    let mut w = World::with_token(b"xxxxxxxxxx");
+    w.pin = pin.to_vec();
+    let mut r = w.records[&Owner(7)];
+    r.mode = Mode::Generated;
+    r.accepted = Some(1);
+    r.pending = Some(2);
+    r.next_generation = 3;
+    r.change = Some(Change::calling(ChangeKind::GeneratedToGenerated));
+    r.user = user;
+    w.records.insert(Owner(7), r);
+    w.sealed.insert(key(1), b"old generated code".to_vec());
+    w.sealed.insert(key(2), b"new generated code".to_vec());
+    w
+}
