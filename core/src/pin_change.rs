@@ -1091,7 +1091,11 @@ impl Rules {
     fn promote_new(&mut self, turn: &mut Turn<'_>) {
         let mode = if self.makes_a_code() {
             let superseded = turn.slot.record.accepted.take();
-            turn.erase(superseded);
+            // A code that only a token's flags spoke for may belong to a token that comes back:
+            // another initialisation leaves it sealed in the store.
+            if self.kind != ChangeKind::Initialise {
+                turn.erase(superseded);
+            }
             turn.slot.record.accepted = turn.slot.record.pending.take();
             Mode::Generated
         } else {

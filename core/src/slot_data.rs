@@ -140,10 +140,10 @@ impl SlotData {
             && self.token.is_some_and(|token| token.user_pin && !token.locked)
     }
 
-    /// Whether the slot ever had a token with a user PIN of ours: then it is not initialised again.
+    /// Whether a login ever proved a token of this slot: then it is not initialised again.
     #[must_use]
     pub fn had_token(&self) -> bool {
-        self.record.serial.is_some() || self.record.accepted.is_some()
+        self.record.serial.is_some()
     }
 
     /// Whether our session holds the user's login, as far as the last look and the last answer say.

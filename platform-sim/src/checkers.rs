@@ -627,7 +627,7 @@ mod tests {
     #[test]
     fn p36_a_change_without_calling_and_an_effect_before_its_record_are_seen() {
         let mut checkers = Checkers::default();
-        let change = Change { kind: ChangeKind::ManualToManual, calling: false };
+        let change = Change::intended(ChangeKind::ManualToManual);
         checkers.p36_change(0, Some(change), false);
         assert_eq!(broken(&checkers), Some("P36"));
         let mut checkers = Checkers::default();
