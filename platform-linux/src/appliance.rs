@@ -30,7 +30,7 @@ use crate::hsm::{WantedToken, WorkerHsm, WorkerSettings};
 use crate::names::Names;
 use crate::problem::{Own, Problem};
 use crate::store::{DiskStore, Refused, StoreSettings};
-use crate::{control, harden, signals};
+use crate::{control, harden, output, signals};
 
 /// Runs the daemon until it is stopped.
 ///
@@ -49,7 +49,7 @@ pub fn run(config: &Path, detached: bool) -> Result<(), Problem> {
     for failed in harden::forbid_dumps().into_iter().chain(harden::lock_memory()) {
         warn!("{failed}");
     }
-    let names = Arc::new(Names::from(&settings));
+    let mut names = Names::from(&settings);
     let (events, arriving) = channel();
     signals::watch(events.clone()).map_err(|error| Own::SpawnFailed.with(error.to_string()))?;
     let mut applications = PinFiles::new(pin_files(&settings.applications)?, events.clone());
@@ -63,6 +63,12 @@ pub fn run(config: &Path, detached: bool) -> Result<(), Problem> {
         }
     };
     applications.withdraw_all();
+    let configured = |name: &str| settings.slots.iter().any(|slot| slot.name == name);
+    names.left_out = store.with_sealed_code().filter(|name| !configured(name)).map(str::to_owned).collect();
+    for name in &names.left_out {
+        warn!("{}", output::kept_code(name));
+    }
+    let names = Arc::new(names);
     let configuration = core_configuration(&settings, &mut store)?;
     let (records, chain) = (store.loaded().slots.clone(), store.loaded().chain);
     info!(seal = store.seal(), records = chain.sequence, "the store is open");

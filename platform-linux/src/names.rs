@@ -21,6 +21,9 @@ pub struct Names {
     pub applications: Vec<String>,
     /// The persons; empty: the daemon's own user is person 0, the only administrator.
     pub persons: Vec<PersonName>,
+    /// Slots that the configuration no longer names, although a sealed code is kept for
+    /// them: removed from it, or renamed.
+    pub left_out: Vec<String>,
 }
 
 /// A slot's names.
@@ -132,6 +135,7 @@ impl From<&Settings> for Names {
             persons: persons
                 .map(|person| PersonName { name: person.name.clone(), uids: person.uids.clone() })
                 .collect(),
+            left_out: Vec::new(),
         }
     }
 }
@@ -157,6 +161,7 @@ mod tests {
             ],
             applications: vec![],
             persons: persons.iter().map(|(name, uid)| PersonName { name: (*name).into(), uids: vec![*uid] }).collect(),
+            left_out: vec![],
         }
     }
 

@@ -73,12 +73,24 @@ pub fn status(format: Format, status: &StatusView) {
     line(&format!("stored codes protected by {}; {mode}; backups: {}", status.seal, status.security_level));
     let worker = if status.hsm.worker { "" } else { " (its worker does not run)" };
     line(&format!("HSM: {}{worker}; random sources: {}", status.hsm.module, status.random));
+    for name in &status.kept_codes {
+        line(&kept_code(name));
+    }
     if status.disk_reserve {
         line("less than 4 MiB is free for the store: only activation at boot, deactivate and stop go on");
     }
     if let Some(halted) = &status.halted {
         line(&told("halted", halted));
     }
+}
+
+/// What there is to say about a slot that only the store still knows.
+#[must_use]
+pub fn kept_code(name: &str) -> String {
+    format!(
+        "a sealed code is kept for {name}, which the configuration does not name; if the slot was renamed or left out \
+         by mistake, put its [[slot]] name back: only under that name is the code used"
+    )
 }
 
 /// Prints the slots.

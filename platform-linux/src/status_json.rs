@@ -39,6 +39,8 @@ pub struct StatusView {
     pub hsm: HsmView,
     /// Which two sources random draws come from.
     pub random: String,
+    /// Slots that the configuration no longer names, although a sealed code is kept for them.
+    pub kept_codes: Vec<String>,
 }
 
 /// Counts of slots.
@@ -169,6 +171,7 @@ pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &
         disk_reserve: status.disk_reserve,
         hsm: HsmView { worker: status.worker, module: around.module.clone() },
         random: around.random.clone(),
+        kept_codes: names.left_out.clone(),
     }
 }
 
@@ -384,6 +387,7 @@ mod tests {
             slots: ["ca-root", "ocsp", "Übung"].map(slot).into(),
             applications: vec!["signer".to_owned(), "validator".to_owned()],
             persons: vec![],
+            left_out: vec!["old-root".to_owned()],
         };
         let around = Surroundings {
             seal: "key-file".to_owned(),

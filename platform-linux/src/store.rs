@@ -213,10 +213,16 @@ impl DiskStore {
         Ok(owner)
     }
 
-    /// Every slot name the store ever numbered, in the order of the names: what the
-    /// configuration no longer names is worth a warning.
+    /// Every slot name the store ever numbered, in the order of the names.
     pub fn owners(&self) -> impl Iterator<Item = (&str, Owner)> {
         self.owners.iter().map(|(name, owner)| (name.as_str(), *owner))
+    }
+
+    /// The slots that had a sealed code at the start.
+    pub fn with_sealed_code(&self) -> impl Iterator<Item = &str> {
+        let sealed =
+            |owner| self.loaded.secrets.iter().any(|key| key.owner == owner && key.kind != SecretKind::NodeKey);
+        self.owners().filter(move |(_, owner)| sealed(*owner)).map(|(name, _)| name)
     }
 
     /// 16 random bytes, made with the first store.

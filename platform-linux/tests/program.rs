@@ -2,6 +2,8 @@
 //! leads nowhere, so that nothing here depends on a package. What it does with real tokens
 //! is tested under `tests/`.
 
+mod support;
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -13,6 +15,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use slotwarden::devices::Store as _;
+use slotwarden_core::record::Record;
+use support::{Purse, code};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_slotwarden");
 /// `nobody` on every Linux.
@@ -196,6 +201,36 @@ fn p37_a_truncated_tail_is_found_by_who_brings_a_checkpoint() {
     let wrong = place.run(&["audit", "verify", &path("whole"), "--checkpoint", &path("slotwarden.toml")]);
     assert!(said(&wrong).contains("[625]"), "{}", said(&wrong));
     assert_eq!(place.code(&["audit", "verify", "--checkpoint", ""]), Some(64));
+}
+
+#[test]
+fn a_sealed_code_of_a_slot_that_was_renamed_is_reported_and_kept() {
+    let mut place = Place::new("");
+    let settings = support::settings(&place.path("state"));
+    let mut open = support::open(&settings).expect("a new store");
+    for name in ["ca-root", "old-root"] {
+        let owner = open.store.owner_of(name).expect("there is room");
+        let mut purse = Purse::empty();
+        let id = purse.keep(b"hunter2-hunter2");
+        open.store.put(&Record::Seal { key: code(owner.0, 1), id }, &purse);
+    }
+    // Known to the store, but without a code: nothing is lost if nobody names it again.
+    open.store.owner_of("never-used").expect("there is room");
+    open.settle();
+    drop(open);
+
+    place.start();
+    let status = place.run(&["status", "--output", "json"]);
+    let json: Value = serde_json::from_slice(&status.stdout).expect("JSON was asked for");
+    assert_eq!(json["kept_codes"], serde_json::json!(["old-root"]));
+    let table = place.run(&["status"]);
+    for told in [String::from_utf8_lossy(&table.stdout).into_owned(), place.log()] {
+        assert!(told.contains("a sealed code is kept for old-root"), "{told}");
+        assert!(!told.contains("never-used"), "{told}");
+    }
+    assert_eq!(place.end(Signal::TERM), Some(0));
+    let open = support::open(&settings).expect("it is whole");
+    assert_eq!(open.store.with_sealed_code().collect::<Vec<_>>(), ["ca-root", "old-root"]);
 }
 
 #[test]
