@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use slotwarden::problem::Problem;
-use slotwarden::wire::{Order, SecretRole};
+use slotwarden::wire::{Answered, Ask, Order, SecretRole};
 use slotwarden_core::fault::Refusal;
 use slotwarden_core::record::Mode;
 use slotwarden_tests::build;
-use slotwarden_tests::campaign::appliance::{Appliance, PATIENCE, give};
+use slotwarden_tests::campaign::appliance::{Appliance, PATIENCE, give, is_over};
 use slotwarden_tests::campaign::destroyed::{codes_are_kept, no_init_is_offered};
 use slotwarden_tests::campaign::{self, Victim};
 use slotwarden_tests::modules::{Bench, Kind, PIN};
@@ -21,6 +21,7 @@ slotwarden_tests::on_both_modules! {
     p35_after_each_of_100_kills_of_the_daemon_every_slot_opens
     p44_after_each_of_50_kills_of_the_worker_every_slot_opens
     p34_a_boot_loop_spends_no_more_refused_tries_than_can_be_known
+    p35_the_worker_of_a_killed_daemon_finishes_its_call_and_the_next_one_waits
 }
 
 /// The code that somebody gave a token without telling us.
@@ -88,6 +89,42 @@ fn p34_a_boot_loop_spends_no_more_refused_tries_than_can_be_known(kind: Kind) {
     }
 }
 
+/// Two workers never serve: the new daemon's does nothing at the token until the old one
+/// has set the PIN that it was setting, and then finds the new code in the store.
+fn p35_the_worker_of_a_killed_daemon_finishes_its_call_and_the_next_one_waits(kind: Kind) {
+    let mut appliance = Appliance::new(Bench::forwarded(kind, 1), 1);
+    appliance.start();
+    let _ = appliance.settled(None);
+    to_generated(&appliance, 0);
+    let before = appliance.handed_over(0).expect("it is active");
+    let worker = appliance.worker().expect("it serves");
+    let answer = while_a_pin_is_being_set(&appliance, || {
+        kill_process(appliance.daemon(), Signal::KILL).expect("it waits for its worker");
+    });
+    assert!(answer.is_err_and(|problem| problem.name == "answer-lost"));
+    appliance.kill();
+    let logins = appliance.stage.bench.calls("C_Login", "slot-0");
+    appliance.start();
+    let until = Instant::now() + Duration::from_millis(700);
+    let mut looks = 0;
+    while Instant::now() < until {
+        if let Ok(Answered::Status(status)) = appliance.client.ask(Ask::Status, &[]) {
+            looks += 1;
+            assert!(!status.hsm.worker && !status.slots[0].is_active(), "{status:?}");
+        }
+        assert!(!is_over(worker) && appliance.is_setting_a_pin(), "the call has not ended");
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_ne!(looks, 0, "the new daemon answers while it waits");
+    assert_eq!(appliance.stage.bench.calls("C_Login", "slot-0"), logins, "nobody else is at the token");
+    appliance.stage.bench.ask_no_more("hang", "slot-0");
+    let status = appliance.settled(None);
+    assert!(is_over(worker) && status.slots[0].is_active(), "{status:?}");
+    let after = appliance.handed_over(0).expect("it is active");
+    assert!(after != before && appliance.second_look(&[after])[0].opens, "the old worker finished its call");
+    assert_eq!(appliance.stage.bench.calls("C_SetPIN", "slot-0"), 2, "once for the mode, once for the code");
+}
+
 /// What a kill between SoftHSM's truncation of its token file and the write after it
 /// leaves behind, made to happen while the worker hangs in `C_SetPIN`.
 #[test]
@@ -102,22 +139,9 @@ fn p35_a_token_that_softhsm_destroyed_leaves_its_slot_absent_and_both_codes_kept
     let file = token_file(&appliance, 0);
     let whole = fs::read(&file).expect("SoftHSM keeps its tokens in files");
     let worker = appliance.worker().expect("it serves");
-    let order = Order::ChangeCode { slot: appliance.names[0].clone(), confirmed: false };
-    let calls = |appliance: &Appliance| appliance.stage.bench.calls("C_SetPIN", &appliance.names[0]);
-    let before = calls(&appliance);
-    appliance.stage.bench.ask_to("hang", &appliance.names[0]);
-    let answer = thread::scope(|scope| {
-        let client = &appliance.client;
-        let person = scope.spawn(move || give(client, order, &[]));
-        let until = Instant::now() + PATIENCE;
-        while calls(&appliance) == before {
-            assert!(Instant::now() < until, "no PIN is being set");
-            thread::sleep(Duration::from_millis(2));
-        }
-        assert!(appliance.is_setting_a_pin(), "the worker says that it must not be killed now");
+    let answer = while_a_pin_is_being_set(&appliance, || {
         fs::write(&file, b"").expect("the bench's own file");
         kill_process(worker, Signal::KILL).expect("it hangs");
-        person.join().expect("an order does not panic")
     });
     assert!(answer.is_err_and(|problem| problem.name == "worker-lost"));
     appliance.stage.bench.ask_no_more("hang", &appliance.names[0]);
@@ -144,6 +168,27 @@ fn p35_a_token_that_softhsm_destroyed_leaves_its_slot_absent_and_both_codes_kept
 fn to_generated(appliance: &Appliance, slot: usize) {
     let order = Order::Mode { slot: appliance.names[slot].clone(), to: Mode::Generated, confirmed: false };
     appliance.order(order, &[(SecretRole::Code, PIN)]).expect("the code is right");
+}
+
+/// Orders slot 0 another code and acts while the worker hangs in `C_SetPIN`, which it goes
+/// on doing until it is asked no more.
+fn while_a_pin_is_being_set(appliance: &Appliance, act: impl FnOnce()) -> Result<(), Problem> {
+    let bench = &appliance.stage.bench;
+    let order = Order::ChangeCode { slot: appliance.names[0].clone(), confirmed: false };
+    let before = bench.calls("C_SetPIN", &appliance.names[0]);
+    bench.ask_to("hang", &appliance.names[0]);
+    thread::scope(|scope| {
+        let client = &appliance.client;
+        let person = scope.spawn(move || give(client, order, &[]));
+        let until = Instant::now() + PATIENCE;
+        while bench.calls("C_SetPIN", &appliance.names[0]) == before {
+            assert!(Instant::now() < until, "no PIN is being set");
+            thread::sleep(Duration::from_millis(2));
+        }
+        assert!(appliance.is_setting_a_pin(), "the worker says that it must not be killed now");
+        act();
+        person.join().expect("an order does not panic")
+    })
 }
 
 /// Confirmed when asked for.
