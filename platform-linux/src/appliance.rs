@@ -29,7 +29,7 @@ use crate::devices::Store as _;
 use crate::hsm::{WantedToken, WorkerHsm, WorkerSettings};
 use crate::names::Names;
 use crate::problem::{Own, Problem};
-use crate::store::{DiskStore, Refused, StoreSettings};
+use crate::store::{DiskStore, StoreSettings};
 use crate::{control, harden, output, signals};
 
 /// Runs the daemon until it is stopped.
@@ -82,12 +82,6 @@ pub fn run(config: &Path, detached: bool) -> Result<(), Problem> {
     let ended = daemon::run(setup, devices, &arriving, &mut tell_service_manager);
     drop(socket);
     ended
-}
-
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
-        Problem::from(refused.refusal).with(refused.detail)
-    }
 }
 
 /// The log goes to standard error, where a service manager takes it. A closed terminal

@@ -162,6 +162,12 @@ impl From<Own> for Problem {
     }
 }
 
+impl From<crate::store::Refused> for Problem {
+    fn from(refused: crate::store::Refused) -> Self {
+        Problem::from(refused.refusal).with(refused.detail)
+    }
+}
+
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         Problem {
