@@ -9,10 +9,11 @@ mod world;
 use slotwarden_core::Now;
 use slotwarden_core::audit::AuditEvent;
 use slotwarden_core::command::{Answer, Command};
-use slotwarden_core::effect::Input;
+use slotwarden_core::effect::{HsmCall, Input};
 use slotwarden_core::fault::Refusal;
 use slotwarden_core::record::{Mode, Owner};
 use slotwarden_core::status::{StateName, WaitKind};
+use slotwarden_core::token::LoginState;
 use world::{SLOT, World};
 
 #[test]
@@ -139,4 +140,20 @@ fn p05_the_so_pin_has_a_count_and_a_wait_of_its_own() {
     assert_eq!(world.state(), StateName::Active);
     assert_eq!(world.records[&Owner(7)].so.refused_in_row, 0);
     assert_eq!(world.init("right so pin", true), Answer::Refused(Refusal::SlotHasToken));
+}
+
+#[test]
+fn a_slot_that_came_back_after_its_worker_shows_no_fault() {
+    let mut world = World::with_token(b"right code");
+    assert_eq!(world.activate("right code", false), Answer::Done);
+    world.silent = Some(|call| matches!(call, HsmCall::Observe));
+    let (code, new_code) = (Some(world.secret("right code")), Some(world.secret("another code")));
+    world.ask(Command::ChangeCode { slot: SLOT, code, new_code, confirmed: false });
+    world.silent = None;
+    world.raw(Input::WorkerLost);
+    world.login = LoginState::Public;
+    assert!(world.service.status(Now { mono_ms: 0, wall_s: None }).slots[0].fault.is_some());
+    world.present();
+    assert_eq!(world.state(), StateName::Active);
+    assert_eq!(world.service.status(Now { mono_ms: 0, wall_s: None }).slots[0].fault, None);
 }

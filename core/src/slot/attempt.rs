@@ -154,8 +154,11 @@ pub(super) fn login_answered(
         Ok(HsmAnswer::LoggedIn) => {
             if attempt.cause != AttemptCause::Repeat {
                 attempts::accepted(turn, attempt.caller);
-            } else if let Some(token) = &mut turn.slot.token {
-                token.login = LoginState::User;
+            } else {
+                turn.slot.fault = None;
+                if let Some(token) = &mut turn.slot.token {
+                    token.login = LoginState::User;
+                }
             }
             if matches!(attempt.source, Source::Typed(_)) && supersedes(turn) {
                 let ticket = turn.call(HsmCall::Settle);
