@@ -1,0 +1,170 @@
+//! The order, step by step, up to the call that changes the token.
+
+use statig::Outcome;
+
+use super::{BUG_NO_PIN, ChangeOrder, Rules, State, Step};
+use crate::attempts;
+use crate::audit::{AttemptCause, AuditEvent};
+use crate::code;
+use crate::command::Answer;
+use crate::effect::HsmCall;
+use crate::fault::{Fault, Function, Refusal};
+use crate::limits::GENERATED_CHARS;
+use crate::record::Change;
+use crate::safe::SecretId;
+use crate::slot_data::withdraw;
+use crate::token::LoginState;
+use crate::turn::Turn;
+
+impl Rules {
+    pub(super) fn begin_order(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
+        match self.order {
+            ChangeOrder::Change { active: Some(_), .. } => {
+                withdraw(turn);
+                self.applications_closed(turn)
+            }
+            ChangeOrder::Change { active: None, .. } => self.draw(turn),
+            ChangeOrder::Initialise { confirmed, .. } => {
+                if turn.slot.record.so.needs_confirmation(turn.tries, false) && !confirmed {
+                    return self.abort(turn, Answer::Refused(Refusal::LastTryUnconfirmed));
+                }
+                self.draw(turn)
+            }
+            ChangeOrder::Decide { .. } => self.ask(turn, Step::DecideObserve, HsmCall::Observe),
+        }
+    }
+
+    pub(super) fn ask(&mut self, turn: &mut Turn<'_>, step: Step, call: HsmCall) -> Outcome<State> {
+        let ticket = turn.call(call);
+        Outcome::Transition(State::AtToken { ticket, step })
+    }
+
+    pub(super) fn applications_closed(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
+        if turn.slot.applications_pending() {
+            return Outcome::Transition(State::ClosingApplications);
+        }
+        if turn.slot.application_fault().is_some() {
+            return self.abort(turn, Answer::Refused(Refusal::ApplicationUnreachable));
+        }
+        self.draw(turn)
+    }
+
+    pub(super) fn draw(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
+        if !self.makes_a_code() {
+            return self.intend(turn);
+        }
+        let drawn = match turn.slot.record.pending {
+            Some(generation) if self.goes_on => turn.unseal(generation),
+            Some(_) | None => turn.random(),
+        };
+        match drawn {
+            Ok((ticket, id)) => Outcome::Transition(State::Drawing { ticket, id }),
+            Err(refusal) => self.abort(turn, Answer::Refused(refusal)),
+        }
+    }
+
+    pub(super) fn drawn(&mut self, turn: &mut Turn<'_>, id: SecretId) -> Outcome<State> {
+        self.new = Some(id);
+        let chars = match code::generated_chars(turn.slot.pin_chars_max()) {
+            Ok(chars) => chars.min(GENERATED_CHARS),
+            Err(refusal) => return self.abort(turn, Answer::Refused(refusal)),
+        };
+        match turn.watch.generate(turn.secrets, id, chars) {
+            Ok(()) => self.intend(turn),
+            Err(fault) => self.abort(turn, Answer::Failed(fault)),
+        }
+    }
+
+    /// Intent, and the new code if it is ours, become durable.
+    pub(super) fn intend(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
+        turn.slot.record.change = Some(Change::intended(self.kind));
+        if let (true, false, Some(new)) = (self.makes_a_code(), self.goes_on, self.new) {
+            let generation = turn.slot.record.next_generation;
+            turn.slot.record.next_generation = generation.saturating_add(1);
+            turn.slot.record.pending = Some(generation);
+            let key = turn.code_key(generation);
+            turn.out.seal(key, new);
+        }
+        turn.save();
+        turn.journal(self.caller.map(|caller| caller.who), AuditEvent::ChangeIntended(self.kind));
+        match self.order {
+            ChangeOrder::Initialise { so_pin, free_slot, .. } => self.call_initialise(turn, so_pin, free_slot),
+            ChangeOrder::Change { .. } | ChangeOrder::Decide { .. } => self.ask(turn, Step::Observe, HsmCall::Observe),
+        }
+    }
+
+    /// No step lies between intent and call here, so both records are one.
+    pub(super) fn call_initialise(
+        &mut self,
+        turn: &mut Turn<'_>,
+        so_pin: SecretId,
+        free_slot: Option<u64>,
+    ) -> Outcome<State> {
+        let Some(new) = self.new else { return self.bug(turn, BUG_NO_PIN) };
+        turn.slot.record.so.begin();
+        self.calling(turn);
+        self.ask(turn, Step::Initialise, HsmCall::Initialise { so_pin, new, free_slot })
+    }
+
+    pub(super) fn calling(&mut self, turn: &mut Turn<'_>) {
+        turn.slot.record.change = Some(Change::calling(self.kind));
+        turn.save();
+        turn.journal(self.caller.map(|caller| caller.who), AuditEvent::ChangeCalling(self.kind));
+    }
+
+    /// The flags are fresh: proves the old PIN, unless the slot is logged in with it.
+    pub(super) fn observed(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
+        let Some(token) = turn.slot.token else {
+            let refusal = turn.slot.refusal.unwrap_or(Refusal::SlotAbsent);
+            self.logged_in = false;
+            return self.abort(turn, Answer::Refused(refusal));
+        };
+        if token.locked {
+            return self.abort(turn, Answer::Refused(Refusal::SlotBlocked));
+        }
+        if turn.slot.record.user.needs_confirmation(turn.tries, token.final_try) && !self.confirmed() {
+            return self.abort(turn, Answer::Refused(Refusal::LastTryUnconfirmed));
+        }
+        match (token.login, self.logged_in) {
+            (LoginState::User, true) => self.set_pin(turn),
+            (LoginState::Public, _) => {
+                self.logged_in = false;
+                match (self.old.or(self.active()), turn.slot.record.accepted) {
+                    (Some(old), _) => self.login_old(turn, old),
+                    (None, Some(generation)) => match turn.unseal(generation) {
+                        Ok((ticket, id)) => Outcome::Transition(State::UnsealingOld { ticket, id }),
+                        Err(refusal) => self.abort(turn, Answer::Refused(refusal)),
+                    },
+                    (None, None) => self.abort(turn, Answer::Refused(Refusal::CodeMissing)),
+                }
+            }
+            (LoginState::User | LoginState::SecurityOfficer, _) if self.cleared => {
+                self.abort(turn, Answer::Failed(Fault::ModuleLies(Function::Logout)))
+            }
+            (LoginState::User | LoginState::SecurityOfficer, _) => {
+                self.cleared = true;
+                self.ask(turn, Step::Clear, HsmCall::Logout)
+            }
+        }
+    }
+
+    pub(super) fn login_old(&mut self, turn: &mut Turn<'_>, old: SecretId) -> Outcome<State> {
+        attempts::begin(turn, self.caller, AttemptCause::Person);
+        self.ask(turn, Step::LoginOld, HsmCall::Login { pin: old })
+    }
+
+    pub(super) fn set_pin(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
+        let (Some(old), Some(new)) = (self.old.or(self.active()), self.new) else {
+            return self.bug(turn, BUG_NO_PIN);
+        };
+        // A wrong old PIN here is a counted try (rule 4).
+        turn.slot.record.user.begin();
+        self.calling(turn);
+        self.ask(turn, Step::SetPin, HsmCall::SetPin { old, new })
+    }
+
+    pub(super) fn bug(&mut self, turn: &mut Turn<'_>, place: u16) -> Outcome<State> {
+        turn.out.bug(place);
+        self.undecided(turn, Fault::Bug(place), true)
+    }
+}
