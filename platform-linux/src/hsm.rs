@@ -89,6 +89,8 @@ pub struct Waits {
     pub start_wait: Duration,
     /// Wait in one look for slots that do not answer.
     pub look_wait: Duration,
+    /// A call that lasts longer while a token that came waits for its end is reported.
+    pub hang_wait: Duration,
     /// Wait for the calls in progress when the daemon stops.
     pub stop_wait: Duration,
     /// Wait for `C_GenerateRandom`.
@@ -108,6 +110,7 @@ impl Default for Waits {
             // Network HSMs take up to half a minute to give up on an unreachable member.
             start_wait: Duration::from_secs(60),
             look_wait: Duration::from_secs(10),
+            hang_wait: Duration::from_secs(10),
             stop_wait: Duration::from_secs(10),
             random_wait: Duration::from_secs(2),
             restart_first: Duration::from_millis(100),

@@ -18,6 +18,7 @@ slotwarden_tests::on_both_modules! {
     p44_a_worker_that_dies_in_a_login_is_lost_once_and_nothing_is_repeated
     p44_a_killed_worker_is_lost_once_and_starts_again
     p44_a_slot_that_hangs_delays_no_other
+    a_call_that_hangs_while_another_token_returns_is_reported_once_with_the_way_out
     p44_ending_the_worker_ends_a_hung_call
     a_module_that_cannot_be_loaded_is_named_with_the_loaders_reason
     without_a_worker_calls_are_answered_at_once
@@ -109,6 +110,32 @@ fn p44_a_slot_that_hangs_delays_no_other(kind: Kind) {
     bench.ask_no_more("hang", "ca");
     assert_eq!(driver.answer(hung), Ok(HsmAnswer::LoggedIn), "a late answer is still an answer");
     assert_eq!(bench.calls("C_Login", "ca"), 1);
+}
+
+fn a_call_that_hangs_while_another_token_returns_is_reported_once_with_the_way_out(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 2);
+    bench.make_token("ca");
+    bench.make_token("other");
+    let mut settings = bench.settings(&[label("ca"), label("other")]);
+    settings.waits.hang_wait = Duration::from_millis(300);
+    // The hung token does not answer the looking process either.
+    settings.waits.look_wait = Duration::from_millis(500);
+    let (mut driver, _) = Driver::up(settings);
+    bench.ask_to("hide", "other");
+    driver.wait_presence(1, is_absent);
+    bench.ask_to("hang", "ca");
+    let pin = driver.secret(PIN);
+    let hung = driver.order(0, HsmCall::Login { pin });
+    bench.ask_no_more("hide", "other");
+    let note = driver.wait_note("does not end");
+    assert!(note.contains("pkcs11:token=ca") && note.contains("--confirm \"end call\""), "{note}");
+    driver.listen(Duration::from_secs(2));
+    assert_eq!(driver.notes.iter().filter(|note| note.contains("does not end")).count(), 1, "{:?}", driver.notes);
+    assert!(!driver.is_answered_within(hung, Duration::ZERO));
+    // As soon as the call ends the other token is served, without a hand.
+    bench.ask_no_more("hang", "ca");
+    assert_eq!(driver.answer(hung), Ok(HsmAnswer::LoggedIn));
+    assert!(driver.wait_up().iter().all(is_present));
 }
 
 fn p44_ending_the_worker_ends_a_hung_call(kind: Kind) {

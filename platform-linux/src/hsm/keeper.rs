@@ -20,7 +20,8 @@ use super::link::{InFlight, Link, Waiting};
 use super::looking::Looking;
 use super::told::Told;
 use super::{Drawn, Happening, WorkerSettings};
-use crate::hsm_wire::{Duty, Found, Frame, Kind, Order, RANDOM_BYTES, Report, WirePath};
+use crate::hsm_wire::{Duty, Found, Frame, Kind, Order, RANDOM_BYTES, Report, WantedToken, WirePath};
+use crate::token_uri::TokenUri;
 
 /// A worker that was told to end and had nothing to do is killed after this.
 const END_WAIT: Duration = Duration::from_secs(5);
@@ -65,7 +66,7 @@ impl Keeper {
     pub(super) fn new(settings: WorkerSettings, told: Told, happenings: SyncSender<Happening>) -> Self {
         let now = Instant::now();
         Keeper {
-            looking: Looking::new(settings.waits.return_interval),
+            looking: Looking::new(&settings.waits),
             back_off: settings.waits.restart_first,
             settings,
             happenings,
@@ -101,8 +102,11 @@ impl Keeper {
             Worker::Down { start_at } => Some(*start_at),
             Worker::Starting { until, .. } => *until,
             Worker::Up { link, .. } => {
-                let restart = self.looking.came.is_some() && link.in_flight.is_empty();
-                restart.then(|| self.quiet_since + QUIET)
+                if link.in_flight.is_empty() {
+                    self.looking.came.is_some().then(|| self.quiet_since + QUIET)
+                } else {
+                    self.looking.next_report()
+                }
             }
         };
         let ending = self.ending.iter().map(|(_, until)| *until).min();
@@ -128,6 +132,8 @@ impl Keeper {
             Worker::Up { link, .. } => {
                 if self.looking.came.is_some() && link.in_flight.is_empty() && self.quiet_since + QUIET <= now {
                     self.restart_for_what_came();
+                } else if self.looking.next_report().is_some_and(|at| at <= now) {
+                    self.report_hang();
                 }
             }
             Worker::Down { .. } | Worker::Starting { .. } => {}
@@ -241,6 +247,27 @@ impl Keeper {
                 self.lost();
             }
             other => self.worker = other,
+        }
+    }
+
+    /// A call that does not end keeps the worker from being started again, which another
+    /// slot's token waits for. Ending it is a person's decision: it may be a `C_SetPIN`.
+    fn report_hang(&mut self) {
+        self.looking.reported();
+        let Worker::Up { link, .. } = &self.worker else { return };
+        let slots = link.in_flight.values().map(|call| usize::from(call.slot.0));
+        let tokens = slots.filter_map(|slot| self.settings.tokens.get(slot));
+        let uri =
+            |token: &WantedToken| TokenUri { label: token.label.clone(), serial: token.serial.clone() }.to_string();
+        let mut names: Vec<String> = tokens.map(uri).collect();
+        names.sort();
+        names.dedup();
+        for name in names {
+            self.told.note(format!(
+                "a token came or returned, but a call to the token {name} does not end, and until then the HSM worker \
+                 is not started again; wait for the HSM, or end the call with \
+                 `slotwarden slot deactivate {name:?} --confirm \"end call\"`"
+            ));
         }
     }
 

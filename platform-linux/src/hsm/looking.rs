@@ -13,7 +13,7 @@ use slotwarden_core::token::Presence;
 
 use super::link::Link;
 use super::told::Told;
-use super::{Happening, WorkerSettings};
+use super::{Happening, Waits, WorkerSettings};
 use crate::hsm_wire::{Duty, Found};
 
 /// A looking process that takes longer than its look may is ended.
@@ -25,15 +25,27 @@ pub(super) struct Looking {
     process: Option<(Link, Instant)>,
     next: Instant,
     interval: Duration,
+    hang_wait: Duration,
     /// What was seen that the worker does not see.
     pub(super) came: Option<Found>,
+    /// When it is to be reported that what came waits for the end of a call.
+    report_at: Option<Instant>,
     /// What the worker was started again for.
     restarted_for: Option<Found>,
 }
 
 impl Looking {
-    pub(super) fn new(interval: Duration) -> Self {
-        Looking { process: None, next: Instant::now() + interval, interval, came: None, restarted_for: None }
+    pub(super) fn new(waits: &Waits) -> Self {
+        let interval = waits.return_interval;
+        Looking {
+            process: None,
+            next: Instant::now() + interval,
+            interval,
+            hang_wait: waits.hang_wait,
+            came: None,
+            report_at: None,
+            restarted_for: None,
+        }
     }
 
     /// When there is something to do, `missing` telling whether a slot's token is.
@@ -105,12 +117,26 @@ impl Looking {
         });
         let free = told.is_any_missing() && told.shown().free.len() != found.free.len();
         if (differs || free) && self.restarted_for.as_ref() != Some(&found) {
+            if self.came.is_none() {
+                self.report_at = Some(Instant::now() + self.hang_wait);
+            }
             self.came = Some(found);
         }
     }
 
+    /// When what came has waited so long for the end of a call that somebody should know.
+    pub(super) fn next_report(&self) -> Option<Instant> {
+        self.report_at
+    }
+
+    /// It was reported; once is enough.
+    pub(super) fn reported(&mut self) {
+        self.report_at = None;
+    }
+
     /// The worker is started again for what came.
     pub(super) fn restarting(&mut self) {
+        self.report_at = None;
         self.restarted_for = self.came.take();
     }
 
@@ -130,6 +156,7 @@ impl Looking {
 
     /// The worker is gone; its successor sees for itself.
     pub(super) fn worker_lost(&mut self) {
+        self.report_at = None;
         self.came = None;
     }
 }
