@@ -40,6 +40,8 @@ pub struct Stage {
     pub hsm: String,
     /// Tables after the slots and applications: persons.
     pub more: String,
+    /// Whether the daemon logs everything it can.
+    pub talkative: bool,
     /// The module in the configuration, if it is not the bench's.
     pub module: Option<PathBuf>,
     slots: String,
@@ -108,6 +110,7 @@ impl Stage {
             top: String::new(),
             hsm: String::new(),
             more: String::new(),
+            talkative: false,
             module: None,
             slots: String::new(),
             program: build::slotwarden().to_path_buf(),
@@ -214,6 +217,9 @@ impl Stage {
     pub fn daemon_command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("daemon").arg("--config").arg(self.path("slotwarden.toml")).envs(self.bench.environment());
+        if self.talkative {
+            command.env("RUST_LOG", "trace");
+        }
         if let Some(uid) = self.user {
             command.uid(uid).gid(uid);
         }
