@@ -4,30 +4,37 @@
 //! time itself becomes an input, `status` shows. The service owns every machine and the
 //! Safe; machines never call each other. Same inputs, same trace.
 //!
+//! Orders enter by `service/door`; one slot with its machines is `service/entry`.
+//!
 //! After a restart the platform hands over the records (`load`, `load_chain`), then
 //! `Input::Start`. An attempt that was open counts as unknown; a change that was not yet
 //! *calling* is undone; one that was is decided at the first look at its token.
 
+mod door;
+mod entry;
+
 use heapless::Vec;
+
+use self::entry::{Armed, Entry, Waits};
 
 use crate::audit::{AuditEvent, Chain};
 use crate::code::RandomWatch;
-use crate::command::{Answer, Caller, Command, CommandKind, ReplyId};
+use crate::command::{Answer, Caller, CommandKind, ReplyId};
 use crate::effect::{ApplicationId, Effect, Input, Outcome, Room, SlotId, StoreResult, Ticket};
 use crate::fault::{Fault, Refusal};
 use crate::limits::{
     APPLICATION_DEADLINE_MS, APPLICATIONS_PER_SLOT_MAX, CALL_DEADLINE_MS, CHECKPOINT_INTERVAL_MS, COMMANDS_MAX,
     OUTBOX_APPLIANCE, OUTBOX_FIRMWARE, PLACES_APPLIANCE, PLACES_FIRMWARE, PLATFORM_DEADLINE_MS, SLOTS_APPLIANCE,
-    SLOTS_FIRMWARE, STOP_DEADLINE_MS, TRIES_DEFAULT,
+    SLOTS_FIRMWARE, TRIES_DEFAULT,
 };
 use crate::outbox::{Act, Next, Outbox, bug_fault};
 use crate::person::{self, PersonId, Persons};
 use crate::pin_change::{self, ChangeEnd, ChangeEvent, ChangeOrder, PinChange};
-use crate::record::{Doubt, Mode, Owner, Record, SecretKey, SecretKind, SlotRecord};
+use crate::record::{Owner, Record, SlotRecord};
 use crate::safe::{Safe, SecretId};
 use crate::slot::{SlotEvent, SlotMachine, State};
 use crate::slot_data::{Bound, SlotData};
-use crate::status::{ApplicationStatus, Attention, SlotStatus, StateName, Status, WaitKind, WaitsFor};
+use crate::status::Status;
 use crate::time::Now;
 use crate::turn::{Out, Turn};
 
@@ -97,30 +104,6 @@ enum Phase {
     Stopped,
 }
 
-/// One slot: its two machines, what they share, and the deadline of what they wait for.
-struct Entry {
-    machine: SlotMachine,
-    change: Option<PinChange>,
-    data: SlotData,
-    armed: Option<Armed>,
-}
-
-/// A deadline that runs since its effect was polled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Armed {
-    at_ms: u64,
-    waits: Waits,
-}
-
-/// Whose answer a deadline is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waits {
-    Effect(Ticket),
-    Applications,
-}
-
-/// A refusal at the door that repeats within this time is journaled once, milliseconds.
-const REFUSED_AGAIN_MS: u64 = 60_000;
 /// The machines of a slot sent each other on without end.
 const BUG_ENDLESS_CHANGE: u16 = 30;
 /// What one input may lead to: an event, a change that begins, its end, the decision after it,
@@ -372,122 +355,6 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     #[must_use]
     pub const fn chain(&self) -> Chain {
         self.outbox.chain()
-    }
-
-    // Commands.
-
-    /// Takes a command in, or refuses it at the door with its secrets wiped.
-    fn admit(&mut self, caller: Caller, command: Command) -> Result<(), Refusal> {
-        let verdict = self.may_enter(caller, command);
-        if let Err(refusal) = verdict {
-            for id in command.secrets().into_iter().flatten() {
-                self.safe.wipe(id);
-            }
-            self.note_refused_at_door(caller.who, command.kind(), refusal);
-            return Err(refusal);
-        }
-        self.open.push(caller.reply).map_err(|_| Refusal::TooManyCommands)?;
-        self.dispatch(caller, command);
-        Ok(())
-    }
-
-    /// A refusal at the door is written down, but not over and over: whoever may not do
-    /// something must not be able to fill the log with it.
-    fn note_refused_at_door(&mut self, who: PersonId, kind: CommandKind, refusal: Refusal) {
-        let repeated = self.refused_last.is_some_and(|(last_who, last_kind, last, until_ms)| {
-            (last_who, last_kind, last) == (who, kind, refusal) && self.now.mono_ms < until_ms
-        });
-        if repeated || self.phase != Phase::Running || self.outbox.is_half_full() {
-            return;
-        }
-        self.refused_last = Some((who, kind, refusal, self.now.after_ms(REFUSED_AGAIN_MS)));
-        self.outbox.journal_service(Some(who), AuditEvent::Refused(kind, refusal));
-    }
-
-    fn may_enter(&self, caller: Caller, command: Command) -> Result<(), Refusal> {
-        match self.phase {
-            Phase::Loading => return Err(Refusal::NotStarted),
-            Phase::Stopping { .. } | Phase::Stopped => return Err(Refusal::Stopping),
-            Phase::Running => {}
-        }
-        let kind = command.kind();
-        if !self.may(caller.who, kind) {
-            return Err(Refusal::NotAllowed);
-        }
-        let always = matches!(kind, CommandKind::Deactivate | CommandKind::Stop | CommandKind::EndCall);
-        if self.halted.is_some() && !always {
-            return Err(Refusal::Halted);
-        }
-        if self.room == Room::Reserve && !always && kind != CommandKind::Boot {
-            return Err(Refusal::DiskReserve);
-        }
-        if command.slot().is_some_and(|slot| usize::from(slot.0) >= self.entries.len()) {
-            return Err(Refusal::UnknownSlot);
-        }
-        if self.open.is_full() || self.open.contains(&caller.reply) {
-            return Err(Refusal::TooManyCommands);
-        }
-        if self.outbox.is_half_full() && kind != CommandKind::Stop {
-            return Err(Refusal::OutboxFull);
-        }
-        Ok(())
-    }
-
-    fn dispatch(&mut self, caller: Caller, command: Command) {
-        match command {
-            Command::Boot => {
-                // As many callers as open commands, in a table of the same capacity.
-                let _ = self.boot_callers.push(caller);
-                for slot in self.slots() {
-                    self.slot_event(slot, SlotEvent::BootOrdered);
-                }
-            }
-            Command::Stop => {
-                let deadline_ms = self.now.after_ms(STOP_DEADLINE_MS);
-                self.outbox.journal_service(Some(caller.who), AuditEvent::Ordered(CommandKind::Stop));
-                self.phase = Phase::Stopping { caller, deadline_ms };
-            }
-            Command::EndCall { slot } => self.end_call(slot, caller),
-            Command::Activate { slot, code, confirmed } => {
-                self.slot_event(slot, SlotEvent::ActivateOrdered { caller, code, confirmed });
-            }
-            Command::Deactivate { slot } => self.slot_event(slot, SlotEvent::DeactivateOrdered { caller }),
-            Command::Init { slot, so_pin, free_slot, confirmed } => {
-                self.slot_event(slot, SlotEvent::InitOrdered { caller, so_pin, free_slot, confirmed });
-            }
-            Command::ChangeCode { slot, code, new_code, confirmed } => {
-                let to = self.slot_record(slot).map_or(Mode::Manual, |record| record.mode);
-                let kind = CommandKind::ChangeCode;
-                self.slot_event(slot, SlotEvent::ChangeOrdered { caller, kind, to, code, new_code, confirmed });
-            }
-            Command::Mode { slot, to, code, new_code, confirmed } => {
-                let kind = CommandKind::Mode;
-                self.slot_event(slot, SlotEvent::ChangeOrdered { caller, kind, to, code, new_code, confirmed });
-            }
-        }
-    }
-
-    fn end_call(&mut self, slot: SlotId, caller: Caller) {
-        let unanswered = self.entries.get(usize::from(slot.0)).is_some_and(Entry::is_unanswered);
-        // A kill inside another slot's C_SetPIN could destroy its token; that call has a deadline.
-        let another_changes = self.entries.iter().any(Entry::is_changing_its_token);
-        if !unanswered || another_changes {
-            let refusal = if unanswered { Refusal::Busy } else { Refusal::CallNotUnanswered };
-            self.outbox.journal(Some(caller.who), slot, AuditEvent::Refused(CommandKind::EndCall, refusal));
-            self.reply(caller, Answer::Refused(refusal));
-            return;
-        }
-        self.outbox.journal(Some(caller.who), slot, AuditEvent::Ordered(CommandKind::EndCall));
-        self.outbox.act(Act::EndWorker);
-        let _ = self.end_callers.push(caller);
-    }
-
-    fn refuse_at_door(&mut self, input: &Input, refusal: Refusal) -> Result<(), Refusal> {
-        let Input::Command { command, .. } = input else { return Ok(()) };
-        for id in command.secrets().into_iter().flatten() {
-            self.safe.wipe(id);
-        }
-        Err(refusal)
     }
 
     // Events.
@@ -780,154 +647,4 @@ enum Work {
     Begin(ChangeOrder),
     /// The change is over.
     End(ChangeEnd),
-}
-
-impl Entry {
-    /// Closes what the last run left open in the record.
-    fn recover(&mut self, out: &mut dyn Out) {
-        let data = &mut self.data;
-        data.dirty |= data.record.user.close_after_restart();
-        data.dirty |= data.record.so.close_after_restart();
-        let Some(change) = data.record.change else { return };
-        if change.calling {
-            return;
-        }
-        // Without *calling* nothing changed: no login is needed (rule 1).
-        data.record.change = None;
-        data.dirty = true;
-        if let Some(generation) = data.record.pending.take() {
-            out.erase(SecretKey { kind: SecretKind::GeneratedCode, owner: data.owner, generation });
-        }
-        out.journal(None, data.id, AuditEvent::ChangeUndone(change.kind));
-    }
-
-    fn due_ms(&self) -> Option<u64> {
-        let wait = match self.machine.state() {
-            State::CoolingDown { until_ms } => Some(until_ms),
-            State::Absent
-            | State::Uninitialised
-            | State::Blocked
-            | State::Locked
-            | State::InDoubt
-            | State::Unsealing { .. }
-            | State::AtToken { .. }
-            | State::HandingOver { .. }
-            | State::Active { .. }
-            | State::TakingBack { .. }
-            | State::Reconnecting { .. }
-            | State::Changing
-            | State::Doubtful { .. } => None,
-        };
-        [wait, self.armed.map(|armed| armed.at_ms)].into_iter().flatten().min()
-    }
-
-    fn wait_is_over(&self, now: Now) -> bool {
-        matches!(self.machine.state(), State::CoolingDown { until_ms } if until_ms <= now.mono_ms)
-    }
-
-    /// Whether the deadline of what a machine still waits for has passed; disarms it.
-    fn deadline_passed(&mut self, now: Now) -> bool {
-        let Some(armed) = self.armed.filter(|armed| armed.at_ms <= now.mono_ms) else { return false };
-        self.armed = None;
-        match armed.waits {
-            Waits::Effect(ticket) => self.awaited() == Some(ticket),
-            Waits::Applications => self.data.applications_pending(),
-        }
-    }
-
-    fn awaited(&self) -> Option<Ticket> {
-        match &self.change {
-            Some(change) => change.state().awaited(),
-            None => self.machine.state().awaited(),
-        }
-    }
-
-    /// Whether a call that changes the token is under way, within its deadline.
-    fn is_changing_its_token(&self) -> bool {
-        use pin_change::{State, Step};
-        match self.change.as_ref().map(PinChange::state) {
-            Some(State::AtToken { step, .. }) => matches!(step, Step::SetPin | Step::Initialise),
-            Some(
-                State::Waiting
-                | State::ClosingApplications
-                | State::Drawing { .. }
-                | State::UnsealingOld { .. }
-                | State::UnsealingForDecision { .. }
-                | State::Doubtful { .. }
-                | State::Ended,
-            )
-            | None => false,
-        }
-    }
-
-    fn is_unanswered(&self) -> bool {
-        match &self.change {
-            Some(change) => matches!(change.state(), pin_change::State::Doubtful { .. }),
-            None => matches!(self.machine.state(), State::Doubtful { .. }),
-        }
-    }
-
-    fn secrets(&self) -> usize {
-        let of_change = self.change.as_ref().map_or(0, PinChange::secrets);
-        of_change.saturating_add(usize::from(self.machine.state().secret().is_some()))
-    }
-
-    fn status(&self, now: Now, tries: u8) -> SlotStatus {
-        let data = &self.data;
-        let state = if self.is_unanswered() { StateName::Doubtful } else { self.machine.state().name() };
-        let mut applications = Vec::new();
-        for bound in &data.applications {
-            let _ = applications.push(ApplicationStatus { application: bound.application, state: bound.state });
-        }
-        let attention = match data.application_fault() {
-            Some(_) => Some(Attention::ApplicationFailed),
-            None => data.attention,
-        };
-        let doubt = if self.is_unanswered() { Some(Doubt::CallUnanswered) } else { data.doubt() };
-        SlotStatus {
-            slot: data.id,
-            mode: data.record.mode,
-            state,
-            applications,
-            waits_for: self.waits_for(state, now),
-            tries_left: data.record.user.tries_left(tries, data.final_try()),
-            attention,
-            doubt,
-            refusal: data.refusal,
-            fault: data.fault,
-        }
-    }
-
-    fn waits_for(&self, state: StateName, now: Now) -> Option<WaitsFor> {
-        let kind = match self.data.record.mode {
-            Mode::Manual => WaitKind::Code,
-            Mode::Generated => WaitKind::Person,
-        };
-        match (state, self.machine.state()) {
-            (StateName::Locked, _) => Some(WaitsFor { kind, seconds_left: None }),
-            (StateName::CoolingDown, State::CoolingDown { until_ms }) => {
-                let left_ms = until_ms.saturating_sub(now.mono_ms);
-                let left_s = u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX);
-                Some(WaitsFor { kind, seconds_left: Some(left_s) })
-            }
-            (StateName::Doubtful, State::InDoubt) => {
-                let kind = match self.data.record.doubt {
-                    Some(Doubt::OldOrNew) => WaitKind::Code,
-                    Some(Doubt::BothRefused | Doubt::CallUnanswered) | None => WaitKind::Person,
-                };
-                Some(WaitsFor { kind, seconds_left: None })
-            }
-            (StateName::Uninitialised | StateName::Blocked | StateName::Doubtful, _) => {
-                Some(WaitsFor { kind: WaitKind::Person, seconds_left: None })
-            }
-            (
-                StateName::Absent
-                | StateName::Activating
-                | StateName::Active
-                | StateName::Changing
-                | StateName::CoolingDown,
-                _,
-            ) => None,
-        }
-    }
 }

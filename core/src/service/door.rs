@@ -1,0 +1,133 @@
+//! The door: which orders enter, and to which machine they go.
+
+use super::entry::Entry;
+use super::{Phase, Service};
+use crate::audit::AuditEvent;
+use crate::command::{Answer, Caller, Command, CommandKind};
+use crate::effect::{Input, Room, SlotId};
+use crate::fault::Refusal;
+use crate::limits::STOP_DEADLINE_MS;
+use crate::outbox::Act;
+use crate::person::PersonId;
+use crate::record::Mode;
+use crate::slot::SlotEvent;
+use crate::turn::Out;
+
+/// A refusal at the door that repeats within this time is journaled once, milliseconds.
+const REFUSED_AGAIN_MS: u64 = 60_000;
+
+impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS, PLACES, OUTBOX> {
+    /// Takes a command in, or refuses it at the door with its secrets wiped.
+    pub(super) fn admit(&mut self, caller: Caller, command: Command) -> Result<(), Refusal> {
+        let verdict = self.may_enter(caller, command);
+        if let Err(refusal) = verdict {
+            for id in command.secrets().into_iter().flatten() {
+                self.safe.wipe(id);
+            }
+            self.note_refused_at_door(caller.who, command.kind(), refusal);
+            return Err(refusal);
+        }
+        self.open.push(caller.reply).map_err(|_| Refusal::TooManyCommands)?;
+        self.dispatch(caller, command);
+        Ok(())
+    }
+
+    /// A refusal at the door is written down, but not over and over: whoever may not do
+    /// something must not be able to fill the log with it.
+    pub(super) fn note_refused_at_door(&mut self, who: PersonId, kind: CommandKind, refusal: Refusal) {
+        let repeated = self.refused_last.is_some_and(|(last_who, last_kind, last, until_ms)| {
+            (last_who, last_kind, last) == (who, kind, refusal) && self.now.mono_ms < until_ms
+        });
+        if repeated || self.phase != Phase::Running || self.outbox.is_half_full() {
+            return;
+        }
+        self.refused_last = Some((who, kind, refusal, self.now.after_ms(REFUSED_AGAIN_MS)));
+        self.outbox.journal_service(Some(who), AuditEvent::Refused(kind, refusal));
+    }
+
+    pub(super) fn may_enter(&self, caller: Caller, command: Command) -> Result<(), Refusal> {
+        match self.phase {
+            Phase::Loading => return Err(Refusal::NotStarted),
+            Phase::Stopping { .. } | Phase::Stopped => return Err(Refusal::Stopping),
+            Phase::Running => {}
+        }
+        let kind = command.kind();
+        if !self.may(caller.who, kind) {
+            return Err(Refusal::NotAllowed);
+        }
+        let always = matches!(kind, CommandKind::Deactivate | CommandKind::Stop | CommandKind::EndCall);
+        if self.halted.is_some() && !always {
+            return Err(Refusal::Halted);
+        }
+        if self.room == Room::Reserve && !always && kind != CommandKind::Boot {
+            return Err(Refusal::DiskReserve);
+        }
+        if command.slot().is_some_and(|slot| usize::from(slot.0) >= self.entries.len()) {
+            return Err(Refusal::UnknownSlot);
+        }
+        if self.open.is_full() || self.open.contains(&caller.reply) {
+            return Err(Refusal::TooManyCommands);
+        }
+        if self.outbox.is_half_full() && kind != CommandKind::Stop {
+            return Err(Refusal::OutboxFull);
+        }
+        Ok(())
+    }
+
+    pub(super) fn dispatch(&mut self, caller: Caller, command: Command) {
+        match command {
+            Command::Boot => {
+                // As many callers as open commands, in a table of the same capacity.
+                let _ = self.boot_callers.push(caller);
+                for slot in self.slots() {
+                    self.slot_event(slot, SlotEvent::BootOrdered);
+                }
+            }
+            Command::Stop => {
+                let deadline_ms = self.now.after_ms(STOP_DEADLINE_MS);
+                self.outbox.journal_service(Some(caller.who), AuditEvent::Ordered(CommandKind::Stop));
+                self.phase = Phase::Stopping { caller, deadline_ms };
+            }
+            Command::EndCall { slot } => self.end_call(slot, caller),
+            Command::Activate { slot, code, confirmed } => {
+                self.slot_event(slot, SlotEvent::ActivateOrdered { caller, code, confirmed });
+            }
+            Command::Deactivate { slot } => self.slot_event(slot, SlotEvent::DeactivateOrdered { caller }),
+            Command::Init { slot, so_pin, free_slot, confirmed } => {
+                self.slot_event(slot, SlotEvent::InitOrdered { caller, so_pin, free_slot, confirmed });
+            }
+            Command::ChangeCode { slot, code, new_code, confirmed } => {
+                let to = self.slot_record(slot).map_or(Mode::Manual, |record| record.mode);
+                let kind = CommandKind::ChangeCode;
+                self.slot_event(slot, SlotEvent::ChangeOrdered { caller, kind, to, code, new_code, confirmed });
+            }
+            Command::Mode { slot, to, code, new_code, confirmed } => {
+                let kind = CommandKind::Mode;
+                self.slot_event(slot, SlotEvent::ChangeOrdered { caller, kind, to, code, new_code, confirmed });
+            }
+        }
+    }
+
+    pub(super) fn end_call(&mut self, slot: SlotId, caller: Caller) {
+        let unanswered = self.entries.get(usize::from(slot.0)).is_some_and(Entry::is_unanswered);
+        // A kill inside another slot's C_SetPIN could destroy its token; that call has a deadline.
+        let another_changes = self.entries.iter().any(Entry::is_changing_its_token);
+        if !unanswered || another_changes {
+            let refusal = if unanswered { Refusal::Busy } else { Refusal::CallNotUnanswered };
+            self.outbox.journal(Some(caller.who), slot, AuditEvent::Refused(CommandKind::EndCall, refusal));
+            self.reply(caller, Answer::Refused(refusal));
+            return;
+        }
+        self.outbox.journal(Some(caller.who), slot, AuditEvent::Ordered(CommandKind::EndCall));
+        self.outbox.act(Act::EndWorker);
+        let _ = self.end_callers.push(caller);
+    }
+
+    pub(super) fn refuse_at_door(&mut self, input: &Input, refusal: Refusal) -> Result<(), Refusal> {
+        let Input::Command { command, .. } = input else { return Ok(()) };
+        for id in command.secrets().into_iter().flatten() {
+            self.safe.wipe(id);
+        }
+        Err(refusal)
+    }
+}

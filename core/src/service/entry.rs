@@ -1,0 +1,185 @@
+//! One slot in the service: its two machines, what they share, the deadline they wait for.
+
+use heapless::Vec;
+
+use crate::audit::AuditEvent;
+use crate::effect::Ticket;
+use crate::pin_change::{self, PinChange};
+use crate::record::{Doubt, Mode, SecretKey, SecretKind};
+use crate::slot::{SlotMachine, State};
+use crate::slot_data::SlotData;
+use crate::status::{ApplicationStatus, Attention, SlotStatus, StateName, WaitKind, WaitsFor};
+use crate::time::Now;
+use crate::turn::Out;
+
+/// One slot: its two machines, what they share, and the deadline of what they wait for.
+pub(super) struct Entry {
+    pub(super) machine: SlotMachine,
+    pub(super) change: Option<PinChange>,
+    pub(super) data: SlotData,
+    pub(super) armed: Option<Armed>,
+}
+
+/// A deadline that runs since its effect was polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Armed {
+    pub(super) at_ms: u64,
+    pub(super) waits: Waits,
+}
+
+/// Whose answer a deadline is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    Effect(Ticket),
+    Applications,
+}
+
+impl Entry {
+    /// Closes what the last run left open in the record.
+    pub(super) fn recover(&mut self, out: &mut dyn Out) {
+        let data = &mut self.data;
+        data.dirty |= data.record.user.close_after_restart();
+        data.dirty |= data.record.so.close_after_restart();
+        let Some(change) = data.record.change else { return };
+        if change.calling {
+            return;
+        }
+        // Without *calling* nothing changed: no login is needed (rule 1).
+        data.record.change = None;
+        data.dirty = true;
+        if let Some(generation) = data.record.pending.take() {
+            out.erase(SecretKey { kind: SecretKind::GeneratedCode, owner: data.owner, generation });
+        }
+        out.journal(None, data.id, AuditEvent::ChangeUndone(change.kind));
+    }
+
+    pub(super) fn due_ms(&self) -> Option<u64> {
+        let wait = match self.machine.state() {
+            State::CoolingDown { until_ms } => Some(until_ms),
+            State::Absent
+            | State::Uninitialised
+            | State::Blocked
+            | State::Locked
+            | State::InDoubt
+            | State::Unsealing { .. }
+            | State::AtToken { .. }
+            | State::HandingOver { .. }
+            | State::Active { .. }
+            | State::TakingBack { .. }
+            | State::Reconnecting { .. }
+            | State::Changing
+            | State::Doubtful { .. } => None,
+        };
+        [wait, self.armed.map(|armed| armed.at_ms)].into_iter().flatten().min()
+    }
+
+    pub(super) fn wait_is_over(&self, now: Now) -> bool {
+        matches!(self.machine.state(), State::CoolingDown { until_ms } if until_ms <= now.mono_ms)
+    }
+
+    /// Whether the deadline of what a machine still waits for has passed; disarms it.
+    pub(super) fn deadline_passed(&mut self, now: Now) -> bool {
+        let Some(armed) = self.armed.filter(|armed| armed.at_ms <= now.mono_ms) else { return false };
+        self.armed = None;
+        match armed.waits {
+            Waits::Effect(ticket) => self.awaited() == Some(ticket),
+            Waits::Applications => self.data.applications_pending(),
+        }
+    }
+
+    pub(super) fn awaited(&self) -> Option<Ticket> {
+        match &self.change {
+            Some(change) => change.state().awaited(),
+            None => self.machine.state().awaited(),
+        }
+    }
+
+    /// Whether a call that changes the token is under way, within its deadline.
+    pub(super) fn is_changing_its_token(&self) -> bool {
+        use pin_change::{State, Step};
+        match self.change.as_ref().map(PinChange::state) {
+            Some(State::AtToken { step, .. }) => matches!(step, Step::SetPin | Step::Initialise),
+            Some(
+                State::Waiting
+                | State::ClosingApplications
+                | State::Drawing { .. }
+                | State::UnsealingOld { .. }
+                | State::UnsealingForDecision { .. }
+                | State::Doubtful { .. }
+                | State::Ended,
+            )
+            | None => false,
+        }
+    }
+
+    pub(super) fn is_unanswered(&self) -> bool {
+        match &self.change {
+            Some(change) => matches!(change.state(), pin_change::State::Doubtful { .. }),
+            None => matches!(self.machine.state(), State::Doubtful { .. }),
+        }
+    }
+
+    pub(super) fn secrets(&self) -> usize {
+        let of_change = self.change.as_ref().map_or(0, PinChange::secrets);
+        of_change.saturating_add(usize::from(self.machine.state().secret().is_some()))
+    }
+
+    pub(super) fn status(&self, now: Now, tries: u8) -> SlotStatus {
+        let data = &self.data;
+        let state = if self.is_unanswered() { StateName::Doubtful } else { self.machine.state().name() };
+        let mut applications = Vec::new();
+        for bound in &data.applications {
+            let _ = applications.push(ApplicationStatus { application: bound.application, state: bound.state });
+        }
+        let attention = match data.application_fault() {
+            Some(_) => Some(Attention::ApplicationFailed),
+            None => data.attention,
+        };
+        let doubt = if self.is_unanswered() { Some(Doubt::CallUnanswered) } else { data.doubt() };
+        SlotStatus {
+            slot: data.id,
+            mode: data.record.mode,
+            state,
+            applications,
+            waits_for: self.waits_for(state, now),
+            tries_left: data.record.user.tries_left(tries, data.final_try()),
+            attention,
+            doubt,
+            refusal: data.refusal,
+            fault: data.fault,
+        }
+    }
+
+    pub(super) fn waits_for(&self, state: StateName, now: Now) -> Option<WaitsFor> {
+        let kind = match self.data.record.mode {
+            Mode::Manual => WaitKind::Code,
+            Mode::Generated => WaitKind::Person,
+        };
+        match (state, self.machine.state()) {
+            (StateName::Locked, _) => Some(WaitsFor { kind, seconds_left: None }),
+            (StateName::CoolingDown, State::CoolingDown { until_ms }) => {
+                let left_ms = until_ms.saturating_sub(now.mono_ms);
+                let left_s = u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX);
+                Some(WaitsFor { kind, seconds_left: Some(left_s) })
+            }
+            (StateName::Doubtful, State::InDoubt) => {
+                let kind = match self.data.record.doubt {
+                    Some(Doubt::OldOrNew) => WaitKind::Code,
+                    Some(Doubt::BothRefused | Doubt::CallUnanswered) | None => WaitKind::Person,
+                };
+                Some(WaitsFor { kind, seconds_left: None })
+            }
+            (StateName::Uninitialised | StateName::Blocked | StateName::Doubtful, _) => {
+                Some(WaitsFor { kind: WaitKind::Person, seconds_left: None })
+            }
+            (
+                StateName::Absent
+                | StateName::Activating
+                | StateName::Active
+                | StateName::Changing
+                | StateName::CoolingDown,
+                _,
+            ) => None,
+        }
+    }
+}
