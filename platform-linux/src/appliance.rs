@@ -1,59 +1,59 @@
-//! The real appliance: which devices the loop gets, and in which order they start.
+//! The appliance: which devices the loop gets, and in which order they start.
 //!
 //! Harden, lock the state directory and open the store, take back what an earlier run
 //! handed over, start the worker, listen, loop. A second daemon on the same state
 //! directory is refused before it touches anything, in particular the hand-over files of
 //! the first. A store that cannot be opened still leads to the files being taken back:
 //! whoever left them can do it no more.
+//!
+//! Here is what every appliance has, whatever its HSM; the simulator begins with it too.
+//! The real HSM joins in [`run`].
 
-use std::path::Path;
+#[cfg(feature = "pkcs11")]
+mod run;
+
 use std::sync::Arc;
-use std::sync::mpsc::channel;
-use std::time::Duration;
 
-use rustix::io::Errno;
-use sd_notify::NotifyState;
 use slotwarden_core::Configuration;
 use slotwarden_core::Refusal;
 use slotwarden_core::limits::SLOTS_APPLIANCE;
 use slotwarden_core::person::Persons;
 use slotwarden_core::service::SlotConfiguration;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+#[cfg(feature = "pkcs11")]
+pub use run::run;
 
 use crate::apps::{PinFile, PinFiles};
 use crate::config::{self, ApplicationSettings, Settings};
-use crate::daemon::{self, Devices, Notice, Setup};
+use crate::daemon::Setup;
 use crate::devices::Applications as _;
-use crate::devices::Store as _;
-use crate::hsm::{WantedToken, WorkerHsm, WorkerSettings};
+use crate::devices::{Events, Store as _};
 use crate::names::Names;
 use crate::problem::{Own, Problem};
 use crate::store::{DiskStore, StoreSettings};
-use crate::{control, harden, output, signals};
+use crate::{harden, output};
 
-/// Runs the daemon until it is stopped.
+/// An appliance but for its HSM.
+pub struct Prepared {
+    /// What the loop begins with.
+    pub setup: Setup,
+    /// The open store.
+    pub store: DiskStore,
+    /// The adapters; what an earlier run left was taken back.
+    pub applications: PinFiles,
+}
+
+/// Opens the store, takes back what an earlier run handed over, and makes what the core
+/// and the loop are configured with.
 ///
 /// # Errors
-/// Why it could not start. What happens after the start is in its log and its status.
-pub fn run(config: &Path, detached: bool) -> Result<(), Problem> {
-    let settings = config::load(config)?;
-    if detached {
-        // EPERM: we lead a process group already, so there is no terminal to leave.
-        match rustix::process::setsid() {
-            Ok(_) | Err(Errno::PERM) => {}
-            Err(error) => return Err(Own::SpawnFailed.with(error.to_string())),
-        }
-    }
-    start_log();
-    for failed in harden::forbid_dumps().into_iter().chain(harden::lock_memory()) {
-        warn!("{failed}");
-    }
-    let mut names = Names::from(&settings);
-    let (events, arriving) = channel();
-    signals::watch(events.clone()).map_err(|error| Own::SpawnFailed.with(error.to_string()))?;
+/// What the store, the configuration or the kernel refuses.
+pub fn prepare(settings: &Settings, events: &Events) -> Result<Prepared, Problem> {
     let mut applications = PinFiles::new(pin_files(&settings.applications)?, events.clone());
-    let mut store = match DiskStore::open(&store_settings(&settings), events.clone()) {
+    let mut store = match DiskStore::open(&store_settings(settings), events.clone()) {
         Ok(store) => store,
         Err(refused) => {
             if refused.refusal != Refusal::StoreLocked {
@@ -63,49 +63,35 @@ pub fn run(config: &Path, detached: bool) -> Result<(), Problem> {
         }
     };
     applications.withdraw_all();
+    let mut names = Names::from(settings);
     let configured = |name: &str| settings.slots.iter().any(|slot| slot.name == name);
     names.left_out = store.with_sealed_code().filter(|name| !configured(name)).map(str::to_owned).collect();
     for name in &names.left_out {
         warn!("{}", output::kept_code(name));
     }
-    let names = Arc::new(names);
-    let configuration = core_configuration(&settings, &mut store)?;
+    let configuration = core_configuration(settings, &mut store)?;
     let (records, chain) = (store.loaded().slots.clone(), store.loaded().chain);
     info!(seal = store.seal(), records = chain.sequence, "the store is open");
-    let socket = control::listen(&settings.socket, Arc::clone(&names), events.clone())?;
-    let hsm = WorkerHsm::start(worker_settings(&settings)?, events.clone())
-        .map_err(|error| Own::SpawnFailed.with(format!("the HSM worker's keeper: {error}")))?;
-    // From here on only devices, clients and signals send.
-    drop(events);
-    let devices = Devices { hsm, store, applications };
-    let setup = Setup { names, configuration, records, chain };
-    let ended = daemon::run(setup, devices, &arriving, &mut tell_service_manager);
-    drop(socket);
-    ended
+    let setup = Setup { names: Arc::new(names), configuration, records, chain };
+    Ok(Prepared { setup, store, applications })
 }
 
-/// The log goes to standard error, where a service manager takes it. A closed terminal
+/// Begins the log. The service manager takes it from standard error; a closed terminal
 /// must not end the daemon, so failures to write are ignored.
-fn start_log() {
+pub fn start_log<W>(writer: W)
+where
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
     // A second start in one process keeps the first log.
     let _ = log.with_ansi(false).log_internal_errors(false).try_init();
 }
 
-/// systemd: ready after the automatic slots were tried, never before (sd_notify(3)).
-/// Without a service manager there is no socket to tell, and nothing happens.
-fn tell_service_manager(notice: Notice<'_>) {
-    let told = match notice {
-        Notice::Ready(status) => {
-            let sentence = status.sentence();
-            sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&sentence)])
-        }
-        Notice::Changed(status) => sd_notify::notify(&[NotifyState::Status(&status.sentence())]),
-        Notice::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
-    };
-    if let Err(error) = told {
-        error!("the service manager could not be told: {error}");
+/// Asks of the kernel what a process that holds secrets needs; the log says what failed.
+pub fn harden() {
+    for failed in harden::forbid_dumps().into_iter().chain(harden::lock_memory()) {
+        warn!("{failed}");
     }
 }
 
@@ -115,22 +101,6 @@ fn store_settings(settings: &Settings) -> StoreSettings {
         store.seal.key_file.clone_from(key_file);
     }
     store
-}
-
-fn worker_settings(settings: &Settings) -> Result<WorkerSettings, Problem> {
-    let tokens = settings
-        .slots
-        .iter()
-        .map(|slot| WantedToken { label: slot.token.label.clone(), serial: slot.token.serial.clone() });
-    let lock_file = settings.state_dir.join("worker.lock");
-    let mut worker = WorkerSettings::new(settings.hsm.module.clone(), tokens.collect(), lock_file)
-        .map_err(|error| Own::SpawnFailed.with(format!("this program's own path: {error}")))?;
-    worker.settle_dir.clone_from(&settings.hsm.settle_dir);
-    if let Some(seconds) = settings.hsm.look_interval_s {
-        worker.waits.loss_interval = Duration::from_secs(seconds);
-        worker.waits.return_interval = Duration::from_secs(seconds);
-    }
-    Ok(worker)
 }
 
 fn pin_files(applications: &[ApplicationSettings]) -> Result<Vec<PinFile>, Problem> {

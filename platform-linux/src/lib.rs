@@ -4,7 +4,6 @@
 //! (`hsm`, `store`, `apps`) answer by events. The binary is `slotwarden`; the simulator
 //! links this library without the real HSM and gives the loop devices of its own.
 
-#[cfg(feature = "pkcs11")]
 pub mod appliance;
 pub mod apps;
 pub mod audit;

@@ -67,7 +67,7 @@ pub fn status(format: Format, status: &StatusView) {
     if format == Format::Json {
         return json(status);
     }
-    slots_table(&status.slots);
+    line(&slots_table(&status.slots));
     line(&status.sentence());
     let mode = if status.single_person { "single-person mode" } else { "several persons" };
     line(&format!("stored codes protected by {}; {mode}; backups: {}", status.seal, status.security_level));
@@ -97,7 +97,7 @@ pub fn kept_code(name: &str) -> String {
 pub fn slots(format: Format, status: &StatusView) {
     match format {
         Format::Json => json(&json!({"schema": SCHEMA, "slots": status.slots})),
-        Format::Table => slots_table(&status.slots),
+        Format::Table => line(&slots_table(&status.slots)),
     }
 }
 
@@ -184,7 +184,9 @@ pub fn configuration(format: Format, problems: &[ConfigProblem]) {
     }
 }
 
-fn slots_table(slots: &[SlotView]) {
+/// The slots as a table, as wide as the terminal where standard output is one.
+#[must_use]
+pub fn slots_table(slots: &[SlotView]) -> String {
     let mut table = plain(&["slot", "mode", "state", "applications", "waits for"]);
     for slot in slots {
         let applications: Vec<String> =
@@ -196,13 +198,13 @@ fn slots_table(slots: &[SlotView]) {
         });
         table.add_row([&slot.name, &slot.mode, &slot.state, &applications.join(", "), &lack]);
     }
-    line(&table.trim_fmt());
+    table.trim_fmt()
 }
 
 fn plain(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
-    if let Some(columns) = terminal_columns() {
+    if let Some((columns, _)) = terminal_size() {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
     }
     if !header.is_empty() {
@@ -211,13 +213,15 @@ fn plain(header: &[&str]) -> Table {
     table
 }
 
-/// How wide a terminal is; `None` where scripts read, whose lines are never broken.
-fn terminal_columns() -> Option<u16> {
+/// Columns and rows of the terminal; `None` where scripts read, whose lines are never broken.
+#[must_use]
+pub fn terminal_size() -> Option<(u16, u16)> {
     let out = io::stdout();
     if !out.is_terminal() {
         return None;
     }
-    rustix::termios::tcgetwinsize(out).ok().map(|size| size.ws_col).filter(|columns| *columns >= 40)
+    let size = rustix::termios::tcgetwinsize(out).ok()?;
+    (size.ws_col >= 40).then_some((size.ws_col, size.ws_row))
 }
 
 fn told(what: &str, told: &Told) -> String {

@@ -1,424 +1,437 @@
-//! An appliance to try: the daemon's own loop, store and command line on simulated tokens.
+//! An appliance to try: the daemon's own loop, control socket, store and hand-over file, on
+//! simulated tokens, in a directory that is removed at the end.
 //!
-//! Four slots: one generated (a security officer initialises it at the start), one manual
-//! with a code that is printed, one whose token waits for its first PIN, one whose token
-//! is pulled. Everything
-//! lives in a temporary directory that is removed at the end, so nothing survives it. It
-//! needs no PKCS#11 module and no system library. Codes here protect nothing.
+//! Where `/dev/shm` is, the directory is in memory and so the hand-over file is allowed;
+//! elsewhere handing over is refused, and the status says why. Codes here are worthless:
+//! they lie beside the configuration, for the commands to name.
+//!
+//! A power cut (`power`) ends the loop without a word to store and tokens: from that moment
+//! nothing is written, what no token had settled is lost, and the loop starts again from
+//! the records.
 
-use std::fs;
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+mod bench;
+mod screen;
+mod typed;
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, BufRead as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::{Duration, Instant};
 
-use slotwarden::client::Client;
-use slotwarden::config;
-use slotwarden::daemon::{self, Devices, Notice, Setup};
-use slotwarden::devices::{self, Event, Events, FreeToken, Lend};
-use slotwarden::names::Names;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
+use signal_hook::iterator::Signals;
+use slotwarden::appliance::{self, Prepared};
+use slotwarden::cli::{self, Program};
+use slotwarden::control::{self, Request};
+use slotwarden::daemon::{self, Devices, Notice};
+use slotwarden::devices::{Checkpoint, Event, Events, Lend, Store};
+use slotwarden::names::Peer;
 use slotwarden::problem::{Own, Problem};
 use slotwarden::status_json::StatusView;
-use slotwarden::store::{DiskStore, Refused, StoreSettings};
-use slotwarden::wire::{Ask, Order, SecretRole};
-use slotwarden::{control, signals};
-use slotwarden_core::effect::{ApplicationId, ApplicationOrder, HsmAnswer, HsmCall, Input, Outcome, SlotId, Ticket};
-use slotwarden_core::fault::HsmFailure;
-use slotwarden_core::person::Persons;
-use slotwarden_core::token::Presence;
-use slotwarden_core::{Configuration, SlotConfiguration};
-use zeroize::Zeroizing;
+use slotwarden::store::DiskStore;
+use slotwarden::wire::{Answered, Ask};
+use slotwarden::{config, output};
+use slotwarden_core::audit::AuditRecord;
+use slotwarden_core::effect::{Input, StoreResult, Ticket};
+use slotwarden_core::fault::{Fault, Refusal};
+use slotwarden_core::record::{Record, SecretKey};
+use tempfile::TempDir;
 
 use crate::code::Code;
-use crate::hsm::{Character, Extent, Token, Tokens};
+use crate::hsm::{Character, LABELS_MAX, Token};
+use bench::{Bench, SimHsm};
+use screen::Screen;
+use typed::Typed;
 
-/// The slots, in the order of the configuration.
-const NAMES: [&str; 4] = ["ca-root", "ca-issuing", "timestamp", "ocsp"];
-/// The slot that is initialised at the start.
-const GENERATED: &str = NAMES[0];
-/// Its security officer's PIN, and that of the free token.
-const SO_PIN: &str = "demo-so-pin";
-/// The code of the manual slot. Not a secret: it is printed.
-const MANUAL_CODE: &str = "demo-manual-code";
-/// What one call of a simulated token takes: enough to see a state pass.
-const CALL_TAKES: Duration = Duration::from_millis(60);
+/// The slots; the place is the token's label.
+const SLOTS: [&str; LABELS_MAX] = ["ca-root", "signer", "issuing", "archive"];
+/// The one application: it uses `ca-root`.
+const APPLICATION: &str = "ca";
+/// A directory in memory on every Linux.
+const MEMORY: &str = "/dev/shm";
+/// How often seconds are counted down on the screen.
+const TICK: Duration = Duration::from_secs(1);
+/// The loop answers a question within a turn.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
-/// Runs the appliance until it is stopped, or for so many seconds.
-#[must_use]
-pub fn run(seconds: Option<u64>) -> ExitCode {
-    match serve(seconds) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            eprintln!("slotwarden-sim: {problem}");
-            ExitCode::FAILURE
+/// Runs the appliance until somebody ends it, or for so many seconds.
+///
+/// # Errors
+/// Why it could not start or go on.
+pub fn run(seconds: Option<u64>) -> Result<(), Problem> {
+    let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let (happens, happened) = channel();
+    watch_signals(&happens).map_err(|error| cannot("signals", &error))?;
+    let stage = Stage::set().map_err(|error| cannot("its directory", &error))?;
+    let log = File::create(stage.path("log")).map_err(|error| cannot("the log", &error))?;
+    appliance::start_log(Mutex::new(log));
+    appliance::harden();
+    let bench = Bench::new(stage.tokens);
+    let mut running = Some(Running::start(&stage, &bench, &happens)?);
+    read_typed(&happens);
+    let mut screen = Screen::open(stage.below());
+    let mut ended = Ok(());
+    while let Some(now_running) = &running {
+        let happening = next(&happened, until, screen.ticks());
+        match happening {
+            Happening::Status(status) => screen.status(*status),
+            Happening::Tick => {
+                if let Some(status) = now_running.status() {
+                    screen.status(status);
+                }
+            }
+            Happening::Resized => screen.draw(true),
+            Happening::Typed(line) => match Typed::read(&line, &SLOTS) {
+                Ok(None) => screen.say(""),
+                Err(said) => screen.say(&said),
+                Ok(Some(Typed::Quit)) => break,
+                Ok(Some(Typed::Power)) => {
+                    if let Some(cut) = running.take() {
+                        cut.cut_power(&bench);
+                    }
+                    running = Some(Running::start(&stage, &bench, &happens)?);
+                    screen.say("the power was cut; the daemon started again from its records");
+                }
+                Ok(Some(done)) => screen.say(&carry_out(&bench, done)),
+            },
+            Happening::Quit => break,
+            // The one before a power cut was joined then.
+            Happening::Ended(thread) if thread == now_running.thread.thread().id() => {
+                ended = running.take().map_or(Ok(()), Running::join);
+            }
+            Happening::Ended(_) => {}
+        }
+        if screen.closed {
+            break;
         }
     }
-}
-
-fn serve(seconds: Option<u64>) -> Result<(), Problem> {
-    let directory = directory().map_err(|error| Own::SpawnFailed.with(error.to_string()))?;
-    let config = furnish(directory.path()).map_err(|error| Own::SpawnFailed.with(error.to_string()))?;
-    let settings = config::load(&config)?;
-    let names = Arc::new(Names::from(&settings));
-    let (events, arriving) = channel();
-    signals::watch(events.clone()).map_err(|error| Own::SpawnFailed.with(error.to_string()))?;
-    let mut store = DiskStore::open(&StoreSettings::new(&settings.state_dir), events.clone()).map_err(refused)?;
-    let configuration = core_configuration(&mut store, settings.digest)?;
-    let (records, chain) = (store.loaded().slots.clone(), store.loaded().chain);
-    let socket = control::listen(&settings.socket, Arc::clone(&names), events.clone())?;
-    let world = Arc::new(Mutex::new(tokens()));
-    let hsm = SimulatedHsm::start(Arc::clone(&world), events.clone());
-    let applications = SimulatedApplications { events: events.clone() };
-    initialise_later(&settings.socket);
-    if let Some(seconds) = seconds {
-        let events = events.clone();
-        thread::spawn(move || {
-            thread::sleep(Duration::from_secs(seconds));
-            // The loop may have ended already.
-            let _ = events.send(Event::Stop);
-        });
+    if let Some(running) = running {
+        screen.say("stopping");
+        // A token that hangs would be waited for.
+        bench.answer_all();
+        ended = running.stop();
     }
-    let terminal = std::io::stdout().is_terminal();
-    if std::io::stdin().is_terminal() {
-        obey_keyboard(world, events.clone());
-    }
-    drop(events);
-    let introduction = introduction(&config);
-    if !terminal {
-        println!("{introduction}");
-    }
-    let mut shown = String::new();
-    let mut show = |notice: Notice<'_>| show(terminal, &introduction, &notice, &mut shown);
-    let devices = Devices { hsm, store, applications };
-    let ended = daemon::run(Setup { names, configuration, records, chain }, devices, &arriving, &mut show);
-    drop(socket);
+    drop(screen);
+    let place = stage.directory.path().display().to_string();
+    stage.directory.close().map_err(|error| cannot("the removal of its directory", &error))?;
+    output::line(&format!("stopped; {place} is removed"));
     ended
 }
 
-/// A directory in memory where there is one: nothing of it should reach a disk.
-fn directory() -> std::io::Result<tempfile::TempDir> {
-    let mut name = tempfile::Builder::new();
-    name.prefix("slotwarden-sim-");
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { name.tempdir_in(memory) } else { name.tempdir() }
-}
-
-/// Writes the configuration and the files that the commands to try read.
-fn furnish(directory: &Path) -> std::io::Result<PathBuf> {
-    let place = directory.display();
-    let mut text =
-        format!("state_dir = \"{place}/state\"\nsocket = \"{place}/control.sock\"\n\n[hsm]\nmodule = \"/simulated\"\n");
-    for name in NAMES {
-        text.push_str(&format!(
-            "\n[[slot]]\nname = \"{name}\"\ntoken = \"pkcs11:token={name}\"\napplications = [\"{name}-app\"]\n\n\
-             [[application]]\nname = \"{name}-app\"\nadapter = \"pin-file\"\npath = \"{place}/{name}.pin\"\n"
-        ));
-    }
-    let config = directory.join("slotwarden.toml");
-    fs::write(&config, text)?;
-    fs::write(directory.join("demo-code"), format!("{MANUAL_CODE}\n"))?;
-    fs::write(directory.join("demo-so-pin"), format!("{SO_PIN}\n"))?;
-    Ok(config)
-}
-
-fn tokens() -> Tokens {
-    let (code, so_pin) = (Code::new(MANUAL_CODE.as_bytes()), Code::new(SO_PIN.as_bytes()));
-    let mut world = Tokens::default();
-    let mut pulled = Token::initialised(4, Character::SOFT, 3, code, so_pin);
-    pulled.inserted = false;
-    for token in [
-        Token::initialised(1, Character::COUNTING, 0, Code::NONE, so_pin),
-        Token::initialised(2, Character::STRICT, 1, code, so_pin),
-        Token::initialised(3, Character::SOFT, 2, Code::NONE, so_pin),
-        pulled,
-    ] {
-        // Four tokens, in a table of eight.
-        let _fits = world.tokens.push(token);
-    }
-    world
-}
-
-fn core_configuration<const SLOTS: usize>(
-    store: &mut DiskStore,
-    digest: [u8; 32],
-) -> Result<Configuration<SLOTS>, Problem> {
-    let mut slots = heapless::Vec::new();
-    for (number, name) in (0u8..).zip(NAMES) {
-        let mut applications = heapless::Vec::new();
-        // One application each, in a table of four; four slots, in a table of SLOTS.
-        let _fits = applications.push(ApplicationId(number));
-        let _fits = slots.push(SlotConfiguration {
-            owner: store.owner_of(name).map_err(refused)?,
-            uid: [number; 16],
-            applications,
-        });
-    }
-    Ok(Configuration { slots, persons: Persons::single(), tries: 3, digest })
-}
-
-fn refused(refused: Refused) -> Problem {
-    Problem::from(refused.refusal).with(refused.detail)
-}
-
-/// The first person at the appliance: initialises the first slot as soon as it listens.
-fn initialise_later(socket: &Path) {
-    let client = Client::new(socket);
-    thread::spawn(move || {
-        for _ in 0..50 {
-            thread::sleep(Duration::from_millis(100));
-            let init = Order::Init { slot: GENERATED.to_owned(), free_slot: None, confirmed: false };
-            let so_pin = (SecretRole::SoPin, Zeroizing::new(SO_PIN.as_bytes().to_vec()));
-            if client.ask(Ask::Order(init), &[so_pin]).is_ok() {
-                return;
-            }
-        }
-    });
-}
-
-/// Pulls and inserts tokens as the keyboard says.
-fn obey_keyboard(world: Arc<Mutex<Tokens>>, events: Events) {
-    thread::spawn(move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            let mut words = line.split_whitespace();
-            let inserted = match words.next() {
-                Some("pull") => false,
-                Some("insert") => true,
-                Some("quit") => {
-                    let _ = events.send(Event::Stop);
-                    return;
-                }
-                _ => continue,
-            };
-            let named = words.next().and_then(|name| NAMES.iter().position(|known| *known == name));
-            let Some(slot) = named.and_then(|slot| u8::try_from(slot).ok()) else { continue };
-            let presence = {
-                let mut world = lock(&world);
-                for token in world.tokens.iter_mut().filter(|token| token.live.label == Some(slot)) {
-                    token.inserted = inserted;
-                    token.worker_lost();
-                }
-                world.look(slot)
-            };
-            if events.send(Event::Input(Input::Token { slot: SlotId(slot), presence })).is_err() {
-                return;
-            }
-        }
-    });
-}
-
-fn introduction(config: &Path) -> String {
-    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("slotwarden-sim"));
-    let place = config.parent().unwrap_or(Path::new("."));
-    let (command, place) = (format!("{} cli --config {}", program.display(), config.display()), place.display());
-    format!(
-        "Slotwarden on simulated tokens. The code of ca-issuing is `{MANUAL_CODE}`; codes here protect nothing.\n\
-         Try, from a second terminal:\n\
-         \x20 {command} status\n\
-         \x20 {command} slot activate ca-issuing --code-file {place}/demo-code\n\
-         \x20 {command} slot init timestamp --so-pin-file {place}/demo-so-pin\n\
-         \x20 {command} slot mode ca-issuing generated --code-file {place}/demo-code\n\
-         \x20 {command} slot deactivate ca-root\n\
-         \x20 {command} audit show\n\
-         Here: pull NAME, insert NAME, quit (or Ctrl-C)."
-    )
-}
-
-/// Redraws on a terminal; elsewhere writes one line for each change that a sentence can tell.
-fn show(terminal: bool, introduction: &str, notice: &Notice<'_>, shown: &mut String) {
-    let text = match notice {
-        Notice::Stopping => "stopping".to_owned(),
-        Notice::Ready(view) | Notice::Changed(view) if terminal => {
-            format!("\x1b[2J\x1b[H{introduction}\n\n{}", table(view))
-        }
-        Notice::Ready(view) => format!("ready: {}", view.sentence()),
-        Notice::Changed(view) => view.sentence(),
+/// The command line of the product, as a client of an appliance that runs.
+#[must_use]
+pub fn command_line(arguments: Vec<OsString>) -> ExitCode {
+    let program = Program {
+        daemon: |_, _| Err(Own::SpawnFailed.with("the simulator runs it: `slotwarden-sim` without arguments")),
+        hsm_worker: || {
+            output::aside("slotwarden-sim: simulated tokens need no worker");
+            ExitCode::from(slotwarden::problem::EXIT_USAGE)
+        },
     };
-    if text != *shown {
-        let mut out = std::io::stdout().lock();
-        // A closed terminal must not end the appliance, so failures to write are ignored.
-        let _ = writeln!(out, "{text}").and_then(|()| out.flush());
-        *shown = text;
+    cli::main(&program, std::iter::once(OsString::from("slotwarden-sim cli")).chain(arguments))
+}
+
+/// What the simulator reacts to.
+enum Happening {
+    Status(Box<StatusView>),
+    Typed(String),
+    Tick,
+    Resized,
+    Quit,
+    /// The loop ended: by itself, unless it was before a power cut.
+    Ended(ThreadId),
+}
+
+fn next(happened: &Receiver<Happening>, until: Option<Instant>, ticks: bool) -> Happening {
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    if left.is_some_and(|left| left.is_zero()) {
+        return Happening::Quit;
+    }
+    let wait = left.into_iter().chain(ticks.then_some(TICK)).min();
+    match wait {
+        None => happened.recv().unwrap_or(Happening::Quit),
+        Some(wait) => match happened.recv_timeout(wait) {
+            Ok(happening) => happening,
+            Err(RecvTimeoutError::Timeout) => Happening::Tick,
+            Err(RecvTimeoutError::Disconnected) => Happening::Quit,
+        },
     }
 }
 
-fn table(view: &StatusView) -> String {
-    let mut text = format!("{:<14}{:<12}{:<16}{:<16}\n", "slot", "mode", "state", "application");
-    for slot in &view.slots {
-        let application = slot.applications.first().map_or("", |application| application.state.as_str());
-        let lack = if slot.is_active() { String::new() } else { slot.lack() };
-        text.push_str(&format!("{:<14}{:<12}{:<16}{application:<16}{lack}\n", slot.name, slot.mode, slot.state));
+fn carry_out(bench: &Bench, typed: Typed) -> String {
+    let name = |slot: u8| SLOTS[usize::from(slot)];
+    let told = |slot, done: Result<(), &str>, then: &str| match done {
+        Ok(()) => format!("{}: {then}", name(slot)),
+        Err(why) => format!("{}: {why}", name(slot)),
+    };
+    match typed {
+        Typed::Pull(slot) => told(slot, bench.pull(slot), "the token is out"),
+        Typed::Insert(slot) => told(slot, bench.insert(slot), "the token is in"),
+        Typed::Hang(slot) => {
+            bench.hang(slot);
+            told(slot, Ok(()), "the next calls stay unanswered until `answer` or `kill`")
+        }
+        Typed::Answer(slot) => told(slot, bench.answer(slot), "the token answers again"),
+        Typed::Wrong(slot) => told(slot, bench.wrong(slot), "somebody else tried a wrong PIN"),
+        Typed::Kill => {
+            bench.kill();
+            "the HSM worker was killed; another starts".to_owned()
+        }
+        Typed::Help => typed::HELP.to_owned(),
+        // Both end the loop that calls this.
+        Typed::Power | Typed::Quit => String::new(),
     }
-    text.push_str(&format!("\n{}\n", view.sentence()));
-    text
 }
 
-fn lock(world: &Mutex<Tokens>) -> MutexGuard<'_, Tokens> {
-    // Tokens are plain data, whole at every moment.
-    world.lock().unwrap_or_else(PoisonError::into_inner)
+/// Where everything is.
+struct Stage {
+    directory: TempDir,
+    /// This program, as it is called from here.
+    program: String,
+    tokens: [Token; LABELS_MAX],
+    code: Code,
 }
 
-/// One call on its way to a token.
-struct Job {
-    ticket: Ticket,
-    slot: u8,
-    call: HsmCall,
-    first: Code,
-    second: Code,
-}
+impl Stage {
+    fn set() -> io::Result<Self> {
+        let make = |place: &Path| {
+            let private = Permissions::from_mode(0o700);
+            tempfile::Builder::new().prefix("slotwarden-").rand_bytes(4).permissions(private).tempdir_in(place)
+        };
+        let directory = make(Path::new(MEMORY)).or_else(|_| make(&std::env::temp_dir()))?;
+        let program = std::env::current_exe()?;
+        let mut random = fastrand::Rng::new();
+        let [code, issuing, archive] = std::array::from_fn(|_| Code::manual(&mut random));
+        let so_pin = Code::so_pin(&mut random);
+        let mut absent = Token::initialised(3, Character::SOFT, 3, archive, so_pin);
+        absent.inserted = false;
+        let tokens = [
+            Token::initialised(0, Character::STRICT, 0, code, so_pin),
+            Token::free(1, Character::COUNTING),
+            Token::initialised(2, Character::SOFT, 2, issuing, so_pin),
+            absent,
+        ];
+        let here = std::env::current_dir().ok();
+        let shown = here.and_then(|here| program.strip_prefix(here).ok().map(Path::to_owned));
+        let stage = Stage { directory, program: quoted(&shown.unwrap_or_else(|| program.clone())), tokens, code };
+        stage.write("slotwarden.toml", stage.configuration(&program).as_bytes())?;
+        for (name, code) in
+            [("ca-root.code", code), ("issuing.code", issuing), ("archive.code", archive), ("so-pin", so_pin)]
+        {
+            stage.write(name, &[code.bytes(), b"\n"].concat())?;
+        }
+        Ok(stage)
+    }
 
-/// The HSM of the appliance: one thread carries out one call after the other.
-struct SimulatedHsm {
-    world: Arc<Mutex<Tokens>>,
-    events: Events,
-    jobs: Option<Sender<Job>>,
-    worker: Option<thread::JoinHandle<()>>,
-    seen: [Option<Presence>; NAMES.len()],
-}
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
 
-impl SimulatedHsm {
-    fn start(world: Arc<Mutex<Tokens>>, events: Events) -> Self {
-        let (jobs, queue) = channel::<Job>();
-        let worker = thread::spawn({
-            let (world, events) = (Arc::clone(&world), events.clone());
-            move || {
-                for job in queue {
-                    thread::sleep(CALL_TAKES);
-                    let result = carry_out(&mut lock(&world), &job);
-                    let done = Input::Done { ticket: job.ticket, outcome: Outcome::Hsm(result) };
-                    if events.send(Event::Input(done)).is_err() {
-                        return;
-                    }
-                }
+    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.path(name));
+        file.and_then(|mut file| file.write_all(bytes))
+    }
+
+    fn configuration(&self, program: &Path) -> String {
+        let path = |name: &str| format!("{:?}", self.path(name).display().to_string());
+        let mut text = format!("state_dir = {}\nsocket = {}\n", path("state"), path("control.sock"));
+        // The simulator itself is the module: `check-config` wants a file that is there.
+        text.push_str(&format!("[hsm]\nmodule = {:?}\n", program.display().to_string()));
+        for (slot, name) in SLOTS.iter().enumerate() {
+            text.push_str(&format!("[[slot]]\nname = \"{name}\"\ntoken = \"pkcs11:token={name}\"\n"));
+            if slot == 0 {
+                text.push_str(&format!("applications = [\"{APPLICATION}\"]\n"));
             }
+        }
+        text.push_str(&format!("[[application]]\nname = \"{APPLICATION}\"\nadapter = \"pin-file\"\n"));
+        text.push_str(&format!("path = {}\n", path("ca.pin")));
+        text
+    }
+
+    /// What stands below the slots.
+    fn below(&self) -> Vec<String> {
+        let file = |name: &str| quoted(&self.path(name));
+        let cli = |rest: &str| format!("{} cli --config {} {rest}", self.program, file("slotwarden.toml"));
+        vec![
+            format!("The code of ca-root is {}. Log: {}", String::from_utf8_lossy(self.code.bytes()), file("log")),
+            "In a second terminal, from the same directory:".to_owned(),
+            cli(&format!("slot activate ca-root --code-file {}", file("ca-root.code"))),
+            format!("cat {}", file("ca.pin")),
+            cli(&format!("slot init signer --so-pin-file {}", file("so-pin"))),
+            cli(&format!("slot mode issuing generated --code-file {}", file("issuing.code"))),
+            cli("slot deactivate ca-root"),
+            cli("status"),
+            cli("audit show"),
+            screen::typing(),
+        ]
+    }
+}
+
+/// The daemon's loop in a thread of its own.
+struct Running {
+    events: Events,
+    powered: Arc<AtomicBool>,
+    thread: JoinHandle<Result<(), Problem>>,
+}
+
+impl Running {
+    fn start(stage: &Stage, bench: &Bench, happens: &Sender<Happening>) -> Result<Self, Problem> {
+        let settings = config::load(&stage.path("slotwarden.toml"))?;
+        let (events, arriving) = channel();
+        let Prepared { setup, store, applications } = appliance::prepare(&settings, &events)?;
+        let socket = control::listen(&settings.socket, Arc::clone(&setup.names), events.clone())?;
+        let powered = Arc::new(AtomicBool::new(true));
+        let store = Powered { store, powered: Arc::clone(&powered), events: events.clone() };
+        let hsm = SimHsm::start(bench, events.clone());
+        let devices = Devices { hsm, store, applications };
+        let happens = happens.clone();
+        let thread = thread::Builder::new().name("daemon".into()).spawn(move || {
+            let mut show = |notice: Notice<'_>| match notice {
+                Notice::Ready(status) | Notice::Changed(status) => {
+                    let _ = happens.send(Happening::Status(Box::new(status.clone())));
+                }
+                Notice::Stopping => {}
+            };
+            let ended = daemon::run(setup, devices, &arriving, &mut show);
+            drop(socket);
+            let _ = happens.send(Happening::Ended(thread::current().id()));
+            ended
         });
-        let mut hsm = SimulatedHsm { world, events, jobs: Some(jobs), worker: Some(worker), seen: [None; NAMES.len()] };
-        devices::Hsm::look(&mut hsm);
-        hsm.tell(Input::WorkerUp);
-        hsm
+        let thread = thread.map_err(|error| cannot("a thread", &error))?;
+        Ok(Running { events, powered, thread })
     }
 
-    fn tell(&self, input: Input) {
-        // The loop may have ended; then nobody waits.
-        let _ = self.events.send(Event::Input(input));
+    /// Asks for the status; a loop that is ending has none.
+    fn status(&self) -> Option<StatusView> {
+        let (answer, answered) = sync_channel(1);
+        let request = Request { peer: Peer::OwnUser, ask: Ask::Status, secrets: Vec::new(), answer };
+        self.events.send(Event::Control(request)).ok()?;
+        match answered.recv_timeout(ANSWER_WAIT) {
+            Ok(Answered::Status(status)) => Some(status),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    fn cut_power(self, bench: &Bench) {
+        self.powered.store(false, Ordering::SeqCst);
+        bench.cut_power();
+        // Without power the loop's end writes nothing: its store fails, its tokens are gone.
+        let _ = self.stop();
+    }
+
+    fn stop(self) -> Result<(), Problem> {
+        // A loop that has ended already needs no order.
+        let _ = self.events.send(Event::Stop);
+        self.join()
+    }
+
+    fn join(self) -> Result<(), Problem> {
+        self.thread.join().unwrap_or_else(|_| Err(Own::SpawnFailed.with("the daemon's loop panicked")))
     }
 }
 
-fn carry_out(world: &mut Tokens, job: &Job) -> Result<HsmAnswer, HsmFailure> {
-    match job.call {
-        HsmCall::Initialise { free_slot, .. } => {
-            let number = world.for_init(job.slot, free_slot).map_err(HsmFailure::Refused)?;
-            let token = world.tokens.get_mut(usize::from(number)).ok_or(HsmFailure::TokenGone)?;
-            let answer = token.initialise(job.slot, &job.first, &job.second, Extent::Whole)?;
-            world.attached[usize::from(job.slot)] = Some(number);
-            Ok(answer)
-        }
-        HsmCall::Settle => {
-            world.settle_all();
-            Ok(HsmAnswer::Settled)
-        }
-        HsmCall::Observe | HsmCall::Login { .. } | HsmCall::Logout | HsmCall::SetPin { .. } => {
-            let token = world.of(job.slot).ok_or(HsmFailure::TokenGone)?;
-            match job.call {
-                HsmCall::Login { .. } => token.login(&job.first),
-                HsmCall::Logout => token.logout(),
-                HsmCall::SetPin { .. } => token.set_pin(&job.first, &job.second),
-                HsmCall::Observe | HsmCall::Initialise { .. } | HsmCall::Settle => {
-                    Ok(HsmAnswer::Observed(token.state()))
-                }
-            }
-        }
-    }
-}
-
-impl devices::Hsm for SimulatedHsm {
-    fn perform(&mut self, ticket: Ticket, slot: SlotId, call: HsmCall, secrets: &dyn Lend) {
-        let lent = |id| {
-            let mut code = Code::NONE;
-            secrets.lend(id, &mut |bytes| code = Code::new(bytes));
-            code
-        };
-        let (first, second) = match call {
-            HsmCall::Observe | HsmCall::Logout | HsmCall::Settle => (Code::NONE, Code::NONE),
-            HsmCall::Login { pin } => (lent(pin), Code::NONE),
-            HsmCall::SetPin { old, new } => (lent(old), lent(new)),
-            HsmCall::Initialise { so_pin, new, free_slot: _ } => (lent(so_pin), lent(new)),
-        };
-        let job = Job { ticket, slot: slot.0, call, first, second };
-        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
-        if !sent {
-            let outcome = Outcome::Hsm(Err(HsmFailure::NoWorker));
-            self.tell(Input::Done { ticket, outcome });
-        }
-    }
-
-    fn look(&mut self) {
-        for (slot, seen) in (0u8..).zip(self.seen) {
-            let presence = lock(&self.world).look(slot);
-            if seen != Some(presence) {
-                self.seen[usize::from(slot)] = Some(presence);
-                self.tell(Input::Token { slot: SlotId(slot), presence });
-            }
-        }
-    }
-
-    fn end_worker(&mut self) {
-        for token in &mut lock(&self.world).tokens {
-            token.worker_lost();
-        }
-        self.tell(Input::WorkerLost);
-        self.seen = [None; NAMES.len()];
-        self.look();
-        self.tell(Input::WorkerUp);
-    }
-
-    fn free_tokens(&self) -> Vec<FreeToken> {
-        let world = lock(&self.world);
-        let free = (0u64..).zip(&world.tokens).filter(|(_, token)| token.is_there() && token.live.label.is_none());
-        free.map(|(slot_number, token)| FreeToken {
-            slot_number,
-            description: String::from_utf8_lossy(&token.serial).into_owned(),
-        })
-        .collect()
-    }
-
-    fn random(&mut self, _half: &mut [u8; 32]) -> bool {
-        // The loop then uses the system's sources alone.
-        false
-    }
-
-    fn description(&self) -> String {
-        "simulated tokens".to_owned()
-    }
-
-    fn stop(&mut self) {
-        self.jobs = None;
-        if let Some(worker) = self.worker.take() {
-            // A panic of the device thread has been printed already.
-            let _ = worker.join();
-        }
-    }
-}
-
-/// The applications of the appliance: they take what they are given, and keep nothing.
-struct SimulatedApplications {
+/// The store, until the power is cut: from then on nothing reaches the disk.
+struct Powered {
+    store: DiskStore,
+    powered: Arc<AtomicBool>,
     events: Events,
 }
 
-impl devices::Applications for SimulatedApplications {
-    fn perform(
-        &mut self,
-        ticket: Ticket,
-        _application: ApplicationId,
-        _slot: SlotId,
-        _order: ApplicationOrder,
-        _secrets: &dyn Lend,
-    ) {
-        let done = Input::Done { ticket, outcome: Outcome::Application(Ok(())) };
-        let _ = self.events.send(Event::Input(done));
+impl Powered {
+    fn is_on(&self) -> bool {
+        self.powered.load(Ordering::SeqCst)
+    }
+}
+
+impl Store for Powered {
+    fn put(&mut self, record: &Record, secrets: &dyn Lend) {
+        if self.is_on() {
+            self.store.put(record, secrets);
+        }
     }
 
-    fn withdraw_all(&mut self) {}
+    fn journal(&mut self, record: &AuditRecord) {
+        if self.is_on() {
+            self.store.journal(record);
+        }
+    }
+
+    fn commit(&mut self, ticket: Ticket) {
+        if self.is_on() {
+            return self.store.commit(ticket);
+        }
+        let _ = self.events.send(Event::Input(Input::Stored { ticket, result: StoreResult::Failed }));
+    }
+
+    fn unseal(&mut self, key: SecretKey, place: &mut [u8]) -> Result<usize, Fault> {
+        if self.is_on() { self.store.unseal(key, place) } else { Err(Fault::SealBroken) }
+    }
+
+    fn checkpoint(&mut self, sequence: u64, head: [u8; 32]) {
+        if self.is_on() {
+            self.store.checkpoint(sequence, head);
+        }
+    }
+
+    fn audit(&mut self, first: u64, count: usize) -> Result<Vec<AuditRecord>, Refusal> {
+        self.store.audit(first, count)
+    }
+
+    fn checkpoints(&mut self) -> Result<Vec<Checkpoint>, Refusal> {
+        self.store.checkpoints()
+    }
+
+    fn seal(&self) -> &'static str {
+        self.store.seal()
+    }
+
+    fn node_key(&self) -> [u8; 32] {
+        self.store.node_key()
+    }
+}
+
+/// A closed terminal ends the simulator: nobody is left to try anything.
+fn watch_signals(happens: &Sender<Happening>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGWINCH])?;
+    let happens = happens.clone();
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            let happening = if signal == SIGWINCH { Happening::Resized } else { Happening::Quit };
+            if happens.send(happening).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// The end of the input is no end: a service manager or a test gives none.
+fn read_typed(happens: &Sender<Happening>) {
+    let happens = happens.clone();
+    thread::spawn(move || {
+        for line in io::stdin().lock().lines() {
+            let Ok(line) = line else { return };
+            if happens.send(Happening::Typed(line)).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+fn cannot(what: &str, error: &io::Error) -> Problem {
+    Own::SpawnFailed.with(format!("{what}: {error}"))
 }

@@ -1,23 +1,19 @@
 //! The program `slotwarden-sim`: an appliance to try, and campaigns on the core.
 
 use std::ffi::OsString;
-use std::iter::once;
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use slotwarden::cli::{self, Program};
-use slotwarden::problem::{Own, Problem};
 use slotwarden_sim::appliance;
 use slotwarden_sim::cuts;
 use slotwarden_sim::explore::{Order, explore, live_guarded, print};
 use slotwarden_sim::world::World;
 
-/// Slotwarden on simulated devices.
+/// Slotwarden on simulated devices. Without a command: an appliance to try.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
-    /// End after so many seconds; without it the appliance runs until Ctrl-C.
+    /// End the appliance after so many seconds.
     #[arg(long, value_name = "N")]
     seconds: Option<u64>,
     #[command(subcommand)]
@@ -26,10 +22,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// The command line of `slotwarden`, for the appliance that runs in another terminal.
+    /// The command line of `slotwarden`, for an appliance that runs in another terminal.
     #[command(disable_help_flag = true)]
     Cli {
-        /// What `slotwarden` would get.
+        /// As `slotwarden` takes them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -58,12 +54,9 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match arguments.command {
-        Some(Verb::Cli { arguments }) => {
-            let program = Program { daemon: no_daemon, hsm_worker: || ExitCode::FAILURE };
-            cli::main(&program, once(OsString::from("slotwarden")).chain(arguments))
-        }
+    let Arguments { seconds, command } = Arguments::parse();
+    match command {
+        Some(Verb::Cli { arguments }) => appliance::command_line(arguments),
         Some(Verb::Explore { replay_cut: Some(name), .. }) => replay_cut(&name),
         Some(Verb::Explore { seeds, seed, trace: true, .. }) => replay(seed, seeds),
         Some(Verb::Explore { seeds, seed, jobs, cuts, .. }) => {
@@ -72,13 +65,14 @@ fn main() -> ExitCode {
             print(&order, &report);
             if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        None => appliance::run(arguments.seconds),
+        None => match appliance::run(seconds) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => {
+                eprintln!("slotwarden-sim: {problem}\n  {}", problem.remedy);
+                ExitCode::from(problem.exit())
+            }
+        },
     }
-}
-
-/// The daemon on simulated tokens is this program without a verb.
-fn no_daemon(_config: &Path, _detached: bool) -> Result<(), Problem> {
-    Err(Own::SpawnFailed.with("run `slotwarden-sim` for the daemon on simulated tokens"))
 }
 
 /// Lives seeds one after another, printing everything.

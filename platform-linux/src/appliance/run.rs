@@ -1,0 +1,78 @@
+//! The appliance with the real HSM behind its worker.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use sd_notify::NotifyState;
+use tracing::error;
+
+use super::{Prepared, harden, prepare, start_log};
+use crate::config::{self, Settings};
+use crate::daemon::{self, Devices, Notice};
+use crate::hsm::{WantedToken, WorkerHsm, WorkerSettings};
+use crate::problem::{Own, Problem};
+use crate::{control, signals};
+
+/// Runs the daemon until it is stopped.
+///
+/// # Errors
+/// Why it could not start. What happens after the start is in its log and its status.
+pub fn run(config: &Path, detached: bool) -> Result<(), Problem> {
+    let settings = config::load(config)?;
+    if detached {
+        // EPERM: we lead a process group already, so there is no terminal to leave.
+        match rustix::process::setsid() {
+            Ok(_) | Err(Errno::PERM) => {}
+            Err(error) => return Err(Own::SpawnFailed.with(error.to_string())),
+        }
+    }
+    start_log(std::io::stderr);
+    harden();
+    let (events, arriving) = channel();
+    signals::watch(events.clone()).map_err(|error| Own::SpawnFailed.with(error.to_string()))?;
+    let Prepared { setup, store, applications } = prepare(&settings, &events)?;
+    let socket = control::listen(&settings.socket, Arc::clone(&setup.names), events.clone())?;
+    let hsm = WorkerHsm::start(worker_settings(&settings)?, events.clone())
+        .map_err(|error| Own::SpawnFailed.with(format!("the HSM worker's keeper: {error}")))?;
+    // From here on only devices, clients and signals send.
+    drop(events);
+    let devices = Devices { hsm, store, applications };
+    let ended = daemon::run(setup, devices, &arriving, &mut tell_service_manager);
+    drop(socket);
+    ended
+}
+
+/// systemd: ready after the automatic slots were tried, never before (sd_notify(3)).
+/// Without a service manager there is no socket to tell, and nothing happens.
+fn tell_service_manager(notice: Notice<'_>) {
+    let told = match notice {
+        Notice::Ready(status) => {
+            let sentence = status.sentence();
+            sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&sentence)])
+        }
+        Notice::Changed(status) => sd_notify::notify(&[NotifyState::Status(&status.sentence())]),
+        Notice::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+    };
+    if let Err(error) = told {
+        error!("the service manager could not be told: {error}");
+    }
+}
+
+fn worker_settings(settings: &Settings) -> Result<WorkerSettings, Problem> {
+    let tokens = settings
+        .slots
+        .iter()
+        .map(|slot| WantedToken { label: slot.token.label.clone(), serial: slot.token.serial.clone() });
+    let lock_file = settings.state_dir.join("worker.lock");
+    let mut worker = WorkerSettings::new(settings.hsm.module.clone(), tokens.collect(), lock_file)
+        .map_err(|error| Own::SpawnFailed.with(format!("this program's own path: {error}")))?;
+    worker.settle_dir.clone_from(&settings.hsm.settle_dir);
+    if let Some(seconds) = settings.hsm.look_interval_s {
+        worker.waits.loss_interval = Duration::from_secs(seconds);
+        worker.waits.return_interval = Duration::from_secs(seconds);
+    }
+    Ok(worker)
+}
