@@ -34,7 +34,7 @@ impl Screen {
         if terminal {
             screen.write("\x1b[?1049h");
         } else {
-            screen.write(&format!("{}\n", screen.below.join("\n")));
+            screen.write(&format!("{}\n{}\n", screen.below.join("\n"), typing()));
         }
         screen
     }
@@ -73,7 +73,8 @@ impl Screen {
         let halted = status.halted.as_ref().map(|halted| format!("halted: {}", halted.sentence));
         let worker = (!status.hsm.worker).then(|| "the HSM worker does not run".to_owned());
         let above = top.lines().map(str::to_owned).chain(halted).chain(worker).chain([String::new()]);
-        let foot: Vec<&str> = self.said.lines().collect();
+        let said = if self.said.is_empty() { typing() } else { self.said.clone() };
+        let foot: Vec<&str> = said.lines().collect();
         let height = |line: &str| line.chars().count().max(1).div_ceil(usize::from(columns));
         let foot_rows: usize = foot.iter().map(|line| height(line)).sum();
         // The last row is for typing.
@@ -132,7 +133,7 @@ fn sentence(slot: &SlotView) -> String {
     text
 }
 
-/// The last line under the commands.
-pub(super) fn typing() -> String {
+/// What can be typed, while there is nothing to answer.
+fn typing() -> String {
     format!("here: {}", typed::SHORT)
 }
