@@ -20,7 +20,7 @@ use crate::hsm::Character;
 use crate::world::{Counts, World};
 
 /// Seeds that one thread takes at a time.
-const BLOCK: u64 = 256;
+const BLOCK: u64 = 64;
 /// Every so many seeds all printable text is searched for secrets (P3).
 const SCAN_EVERY: u64 = 256;
 /// Every so many seeds each step is tallied, struck or not.
@@ -257,4 +257,22 @@ fn print_faults(tally: &Tally) {
     }
     let kinds = Kind::ALL.len();
     println!("fault kinds                {} of {kinds} struck at every reachable step\n", kinds - kinds_missing);
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn explore_with(jobs: usize) -> Report {
+        explore(&Order { first: 1, seeds: 100, jobs, cuts_deep: 0 })
+    }
+
+    #[test]
+    fn p43_the_hash_is_the_same_again_and_with_two_threads() {
+        let report = explore_with(1);
+        assert!(report.is_clean(), "{:?}", report.failures);
+        assert!(report.counts.life_cycles > 300 && report.counts.power_cuts > 100);
+        assert_eq!(report.hash, explore_with(1).hash);
+        assert_eq!(report.hash, explore_with(2).hash);
+        assert_ne!(report.hash, explore(&Order { first: 2, seeds: 100, jobs: 1, cuts_deep: 0 }).hash);
+    }
 }

@@ -1,0 +1,55 @@
+//! Seeds that failed once, each under the name of what it found.
+//!
+//! A campaign changes when faults, people or the core change, so a seed may walk another
+//! path than it did; it stays because it cost nothing and once found something.
+
+use slotwarden_sim::cuts::{self, Script};
+use slotwarden_sim::explore::live_guarded;
+use slotwarden_sim::hsm::Character;
+use slotwarden_sim::world::World;
+
+fn lives(seed: u64) {
+    let lived = live_guarded(&mut World::default(), seed);
+    assert!(lived.is_ok(), "seed {seed}: {lived:?}");
+}
+
+/// Makes a test of each seed.
+macro_rules! seeds {
+    ($($name:ident $seed:literal;)*) => {
+        $(#[test] fn $name() { lives($seed); })*
+    };
+}
+
+seeds! {
+    p35_a_second_init_kept_the_code_of_the_undecided_first_one 1;
+    p42_a_stopped_service_asks_for_no_more_ticks 3;
+    p33_a_pin_is_not_handed_over_when_its_token_is_gone 8;
+    p44_a_wrong_kind_of_answer_halts_nothing 12;
+    p36_a_try_that_was_not_made_is_in_the_audit_log 14;
+    p16_a_halted_service_reserves_no_place_of_the_safe 20;
+    p33_no_pin_is_handed_over_again_after_the_token_went_during_a_change 30;
+    p35_a_change_that_was_undone_is_not_answered_done 100;
+    p35_a_change_that_was_called_is_never_answered_with_nothing_was_done 184;
+    p44_an_order_is_answered_once_after_the_store_failed 273;
+    p35_a_refused_stored_code_is_settled_away_before_the_record_says_so 295;
+    p35_an_init_lost_with_the_power_can_be_made_again 912;
+    p33_a_pin_accepted_by_a_lie 1082;
+    p35_another_token_with_the_label_does_not_become_the_slots_token 1387;
+    p35_an_activation_that_cannot_be_settled_is_not_done 1398;
+    p16_a_change_under_way_when_the_store_fails_keeps_no_secret 1846;
+    p34_a_low_count_after_an_unknown_outcome_ends_automatic_tries 9153;
+    p34_a_pin_that_set_pin_refused_is_not_used_again 40418;
+}
+
+#[test]
+fn p35_every_single_power_cut_of_every_script_on_every_token_loses_no_code() {
+    let mut world = World::default();
+    let mut report = cuts::CutReport::default();
+    for script in Script::ALL {
+        for character in 0..Character::ALL.len() {
+            cuts::cut_everywhere(&mut world, script, character, 1, &mut report);
+        }
+    }
+    assert!(report.failures.is_empty(), "{:?}", report.failures);
+    assert!(report.states > 1_500, "only {} states", report.states);
+}
