@@ -52,6 +52,7 @@ use crate::fmt;
 use crate::record::ChangeKind;
 use crate::safe::SecretId;
 use crate::slot_data::{application_answered, applications_overdue};
+use crate::token::Serial;
 use crate::turn::Turn;
 
 /// What a change should do.
@@ -246,6 +247,8 @@ pub struct Rules {
     /// An earlier initialisation was never decided: its pending code is used again, so that
     /// whichever of the two calls took effect, the code is kept.
     goes_on: bool,
+    /// The token that was initialised; another may have taken its place since.
+    initialised: Option<Serial>,
 }
 
 impl PinChange {
@@ -318,7 +321,19 @@ impl Rules {
             && turn.slot.record.pending.is_some();
         let pending_refused = matches!(order, ChangeOrder::Decide { .. })
             && turn.slot.record.change.is_some_and(|change| change.pending_refused);
-        Rules { order, kind, caller, old, new, logged_in, relogged: false, cleared: false, pending_refused, goes_on }
+        Rules {
+            order,
+            kind,
+            caller,
+            old,
+            new,
+            logged_in,
+            relogged: false,
+            cleared: false,
+            pending_refused,
+            goes_on,
+            initialised: None,
+        }
     }
 
     /// The same with the new code drawn already, where the change makes one: for golden tables.

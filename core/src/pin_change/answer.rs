@@ -54,6 +54,7 @@ impl Rules {
                 turn.slot.record.so.accepted();
                 turn.save();
                 turn.slot.observe(token);
+                self.initialised = Some(token.serial);
                 self.login_new(turn)
             }
             (Step::Logout, HsmAnswer::LoggedOut) => {
@@ -76,7 +77,7 @@ impl Rules {
                 self.ask(turn, Step::Settle, HsmCall::Settle)
             }
             (Step::Settle, HsmAnswer::Settled) => {
-                attempts::know_token(turn);
+                turn.slot.record.serial = self.initialised.or(turn.slot.record.serial);
                 self.promote_new(turn);
                 match self.new {
                     Some(pin) => self.end(turn, Then::HandOver(pin)),

@@ -142,6 +142,8 @@ impl Rules {
                 self.abort(turn, Answer::Failed(Fault::ModuleLies(Function::Logout)))
             }
             (LoginState::User | LoginState::SecurityOfficer, _) => {
+                // The session is not as we left it: our login is not relied on any more.
+                self.logged_in = false;
                 self.cleared = true;
                 self.ask(turn, Step::Clear, HsmCall::Logout)
             }
