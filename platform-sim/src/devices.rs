@@ -394,6 +394,7 @@ impl World {
             }
             Some(Kind::LoginLies) => {
                 self.apart[number] = true;
+                self.checkers.flags_lied(slot);
                 Ok(HsmAnswer::LoggedIn)
             }
             Some(Kind::AlreadyLoggedIn) => Err(HsmFailure::AlreadyLoggedIn),

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest, Sha256};
 use slotwarden_core::status::StateName;
 
@@ -54,11 +55,11 @@ pub struct Report {
     pub hash: [u8; 32],
     /// Failing seeds in order, with what failed.
     pub failures: Vec<(u64, String)>,
-    /// Time of all threads together, in the seeds.
+    /// Processor time of all threads together, in the seeds.
     pub busy: Duration,
     /// The systematic part.
     pub cuts: CutReport,
-    /// Time of all threads together, in the systematic part.
+    /// Processor time of all threads together, in the systematic part.
     pub cuts_busy: Duration,
 }
 
@@ -89,7 +90,7 @@ pub fn explore(order: &Order) -> Report {
             scope.spawn(|| {
                 let mut world = World::default();
                 let mut failures = Vec::new();
-                let began = Instant::now();
+                let began = thread_time();
                 loop {
                     let block = next_block.fetch_add(1, Ordering::Relaxed);
                     if block >= blocks {
@@ -102,10 +103,10 @@ pub fn explore(order: &Order) -> Report {
                         hashes[usize::try_from(block).unwrap_or(0)] = hash;
                     }
                 }
-                let busy = began.elapsed();
+                let busy = thread_time().saturating_sub(began);
                 let counts = std::mem::take(&mut world.counts);
                 let tally = std::mem::take(&mut world.tally);
-                let began = Instant::now();
+                let began = thread_time();
                 let mut cuts = CutReport::default();
                 if order.cuts_deep > 0 {
                     cut_all(&mut world, order.cuts_deep, &next_script, &mut cuts);
@@ -118,7 +119,7 @@ pub fn explore(order: &Order) -> Report {
                     report.cuts.states += cuts.states;
                     report.cuts.again += cuts.again;
                     report.cuts.failures.append(&mut cuts.failures);
-                    report.cuts_busy += began.elapsed();
+                    report.cuts_busy += thread_time().saturating_sub(began);
                 }
             });
         }
@@ -132,6 +133,12 @@ pub fn explore(order: &Order) -> Report {
     report.failures.sort();
     report.cuts.failures.sort();
     report
+}
+
+/// Processor time of this thread: a busy neighbour does not count.
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
 }
 
 fn live_block(world: &mut World, seeds: std::ops::Range<u64>, failures: &mut Vec<(u64, String)>) -> [u8; 32] {
