@@ -218,7 +218,7 @@ impl Plan {
         Plan::default()
     }
 
-    /// None to six faults of any kinds; for every other seed many power cuts as well.
+    /// None to six faults of any kinds; for nine seeds of ten many power cuts as well.
     #[must_use]
     pub fn draw(random: &mut fastrand::Rng) -> Self {
         let mut plan = Plan::default();
@@ -235,7 +235,7 @@ impl Plan {
             };
             plan.add(kind, random.u16(..=wait_max));
         }
-        if random.bool() {
+        if random.u8(..10) != 0 {
             for _ in 0..random.usize(..=CUTS_MAX) {
                 let (kind, wait_max) = POWER_CUTS[random.usize(..POWER_CUTS.len())];
                 plan.add(kind, random.u16(..=wait_max));

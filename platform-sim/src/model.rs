@@ -6,7 +6,7 @@
 //! of a token, of the store and of what people remember, so that it covers the power cut
 //! at each of these moments too.
 
-use slotwarden_core::record::{Mode, Owner, SlotRecord};
+use slotwarden_core::record::{Mode, Owner, SecretKey, SecretKind, SlotRecord};
 
 use crate::code::Code;
 use crate::hsm::Token;
@@ -31,21 +31,26 @@ pub fn nobody_has(token: &Token, disk: &Disk, owner: Owner, people: &Knowledge) 
     token.readable && could_open(token).iter().any(|pin| !somebody_has(pin, disk, owner, people))
 }
 
-/// Whether a change that was answered *done* is what token, store and people agree on.
+/// Whether a change that was answered *done* is what token, store and people agree on. A
+/// sealed code that no record names any more may lie in the store: of a token that only its
+/// flags spoke for, and that may come back.
 #[must_use]
 pub fn change_is_done(token: &Token, disk: &Disk, owner: Owner, record: &SlotRecord, new: &Code) -> bool {
-    let agreed = |pin: &Code| match record.mode {
-        Mode::Manual => pin == new && disk.codes(owner).next().is_none(),
-        Mode::Generated => new.is_none() && disk.codes(owner).any(|code| code == pin) && disk.codes(owner).count() == 1,
+    let sealed = record
+        .accepted
+        .and_then(|generation| disk.unseal(SecretKey { kind: SecretKind::GeneratedCode, owner, generation }).copied());
+    let in_force = match record.mode {
+        Mode::Manual => sealed.is_none().then_some(*new),
+        Mode::Generated => sealed.filter(|_| new.is_none()),
     };
-    record.change.is_none() && record.doubt.is_none() && could_open(token).iter().all(agreed)
+    let undecided = record.change.is_some() || record.doubt.is_some() || record.pending.is_some();
+    !undecided && could_open(token).iter().all(|pin| Some(*pin) == in_force)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::hsm::Character;
-    use slotwarden_core::record::{SecretKey, SecretKind};
 
     const OWNER: Owner = Owner(0);
 
@@ -90,6 +95,7 @@ mod tests {
         let mut disk = Disk::default();
         let mut record = SlotRecord::new([0; 16]);
         record.mode = Mode::Generated;
+        record.accepted = Some(1);
         let mut token = token(b"old");
         sealed(&mut disk, 1, b"new!");
         assert!(token.login(&Code::new(b"old")).is_ok());
@@ -97,7 +103,12 @@ mod tests {
         assert!(!change_is_done(&token, &disk, OWNER, &record, &Code::NONE));
         token.settle();
         assert!(change_is_done(&token, &disk, OWNER, &record, &Code::NONE));
-        sealed(&mut disk, 2, b"other");
+        record.pending = Some(2);
         assert!(!change_is_done(&token, &disk, OWNER, &record, &Code::NONE));
+        record.pending = None;
+        record.mode = Mode::Manual;
+        assert!(!change_is_done(&token, &disk, OWNER, &record, &Code::new(b"new!")));
+        record.accepted = None;
+        assert!(change_is_done(&token, &disk, OWNER, &record, &Code::new(b"new!")));
     }
 }

@@ -13,8 +13,8 @@ use slotwarden_core::record::{Owner, SecretKey, SlotRecord};
 use crate::SLOTS;
 use crate::code::Code;
 
-/// Sealed secrets at once: two for each slot, and a change that was begun over again.
-pub const SEALED_MAX: usize = 4 * SLOTS;
+/// Sealed secrets at once: two for each slot, and those of tokens that may come back.
+pub const SEALED_MAX: usize = 8 * SLOTS;
 /// Operations of one transaction: a boot turn has a record and a few audit records per slot.
 pub const OPERATIONS_MAX: usize = 96;
 
