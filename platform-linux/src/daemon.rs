@@ -131,6 +131,9 @@ struct Loop<'n, H, S, A> {
     names: Arc<Names>,
     waiting: HashMap<u32, Waiting>,
     held: Vec<Held>,
+    /// Looks at the HSM that were ordered, and how many of them ended: in that order.
+    looks: u64,
+    looks_ended: u64,
     next_reply: u32,
     /// Completions known at once; handled after the effects before them.
     completed: VecDeque<Input>,
@@ -155,6 +158,8 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             names: setup.names,
             waiting: HashMap::new(),
             held: Vec::new(),
+            looks: 0,
+            looks_ended: 0,
             next_reply: 0,
             completed: VecDeque::new(),
             begun: Instant::now(),
@@ -187,6 +192,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
         match event {
             Event::Input(input) => self.turn(input),
             Event::Control(request) => self.request(request),
+            Event::Looked => self.looks_ended += 1,
             Event::Stop => self.stop(),
             Event::Note(text) => warn!("{text}"),
         }

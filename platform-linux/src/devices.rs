@@ -27,6 +27,8 @@ pub enum Event {
     Control(crate::control::Request),
     /// SIGTERM or SIGINT.
     Stop,
+    /// A look of [`Hsm::look`] ended; what it found was sent before this.
+    Looked,
     /// Something an operator should read in the log: the loader's reason, a lost worker.
     Note(String),
 }
@@ -51,6 +53,8 @@ pub trait Hsm {
     fn perform(&mut self, ticket: Ticket, slot: SlotId, call: HsmCall, secrets: &dyn Lend);
     /// Looks for absent and free tokens now (boot, activate, init); `Input::Token` follows
     /// for each slot whose presence changed, after restarting the worker if that is needed.
+    /// Each look is answered by one [`Event::Looked`], in the order of the looks; it may be
+    /// late where a worker cannot be started or is in a call that hangs.
     fn look(&mut self);
     /// Ends the worker, whatever it is doing, and starts a new one; `Input::WorkerLost`
     /// follows, then presences, then `Input::WorkerUp`.

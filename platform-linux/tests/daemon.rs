@@ -37,6 +37,7 @@ struct TinyHsm {
     login: LoginState,
     /// Whether a look finds the token.
     found_by_look: bool,
+    look_ends: bool,
 }
 
 impl TinyHsm {
@@ -83,6 +84,9 @@ impl Hsm for TinyHsm {
         if self.found_by_look {
             let presence = Presence::Present(self.token());
             self.events.send(Event::Input(Input::Token { slot: SLOT, presence })).expect("the loop runs");
+        }
+        if self.look_ends {
+            self.events.send(Event::Looked).expect("the loop runs");
         }
     }
 
@@ -166,9 +170,20 @@ struct World {
 
 /// A loop with one slot. `present`: the token is there from the start.
 fn world(present: bool, found_by_look: bool) -> World {
+    world_that_looks(present, found_by_look, true)
+}
+
+/// The same; `look_ends`: its end is told.
+fn world_that_looks(present: bool, found_by_look: bool, look_ends: bool) -> World {
     let (events, arriving): (_, Receiver<Event>) = channel();
     let deeds = Deeds::default();
-    let hsm = TinyHsm { events: events.clone(), deeds: Arc::clone(&deeds), login: LoginState::Public, found_by_look };
+    let hsm = TinyHsm {
+        events: events.clone(),
+        deeds: Arc::clone(&deeds),
+        login: LoginState::Public,
+        found_by_look,
+        look_ends,
+    };
     let presence = if present { Presence::Present(hsm.token()) } else { Presence::Absent { free: true } };
     for input in [Input::Token { slot: SLOT, presence }, Input::WorkerUp] {
         events.send(Event::Input(input)).expect("the loop takes it later");
@@ -276,14 +291,24 @@ fn several_free_tokens_are_listed_with_their_slot_numbers() {
 
 #[test]
 fn an_order_for_an_absent_token_waits_for_one_look() {
-    let absent = without_token(false);
+    // A look that does not end is not waited for longer than a person would.
+    let hangs = without_token(false, false);
     let begun = Instant::now();
-    assert_eq!(refusal(&absent.activate(&[(SecretRole::Code, PIN)])), Refusal::SlotAbsent.number());
+    assert_eq!(refusal(&hangs.activate(&[(SecretRole::Code, PIN)])), Refusal::SlotAbsent.number());
     let waited = begun.elapsed();
     assert!(waited > Duration::from_secs(1) && waited < Duration::from_secs(8), "{waited:?}");
-    assert!(absent.stop().contains(&"look"));
+    assert!(hangs.stop().contains(&"look"));
 
-    let comes = without_token(true);
+    // One that ended without the token answers at once; each order has its own look.
+    let absent = without_token(false, true);
+    for _ in 0..3 {
+        let begun = Instant::now();
+        assert_eq!(refusal(&absent.activate(&[(SecretRole::Code, PIN)])), Refusal::SlotAbsent.number());
+        assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    }
+    assert_eq!(absent.stop().iter().filter(|deed| **deed == "look").count(), 3);
+
+    let comes = without_token(true, false);
     assert_eq!(comes.activate(&[(SecretRole::Code, PIN)]), Answered::Done);
     let Answered::Slot(detail) = comes.ask(Ask::Slot { slot: "pkcs11:token=token%20a".into() }, &[]) else {
         panic!("the slot was asked for")
@@ -295,8 +320,8 @@ fn an_order_for_an_absent_token_waits_for_one_look() {
 }
 
 /// A world whose token was pulled, and that offers no other.
-fn without_token(found_by_look: bool) -> World {
-    let world = world(false, found_by_look);
+fn without_token(found_by_look: bool, look_ends: bool) -> World {
+    let world = world_that_looks(false, found_by_look, look_ends);
     let gone = Input::Token { slot: SLOT, presence: Presence::Absent { free: false } };
     world.events.send(Event::Input(gone)).expect("the loop runs");
     world

@@ -22,6 +22,8 @@ pub struct Driver {
     pub heard: Vec<Input>,
     /// Every note for the log.
     pub notes: Vec<String>,
+    /// How many looks have ended.
+    pub looked: usize,
     events: Receiver<Event>,
     safe: Safe<64>,
     tickets: u32,
@@ -41,7 +43,7 @@ impl Driver {
     pub fn start(settings: WorkerSettings) -> Self {
         let (events, heard) = mpsc::channel();
         let hsm = WorkerHsm::start(settings, events).expect("a thread can be started");
-        Driver { hsm, heard: Vec::new(), notes: Vec::new(), events: heard, safe: Safe::new(), tickets: 0 }
+        Driver { hsm, heard: Vec::new(), notes: Vec::new(), looked: 0, events: heard, safe: Safe::new(), tickets: 0 }
     }
 
     /// Starts a worker and waits until it is up; returns what it found of each slot.
@@ -122,6 +124,20 @@ impl Driver {
         while let Ok(event) = self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
             self.hear(event);
         }
+    }
+
+    /// Waits until so many looks have ended in all; returns how long that took.
+    pub fn wait_looked(&mut self, looks: usize) -> Duration {
+        let begun = Instant::now();
+        while self.looked < looks {
+            match self.events.recv_timeout(PATIENCE.saturating_sub(begun.elapsed())) {
+                Ok(event) => {
+                    self.hear(event);
+                }
+                Err(_) => panic!("{} of {looks} looks ended; notes: {:?}", self.looked, self.notes),
+            }
+        }
+        begun.elapsed()
     }
 
     /// Waits for a note that holds this text.
@@ -228,6 +244,10 @@ impl Driver {
             }
             Event::Note(note) => {
                 self.notes.push(note);
+                None
+            }
+            Event::Looked => {
+                self.looked += 1;
                 None
             }
             other => panic!("an HSM does not send {other:?}"),

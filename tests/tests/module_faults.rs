@@ -18,6 +18,7 @@ slotwarden_tests::on_both_modules! {
     p44_a_worker_that_dies_in_a_login_is_lost_once_and_nothing_is_repeated
     p44_a_killed_worker_is_lost_once_and_starts_again
     p44_a_slot_that_hangs_delays_no_other
+    a_look_that_finds_nothing_ends_at_once_and_one_that_finds_a_token_after_the_restart
     a_call_that_hangs_while_another_token_returns_is_reported_once_with_the_way_out
     p44_ending_the_worker_ends_a_hung_call
     a_module_that_cannot_be_loaded_is_named_with_the_loaders_reason
@@ -110,6 +111,31 @@ fn p44_a_slot_that_hangs_delays_no_other(kind: Kind) {
     bench.ask_no_more("hang", "ca");
     assert_eq!(driver.answer(hung), Ok(HsmAnswer::LoggedIn), "a late answer is still an answer");
     assert_eq!(bench.calls("C_Login", "ca"), 1);
+}
+
+fn a_look_that_finds_nothing_ends_at_once_and_one_that_finds_a_token_after_the_restart(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 2);
+    bench.make_token("ca");
+    bench.make_token("other");
+    let mut settings = bench.settings(&[label("ca"), label("other")]);
+    // Only ordered looks, so that none comes in between.
+    settings.waits.return_interval = Duration::from_secs(3600);
+    let (mut driver, _) = Driver::up(settings);
+    driver.hsm.look();
+    assert!(driver.wait_looked(1) < Duration::from_secs(1), "no token is missing");
+    bench.ask_to("hide", "other");
+    driver.wait_presence(1, is_absent);
+    // The second is ordered while the first may be under way, and has an end of its own.
+    driver.hsm.look();
+    driver.hsm.look();
+    assert!(driver.wait_looked(3) < Duration::from_secs(2), "nothing is found");
+    assert_eq!(driver.count(Input::WorkerUp), 1);
+    bench.ask_no_more("hide", "other");
+    driver.hsm.look();
+    driver.wait_looked(4);
+    assert_eq!(driver.count(Input::WorkerUp), 2, "what was found is told before the look ends");
+    driver.listen(Duration::from_millis(300));
+    assert_eq!(driver.looked, 4);
 }
 
 fn a_call_that_hangs_while_another_token_returns_is_reported_once_with_the_way_out(kind: Kind) {

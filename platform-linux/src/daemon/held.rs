@@ -12,14 +12,16 @@ use crate::control;
 use crate::devices::{Applications, Hsm, Store};
 use crate::wire::{Answered, Ask, Order};
 
-/// How long an order is held back at most. A worker's look takes well under a second with
-/// the modules we know, its restart about as long.
+/// How long an order is held back at most, for a look that does not end: it takes well
+/// under a second with the modules we know, a restart of the worker about as long.
 pub(super) const LOOK_WAIT: Duration = Duration::from_secs(3);
 
 /// An order for a token that is absent, held back while the HSM is looked at.
 pub(super) struct Held {
     pub(super) request: control::Request,
     pub(super) slot: SlotId,
+    /// Which look it waits for, counting from 1.
+    pub(super) look: u64,
     pub(super) until: Instant,
 }
 
@@ -33,7 +35,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         slots.find(|found| absent(found.state)).map(|found| found.slot)
     }
 
-    /// Gives held orders to the core when their token came, or when the look took too long.
+    /// Gives held orders to the core when their token came, or when the look ended without it.
     /// A returned token of a generated slot activates by itself: that is waited for, and
     /// whoever ordered just this is told that it is done.
     pub(super) fn release_held(&mut self) {
@@ -44,7 +46,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         for order in std::mem::take(&mut self.held) {
             let state = status.slots.iter().find(|found| found.slot == order.slot).map(|found| found.state);
             let waits = match state {
-                Some(StateName::Absent) => Instant::now() < order.until,
+                Some(StateName::Absent) => self.looks_ended < order.look && Instant::now() < order.until,
                 // Bounded by the core's deadlines; it ends with an input.
                 Some(StateName::Activating) => true,
                 Some(_) | None => false,

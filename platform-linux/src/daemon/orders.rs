@@ -50,7 +50,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             && let Some(absent) = self.first_absent(slot)
         {
             self.devices.hsm.look();
-            self.held.push(Held { request, slot: absent, until: Instant::now() + LOOK_WAIT });
+            self.looks += 1;
+            let held = Held { request, slot: absent, look: self.looks, until: Instant::now() + LOOK_WAIT };
+            self.held.push(held);
             return;
         }
         match self.command(order, slot, &request.secrets) {

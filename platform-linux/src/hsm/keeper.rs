@@ -162,6 +162,8 @@ impl Keeper {
                 let program = self.settings.program.display();
                 self.told.reason(format!("the HSM worker {program} cannot be started: {error}"));
                 self.told.all_absent();
+                let looks = self.looking.all_answered();
+                self.told.looked(looks);
                 self.worker = Worker::Down { start_at: Instant::now() + self.longer_back_off() };
             }
         }
@@ -188,6 +190,8 @@ impl Keeper {
             self.told.presence(slot, presence);
         }
         self.told.input(Input::WorkerUp);
+        let looks = self.looking.all_answered();
+        self.told.looked(looks);
     }
 
     /// Kills what is left and starts again later. The one arrow out of Up but for
@@ -213,6 +217,8 @@ impl Keeper {
                 });
                 self.told.shown().process = None;
                 self.told.all_absent();
+                let looks = self.looking.all_answered();
+                self.told.looked(looks);
             }
             down @ Worker::Down { .. } => {
                 self.worker = down;
@@ -277,7 +283,9 @@ impl Keeper {
         {
             return self.lose("died", Restart::AfterBackOff);
         }
-        self.looking.closed(number);
+        if self.looking.closed(number) {
+            self.look_ended();
+        }
         if let Some(index) = self.ending.iter().position(|(link, _)| link.number == number) {
             self.ending.swap_remove(index).0.kill();
         }
@@ -355,6 +363,7 @@ impl Keeper {
     }
 
     fn look(&mut self) {
+        self.looking.order();
         match &mut self.worker {
             // A person mended something: no need to wait for the back-off.
             Worker::Down { start_at } => *start_at = Instant::now(),
@@ -367,9 +376,31 @@ impl Keeper {
                         link.send(vec![frame]);
                     }
                 }
-                if self.may_look() {
-                    self.start_looking();
-                }
+                self.begin_ordered_look();
+            }
+        }
+    }
+
+    /// Begins the look that was ordered. Where no token is missing, or no process can be
+    /// started, it ends at once.
+    fn begin_ordered_look(&mut self) {
+        if self.may_look() {
+            self.start_looking();
+        }
+        if self.looking.is_ordered() {
+            let looks = self.looking.all_answered();
+            self.told.looked(looks);
+        }
+    }
+
+    /// A look ended. What it saw counts only when the worker was started again for it;
+    /// that one answers then, as does one that is being started now.
+    fn look_ended(&mut self) {
+        if matches!(self.worker, Worker::Up { .. }) && self.looking.came.is_none() {
+            let looks = self.looking.answered();
+            self.told.looked(looks);
+            if self.looking.is_ordered() {
+                self.begin_ordered_look();
             }
         }
     }

@@ -32,6 +32,10 @@ pub(super) struct Looking {
     report_at: Option<Instant>,
     /// What the worker was started again for.
     restarted_for: Option<Found>,
+    /// Looks ordered before the process began: its end answers them.
+    ordered: u32,
+    /// Looks ordered while it was under way: what it saw may be older than the order.
+    ordered_since: u32,
 }
 
 impl Looking {
@@ -45,6 +49,8 @@ impl Looking {
             came: None,
             report_at: None,
             restarted_for: None,
+            ordered: 0,
+            ordered_since: 0,
         }
     }
 
@@ -80,6 +86,30 @@ impl Looking {
         Ok(())
     }
 
+    /// A look was ordered.
+    pub(super) fn order(&mut self) {
+        if self.process.is_some() {
+            self.ordered_since = self.ordered_since.saturating_add(1);
+        } else {
+            self.ordered = self.ordered.saturating_add(1);
+        }
+    }
+
+    /// How many looks the process that just ended answers; the others are next.
+    pub(super) fn answered(&mut self) -> u32 {
+        std::mem::replace(&mut self.ordered, std::mem::take(&mut self.ordered_since))
+    }
+
+    /// How many looks a worker that just started, or could not, answers: all of them.
+    pub(super) fn all_answered(&mut self) -> u32 {
+        self.answered().saturating_add(self.answered())
+    }
+
+    /// Whether an ordered look has not begun.
+    pub(super) fn is_ordered(&self) -> bool {
+        self.process.is_none() && self.ordered > 0
+    }
+
     /// Ends a process that takes too long.
     pub(super) fn end_overdue(&mut self, now: Instant) {
         if let Some((link, until)) = &mut self.process
@@ -97,12 +127,12 @@ impl Looking {
         }
     }
 
-    /// The process closed its end: reaps it.
-    pub(super) fn closed(&mut self, number: u32) {
-        if let Some((mut link, _)) = self.process.take_if(|(link, _)| link.number == number) {
-            link.kill();
-            self.next = Instant::now() + self.interval;
-        }
+    /// The process closed its end: reaps it. False for another one.
+    pub(super) fn closed(&mut self, number: u32) -> bool {
+        let Some((mut link, _)) = self.process.take_if(|(link, _)| link.number == number) else { return false };
+        link.kill();
+        self.next = Instant::now() + self.interval;
+        true
     }
 
     pub(super) fn is(&self, number: u32) -> bool {

@@ -104,6 +104,13 @@ impl Told {
         }
     }
 
+    /// So many looks that the loop ordered have ended.
+    pub(super) fn looked(&self, looks: u32) {
+        for _ in 0..looks {
+            let _ = self.events.send(Event::Looked);
+        }
+    }
+
     /// Why the worker cannot be started: told once, however often it is tried.
     pub(super) fn reason(&mut self, text: String) {
         if self.reason.as_ref() != Some(&text) {

@@ -317,6 +317,8 @@ impl Hsm for SimHsm {
 
     fn look(&mut self) {
         self.bench.lock().tell_presences();
+        // A loop that has ended needs no answer.
+        let _ = self.events.send(Event::Looked);
     }
 
     fn end_worker(&mut self) {
@@ -431,6 +433,7 @@ mod tests {
         hsm.look();
         let absent = Presence::Absent { free: false };
         assert_eq!(hear(&arriving), Input::Token { slot: SlotId(0), presence: absent });
+        assert!(matches!(arriving.recv(), Ok(Event::Looked)), "a look has an end");
         hsm.perform(ticket(0, 1), SlotId(0), HsmCall::Observe, &Nothing);
         let outcome = Outcome::Hsm(Err(HsmFailure::TokenGone));
         assert_eq!(hear(&arriving), Input::Done { ticket: ticket(0, 1), outcome });
