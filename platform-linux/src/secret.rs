@@ -81,8 +81,8 @@ pub fn on_terminal() -> bool {
     io::stdin().is_terminal()
 }
 
-/// Refuses what no token needs to be asked about. A present code may be shorter than ours
-/// are: a token that was initialised elsewhere keeps its PIN when it is adopted.
+/// Refuses what no token needs to be asked about. The length of a code is the core's to
+/// judge (`slotwarden_core::code::check_typed`): one rule, one sentence, one number.
 ///
 /// # Errors
 /// [`Refusal::CodeTooShort`] (new codes), [`Refusal::CodeTooLong`],
@@ -183,7 +183,7 @@ mod tests {
     fn one_newline_is_removed_and_nothing_else() {
         assert_eq!(read(b" code with blanks \n", SecretRole::NewCode).expect("a code"), b" code with blanks ");
         assert_eq!(read(b"12345678", SecretRole::NewCode).expect("a code"), b"12345678");
-        assert_eq!(read(b"1234\n", SecretRole::Code).expect("an adopted token's PIN"), b"1234");
+        assert_eq!(read(b"1234\n", SecretRole::Code).expect("the core judges the length"), b"1234");
     }
 
     #[test]
