@@ -10,6 +10,7 @@
 //! restart of the daemon nothing is left of an earlier worker but the call it was in: the
 //! new worker waits for that behind a lock.
 
+mod distrust;
 mod keeper;
 mod link;
 mod looking;
@@ -85,6 +86,9 @@ pub struct Waits {
     pub return_interval: Duration,
     /// Wait for the worker of an earlier daemon before it is killed.
     pub lock_wait: Duration,
+    /// Wait for a worker inside `C_Login` before it is killed; one inside a PIN change is
+    /// ended by a person only.
+    pub login_wait: Duration,
     /// Wait for `C_Initialize` and the first look.
     pub start_wait: Duration,
     /// Wait in one look for slots that do not answer.
@@ -93,8 +97,14 @@ pub struct Waits {
     pub hang_wait: Duration,
     /// Wait for the calls in progress when the daemon stops.
     pub stop_wait: Duration,
-    /// Wait for `C_GenerateRandom`.
+    /// Wait for `C_GenerateRandom`, which holds up the daemon's loop.
     pub random_wait: Duration,
+    /// Quiet on all slots before the worker starts again for a token that came: between
+    /// two calls of one PIN change there are commits.
+    pub quiet_wait: Duration,
+    /// The same after a login, a logout, a new PIN or an initialisation: most likely the
+    /// change they belong to goes on.
+    pub change_wait: Duration,
     /// Wait before the first restart; doubles with each further one.
     pub restart_first: Duration,
     /// Longest wait before a restart; a worker that ran this long was well.
@@ -107,12 +117,17 @@ impl Default for Waits {
             loss_interval: Duration::from_secs(10),
             return_interval: Duration::from_secs(30),
             lock_wait: Duration::from_secs(30),
+            login_wait: Duration::from_secs(120),
             // Network HSMs take up to half a minute to give up on an unreachable member.
             start_wait: Duration::from_secs(60),
             look_wait: Duration::from_secs(10),
             hang_wait: Duration::from_secs(10),
             stop_wait: Duration::from_secs(10),
-            random_wait: Duration::from_secs(2),
+            // SoftHSM and Kryoptic answer in microseconds; without an answer the system's half stands alone.
+            random_wait: Duration::from_millis(500),
+            // A commit takes milliseconds; on a disk that struggles, seconds.
+            quiet_wait: Duration::from_secs(2),
+            change_wait: Duration::from_secs(5),
             restart_first: Duration::from_millis(100),
             restart_last: Duration::from_secs(30),
         }
@@ -153,8 +168,8 @@ enum Happening {
     Stop,
     /// A worker said something.
     Frame { link: u32, frame: Frame },
-    /// A worker closed its end.
-    Closed { link: u32 },
+    /// A worker closed its end, or what it says cannot be read any more; how, for people.
+    Closed { link: u32, how: &'static str },
 }
 
 impl WorkerHsm {

@@ -64,6 +64,8 @@ pub(crate) enum Duty {
         lock_file: WirePath,
         /// Wait for a worker of an earlier daemon before it is killed, milliseconds.
         lock_wait_ms: u64,
+        /// Wait for one that is inside `C_Login`, milliseconds.
+        login_wait_ms: u64,
         /// Interval between looks at an idle token, milliseconds.
         loss_interval_ms: u64,
     },

@@ -15,7 +15,7 @@
 
 mod find;
 mod initialise;
-mod lock;
+pub(crate) mod lock;
 mod module;
 mod settle;
 mod token;
@@ -72,12 +72,13 @@ fn run() -> io::Result<()> {
     let configuration: WorkerConfiguration = first.open()?;
     let lock = match &configuration.duty {
         Duty::Look => None,
-        Duty::Serve { lock_file, lock_wait_ms, .. } => {
+        Duty::Serve { lock_file, lock_wait_ms, login_wait_ms, .. } => {
             if !locked_memory {
                 replies.note("the HSM worker may not lock its memory: set LimitMEMLOCK=infinity, or encrypt swap");
             }
-            let wait = Duration::from_millis(*lock_wait_ms);
-            let Some(lock) = WorkerLock::take(&lock_file.path(), wait, &socket, &replies)? else { return Ok(()) };
+            let (wait, login_wait) = (Duration::from_millis(*lock_wait_ms), Duration::from_millis(*login_wait_ms));
+            let taken = WorkerLock::take(&lock_file.path(), wait, login_wait, &socket, &replies)?;
+            let Some(lock) = taken else { return Ok(()) };
             replies.report(SlotId(0), 0, &Report::Locked);
             Some(lock)
         }

@@ -2,9 +2,12 @@
  *
  * FORWARD_MODULE names the module behind it, FORWARD_DIR a directory:
  *   calls          every C_Login, C_SetPIN, C_InitToken, C_InitPIN is appended: "name label"
- *   hang-LABEL     while this file is there, C_Login on that token does not return
+ *   hang-LABEL     while this file is there, C_Login, C_SetPIN and C_InitPIN on that token do not return
  *   crash-LABEL    C_Login on that token kills the process, after the module behind did its work
  *   lie-LABEL      C_Login on that token says CKR_USER_ALREADY_LOGGED_IN without asking anybody
+ *   garbage-LABEL  C_Login on that token writes a frame with a senseless body to every socket of the process
+ *   noise-LABEL    the same with a header that no frame has
+ *   cling-LABEL    C_Logout on that token says CKR_OK and does nothing
  *   hide-LABEL     that token is not present
  *   mute-LABEL     while this file is there, C_GetTokenInfo on that token does not return
  *   mute-module    while this file is there, C_Initialize does not return
@@ -17,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 typedef unsigned long ulong_t;
@@ -27,7 +31,7 @@ struct function_list {
     any_fn function[68];
 };
 enum { INITIALIZE = 0, GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, INIT_TOKEN = 9, INIT_PIN = 10, SET_PIN = 11,
-       GET_SESSION_INFO = 15, LOGIN = 18 };
+       GET_SESSION_INFO = 15, LOGIN = 18, LOGOUT = 19 };
 enum { CKR_GENERAL_ERROR = 0x05, CKR_TOKEN_NOT_PRESENT = 0xE0, CKR_USER_ALREADY_LOGGED_IN = 0x100 };
 
 static struct function_list *behind;
@@ -79,10 +83,19 @@ static ulong_t get_token_info(ulong_t slot, void *info) {
     return behind->function[GET_TOKEN_INFO](slot, info);
 }
 
+/* What foreign code in the process can do to the frames: {length, request, slot, kind}, body. */
+static void write_to_sockets(const void *bytes, size_t count) {
+    struct stat what;
+    for (int fd = 3; fd < 64; fd++)
+        if (fstat(fd, &what) == 0 && S_ISSOCK(what.st_mode) && write(fd, bytes, count) < 0) perror("forward");
+}
+
 static ulong_t login(ulong_t session, ulong_t user, unsigned char *pin, ulong_t length) {
     char label[33];
     label_of_session(session, label);
     record("C_Login", label);
+    if (asked_to("garbage", label)) write_to_sockets("\1\0\0\0\0\0\0\0\0\4\377", 11);
+    if (asked_to("noise", label)) write_to_sockets("\377\377\377\377\377\377\377\377\377\377", 10);
     while (asked_to("hang", label)) usleep(20000);
     if (asked_to("lie", label)) return CKR_USER_ALREADY_LOGGED_IN;
     ulong_t result = behind->function[LOGIN](session, user, pin, length);
@@ -98,6 +111,12 @@ static ulong_t set_pin(ulong_t session, unsigned char *old, ulong_t old_length, 
     return behind->function[SET_PIN](session, old, old_length, new, new_length);
 }
 
+static ulong_t logout(ulong_t session) {
+    char label[33];
+    label_of_session(session, label);
+    return asked_to("cling", label) ? 0 : behind->function[LOGOUT](session);
+}
+
 static ulong_t init_token(ulong_t slot, unsigned char *pin, ulong_t length, unsigned char *label) {
     record("C_InitToken", "");
     return behind->function[INIT_TOKEN](slot, pin, length, label);
@@ -107,6 +126,7 @@ static ulong_t init_pin(ulong_t session, unsigned char *pin, ulong_t length) {
     char label[33];
     label_of_session(session, label);
     record("C_InitPIN", label);
+    while (asked_to("hang", label)) usleep(20000);
     return behind->function[INIT_PIN](session, pin, length);
 }
 
@@ -124,6 +144,7 @@ ulong_t C_GetFunctionList(struct function_list **list) {
     ours.function[INIT_PIN] = (any_fn)init_pin;
     ours.function[SET_PIN] = (any_fn)set_pin;
     ours.function[LOGIN] = (any_fn)login;
+    ours.function[LOGOUT] = (any_fn)logout;
     *list = &ours;
     return 0;
 }

@@ -227,6 +227,9 @@ impl Bench {
                 loss_interval: Duration::from_millis(200),
                 return_interval: Duration::from_millis(300),
                 lock_wait: Duration::from_secs(2),
+                login_wait: Duration::from_secs(2),
+                quiet_wait: Duration::from_millis(250),
+                change_wait: Duration::from_millis(250),
                 restart_first: Duration::from_millis(20),
                 ..Waits::default()
             },
@@ -245,7 +248,7 @@ impl Bench {
         self.dir.path().to_path_buf()
     }
 
-    /// Asks the forwarding module to misbehave (`hang`, `crash`, `lie`, `hide`, `mute`) with this token.
+    /// Asks the forwarding module to misbehave (`hang`, `crash`, `lie`, `hide`, ...; see `forward.c`) with this token.
     pub fn ask_to(&self, what: &str, label: &str) {
         fs::write(self.request(what, label), b"").expect("the bench's own directory");
     }

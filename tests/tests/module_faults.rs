@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 use slotwarden::devices::Hsm;
+use slotwarden::hsm::Waits;
 use slotwarden_core::effect::{HsmAnswer, HsmCall, Input};
 use slotwarden_core::fault::HsmFailure;
 use slotwarden_core::token::{LoginState, Presence};
@@ -25,6 +26,10 @@ slotwarden_tests::on_both_modules! {
     without_a_worker_calls_are_answered_at_once
     a_new_daemons_worker_waits_for_the_calls_of_the_old_one
     a_worker_that_sets_a_pin_is_not_killed_by_a_new_daemon
+    a_worker_that_logs_in_is_killed_by_a_new_daemon_only_after_the_longer_wait
+    p35_a_worker_that_sends_garbage_is_not_killed_inside_another_slots_pin_change
+    p35_a_token_that_returns_does_not_end_the_worker_between_two_calls_of_a_change
+    p44_a_worker_that_does_not_run_holds_up_randomness_for_half_a_second
     p44_a_token_that_hangs_while_it_is_looked_for_delays_no_other
     p44_a_module_that_hangs_when_it_is_loaded_is_ended
     p44_a_module_that_crashes_when_it_is_loaded_is_tried_again_and_named_once
@@ -236,15 +241,139 @@ fn a_new_daemons_worker_waits_for_the_calls_of_the_old_one(kind: Kind) {
     drop(new);
     // A call that never ends is not waited for longer than the deadline.
     let (mut old, _) = Driver::up(settings.clone());
+    bench.ask_to("mute", "ca");
+    let observed = old.order(0, HsmCall::Observe);
+    assert!(!old.is_answered_within(observed, Duration::from_millis(200)));
+    drop(old);
+    settings.waits.lock_wait = Duration::from_millis(300);
+    settings.waits.look_wait = Duration::from_millis(300);
+    let mut new = Driver::start(settings);
+    new.wait_note("was killed");
+    new.wait_up();
+}
+
+fn a_worker_that_logs_in_is_killed_by_a_new_daemon_only_after_the_longer_wait(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 1);
+    bench.make_token("ca");
+    let mut settings = bench.settings(&[label("ca")]);
+    settings.waits.stop_wait = Duration::from_millis(100);
+    settings.waits.lock_wait = Duration::from_millis(200);
+    settings.waits.login_wait = Duration::from_secs(2);
+    let (mut old, _) = Driver::up(settings.clone());
     bench.ask_to("hang", "ca");
     let pin = old.secret(PIN);
     old.order(0, HsmCall::Login { pin });
     old.listen(Duration::from_millis(200));
     drop(old);
-    settings.waits.lock_wait = Duration::from_millis(300);
+    let begun = Instant::now();
     let mut new = Driver::start(settings);
+    new.wait_note("is logging in and is not killed yet");
     new.wait_note("was killed");
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
     new.wait_up();
+}
+
+/// A module's code that overwrites what the worker says; the other slot is in `C_SetPIN`.
+fn p35_a_worker_that_sends_garbage_is_not_killed_inside_another_slots_pin_change(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 2);
+    bench.make_token("ca");
+    bench.make_token("other");
+    let (mut driver, _) = Driver::up(bench.settings(&[label("ca"), label("other")]));
+    let mut present = PIN.to_owned();
+    for (round, garbage) in ["garbage", "noise"].into_iter().enumerate() {
+        assert_eq!(driver.login(0, &present), Ok(HsmAnswer::LoggedIn));
+        let process = driver.hsm.worker_process();
+        let next = format!("new-pin-{round}");
+        let (old, new) = (driver.secret(&present), driver.secret(&next));
+        bench.ask_to("hang", "ca");
+        let changing = driver.order(0, HsmCall::SetPin { old, new });
+        driver.listen(Duration::from_millis(200));
+        bench.ask_to(garbage, "other");
+        let pin = driver.secret(PIN);
+        let login = driver.order(1, HsmCall::Login { pin });
+        let note = driver.wait_note("is changing a PIN, so it is not ended yet");
+        assert!(note.contains("sent garbage"), "{note}");
+        driver.notes.clear();
+        driver.listen(Duration::from_millis(500));
+        assert_eq!(driver.count(Input::WorkerLost), round);
+        assert_eq!(driver.hsm.worker_process(), process);
+        assert_eq!(driver.call(1, HsmCall::Observe), Err(HsmFailure::NoWorker), "it is asked nothing more");
+        bench.ask_no_more(garbage, "other");
+        bench.ask_no_more("hang", "ca");
+        driver.wait_up();
+        assert_eq!((driver.count(Input::WorkerLost), driver.count(Input::WorkerUp)), (round + 1, round + 2));
+        assert!(!driver.is_answered_within(changing, Duration::ZERO), "what it says is not believed");
+        assert!(!driver.is_answered_within(login, Duration::ZERO));
+        present = next;
+    }
+    assert_eq!(driver.login(0, &present), Ok(HsmAnswer::LoggedIn), "the call was finished");
+    // A person's order ends it at once.
+    let process = driver.hsm.worker_process();
+    bench.ask_to("hang", "ca");
+    let (old, new) = (driver.secret(&present), driver.secret("never-set-1"));
+    driver.order(0, HsmCall::SetPin { old, new });
+    driver.listen(Duration::from_millis(200));
+    bench.ask_to("garbage", "other");
+    let pin = driver.secret(PIN);
+    driver.order(1, HsmCall::Login { pin });
+    driver.wait_note("is changing a PIN");
+    driver.hsm.end_worker();
+    driver.wait_up();
+    bench.ask_no_more("hang", "ca");
+    assert_ne!(driver.hsm.worker_process(), process);
+    assert_eq!(driver.login(0, &present), Ok(HsmAnswer::LoggedIn));
+}
+
+fn p35_a_token_that_returns_does_not_end_the_worker_between_two_calls_of_a_change(kind: Kind) {
+    const NEW: &str = "new-pin-5678";
+    const SLOW_COMMIT: Duration = Duration::from_millis(1500);
+    let mut bench = Bench::forwarded(kind, 2);
+    bench.make_token("ca");
+    bench.make_token("other");
+    let mut settings = bench.settings(&[label("ca"), label("other")]);
+    settings.waits =
+        Waits { quiet_wait: Waits::default().quiet_wait, change_wait: Waits::default().change_wait, ..settings.waits };
+    let (mut driver, _) = Driver::up(settings);
+    bench.ask_to("hide", "other");
+    driver.wait_presence(1, is_absent);
+    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+    bench.ask_no_more("hide", "other");
+    driver.listen(SLOW_COMMIT);
+    assert_eq!(driver.set_pin(0, PIN, NEW), Ok(HsmAnswer::PinSet));
+    driver.listen(2 * SLOW_COMMIT);
+    assert_eq!(driver.call(0, HsmCall::Logout), Ok(HsmAnswer::LoggedOut));
+    driver.listen(SLOW_COMMIT);
+    assert_eq!(driver.observe(0).login, LoginState::Public);
+    driver.listen(SLOW_COMMIT);
+    assert_eq!(driver.login(0, NEW), Ok(HsmAnswer::LoggedIn));
+    driver.listen(SLOW_COMMIT);
+    assert_eq!(driver.call(0, HsmCall::Settle), Ok(HsmAnswer::Settled));
+    assert_eq!(driver.count(Input::WorkerLost), 0, "it was one worker all the time");
+    let settled = Instant::now();
+    assert!(driver.wait_up().iter().all(is_present));
+    assert!(settled.elapsed() < Duration::from_secs(10), "and then it starts again: {:?}", settled.elapsed());
+}
+
+/// `Hsm::random` is the one call that the daemon's loop waits for.
+fn p44_a_worker_that_does_not_run_holds_up_randomness_for_half_a_second(kind: Kind) {
+    let mut bench = Bench::new(kind, 1);
+    bench.make_token("ca");
+    let (mut driver, _) = Driver::up(bench.settings(&[label("ca")]));
+    let mut half = [0; 32];
+    assert!(driver.hsm.random(&mut half));
+    rustix::process::kill_process(worker(&driver), Signal::STOP).expect("our own child");
+    let begun = Instant::now();
+    assert!(!driver.hsm.random(&mut half));
+    let took = begun.elapsed();
+    rustix::process::kill_process(worker(&driver), Signal::CONT).expect("our own child");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    // The draw that nobody waits for any more is answered first.
+    driver.observe(0);
+    let begun = Instant::now();
+    for _ in 0..100 {
+        assert!(driver.hsm.random(&mut half));
+    }
+    println!("{kind:?}: {:?} for one draw", begun.elapsed() / 100);
 }
 
 fn a_worker_that_sets_a_pin_is_not_killed_by_a_new_daemon(kind: Kind) {

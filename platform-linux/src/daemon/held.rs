@@ -13,8 +13,9 @@ use crate::devices::{Applications, Hsm, Store};
 use crate::wire::{Answered, Ask, Order};
 
 /// How long an order is held back at most, for a look that does not end: it takes well
-/// under a second with the modules we know, a restart of the worker about as long.
-pub(super) const LOOK_WAIT: Duration = Duration::from_secs(3);
+/// under a second with the modules we know, a restart of the worker about as long, and
+/// that waits up to 5 s after another slot's login, which may belong to a PIN change.
+pub(super) const LOOK_WAIT: Duration = Duration::from_secs(7);
 
 /// An order for a token that is absent, held back while the HSM is looked at.
 pub(super) struct Held {

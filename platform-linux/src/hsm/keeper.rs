@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! Down ──start_at──► Starting ──Up──► Up ──death, end_worker, a token came──► Down
-//!   ▲                    │
+//!   ▲                    │            └─garbage─► Distrusted ──ended───────────▲
 //!   └── not loaded, death, start_wait ┘
 //! ```
 //!
-//! `WorkerLost` is sent on the one arrow out of Up, `WorkerUp` on the one into it, so they
-//! alternate.
+//! `WorkerLost` is sent on each arrow into Down from Up and Distrusted, `WorkerUp` on the
+//! one into Up, so they alternate.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
@@ -16,18 +16,17 @@ use slotwarden_core::effect::{HsmAnswer, Input, SlotId, Ticket};
 use slotwarden_core::fault::HsmFailure;
 use slotwarden_core::token::Presence;
 
+use super::distrust::{Distrust, Look};
 use super::link::{InFlight, Link, Waiting};
 use super::looking::Looking;
 use super::told::Told;
 use super::{Drawn, Happening, WorkerSettings};
 use crate::hsm_wire::{Duty, Found, Frame, Kind, Order, RANDOM_BYTES, Report, WantedToken, WirePath};
+use crate::hsm_worker::lock::End;
 use crate::token_uri::TokenUri;
 
 /// A worker that was told to end and had nothing to do is killed after this.
 const END_WAIT: Duration = Duration::from_secs(5);
-/// The worker is started again for a token that came only when nobody used it for this
-/// long: between two calls of one PIN change there are commits of a few milliseconds.
-const QUIET: Duration = Duration::from_millis(250);
 /// Nothing is due: how long to sleep at most.
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -41,6 +40,8 @@ pub(super) struct Keeper {
     ending: Vec<(Link, Instant)>,
     /// The worker answered its last call, or came up, at this moment.
     quiet_since: Instant,
+    /// The worker answered a call that may be one of a PIN change at this moment.
+    changing_since: Option<Instant>,
     /// Wait before the next start.
     back_off: Duration,
     next_request: u32,
@@ -54,6 +55,8 @@ enum Worker {
     Starting { link: Link, until: Option<Instant>, not_loaded: Option<String> },
     /// Takes orders.
     Up { link: Link, since: Instant },
+    /// Takes no orders and is not heard; ended as soon as that destroys nothing.
+    Distrusted { link: Link, since: Instant, distrust: Distrust },
 }
 
 /// When to start again after a loss.
@@ -74,6 +77,7 @@ impl Keeper {
             told,
             ending: Vec::new(),
             quiet_since: now,
+            changing_since: None,
             next_request: 1,
             next_link: 1,
         }
@@ -91,7 +95,7 @@ impl Keeper {
                 Ok(Happening::Look) => self.look(),
                 Ok(Happening::EndWorker) => self.lose("was ended by order", Restart::AtOnce),
                 Ok(Happening::Frame { link, frame }) => self.hear(link, frame),
-                Ok(Happening::Closed { link }) => self.closed(link),
+                Ok(Happening::Closed { link, how }) => self.closed(link, how),
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
@@ -103,11 +107,12 @@ impl Keeper {
             Worker::Starting { until, .. } => *until,
             Worker::Up { link, .. } => {
                 if link.in_flight.is_empty() {
-                    self.looking.came.is_some().then(|| self.quiet_since + QUIET)
+                    self.looking.came.is_some().then(|| self.quiet_from())
                 } else {
                     self.looking.next_report()
                 }
             }
+            Worker::Distrusted { distrust, .. } => Some(distrust.look_at),
         };
         let ending = self.ending.iter().map(|(_, until)| *until).min();
         let looking = self.looking.next_due(self.may_look());
@@ -130,17 +135,25 @@ impl Keeper {
                 self.lose("did not finish starting in time", Restart::AfterBackOff);
             }
             Worker::Up { link, .. } => {
-                if self.looking.came.is_some() && link.in_flight.is_empty() && self.quiet_since + QUIET <= now {
+                if self.looking.came.is_some() && link.in_flight.is_empty() && self.quiet_from() <= now {
                     self.restart_for_what_came();
-                } else if self.looking.next_report().is_some_and(|at| at <= now) {
+                } else if !link.in_flight.is_empty() && self.looking.next_report().is_some_and(|at| at <= now) {
                     self.report_hang();
                 }
             }
-            Worker::Down { .. } | Worker::Starting { .. } => {}
+            Worker::Distrusted { distrust, .. } if distrust.look_at <= now => self.end_distrusted(),
+            Worker::Down { .. } | Worker::Starting { .. } | Worker::Distrusted { .. } => {}
         }
         if self.looking.is_due(self.may_look(), now) {
             self.start_looking();
         }
+    }
+
+    /// When the worker may start again although it is well. Whether a PIN change goes on,
+    /// only the core knows; between two of its calls there are commits, so time decides.
+    fn quiet_from(&self) -> Instant {
+        let quiet = self.quiet_since + self.settings.waits.quiet_wait;
+        self.changing_since.map_or(quiet, |since| quiet.max(since + self.settings.waits.change_wait))
     }
 
     // The worker's life
@@ -150,6 +163,7 @@ impl Keeper {
         let duty = Duty::Serve {
             lock_file: WirePath::from(self.settings.lock_file.as_path()),
             lock_wait_ms: super::milliseconds(waits.lock_wait),
+            login_wait_ms: super::milliseconds(waits.login_wait),
             loss_interval_ms: super::milliseconds(waits.loss_interval),
         };
         let number = self.link_number();
@@ -171,17 +185,18 @@ impl Keeper {
 
     fn came_up(&mut self, found: Found) {
         if found.presences.len() != self.settings.tokens.len() {
-            return self.lose("reported other slots than it was asked for", Restart::AfterBackOff);
+            return self.distrust("reported other slots than it was asked for");
         }
         let now = Instant::now();
         match std::mem::replace(&mut self.worker, Worker::Down { start_at: now }) {
             Worker::Starting { link, .. } => self.worker = Worker::Up { link, since: now },
             other => {
                 self.worker = other;
-                return self.lose("came up twice", Restart::AfterBackOff);
+                return self.distrust("came up twice");
             }
         }
         self.quiet_since = now;
+        self.changing_since = None;
         self.told.forget_reason();
         self.looking.worker_sees(&found.presences);
         self.told.remember_free(found.free);
@@ -194,12 +209,43 @@ impl Keeper {
         self.told.looked(looks);
     }
 
-    /// Kills what is left and starts again later. The one arrow out of Up but for
-    /// `restart_for_what_came`: the core is told once.
+    /// The worker is not believed any more: it is ended as soon as that destroys nothing.
+    fn distrust(&mut self, how: &'static str) {
+        match std::mem::replace(&mut self.worker, Worker::Down { start_at: Instant::now() }) {
+            Worker::Up { mut link, since } => {
+                // It begins no further call.
+                link.close();
+                self.worker = Worker::Distrusted { link, since, distrust: Distrust::new(how) };
+                self.end_distrusted();
+            }
+            // It serves nobody yet.
+            starting @ Worker::Starting { .. } => {
+                self.worker = starting;
+                self.lose(how, Restart::AfterBackOff);
+            }
+            other @ (Worker::Down { .. } | Worker::Distrusted { .. }) => self.worker = other,
+        }
+    }
+
+    fn end_distrusted(&mut self) {
+        let Worker::Distrusted { link, distrust, .. } = &mut self.worker else { return };
+        match distrust.look(link, &self.settings) {
+            Look::MayEnd => {
+                let how = distrust.how;
+                self.lose(how, Restart::AfterBackOff);
+            }
+            Look::Waits(Some(note)) => self.told.note(note),
+            Look::Waits(None) => {}
+        }
+    }
+
+    /// Kills what is left and starts again later: after a death, by a person's order, or
+    /// when nothing forbids it. With `restart_for_what_came` the only way out of Up and
+    /// Distrusted: the core is told once.
     fn lose(&mut self, how: &str, restart: Restart) {
         let start_at = Instant::now();
         match std::mem::replace(&mut self.worker, Worker::Down { start_at }) {
-            Worker::Up { mut link, since } => {
+            Worker::Up { mut link, since } | Worker::Distrusted { mut link, since, .. } => {
                 let process = link.process();
                 let status = link.kill();
                 if since.elapsed() >= self.settings.waits.restart_last {
@@ -277,11 +323,11 @@ impl Keeper {
         }
     }
 
-    fn closed(&mut self, number: u32) {
+    fn closed(&mut self, number: u32, how: &'static str) {
         if let Worker::Up { link, .. } | Worker::Starting { link, .. } = &self.worker
             && link.number == number
         {
-            return self.lose("died", Restart::AfterBackOff);
+            return self.distrust(how);
         }
         if self.looking.closed(number) {
             self.look_ended();
@@ -299,14 +345,19 @@ impl Keeper {
         if let Worker::Up { link, .. } | Worker::Starting { link, .. } = &mut self.worker {
             link.close();
         }
+        if let Worker::Distrusted { distrust, .. } = &self.worker {
+            // Its end was not heard of, and might not be.
+            self.told
+                .note(format!("the HSM worker {} and is still in a call; it ends by itself after that", distrust.how));
+        }
         let current = match &self.worker {
             Worker::Up { link, .. } | Worker::Starting { link, .. } => Some(link.number),
-            Worker::Down { .. } => None,
+            Worker::Down { .. } | Worker::Distrusted { .. } => None,
         };
         let mut left: Vec<u32> = self.ending.iter().map(|(link, _)| link.number).chain(current).collect();
         while !left.is_empty() {
             match happened.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Happening::Closed { link }) => left.retain(|number| *number != link),
+                Ok(Happening::Closed { link, .. }) => left.retain(|number| *number != link),
                 Ok(Happening::Perform { ticket, .. }) => self.told.answer(ticket, Err(HsmFailure::NoWorker)),
                 Ok(Happening::Frame { link, frame }) => self.hear(link, frame),
                 Ok(_) => {}
@@ -314,7 +365,9 @@ impl Keeper {
             }
         }
         // Each closed its socket and is exiting: this reaps it.
-        if let Worker::Up { link, .. } | Worker::Starting { link, .. } = &mut self.worker {
+        if let Worker::Up { link, .. } | Worker::Starting { link, .. } = &mut self.worker
+            && link.end(&self.settings.lock_file, false) == End::Ended
+        {
             link.kill();
         }
         for (link, _) in &mut self.ending {
@@ -342,7 +395,7 @@ impl Keeper {
     fn is_idle(&self, slot: SlotId) -> bool {
         match &self.worker {
             Worker::Up { link, .. } => !link.in_flight.values().any(|call| call.slot == slot),
-            Worker::Down { .. } | Worker::Starting { .. } => false,
+            Worker::Down { .. } | Worker::Starting { .. } | Worker::Distrusted { .. } => false,
         }
     }
 
@@ -367,7 +420,7 @@ impl Keeper {
         match &mut self.worker {
             // A person mended something: no need to wait for the back-off.
             Worker::Down { start_at } => *start_at = Instant::now(),
-            Worker::Starting { .. } => {}
+            Worker::Starting { .. } | Worker::Distrusted { .. } => {}
             Worker::Up { link, .. } => {
                 for (slot, _) in self.told.slots() {
                     // A busy slot looks when its call fails; a hung one would only collect orders.
@@ -443,7 +496,7 @@ impl Keeper {
             }
             return;
         }
-        let Ok(report) = frame.open::<Report>() else { return self.lose("sent garbage", Restart::AfterBackOff) };
+        let Ok(report) = frame.open::<Report>() else { return self.distrust("sent garbage") };
         match report {
             Report::Locked => {
                 if let Worker::Starting { until, .. } = &mut self.worker {
@@ -479,12 +532,15 @@ impl Keeper {
         let Worker::Up { link, .. } = &mut self.worker else { return };
         self.quiet_since = Instant::now();
         let Some(call) = link.in_flight.remove(&frame.request) else {
-            return self.lose("answered what nobody asked", Restart::AfterBackOff);
+            return self.distrust("answered what nobody asked");
         };
+        if call.may_be_of_a_change() {
+            self.changing_since = Some(Instant::now());
+        }
         let Waiting::Core(ticket) = call.waits else { return };
-        if result.is_ok_and(|answer| !answers(call.order, &answer)) {
+        if result.is_ok_and(|answer| !call.is_answered_by(&answer)) {
             // Not an answer: the outcome is unknown, which `WorkerLost` says.
-            return self.lose("answered another question", Restart::AfterBackOff);
+            return self.distrust("answered another question");
         }
         if let Ok(HsmAnswer::Initialised(state)) = result {
             self.told.remember(call.slot, Presence::Present(state));
@@ -502,17 +558,5 @@ impl Keeper {
         let number = self.next_link;
         self.next_link = number.wrapping_add(1);
         number
-    }
-}
-
-/// Whether the answer is one to this order; a worker holds foreign code.
-fn answers(order: Order, answer: &HsmAnswer) -> bool {
-    match answer {
-        HsmAnswer::Observed(_) => order == Order::Observe,
-        HsmAnswer::LoggedIn => order == Order::Login,
-        HsmAnswer::LoggedOut => order == Order::Logout,
-        HsmAnswer::PinSet => order == Order::SetPin,
-        HsmAnswer::Initialised(_) => matches!(order, Order::Initialise { .. }),
-        HsmAnswer::Settled => order == Order::Settle,
     }
 }

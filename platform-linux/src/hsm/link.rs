@@ -1,19 +1,23 @@
 //! One worker process and the two threads that carry its frames.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
-use slotwarden_core::effect::{SlotId, Ticket};
+use rustix::process::Pid;
+use slotwarden_core::effect::{HsmAnswer, SlotId, Ticket};
 
 use super::{Drawn, Happening, WorkerSettings};
 use crate::hsm_wire::{Duty, Frame, Kind, Order, WirePath, WorkerConfiguration};
+use crate::hsm_worker::lock::{self, End, Rewrites};
 
 /// Orders that wait to be written. The core has one call for each slot under way; more
 /// than this means that the worker does not read any more.
@@ -45,6 +49,25 @@ pub(super) struct InFlight {
     pub(super) slot: SlotId,
     pub(super) order: Order,
     pub(super) waits: Waiting,
+}
+
+impl InFlight {
+    /// Whether the answer is one to this order; a worker holds foreign code.
+    pub(super) fn is_answered_by(&self, answer: &HsmAnswer) -> bool {
+        match answer {
+            HsmAnswer::Observed(_) => self.order == Order::Observe,
+            HsmAnswer::LoggedIn => self.order == Order::Login,
+            HsmAnswer::LoggedOut => self.order == Order::Logout,
+            HsmAnswer::PinSet => self.order == Order::SetPin,
+            HsmAnswer::Initialised(_) => matches!(self.order, Order::Initialise { .. }),
+            HsmAnswer::Settled => self.order == Order::Settle,
+        }
+    }
+
+    /// Whether a PIN change makes such a call, and makes another after it.
+    pub(super) fn may_be_of_a_change(&self) -> bool {
+        matches!(self.order, Order::Login | Order::Logout | Order::SetPin | Order::Initialise { .. })
+    }
 }
 
 /// Who waits for the answer.
@@ -112,6 +135,30 @@ impl Link {
         self.outbox = None;
     }
 
+    /// Whether the process has ended.
+    pub(super) fn has_ended(&mut self) -> bool {
+        // An error says that it is not our child any more: there is nothing to wait for.
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Kills the process unless it is inside a call that forbids it; see [`lock`]. Without
+    /// the lock file, what it was ordered to do decides.
+    pub(super) fn end(&mut self, lock_file: &Path, logins_too: bool) -> End {
+        if self.has_ended() {
+            return End::Ended;
+        }
+        let orders = || self.in_flight.values().map(|call| call.order);
+        let unread = if orders().any(|order| matches!(order, Order::SetPin | Order::Initialise { .. })) {
+            Some(Rewrites::Pin)
+        } else {
+            (!logins_too && orders().any(|order| order == Order::Login)).then_some(Rewrites::Flags)
+        };
+        match File::open(lock_file) {
+            Ok(file) => lock::end(Pid::from_child(&self.child), &file, logins_too, unread),
+            Err(_) => unread.map_or(End::Ended, End::Spared),
+        }
+    }
+
     /// Ends the process now and reaps it; returns how it ended, for people.
     pub(super) fn kill(&mut self) -> String {
         // Fails only when it has exited already, and then there is nothing to kill.
@@ -132,13 +179,19 @@ impl Link {
         let mut reading = ours.try_clone()?;
         let (happenings, link) = (happenings.clone(), self.number);
         thread::Builder::new().name("hsm reader".into()).spawn(move || {
-            // Garbage ends the link like a death: the keeper kills what is left.
-            while let Ok(Some(frame)) = Frame::read(&mut reading) {
-                if happenings.send(Happening::Frame { link, frame }).is_err() {
-                    return;
+            // Garbage ends the link like a death; the keeper sees to what is left.
+            let how = loop {
+                match Frame::read(&mut reading) {
+                    Ok(Some(frame)) => {
+                        if happenings.send(Happening::Frame { link, frame }).is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => break "sent garbage",
+                    Ok(None) | Err(_) => break "died",
                 }
-            }
-            let _ = happenings.send(Happening::Closed { link });
+            };
+            let _ = happenings.send(Happening::Closed { link, how });
         })?;
         let mut writing = ours;
         thread::Builder::new().name("hsm writer".into()).spawn(move || {

@@ -15,6 +15,7 @@ use slotwarden_core::fault::{Function, HsmFailure, Refusal, rv};
 use slotwarden_core::token::{LoginState, TokenState};
 
 use super::find::{self, Sighting};
+use super::lock::Rewrites;
 use super::module::{code, failure};
 use super::token::{Call, Kept, Token, logged_out, login_state, pin, session_state};
 use crate::hsm_wire::Report;
@@ -48,7 +49,7 @@ impl Token {
                 let label = label.ok_or(unnameable)?;
                 *session = None;
                 {
-                    let _careful = module.carefully();
+                    let _marked = module.marked(Rewrites::Pin);
                     let made = module.context.init_token(free.number, &so_pin, &label);
                     made.map_err(|error| failure(&error, Function::InitToken))?;
                 }
@@ -64,9 +65,12 @@ impl Token {
         if login_state(session_state(open)?) != LoginState::Public {
             return Err(HsmFailure::AlreadyLoggedIn);
         }
-        open.login(UserType::So, Some(&so_pin)).map_err(|error| failure(&error, Function::Login))?;
+        {
+            let _marked = module.marked(Rewrites::Flags);
+            open.login(UserType::So, Some(&so_pin)).map_err(|error| failure(&error, Function::Login))?;
+        }
         let set = {
-            let _careful = module.carefully();
+            let _marked = module.marked(Rewrites::Pin);
             open.init_pin(&new).map_err(|error| failure(&error, Function::InitPin))
         };
         let out = logged_out(open);

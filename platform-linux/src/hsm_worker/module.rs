@@ -9,7 +9,7 @@ use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function as Called, P
 use cryptoki::error::{Error, Rv, RvError};
 use slotwarden_core::fault::{Function, HsmFailure, rv};
 
-use super::lock::{Careful, WorkerLock};
+use super::lock::{Marked, Rewrites, WorkerLock};
 
 /// Return values above this are a vendor's own (PKCS#11 v3.1, section 3.6).
 const STANDARD_RV_MAX: u64 = 0x400;
@@ -86,10 +86,10 @@ impl Module {
         }
     }
 
-    /// Marks the lock file while a call runs that must not be killed: SoftHSM rewrites its
-    /// token file in place, so a kill there can destroy the token.
-    pub(super) fn carefully(&self) -> Option<Careful<'_>> {
-        self.lock.as_ref().map(WorkerLock::carefully)
+    /// Marks the lock file while a call runs in which the module may rewrite a token file:
+    /// SoftHSM does so in place, so a kill there can destroy the token.
+    pub(super) fn marked(&self, rewrites: Rewrites) -> Option<Marked<'_>> {
+        self.lock.as_ref().map(|lock| lock.mark(rewrites))
     }
 
     /// `C_Finalize`; logs out every slot.

@@ -23,6 +23,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::Replies;
 use super::find::{self, unpadded};
+use super::lock::Rewrites;
 use super::module::{Module, code, failure, says_gone};
 use crate::hsm_wire::{Order, RANDOM_BYTES, Report, WantedToken};
 
@@ -104,6 +105,7 @@ impl Token {
         if login_state(session_state(open)?) != LoginState::Public {
             return Err(HsmFailure::AlreadyLoggedIn);
         }
+        let _marked = self.module.marked(Rewrites::Flags);
         open.login(UserType::User, Some(&pin)).map_err(|error| failure(&error, Function::Login))
     }
 
@@ -119,7 +121,8 @@ impl Token {
         let new = pin(call, 1, Function::SetPin)?;
         let open = self.open(session)?;
         may_set_pin(session_state(open)?)?;
-        let _careful = self.module.carefully();
+        let _marked = self.module.marked(Rewrites::Pin);
+        // What comes after this call must not turn its answer into "not called".
         open.set_pin(&old, &new).map_err(|error| failure(&error, Function::SetPin))
     }
 
