@@ -3,6 +3,8 @@
 //! SoftHSM2 and Kryoptic differ where it matters (locking, slot numbers, what is cached);
 //! a difference is named beside its line.
 
+use std::time::Duration;
+
 use slotwarden::devices::Hsm;
 use slotwarden::hsm::WantedToken;
 use slotwarden_core::effect::{HsmAnswer, HsmCall};
@@ -26,6 +28,8 @@ slotwarden_tests::on_both_modules! {
     a_token_with_a_user_pin_is_not_initialised_again
     a_token_with_objects_is_not_initialised
     an_interrupted_initialisation_is_taken_up_without_erasing
+    p35_after_init_pin_a_failed_logout_does_not_say_that_nothing_was_called
+    p35_after_init_pin_or_set_pin_a_token_that_went_does_not_say_that_nothing_was_called
     random_bytes_come_from_the_token
     settling_needs_its_directory
 }
@@ -269,6 +273,41 @@ fn an_interrupted_initialisation_is_taken_up_without_erasing(kind: Kind) {
     assert_eq!(after.serial, state.serial, "the same token");
     assert_eq!(bench.calls("C_InitToken", ""), 0);
     assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+}
+
+/// The core would erase the new code, which rules by then.
+fn p35_after_init_pin_a_failed_logout_does_not_say_that_nothing_was_called(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 1);
+    bench.make_token_without_pin("ca");
+    let (mut driver, _) = Driver::up(bench.settings(&[label("ca")]));
+    bench.ask_to("cling", "ca");
+    let Ok(HsmAnswer::Initialised(state)) = driver.initialise(0, SO_PIN, PIN, None) else {
+        panic!("{:?}", driver.heard)
+    };
+    assert!(state.user_pin, "closing the session logged out as well");
+    assert_eq!(driver.observe(0).login, LoginState::Public);
+    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+}
+
+fn p35_after_init_pin_or_set_pin_a_token_that_went_does_not_say_that_nothing_was_called(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 2);
+    bench.make_token_without_pin("ca");
+    bench.make_token("other");
+    let (mut driver, _) = Driver::up(bench.settings(&[label("ca"), label("other")]));
+    assert_eq!(driver.login(1, PIN), Ok(HsmAnswer::LoggedIn));
+    bench.ask_to("hang", "ca");
+    bench.ask_to("hang", "other");
+    let (so_pin, new) = (driver.secret(SO_PIN), driver.secret(PIN));
+    let initialised = driver.order(0, HsmCall::Initialise { so_pin, new, free_slot: None });
+    let (old, new) = (driver.secret(PIN), driver.secret("new-pin-5678"));
+    let set = driver.order(1, HsmCall::SetPin { old, new });
+    driver.listen(Duration::from_millis(500));
+    for name in ["ca", "other"] {
+        bench.ask_to("hide", name);
+        bench.ask_no_more("hang", name);
+    }
+    assert_eq!(driver.answer(set), Ok(HsmAnswer::PinSet));
+    assert_eq!(driver.answer(initialised), pkcs11(rv::TOKEN_NOT_PRESENT, Function::GetTokenInfo));
 }
 
 fn random_bytes_come_from_the_token(kind: Kind) {

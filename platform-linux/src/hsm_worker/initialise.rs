@@ -5,8 +5,14 @@
 //! initialisation leaves a token with our label and without a user PIN; the next one
 //! takes that and erases nothing. Slot numbers change on the way (SoftHSM), so the token
 //! is looked for again by its label.
+//!
+//! Once `C_InitPIN` said yes the token has its new PIN. Whatever fails after that is
+//! answered as an unknown outcome, never as a call that was not made: the core would
+//! erase the code that now rules.
 
 use std::sync::PoisonError;
+use std::thread;
+use std::time::Duration;
 
 use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 use cryptoki::session::{Session, UserType};
@@ -22,6 +28,10 @@ use crate::hsm_wire::Report;
 
 /// `CK_TOKEN_INFO.label`, bytes. A longer label would be cut and never found again.
 const LABEL_BYTES: usize = 32;
+/// How often the token is asked for its state after `C_InitPIN`.
+const READS_MAX: u32 = 3;
+/// Between two of these.
+const READ_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Token {
     /// Gives the slot's token its first user PIN; makes the token first where none is there.
@@ -73,14 +83,43 @@ impl Token {
             let _marked = module.marked(Rewrites::Pin);
             open.init_pin(&new).map_err(|error| failure(&error, Function::InitPin))
         };
-        let out = logged_out(open);
-        set?;
-        out?;
-        let info = module.context.get_token_info(place).map_err(|error| failure(&error, Function::GetTokenInfo))?;
+        if let Err(failed) = set {
+            // The core hears why; a session that cannot log out is closed, which logs out too.
+            if logged_out(open).is_err() {
+                *session = None;
+            }
+            return Err(failed);
+        }
+        let state = self.state_after_init_pin(session, place).map_err(outcome_unknown)?;
         if let Ok(sightings) = find::sightings(&module) {
             self.replies.report(self.slot, 0, &Report::Free(find::free(&sightings)));
         }
-        Ok(find::state(&info, LoginState::Public))
+        Ok(state)
+    }
+
+    /// Ends the security officer's login and reads the flags: all that is left to do.
+    fn state_after_init_pin(&self, session: &mut Kept, place: Slot) -> Result<TokenState, HsmFailure> {
+        let out = self.open(session).and_then(logged_out);
+        if out.is_err() {
+            // Closing the last session logs out where C_Logout does not.
+            *session = None;
+            let open = self.open(session)?;
+            if login_state(session_state(open)?) != LoginState::Public {
+                *session = None;
+                return Err(HsmFailure::AlreadyLoggedIn);
+            }
+        }
+        let mut reads = 1;
+        loop {
+            match self.module.context.get_token_info(place) {
+                Ok(info) => return Ok(find::state(&info, LoginState::Public)),
+                Err(error) if reads >= READS_MAX => return Err(failure(&error, Function::GetTokenInfo)),
+                Err(_) => {
+                    reads += 1;
+                    thread::sleep(READ_INTERVAL);
+                }
+            }
+        }
     }
 
     /// The free token to take.
@@ -155,4 +194,44 @@ fn holds_objects(open: &Session) -> Result<bool, HsmFailure> {
         }
     }
     Ok(false)
+}
+
+/// A failure after `C_InitPIN` said yes, so that it says neither "not called" nor "the SO
+/// PIN is wrong".
+fn outcome_unknown(failed: HsmFailure) -> HsmFailure {
+    let unknown = |function| HsmFailure::Pkcs11 { code: code::FUNCTION_FAILED, function };
+    match failed {
+        HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT | rv::PIN_INVALID | rv::PIN_LEN_RANGE, function } => {
+            unknown(function)
+        }
+        HsmFailure::Pkcs11 { .. } => failed,
+        HsmFailure::AlreadyLoggedIn => unknown(Function::Logout),
+        HsmFailure::TokenGone | HsmFailure::NoWorker | HsmFailure::Refused(_) | HsmFailure::NotSettled => {
+            unknown(Function::GetTokenInfo)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_after_init_pin_says_that_it_was_not_called() {
+        let code = |code| HsmFailure::Pkcs11 { code, function: Function::GetTokenInfo };
+        let failures = [
+            HsmFailure::AlreadyLoggedIn,
+            HsmFailure::TokenGone,
+            HsmFailure::NoWorker,
+            HsmFailure::Refused(Refusal::SlotHasToken),
+            HsmFailure::NotSettled,
+            code(rv::PIN_INCORRECT),
+            code(rv::PIN_INVALID),
+        ];
+        for failed in failures {
+            let HsmFailure::Pkcs11 { code: answered, .. } = outcome_unknown(failed) else { panic!("{failed:?}") };
+            assert_eq!(answered, code::FUNCTION_FAILED);
+        }
+        assert_eq!(outcome_unknown(code(rv::TOKEN_NOT_PRESENT)), code(rv::TOKEN_NOT_PRESENT), "codes stay for people");
+    }
 }
