@@ -19,7 +19,17 @@ impl Rules {
             return self.end(turn, Then::Rest);
         };
         if self.kind == ChangeKind::Initialise {
-            return self.decide_initialise(turn, token.user_pin);
+            let record = &mut turn.slot.record;
+            if !token.user_pin || record.accepted.is_none() || record.pending.is_none() {
+                return self.decide_initialise(turn, token.user_pin);
+            }
+            // Flags spoke for an earlier code already, so they cannot tell which of the two it
+            // is: from here on this is decided like a change of one sealed code by another.
+            self.kind = ChangeKind::GeneratedToGenerated;
+            if let Some(change) = &mut record.change {
+                change.kind = self.kind;
+            }
+            turn.save();
         }
         if self.kind == ChangeKind::ManualToManual {
             turn.slot.record.change = None;
