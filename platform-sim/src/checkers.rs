@@ -267,6 +267,10 @@ impl Checkers {
             return;
         }
         let ledger = &mut self.slots[usize::from(slot)];
+        if ledger.is_repeat && ledger.login_under_way {
+            // It becomes an attempt only when its refusal is heard; a power cut may prevent that.
+            return;
+        }
         let before = ledger.refused.iter().filter(|code| *code == pin).count();
         let _full = ledger.refused.push(*pin);
         // A token without a low count cannot tell that an unknown outcome was a refusal: one more (product page).

@@ -38,7 +38,13 @@ seeds! {
     p35_an_activation_that_cannot_be_settled_is_not_done 1398;
     p16_a_change_under_way_when_the_store_fails_keeps_no_secret 1846;
     p34_a_low_count_after_an_unknown_outcome_ends_automatic_tries 9153;
+    p35_flags_do_not_choose_between_two_codes_of_two_inits 696;
+    p35_a_sealed_code_of_a_token_that_may_come_back_lies_in_the_store 918;
+    p33_a_blocked_token_takes_its_pin_back_from_the_applications 36666;
     p34_a_pin_that_set_pin_refused_is_not_used_again 40418;
+    p34_a_repeated_login_refused_before_a_power_cut_costs_one_try 55247;
+    p35_the_token_that_was_initialised_is_known_by_its_own_serial 68165;
+    p33_a_session_that_reads_otherwise_is_not_relied_on 82792;
 }
 
 #[test]
