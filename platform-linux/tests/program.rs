@@ -9,7 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,7 @@ impl Place {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.args(arguments).arg("--config").arg(self.path("slotwarden.toml")).stdin(Stdio::null());
+        command.env_remove("CREDENTIALS_DIRECTORY");
         command
     }
 
@@ -61,8 +62,20 @@ impl Place {
     }
 
     fn start(&mut self) -> Pid {
+        let daemon = self.command(&["daemon"]);
+        self.spawn(daemon)
+    }
+
+    /// As systemd does that gives it credentials.
+    fn start_in(&mut self, credentials: &Path) -> Pid {
+        let mut daemon = self.command(&["daemon"]);
+        daemon.env("CREDENTIALS_DIRECTORY", credentials);
+        self.spawn(daemon)
+    }
+
+    fn spawn(&mut self, mut daemon: Command) -> Pid {
         let log = fs::File::create(self.path("log")).expect("there is room");
-        let daemon = self.command(&["daemon"]).stderr(log).spawn().expect("the program starts");
+        let daemon = daemon.stderr(log).spawn().expect("the program starts");
         let pid = Pid::from_child(&daemon);
         self.daemon = Some(daemon);
         self.wait_for("the socket", |place| UnixStream::connect(place.path("run/control.sock")).is_ok());
@@ -231,6 +244,43 @@ fn a_sealed_code_of_a_slot_that_was_renamed_is_reported_and_kept() {
     assert_eq!(place.end(Signal::TERM), Some(0));
     let open = support::open(&settings).expect("it is whole");
     assert_eq!(open.store.with_sealed_code().collect::<Vec<_>>(), ["ca-root", "old-root"]);
+}
+
+#[test]
+fn a_store_made_under_a_systemd_credential_opens_with_that_one_only() {
+    let mut place = Place::new("");
+    let credentials = place.path("credentials");
+    fs::create_dir(&credentials).expect("there is room");
+    let credential = credentials.join("slotwarden-seal");
+    fs::write(&credential, [7; 31]).expect("there is room");
+    let daemon = |place: &Place| {
+        place.command(&["daemon"]).env("CREDENTIALS_DIRECTORY", &credentials).output().expect("the program starts")
+    };
+    let short = daemon(&place);
+    assert_eq!(short.status.code(), Some(1));
+    assert!(said(&short).contains("shorter than 32 bytes"), "{}", said(&short));
+
+    fs::write(&credential, [7; 32]).expect("there is room");
+    place.start_in(&credentials);
+    let status = place.run(&["status", "--output", "json"]);
+    let json: Value = serde_json::from_slice(&status.stdout).expect("JSON was asked for");
+    assert_eq!(json["seal"], "systemd-credential");
+    assert_eq!(place.end(Signal::TERM), Some(0));
+    assert!(!place.path("state/seal.key").exists(), "a key on the disk would protect nothing");
+
+    // Without it, or with another one: refused, and nothing is made in its place.
+    let before = support::bytes_of(&place.path("state"));
+    let without = place.run(&["daemon"]);
+    assert_eq!(without.status.code(), Some(1));
+    assert!(said(&without).contains("CREDENTIALS_DIRECTORY is not set"), "{}", said(&without));
+    fs::write(&credential, [8; 32]).expect("there is room");
+    let other = daemon(&place);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(said(&other).contains("[407]"), "{}", said(&other));
+    assert!(support::bytes_of(&place.path("state")) == before);
+    fs::write(&credential, [7; 32]).expect("there is room");
+    place.start_in(&credentials);
+    assert_eq!(place.end(Signal::TERM), Some(0));
 }
 
 #[test]
