@@ -164,7 +164,11 @@ impl Rules {
                 Step::Initialise,
                 HsmFailure::Pkcs11 { code: rv::PIN_INVALID | rv::PIN_LEN_RANGE, function: Function::InitPin },
             ) => self.not_made(turn, step, fault),
-            (Step::Initialise, HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT, .. }) => {
+            // Said by C_InitPIN itself it proves nothing about the SO PIN: the flags decide then.
+            (
+                Step::Initialise,
+                HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT, function: Function::Login | Function::InitToken },
+            ) => {
                 let last = turn.slot.record.so.needs_confirmation(turn.tries, false);
                 turn.slot.record.so.refused(last);
                 turn.slot.so_cooling_until_ms = turn.slot.record.so.wait_ms().map(|wait_ms| turn.now.after_ms(wait_ms));
