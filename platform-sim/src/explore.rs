@@ -23,7 +23,7 @@ use crate::world::{Counts, World};
 /// Seeds that one thread takes at a time.
 const BLOCK: u64 = 64;
 /// Every so many seeds all printable text is searched for secrets (P3).
-const SCAN_EVERY: u64 = 256;
+const SCAN_EVERY: u64 = 1_024;
 /// Every so many seeds each step is tallied, struck or not.
 const TALLY_EVERY: u64 = 16;
 /// Every so many seeds the seed is lived twice (P43).
