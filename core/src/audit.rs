@@ -11,7 +11,7 @@ use crate::command::CommandKind;
 use crate::effect::{ApplicationId, SlotId};
 use crate::fault::{Fault, Refusal};
 use crate::person::PersonId;
-use crate::record::{ChangeKind, Doubt, Mode, Owner};
+use crate::record::{self, ChangeKind, Doubt, Mode, Owner};
 
 /// What every chain hash begins with, so that it can be mistaken for nothing else.
 pub const CHAIN_DOMAIN: &[u8] = b"slotwarden/audit/v1";
@@ -125,10 +125,7 @@ impl AuditRecord {
     /// # Errors
     /// [`Refusal::StoreUnreadable`] when `out` is smaller than [`AUDIT_RECORD_BYTES_MAX`].
     pub fn encode<'out>(&self, out: &'out mut [u8]) -> Result<&'out [u8], Refusal> {
-        let (version, rest) = out.split_first_mut().ok_or(Refusal::StoreUnreadable)?;
-        *version = AUDIT_RECORD_VERSION;
-        let written = postcard::to_slice(self, rest).map_err(|_| Refusal::StoreUnreadable)?.len();
-        out.get(..written.saturating_add(1)).ok_or(Refusal::StoreUnreadable)
+        record::encode(AUDIT_RECORD_VERSION, self, out)
     }
 
     /// Reads what [`AuditRecord::encode`] wrote.
@@ -137,14 +134,7 @@ impl AuditRecord {
     /// [`Refusal::StoreNewer`] for a higher version, [`Refusal::StoreUnreadable`] for
     /// anything that is not exactly one record.
     pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
-        let (version, rest) = bytes.split_first().ok_or(Refusal::StoreUnreadable)?;
-        if *version > AUDIT_RECORD_VERSION {
-            return Err(Refusal::StoreNewer);
-        }
-        match postcard::take_from_bytes(rest) {
-            Ok((record, [])) => Ok(record),
-            Ok(_) | Err(_) => Err(Refusal::StoreUnreadable),
-        }
+        record::decode(AUDIT_RECORD_VERSION, bytes)
     }
 
     /// The chain hash: SHA-256 over the domain and the encoded record (which holds the

@@ -204,10 +204,7 @@ impl SlotRecord {
     /// # Errors
     /// [`Refusal::StoreUnreadable`] when `out` is smaller than [`SLOT_RECORD_BYTES_MAX`].
     pub fn encode<'out>(&self, out: &'out mut [u8]) -> Result<&'out [u8], Refusal> {
-        let (version, rest) = out.split_first_mut().ok_or(Refusal::StoreUnreadable)?;
-        *version = SLOT_RECORD_VERSION;
-        let written = postcard::to_slice(self, rest).map_err(|_| Refusal::StoreUnreadable)?.len();
-        out.get(..written.saturating_add(1)).ok_or(Refusal::StoreUnreadable)
+        encode(SLOT_RECORD_VERSION, self, out)
     }
 
     /// Reads what [`SlotRecord::encode`] wrote.
@@ -216,14 +213,34 @@ impl SlotRecord {
     /// [`Refusal::StoreNewer`] for a higher version, [`Refusal::StoreUnreadable`] for
     /// anything that is not exactly one record.
     pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
-        let (version, rest) = bytes.split_first().ok_or(Refusal::StoreUnreadable)?;
-        if *version > SLOT_RECORD_VERSION {
-            return Err(Refusal::StoreNewer);
-        }
-        match postcard::take_from_bytes(rest) {
-            Ok((record, [])) => Ok(record),
-            Ok(_) | Err(_) => Err(Refusal::StoreUnreadable),
-        }
+        decode(SLOT_RECORD_VERSION, bytes)
+    }
+}
+
+/// Writes a version byte and the postcard encoding of `value` into `out`; returns the part written.
+///
+/// # Errors
+/// [`Refusal::StoreUnreadable`] when `out` is too small.
+pub(crate) fn encode<'out>(version: u8, value: &impl Serialize, out: &'out mut [u8]) -> Result<&'out [u8], Refusal> {
+    let (first, rest) = out.split_first_mut().ok_or(Refusal::StoreUnreadable)?;
+    *first = version;
+    let written = postcard::to_slice(value, rest).map_err(|_| Refusal::StoreUnreadable)?.len();
+    out.get(..written.saturating_add(1)).ok_or(Refusal::StoreUnreadable)
+}
+
+/// Reads what [`encode`] wrote, and nothing behind it.
+///
+/// # Errors
+/// [`Refusal::StoreNewer`] for a version above `version`, [`Refusal::StoreUnreadable`] for
+/// anything that is not exactly one value.
+pub(crate) fn decode<'bytes, T: Deserialize<'bytes>>(version: u8, bytes: &'bytes [u8]) -> Result<T, Refusal> {
+    let (first, rest) = bytes.split_first().ok_or(Refusal::StoreUnreadable)?;
+    if *first > version {
+        return Err(Refusal::StoreNewer);
+    }
+    match postcard::take_from_bytes(rest) {
+        Ok((value, [])) => Ok(value),
+        Ok(_) | Err(_) => Err(Refusal::StoreUnreadable),
     }
 }
 
