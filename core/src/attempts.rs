@@ -123,13 +123,14 @@ impl Attempts {
 /// A try of the user PIN begins: recorded with the turn, before the token hears of it.
 pub fn begin(turn: &mut Turn<'_>, caller: Option<Caller>, cause: AttemptCause) {
     turn.slot.record.user.begin();
+    turn.slot.tried_serial = turn.slot.token.map(|token| token.serial);
     turn.save();
     turn.journal(caller.map(|caller| caller.who), AuditEvent::AttemptBegins(cause));
 }
 
-/// This token is the slot's from here on; another with its label is not tried.
+/// The token that was tried is the slot's from here on; another with its label is not tried.
 pub fn know_token(turn: &mut Turn<'_>) {
-    turn.slot.record.serial = turn.slot.token.map(|token| token.serial).or(turn.slot.record.serial);
+    turn.slot.record.serial = turn.slot.tried_serial.or(turn.slot.record.serial);
 }
 
 /// The token accepted the user PIN.
@@ -142,7 +143,8 @@ pub fn accepted(turn: &mut Turn<'_>, caller: Option<Caller>) {
     }
     turn.slot.fault = None;
     turn.slot.attention = None;
-    if let Some(token) = &mut turn.slot.token {
+    let tried = turn.slot.tried_serial;
+    if let Some(token) = turn.slot.token.as_mut().filter(|token| Some(token.serial) == tried) {
         token.login = crate::token::LoginState::User;
         token.count_low = false;
         token.final_try = false;

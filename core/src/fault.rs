@@ -176,7 +176,7 @@ refusals! {
     404 StoreLocked "store-locked" Wrong
         "another daemon uses this state directory" "end that one first, or give this one a directory of its own";
     405 StoreFailed "store-failed" Wrong
-        "the record could not be made durable, so nothing was done" "mend the disk and restart the daemon";
+        "the record could not be made durable, and the service has halted" "mend the disk and restart the daemon; the slot then finds out what its token has";
     406 SealMissing "seal-missing" Wrong
         "the key that protects the stored codes is not there" "bring back the key file or the systemd credential";
     407 SealWrong "seal-wrong" Wrong

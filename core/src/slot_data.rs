@@ -11,7 +11,7 @@ use crate::record::{Doubt, Mode, Owner, SlotRecord};
 use crate::safe::SecretId;
 use crate::status::{ApplicationState, Attention};
 use crate::time::Now;
-use crate::token::{LoginState, Presence, TokenState};
+use crate::token::{LoginState, Presence, Serial, TokenState};
 use crate::turn::Turn;
 
 /// Everything known about one slot, beside the state of its machines.
@@ -31,6 +31,8 @@ pub struct SlotData {
     pub token: Option<TokenState>,
     /// Whether the module offers a free token for a slot that never had one.
     pub free: bool,
+    /// Serial of the token that the last try was made on: another may be there when it is answered.
+    pub tried_serial: Option<Serial>,
     /// Why there is no token: ambiguous, replaced.
     pub refusal: Option<Refusal>,
     /// What an operator should look at.
@@ -74,6 +76,7 @@ impl SlotData {
             looked: false,
             token: None,
             free: false,
+            tried_serial: None,
             refusal: None,
             attention: None,
             fault: None,

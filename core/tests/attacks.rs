@@ -403,3 +403,34 @@ fn p42_refused_orders_cannot_halt_an_appliance() {
     }
     assert_eq!(n, 5000, "halted after {n} refused orders");
 }
+
+#[test]
+fn p33_a_login_answered_late_is_not_credited_to_the_token_that_took_its_place() {
+    let mut w = World::with_token(b"right code");
+    w.silent = Some(|c| matches!(c, HsmCall::Login { .. }));
+    let code = Some(w.secret("right code"));
+    w.ask(Command::Activate { slot: SLOT, code, confirmed: false });
+    let other = TokenState { serial: *b"another serial!!", ..w.token() };
+    w.raw(Input::Token { slot: SLOT, presence: Presence::Present(other) });
+    let Some(Input::Done { ticket, .. }) = w.held.pop() else { panic!("the login is held back") };
+    w.raw(Input::Done { ticket, outcome: Outcome::Hsm(Ok(HsmAnswer::LoggedIn)) });
+    assert_ne!(w.state(), StateName::Active);
+    assert_eq!(w.records[&Owner(7)].serial, Some(*b"0123456789abcdef"));
+    assert_eq!(w.handed_over, None);
+}
+
+#[test]
+fn p33_a_session_that_lost_its_login_is_not_called_active() {
+    let mut w = World::with_token(b"right code");
+    assert_eq!(w.activate("right code", false), Answer::Done);
+    w.answer_to = Some(|c| {
+        let function = slotwarden_core::fault::Function::SetPin;
+        let lost = HsmFailure::Pkcs11 { code: slotwarden_core::fault::rv::USER_NOT_LOGGED_IN, function };
+        matches!(c, HsmCall::SetPin { .. }).then_some(Err(lost))
+    });
+    let (code, new_code) = (Some(w.secret("right code")), Some(w.secret("another code")));
+    w.ask(Command::ChangeCode { slot: SLOT, code, new_code, confirmed: false });
+    assert_eq!(w.state(), StateName::Locked);
+    assert_eq!(w.handed_over, None);
+    assert_eq!(w.records[&Owner(7)].change, None);
+}

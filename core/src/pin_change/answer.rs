@@ -150,15 +150,19 @@ impl Rules {
             (
                 Step::SetPin,
                 HsmFailure::Pkcs11 {
-                    code:
-                        rv::PIN_INVALID
-                        | rv::PIN_LEN_RANGE
-                        | rv::SESSION_READ_ONLY
-                        | rv::USER_NOT_LOGGED_IN
-                        | rv::FUNCTION_NOT_SUPPORTED,
+                    code: rv::PIN_INVALID | rv::PIN_LEN_RANGE | rv::SESSION_READ_ONLY | rv::FUNCTION_NOT_SUPPORTED,
                     ..
                 },
             ) => self.not_made(turn, step, fault),
+            // Not changed either; and the login that the slot was active by is gone.
+            (Step::SetPin, HsmFailure::Pkcs11 { code: rv::USER_NOT_LOGGED_IN, .. }) => {
+                self.close_not_made(turn, step);
+                self.logged_in = false;
+                if let Some(token) = &mut turn.slot.token {
+                    token.login = LoginState::Public;
+                }
+                self.abort_then(turn, Answer::Failed(fault), Then::GoOn)
+            }
             // The token may be labelled now, but it has no user PIN: nothing to lose.
             (
                 Step::Initialise,
