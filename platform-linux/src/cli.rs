@@ -74,7 +74,7 @@ fn run(program: &Program, arguments: Arguments) -> u8 {
 
 fn check_config(path: &Path, format: Format) -> Result<u8, Problem> {
     let problems = match config::check(&config::read(path)?) {
-        Ok(settings) => config::check_machine(&settings),
+        Ok(settings) => [config::check_machine(&settings), config::check_places(&settings)].concat(),
         Err(problems) => problems,
     };
     output::configuration(format, &problems);
@@ -88,6 +88,7 @@ mod tests {
 
     use super::arguments::Confirm;
     use super::*;
+    use crate::problem::{EXIT_INTERRUPTED, EXIT_LATER, EXIT_NOT_ALLOWED, EXIT_WAITS};
 
     fn exit_of(arguments: &[&str]) -> u8 {
         let program = Program { daemon: |_, _| Ok(()), hsm_worker: || ExitCode::SUCCESS };
@@ -113,6 +114,31 @@ mod tests {
         assert_eq!(exit_of(&["audit", "verify", "--node-key", "00"]), 64);
         assert_eq!(exit_of(&["--help"]), 0);
         assert_eq!(exit_of(&["--version"]), 0);
+    }
+
+    #[test]
+    fn the_help_explains_every_command_option_exit_code_and_confirmation() {
+        fn walk(command: &clap::Command) {
+            assert!(command.get_about().is_some() || command.is_hide_set(), "{} is not explained", command.get_name());
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{}: {} is not explained",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        walk(&Arguments::command());
+        let help = Arguments::command().render_long_help().to_string();
+        let exits = help.split_once("Exit codes:").expect("the footer").1;
+        for exit in [EXIT_DONE, EXIT_ERROR, EXIT_WAITS, EXIT_USAGE, EXIT_LATER, EXIT_NOT_ALLOWED, EXIT_INTERRUPTED] {
+            assert!(exits.lines().any(|line| line.trim_start().starts_with(&format!("{exit} "))), "{exit}");
+        }
+        for text in [CONFIRM_LAST_TRY, CONFIRM_END_CALL] {
+            assert!(help.contains(&format!("\"{text}\"")), "{text}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! goes into the audit log.
 
 mod file;
+mod places;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use slotwarden_core::person::Roles;
 
 pub use file::check;
+pub use places::check_places;
 
 use crate::problem::{Own, Problem};
 use crate::token_uri::TokenUri;

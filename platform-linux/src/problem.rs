@@ -47,11 +47,11 @@ macro_rules! own_refusals {
 
 own_refusals! {
     601 Unreachable "unreachable" Wrong
-        "no daemon answers on the control socket" "start `slotwarden daemon`, or name its configuration with --config";
+        "no daemon answers on the control socket" "start it with `systemctl start slotwarden` or `slotwarden daemon`; if it runs, name its configuration with --config FILE";
     602 SocketForbidden "socket-forbidden" NotAllowed
-        "you may not open the control socket" "ask an administrator to let you into the socket's directory";
+        "you may not open the control socket" "run this as the daemon's user, or have an administrator name your user id in a [[person]] and let you into the socket's directory";
     603 NobodyKnown "nobody-known" NotAllowed
-        "your user id belongs to no person of the configuration" "have the configuration name your user id, or run this as the daemon's user";
+        "your user id belongs to no person of the configuration" "run this as the daemon's user, or have an administrator name your user id in a [[person]] and restart the daemon";
     604 FrameRefused "frame-refused" Wrong
         "what arrived on the control socket was not a request" "use the `slotwarden` of the daemon's version";
     605 OtherVersion "other-version" Wrong
@@ -73,13 +73,13 @@ own_refusals! {
     613 ConfirmationWrong "confirmation-wrong" Wrong
         "the confirmation is not the text that was asked for" "repeat with the text that the refusal names";
     614 ConfigurationUnreadable "configuration-unreadable" Wrong
-        "the configuration cannot be read" "check the path given by --config and its permissions";
+        "the configuration cannot be read" "name another one with --config FILE, or write it there; you must be allowed to read it";
     615 ConfigurationWrong "configuration-wrong" Wrong
         "the configuration has problems" "`slotwarden check-config` lists them with their remedies";
     616 NotConfirmed "not-confirmed" Wrong
         "you did not confirm" "nothing was changed";
     617 SocketUnusable "socket-unusable" Wrong
-        "the control socket cannot be made" "check `socket` in the configuration: its directory must exist and be writable for the daemon";
+        "the control socket cannot be made" "check `socket` in the configuration: the user that the daemon runs as must be able to make its directory and to write there";
     618 AuditBroken "audit-broken" Wrong
         "the audit log is not whole" "keep the file and the store as evidence; compare with an earlier export";
     619 FileUnwritable "file-unwritable" Wrong
@@ -93,7 +93,7 @@ own_refusals! {
     623 TooSoon "too-soon" Later
         "slots are still being worked on" "ask again in a moment";
     624 StateDirectoryUnusable "state-directory-unusable" Wrong
-        "the state directory cannot be used" "check `state_dir` in the configuration: it must exist or be creatable for the daemon";
+        "the state directory cannot be used" "check `state_dir` in the configuration; the directory and each file in it must belong to the user that the daemon runs as (once started as root, files of root stay: `chown -R`)";
     625 CheckpointFileWrong "checkpoint-file-wrong" Wrong
         "the file given by --checkpoint is neither a whole export nor lines of checkpoints" "name an earlier export as it was written, or give the number of a record";
 }
@@ -164,6 +164,9 @@ impl From<Own> for Problem {
 
 impl From<crate::store::Refused> for Problem {
     fn from(refused: crate::store::Refused) -> Self {
+        if refused.forbidden {
+            return Own::StateDirectoryUnusable.with(refused.detail);
+        }
         Problem::from(refused.refusal).with(refused.detail)
     }
 }

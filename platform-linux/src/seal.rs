@@ -288,7 +288,7 @@ fn wrapping_key(source: SealSource, places: &SealPlaces, salt: &[u8]) -> Result<
 
 /// Reads a whole secret file of at most `bytes_max` bytes.
 fn read_secret(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, Refused> {
-    let missing = |error: std::io::Error| Refused::new(Refusal::SealMissing, format!("{}: {error}", path.display()));
+    let missing = |error: std::io::Error| Refused::of_file(Refusal::SealMissing, path, &error);
     let file = fs::File::open(path).map_err(missing)?;
     // Two bytes more than allowed, so that no read ever makes the buffer grow and leave a copy.
     let mut secret = Zeroizing::new(Vec::with_capacity(bytes_max + 2));

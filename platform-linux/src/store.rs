@@ -22,6 +22,7 @@ pub mod writer;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -56,13 +57,24 @@ pub struct Refused {
     pub refusal: Refusal,
     /// The particulars; no secret.
     pub detail: String,
+    /// The file system forbids it to this user: nothing is known to be wrong with the store.
+    pub forbidden: bool,
 }
 
 impl Refused {
     /// A refusal with its particulars.
     #[must_use]
     pub fn new(refusal: Refusal, detail: impl Into<String>) -> Self {
-        Refused { refusal, detail: detail.into() }
+        Refused { refusal, detail: detail.into(), forbidden: false }
+    }
+
+    /// What the file system answered about a file of the state directory.
+    #[must_use]
+    pub fn of_file(refusal: Refusal, path: &Path, error: &io::Error) -> Self {
+        let forbidden = matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
+        let user =
+            if forbidden { format!(", as user id {}", rustix::process::geteuid().as_raw()) } else { String::new() };
+        Refused { refusal, detail: format!("{}: {error}{user}", path.display()), forbidden }
     }
 }
 
@@ -143,8 +155,7 @@ impl DiskStore {
         };
         let content = inspect(&directory)?;
         let blob = directory.blob();
-        let bytes = fs::read(&blob)
-            .map_err(|error| Refused::new(Refusal::SealMissing, format!("{}: {error}", blob.display())))?;
+        let bytes = fs::read(&blob).map_err(|error| Refused::of_file(Refusal::SealMissing, &blob, &error))?;
         let (key, source) = seal::open(&bytes, &settings.seal)?;
         let node = unseal_node(&content, &key)?;
 
@@ -155,7 +166,7 @@ impl DiskStore {
             directory.mark()?;
         }
         let file = fs::OpenOptions::new().read(true).write(true).open(directory.store());
-        let file = file.map_err(|error| failed(&error))?;
+        let file = file.map_err(|error| Refused::of_file(Refusal::StoreFailed, &directory.store(), &error))?;
         let backend = FileBackend::new(file).map_err(|error| failed(&error))?;
         let database = Arc::new(format::open(backend).map_err(|error| match error {
             redb::Error::DatabaseAlreadyOpen => {
@@ -358,7 +369,7 @@ pub fn inspect(directory: &Directory) -> Result<Content, Refused> {
 pub fn open_copy(directory: &Directory) -> Result<Database, Refused> {
     let path = directory.store();
     let unreadable = |reason: String| Refused::new(Refusal::StoreUnreadable, format!("{}: {reason}", path.display()));
-    let file = File::open(&path).map_err(|error| unreadable(error.to_string()))?;
+    let file = File::open(&path).map_err(|error| Refused::of_file(Refusal::StoreUnreadable, &path, &error))?;
     // redb takes an empty storage for a new one; an empty file is a truncated one.
     if file.metadata().map_err(|error| unreadable(error.to_string()))?.len() == 0 {
         return Err(unreadable("it is empty".into()));

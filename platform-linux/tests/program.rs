@@ -283,6 +283,79 @@ fn a_store_made_under_a_systemd_credential_opens_with_that_one_only() {
     assert_eq!(place.end(Signal::TERM), Some(0));
 }
 
+/// What an administrator gets wrong in the middle of the night: each message names the
+/// thing, says what is so, and what to do.
+#[test]
+fn mistakes_around_the_daemon_are_told_with_what_to_do() {
+    assert!(rustix::process::geteuid().is_root(), "this test has to run as root: it acts as another user");
+    let mut place = Place::new("");
+    let program = place.path("slotwarden");
+    fs::copy(PROGRAM, &program).expect("there is room");
+    let run_as = |uid: u32, config: &Path, arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(arguments).arg("--config").arg(config).stdin(Stdio::null()).uid(uid);
+        let output = command.output().expect("the program starts");
+        (output.status.code(), said(&output) + &String::from_utf8_lossy(&output.stdout))
+    };
+    let config = place.path("slotwarden.toml");
+    let text = fs::read_to_string(&config).expect("it was written");
+    let other = |name: &str, from: &str, to: &str| {
+        assert!(text.contains(from), "the edit must change something");
+        let path = place.path(name);
+        fs::write(&path, text.replacen(from, to, 1)).expect("there is room");
+        path
+    };
+    let tells = |(code, told): (Option<i32>, String), exit: i32, wanted: &[&str]| {
+        assert_eq!(code, Some(exit), "{told}");
+        for wanted in wanted {
+            assert!(told.contains(wanted), "{wanted:?} is missing in: {told}");
+        }
+    };
+
+    // The configuration: at another place, not readable, a directory.
+    let nowhere = place.path("nowhere.toml");
+    tells(run_as(0, &nowhere, &["status"]), 1, &["[614]", "nowhere.toml: No such file", "--config FILE"]);
+    tells(run_as(0, place.dir.path(), &["daemon"]), 1, &["[614]", "Is a directory"]);
+    let private = other("private.toml", "[hsm]", "[hsm]");
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    tells(run_as(NOBODY, &private, &["status"]), 1, &["[614]", "Permission denied", "allowed to read"]);
+
+    // Directories that the daemon's user may not use; nothing is called damaged.
+    let state = place.path("state").display().to_string();
+    fs::create_dir(place.path("state")).expect("there is room");
+    fs::set_permissions(place.path("state"), fs::Permissions::from_mode(0o700)).expect("it is ours");
+    let wanted = ["[624]", &state, "user id 65534", "chown -R"];
+    tells(run_as(NOBODY, &config, &["daemon"]), 1, &wanted);
+    tells(
+        run_as(NOBODY, &config, &["check-config"]),
+        1,
+        &["state_dir", "user id 65534 may not write", "run this check as"],
+    );
+    let elsewhere = format!("state_dir = \"{}\"", place.path("nobodys").display());
+    let unwritable = other("socket.toml", &format!("state_dir = \"{state}\""), &elsewhere);
+    fs::create_dir(place.path("nobodys")).expect("there is room");
+    std::os::unix::fs::chown(place.path("nobodys"), Some(NOBODY), None).expect("we are root");
+    tells(run_as(NOBODY, &unwritable, &["daemon"]), 1, &["[617]", "control.sock", "Permission denied", "`socket`"]);
+
+    // The machine: reported by the check, and by the daemon that starts all the same.
+    let settle = other("settle.toml", "[hsm]", "[hsm]\nsettle_dir = \"/nowhere/tokens\"");
+    tells(run_as(0, &settle, &["check-config"]), 1, &["/nowhere/tokens is not a directory", "settle_dir"]);
+    let on_disk = "applications = [\"signer\"]\n[[application]]\nname = \"signer\"\nadapter = \"pin-file\"\n\
+                   path = \"/proc/self/signer.pin\"\n";
+    fs::write(&config, format!("{text}{on_disk}")).expect("there is room");
+    tells(run_as(0, &config, &["check-config"]), 1, &["application signer", "/proc/self"]);
+
+    // The daemon: not there, not ours to talk to.
+    tells(
+        run_as(0, &config, &["status"]),
+        1,
+        &["[601]", "control.sock", "systemctl start slotwarden", "--config FILE"],
+    );
+    place.start();
+    assert!(place.log().contains("application signer"), "{}", place.log());
+    tells(run_as(NOBODY, &config, &["status"]), 77, &["[602]", "run this as the daemon's user", "[[person]]"]);
+}
+
 #[test]
 fn a_second_daemon_is_refused_and_the_first_goes_on() {
     let mut place = Place::new("");

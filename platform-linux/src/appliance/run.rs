@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use sd_notify::NotifyState;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::{Prepared, harden, prepare, start_log};
 use crate::config::{self, Settings};
@@ -31,6 +31,10 @@ pub fn run(config: &Path, detached: bool) -> Result<(), Problem> {
     }
     start_log(std::io::stderr);
     harden();
+    // What is wrong with the machine stops some orders, not the daemon; it should be in the log.
+    for problem in config::check_machine(&settings).into_iter().chain(config::check_places(&settings)) {
+        warn!("{problem}");
+    }
     let (events, arriving) = channel();
     signals::watch(events.clone()).map_err(|error| Own::SpawnFailed.with(error.to_string()))?;
     let Prepared { setup, store, applications } = prepare(&settings, &events)?;

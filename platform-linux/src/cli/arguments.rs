@@ -10,15 +10,41 @@ use crate::output::Format;
 use crate::problem::{Own, Problem};
 use crate::secret::Source;
 
-/// The HSM slots of an appliance, kept active.
+/// What stands under the help of the program.
+const FOOTER: &str = "\
+Secrets are asked for at the terminal. Scripts name a file (--code-file, --new-code-file, --so-pin-file) or an open \
+descriptor (--code-fd and so on) that holds the secret as one line. No option takes a secret itself.
+
+Where an order could do harm it is refused at first, and the refusal names a text. Type that text when asked, or \
+repeat the order with --confirm TEXT:
+  \"last try\"  one more wrong code could block the token
+  \"end call\"  end the HSM worker although the HSM has not answered
+
+Exit codes:
+  0    done; for `status` and `boot`: all slots are active
+  1    refused or failed; the message says why and what to do
+  2    something waits for people, for example a slot for its code
+  64   wrong usage
+  75   not now: try again later
+  77   you are not allowed to
+  130  interrupted with Ctrl-C
+
+Begin with `slotwarden check-config`, then `slotwarden daemon`, then `slotwarden status`.";
+
+/// Slotwarden keeps the PKCS#11 slots of an HSM active.
+///
+/// The daemon logs in to each slot's token, with a code that it keeps sealed or that people
+/// enter, and hands the token PIN to the applications that use the slot. All other commands
+/// talk to the daemon.
 #[derive(Debug, Parser)]
-#[command(name = "slotwarden", version, about, max_term_width = 100)]
+#[command(name = "slotwarden", version, max_term_width = 110, after_long_help = FOOTER)]
+#[command(after_help = "Exit codes, secrets and confirmations: slotwarden --help")]
 pub(super) struct Arguments {
-    /// The configuration.
-    #[arg(long, global = true, value_name = "FILE", default_value = PATH_DEFAULT)]
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = PATH_DEFAULT, display_order = 900)]
     pub(super) config: PathBuf,
-    /// How answers are printed.
-    #[arg(long, global = true, value_enum, default_value_t)]
+    /// How answers are printed: `table` for people, `json` for scripts.
+    #[arg(long, global = true, value_enum, default_value_t, hide_possible_values = true, display_order = 901)]
     pub(super) output: Format,
     #[command(subcommand)]
     pub(super) verb: Verb,
@@ -26,31 +52,39 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Run the service in the foreground.
+    /// Run the service, in the foreground, until it is stopped with Ctrl-C or SIGTERM.
+    ///
+    /// The log goes to standard error. The slots that need nobody are activated at once.
     Daemon {
         /// Leave the terminal (`boot --spawn` does).
         #[arg(long, hide = true)]
         detached: bool,
     },
-    /// Make sure that the automatic slots were tried, say which slots wait for whom.
+    /// Wait until every slot that needs nobody was tried; say what the others wait for.
     ///
-    /// Exits 0 when all slots are active, 2 when some wait for people, 1 on a fault.
+    /// For boot scripts. Exits 0 when all slots are active, 2 when some wait for people, 1 on a fault.
     Boot {
-        /// Start the daemon when none listens.
+        /// Start the daemon in the background if none runs; its log is daemon.log beside the socket.
         #[arg(long)]
         spawn: bool,
         /// How long to wait for the daemon, seconds.
         #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=3600))]
         wait: u64,
     },
-    /// Show the appliance and its slots. Exits like `boot`.
+    /// Show all slots: which are active, and who or what the others wait for.
+    ///
+    /// Exits 0 when all slots are active, 2 when some wait for people, 1 on a fault.
     Status,
-    /// Check the configuration, and what it names on this machine.
+    /// Check the configuration file, and whether what it names is there; needs no daemon.
     CheckConfig,
-    /// The slots.
+    /// Look at slots, activate and deactivate them, change their codes.
+    ///
+    /// A code is what people, or the service, know for a slot; the token takes it as its user
+    /// PIN. A generated code is made and kept sealed by the service; a manual code is known to
+    /// people and never stored.
     #[command(subcommand)]
     Slot(SlotVerb),
-    /// The audit log.
+    /// Show, verify and export the log of everything that was ordered and done.
     #[command(subcommand)]
     Audit(AuditVerb),
     /// The process that holds the PKCS#11 module; the daemon starts it.
@@ -58,21 +92,24 @@ pub(super) enum Verb {
     HsmWorker,
 }
 
-/// Slots are named by configured name, token label or PKCS#11 URI.
 #[derive(Debug, Subcommand)]
 pub(super) enum SlotVerb {
     /// List the slots.
     List,
     /// Show one slot with everything known about it.
     Show {
-        /// Name, token label or PKCS#11 URI.
+        /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
         name: String,
     },
-    /// Give a token its first user PIN, a generated one.
+    /// Give a new token its label and a first, generated code.
+    ///
+    /// Takes a token of the slot's label that has no user PIN, else the only token that was never
+    /// initialised. A token with a user PIN or keys is refused. A token that was never
+    /// initialised takes the SO PIN (the security officer's) given here from now on: keep it.
     Init {
-        /// Name, token label or PKCS#11 URI.
+        /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
         name: String,
-        /// The PKCS#11 slot number of the free token to take, when there are several.
+        /// Which new token to take when there are several: its PKCS#11 slot number, as the refusal lists it.
         #[arg(long, value_name = "ID")]
         free_slot: Option<u64>,
         #[command(flatten)]
@@ -80,25 +117,31 @@ pub(super) enum SlotVerb {
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// Prove the code and hand the token PIN to the applications.
+    /// Log in to the slot's token and hand the token PIN to the applications.
+    ///
+    /// A slot with a manual code asks for it; one with a generated code needs nothing.
     Activate {
-        /// Name, token label or PKCS#11 URI.
+        /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
         name: String,
         #[command(flatten)]
         code: CodeSource,
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// Take the token PIN back from the applications, log out, forget it.
+    /// Take the token PIN back from the applications, log out and forget the code.
+    ///
+    /// A sealed code stays in the store: the slot is active again after the next start.
     Deactivate {
-        /// Name, token label or PKCS#11 URI.
+        /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
         name: String,
         #[command(flatten)]
-        confirm: Confirm,
+        confirm: ConfirmEndCall,
     },
-    /// Replace the code, in the same mode.
+    /// Give the token a new code; a generated one stays generated, a manual one manual.
+    ///
+    /// A manual code is asked for: the present one, then the new one twice.
     ChangeCode {
-        /// Name, token label or PKCS#11 URI.
+        /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
         name: String,
         #[command(flatten)]
         code: CodeSource,
@@ -107,9 +150,11 @@ pub(super) enum SlotVerb {
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// Switch between a generated and a manual code.
+    /// Switch between a generated and a manual code; the token gets a new one.
+    ///
+    /// At a terminal it says what the switch means and asks first.
     Mode {
-        /// Name, token label or PKCS#11 URI.
+        /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
         name: String,
         /// The mode to switch to.
         to: ModeWord,
@@ -124,9 +169,9 @@ pub(super) enum SlotVerb {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditVerb {
-    /// Show the last records, also while the daemon does not run.
+    /// Show the last records. Works also while the daemon does not run.
     Show {
-        /// How many.
+        /// How many of the last records.
         #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         last: u32,
     },
@@ -135,11 +180,11 @@ pub(super) enum AuditVerb {
     /// Without FILE: the log of this node, also while the daemon does not run. With FILE: an
     /// exported file, wherever it came from; this needs neither daemon nor configuration.
     ///
-    /// Records cut off at the end leave a log that is whole in itself. They are missed only by
-    /// whoever knows how far it reached: keep exports, or the number this command prints, in
-    /// another place and bring them with --checkpoint.
+    /// A log whose last records were cut off looks whole. Only who knows how far it reached can
+    /// tell: keep exports, or the number that this command prints, in another place, and name
+    /// them with --checkpoint.
     Verify {
-        /// An exported file.
+        /// A file that `audit export` wrote.
         file: Option<PathBuf>,
         /// The node's public key (64 hexadecimal digits), known from elsewhere.
         #[arg(long, value_name = "HEX", value_parser = node_key)]
@@ -149,9 +194,9 @@ pub(super) enum AuditVerb {
         #[arg(long, value_name = "FILE|SEQUENCE", value_parser = checkpoint)]
         checkpoint: Vec<Reached>,
     },
-    /// Write the log into a new file, also while the daemon does not run.
+    /// Write the log into a new file. Works also while the daemon does not run.
     Export {
-        /// The file.
+        /// The file to make; it must not exist yet.
         file: PathBuf,
     },
 }
@@ -196,9 +241,22 @@ pub(super) struct SoPinSource {
 
 #[derive(Args, Debug)]
 pub(super) struct Confirm {
-    /// The text that a refusal asked for.
+    /// "last try": try although one more wrong code could block the token.
     #[arg(long, value_name = "TEXT")]
     pub(super) confirm: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ConfirmEndCall {
+    /// "end call": end the HSM worker although the HSM has not answered.
+    #[arg(long, value_name = "TEXT")]
+    confirm: Option<String>,
+}
+
+impl From<ConfirmEndCall> for Confirm {
+    fn from(ConfirmEndCall { confirm }: ConfirmEndCall) -> Self {
+        Confirm { confirm }
+    }
 }
 
 impl ModeWord {

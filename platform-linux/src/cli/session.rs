@@ -7,7 +7,7 @@ use slotwarden_core::Refusal;
 use slotwarden_core::record::Mode;
 use slotwarden_core::status::StateName;
 
-use super::arguments::{ModeWord, SlotVerb, Verb};
+use super::arguments::{Confirm, ModeWord, SlotVerb, Verb};
 use super::{CONFIRM_END_CALL, CONFIRM_LAST_TRY};
 use crate::client::{Client, Refused};
 use crate::interrupt::Interrupts;
@@ -93,7 +93,7 @@ impl Session {
                 self.ended(&name)?;
             }
             SlotVerb::Deactivate { name, confirm } => {
-                let order = if confirm.is(CONFIRM_END_CALL)? {
+                let order = if Confirm::from(confirm).is(CONFIRM_END_CALL)? {
                     Order::EndCall { slot: name.clone() }
                 } else {
                     Order::Deactivate { slot: name.clone() }

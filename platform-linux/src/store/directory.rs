@@ -199,7 +199,7 @@ impl Directory {
     }
 
     fn refused(&self, path: &Path, error: &io::Error) -> Refused {
-        Refused::new(Refusal::StoreUnreadable, format!("{}: {error}", path.display()))
+        Refused::of_file(Refusal::StoreUnreadable, path, error)
     }
 }
 
