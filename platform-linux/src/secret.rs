@@ -64,7 +64,7 @@ pub fn ask(role: SecretRole, prompt: &str, twice: bool) -> Result<Secret, Proble
     if !on_terminal() {
         return Err(Own::NoTerminal.into());
     }
-    let first = prompt_once(&format!("{prompt}: "))?;
+    let first = prompt_once(&format!("{prompt} (not shown): "))?;
     check(role, &first)?;
     if twice {
         let second = prompt_once(&format!("{prompt}, again: "))?;

@@ -87,7 +87,7 @@ impl Session {
                 let secrets = if found.slot.is_active() {
                     given(SecretRole::Code, code)
                 } else {
-                    self.present_code(&name, &found, code)?
+                    self.present_code("Code", &name, &found, code)?
                 };
                 self.order(|confirmed| Order::Activate { slot: name.clone(), confirmed }, confirmed, secrets)?;
                 self.ended(&name)?;
@@ -107,7 +107,7 @@ impl Session {
                 let new_code = new_code.source().read(SecretRole::NewCode)?;
                 let found = self.slot(&name)?;
                 let manual = found.slot.mode == mode_word(Mode::Manual);
-                let mut secrets = self.present_code(&name, &found, code)?;
+                let mut secrets = self.present_code("Present code", &name, &found, code)?;
                 self.new_code(&name, manual, new_code, &mut secrets)?;
                 self.order(|confirmed| Order::ChangeCode { slot: name.clone(), confirmed }, confirmed, secrets)?;
                 self.ended(&name)?;
@@ -121,8 +121,11 @@ impl Session {
                 if switches {
                     explain(to)?;
                 }
-                let mut secrets =
-                    if switches { self.present_code(&name, &found, code)? } else { given(SecretRole::Code, code) };
+                let mut secrets = if switches {
+                    self.present_code("Present code", &name, &found, code)?
+                } else {
+                    given(SecretRole::Code, code)
+                };
                 let asks = switches && matches!(to, ModeWord::Manual);
                 self.new_code(&name, asks, new_code, &mut secrets)?;
                 let order = |confirmed| Order::Mode { slot: name.clone(), to: to.mode(), confirmed };
@@ -151,6 +154,7 @@ impl Session {
     /// helps nobody is asked, and the daemon says why.
     fn present_code(
         &self,
+        what: &str,
         name: &str,
         found: &SlotDetail,
         given_code: Option<Secret>,
@@ -160,7 +164,7 @@ impl Session {
         let wanted = found.slot.mode == mode_word(Mode::Manual) && !helpless;
         let code = match given_code {
             None if wanted && secret::on_terminal() => {
-                Some(secret::ask(SecretRole::Code, &format!("Code of {name}"), false)?)
+                Some(secret::ask(SecretRole::Code, &format!("{what} of {name}"), false)?)
             }
             code => code,
         };
