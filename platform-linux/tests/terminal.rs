@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, open};
@@ -150,11 +150,9 @@ impl Terminal {
         if self.slave.is_some() {
             assert!(self.echoes(), "the terminal is left without echo: {}", self.shown);
         }
-        loop {
-            match self.hears.recv_timeout(Duration::from_millis(200)) {
-                Ok(part) => self.shown.push_str(&String::from_utf8_lossy(&part)),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-            }
+        // Until nothing comes any more, or the other end is closed.
+        while let Ok(part) = self.hears.recv_timeout(Duration::from_millis(200)) {
+            self.shown.push_str(&String::from_utf8_lossy(&part));
         }
         (status.code(), self.shown.clone())
     }
