@@ -204,13 +204,23 @@ fn tests_by_promise() -> BTreeMap<u8, Vec<String>> {
     for source in sources {
         let text = fs::read_to_string(&source).expect("a source file that was just listed");
         let file = source.strip_prefix(repository()).expect("listed under the repository").display().to_string();
+        let mut before = "";
         for line in text.lines() {
-            if let Some((promise, name)) = test_name(line) {
+            if let Some((promise, name)) = test_name(line)
+                && is_run(name, before, &text)
+            {
                 tests.entry(promise).or_default().push(format!("{file}: {name}"));
             }
+            before = line;
         }
     }
     tests
+}
+
+/// Whether a function is run as a test: marked as one, or listed for both modules on a line
+/// of its own. The simulator's checkers have such names too, and are no tests.
+fn is_run(name: &str, line_before: &str, text: &str) -> bool {
+    line_before.trim() == "#[test]" || text.lines().any(|line| line.trim() == name)
 }
 
 /// The promise and the name of a test that a line declares.
@@ -264,4 +274,7 @@ fn only_declarations_of_tests_count_as_tests() {
     assert_eq!(test_name("fn place(x: u8) {"), None);
     assert_eq!(test_name("fn p1_short() {"), None);
     assert_eq!(test_name("// fn p32_in_a_comment() {"), None);
+    assert!(is_run("p32_a", "    #[test]", ""));
+    assert!(is_run("p32_a", "", "on_both_modules! {\n    p32_a\n}"));
+    assert!(!is_run("p32_a", "    /// A checker.", "self.p32_a();"));
 }
