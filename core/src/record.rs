@@ -247,9 +247,11 @@ pub(crate) fn decode<'bytes, T: Deserialize<'bytes>>(version: u8, bytes: &'bytes
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)] // a test that overflows has found something
 mod tests {
-    extern crate std;
     use super::*;
-    use std::vec::Vec;
+
+    fn owned(bytes: &[u8]) -> heapless::Vec<u8, SLOT_RECORD_BYTES_MAX> {
+        heapless::Vec::from_slice(bytes).expect("an encoded record is within its bound")
+    }
 
     /// Every number at its longest encoding, every option in use.
     fn largest() -> SlotRecord {
@@ -278,7 +280,7 @@ mod tests {
     #[test]
     fn the_largest_record_fits_and_comes_back() {
         let mut bytes = [0; SLOT_RECORD_BYTES_MAX];
-        let encoded = largest().encode(&mut bytes).map(Vec::from).expect("the bound holds");
+        let encoded = largest().encode(&mut bytes).map(owned).expect("the bound holds");
         assert_eq!(encoded.len(), 70, "the documented size of the largest record");
         assert_eq!(SlotRecord::decode(&encoded), Ok(largest()));
     }
@@ -286,11 +288,11 @@ mod tests {
     #[test]
     fn a_newer_a_truncated_and_a_longer_record_are_refused() {
         let mut bytes = [0; SLOT_RECORD_BYTES_MAX];
-        let mut encoded = largest().encode(&mut bytes).map(Vec::from).expect("the bound holds");
+        let mut encoded = largest().encode(&mut bytes).map(owned).expect("the bound holds");
         for len in 0..encoded.len() {
             assert_eq!(SlotRecord::decode(&encoded[..len]), Err(Refusal::StoreUnreadable));
         }
-        encoded.push(0);
+        encoded.push(0).expect("the bound leaves room for one byte");
         assert_eq!(SlotRecord::decode(&encoded), Err(Refusal::StoreUnreadable));
         encoded[0] = SLOT_RECORD_VERSION + 1;
         assert_eq!(SlotRecord::decode(&encoded), Err(Refusal::StoreNewer));
