@@ -372,6 +372,9 @@ fn change_states(order: ChangeOrder, s: &Secrets) -> Vec<(&'static str, pin_chan
             ("doubtful: read public", doubt(Step::ReadPublic)),
             ("doubtful: login new", doubt(Step::LoginNew)),
             ("doubtful: settle", doubt(Step::Settle)),
+            ("at token: decide within the order, observe", at(Step::DecideObserve)),
+            ("at token: decide within the order, login accepted", at(Step::DecideLogin(Which::Accepted, s.drawn))),
+            ("at token: decide within the order, settle accepted", at(Step::DecideSettle(Which::Accepted, s.drawn))),
         ],
     }
 }
@@ -404,7 +407,7 @@ fn record_in(state: pin_change::State, order: ChangeOrder, mut data: SlotData) -
         State::AtToken { step, .. } | State::Doubtful { step, .. } => step,
         State::UnsealingForDecision { .. } | State::Ended => return data,
     };
-    if step == Step::Settle {
+    if matches!(step, Step::Settle | Step::DecideSettle(..)) {
         data = logged_in(data);
     }
     let calling = !matches!(step, Step::Observe | Step::Clear | Step::LoginOld);
