@@ -181,6 +181,19 @@ refusals! {
         "the key that protects the stored codes is not there" "bring back the key file or the systemd credential";
     407 SealWrong "seal-wrong" Wrong
         "the key does not open the stored codes" "bring back the key that belongs to this store";
+
+    601 QuorumInvalid "quorum-invalid" Wrong
+        "no such quorum: m of n needs 2 ≤ m ≤ n ≤ 16" "choose m and n within these bounds";
+    602 ShareMistyped "share-mistyped" Wrong
+        "a typing error: this is not a whole share" "compare the text group by group and enter it again; shares entered before are kept";
+    603 ShareForeign "share-foreign" Wrong
+        "a share of something else: another slot, another set, another kind or a newer version" "enter the share of the set that `slotwarden slot show` names; shares entered before are kept";
+    604 ShareWrong "share-wrong" Wrong
+        "the text is whole, but no such share was ever handed out" "it was altered or forged: find out by whom; shares entered before are kept";
+    605 ShareOfAnother "share-of-another" NotAllowed
+        "this share was handed out to somebody else" "each person enters their own; shares entered before are kept";
+    606 SharesMissing "shares-missing" WaitsForPeople
+        "fewer different shares than the quorum needs" "wait for more custodians; shares entered before are kept";
 }
 
 /// A device failed, or we did.
