@@ -18,15 +18,15 @@ pub const BASE58: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnop
 ///
 /// # Errors
 /// [`Refusal::CodeTooShort`], [`Refusal::CodeTooLong`], [`Refusal::CodeNotPrintable`].
-pub fn check_typed(code: &[u8], token_chars_max: u16) -> Result<(), Refusal> {
+pub fn check_typed(code: &[u8], chars_max: u16) -> Result<(), Refusal> {
     if !code.iter().all(|byte| (0x20..=0x7E).contains(byte)) {
         return Err(Refusal::CodeNotPrintable);
     }
     if code.len() < CODE_CHARS_MIN {
         return Err(Refusal::CodeTooShort);
     }
-    let token_max = usize::from(token_chars_max);
-    if code.len() > CODE_CHARS_MAX || (token_max != 0 && code.len() > token_max) {
+    let chars_max = usize::from(chars_max);
+    if code.len() > CODE_CHARS_MAX || (chars_max != 0 && code.len() > chars_max) {
         return Err(Refusal::CodeTooLong);
     }
     Ok(())
@@ -38,12 +38,12 @@ pub fn equal(one: &[u8], other: &[u8]) -> bool {
     one.ct_eq(other).into()
 }
 
-/// How long a generated code for this token is, characters.
+/// How long a generated code is, characters, where the token and the applications take `chars_max` (0: unstated).
 ///
 /// # Errors
-/// [`Refusal::GeneratedTooShort`] when the token allows fewer than 22 (128 bit).
-pub fn generated_chars(token_chars_max: u16) -> Result<usize, Refusal> {
-    match usize::from(token_chars_max) {
+/// [`Refusal::GeneratedTooShort`] when that is fewer than 22 (128 bit).
+pub fn generated_chars(chars_max: u16) -> Result<usize, Refusal> {
+    match usize::from(chars_max) {
         0 => Ok(GENERATED_CHARS),
         max if max < GENERATED_CHARS_MIN => Err(Refusal::GeneratedTooShort),
         max => Ok(max.min(GENERATED_CHARS)),

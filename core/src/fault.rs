@@ -100,7 +100,7 @@ refusals! {
     201 CodeTooShort "code-too-short" Wrong
         "the code has fewer than 8 characters" "enter at least 8 characters; the token was not touched";
     202 CodeTooLong "code-too-long" Wrong
-        "the code is longer than 64 characters or than the token allows" "enter a shorter code; the token was not touched";
+        "the code is longer than 64 characters, or than the token or an application allows" "enter a shorter code; the token was not touched";
     203 CodeNotPrintable "code-not-printable" Wrong
         "the code holds a character that is not printable ASCII" "use letters, digits, spaces and signs of ASCII; the token was not touched";
     204 CodeMissing "code-missing" Wrong
@@ -120,7 +120,7 @@ refusals! {
     211 StoredCodeRefused "stored-code-refused" WaitsForPeople
         "the token refused the stored code; it is kept, and not tried again without a person" "find out who changed the PIN; then `slotwarden slot activate NAME` tries again, with the code if you know it";
     212 GeneratedTooShort "generated-too-short" Wrong
-        "the token allows too few characters for a generated code" "use a manual code, or a token that allows at least 22 characters";
+        "the token or an application allows too few characters for a generated code" "use a manual code, or a token and applications that allow at least 22 characters";
 
     301 SlotAbsent "slot-absent" Later
         "no token matches the slot" "connect the HSM or correct `token` in the configuration; the slot comes back by itself";

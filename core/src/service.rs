@@ -65,6 +65,8 @@ pub struct SlotConfiguration {
     pub uid: [u8; 16],
     /// The applications bound to the slot.
     pub applications: Vec<ApplicationId, APPLICATIONS_PER_SLOT_MAX>,
+    /// The longest token PIN that all of them can take, characters; 0: unstated.
+    pub pin_chars_max: u16,
 }
 
 /// The service. Call [`Service::handle`] for each input, then [`Service::poll_effect`]
@@ -161,6 +163,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         for (number, slot) in (0..=u8::MAX).zip(&configuration.slots) {
             let mut data = SlotData::new(SlotId(number), slot.owner, SlotRecord::new(slot.uid));
             data.dirty = true;
+            data.applications_pin_chars_max = slot.pin_chars_max;
             for application in &slot.applications {
                 data.applications.push(Bound::new(*application)).map_err(|_| Refusal::TooManyApplications)?;
             }

@@ -41,6 +41,8 @@ pub struct SlotData {
     pub fault: Option<Fault>,
     /// The applications bound to the slot.
     pub applications: Vec<Bound, APPLICATIONS_PER_SLOT_MAX>,
+    /// The longest token PIN that all of them can take, characters; 0: unstated.
+    pub applications_pin_chars_max: u16,
     /// Deactivated by a person, or nobody knows how its automatic try ended: does not
     /// activate by itself until the next boot.
     pub held: bool,
@@ -81,6 +83,7 @@ impl SlotData {
             attention: None,
             fault: None,
             applications: Vec::new(),
+            applications_pin_chars_max: 0,
             held: false,
             cooling_until_ms: None,
             so_cooling_until_ms: None,
@@ -188,6 +191,16 @@ impl SlotData {
     #[must_use]
     pub fn pin_chars_max(&self) -> u16 {
         self.token.map_or(0, |token| token.pin_chars_max)
+    }
+
+    /// The longest *new* code: what the token and the applications take; 0: unstated. The
+    /// present code may be longer, and must be accepted to get rid of it.
+    #[must_use]
+    pub fn new_pin_chars_max(&self) -> u16 {
+        match (self.pin_chars_max(), self.applications_pin_chars_max) {
+            (0, stated) | (stated, 0) => stated,
+            (token, applications) => token.min(applications),
+        }
     }
 
     /// Whether the token says that the next refused try blocks it.

@@ -244,7 +244,9 @@ fn p44_ending_a_call_of_one_slot_never_kills_inside_anothers_set_pin() {
     let mut w = World::with_token(b"right code");
     let mut slots = heapless::Vec::new();
     for (o, u) in [(7u16, 1u8), (8, 2)] {
-        slots.push(SlotConfiguration { owner: Owner(o), uid: [u; 16], applications: heapless::Vec::new() }).unwrap();
+        let slot =
+            SlotConfiguration { owner: Owner(o), uid: [u; 16], applications: heapless::Vec::new(), pin_chars_max: 0 };
+        slots.push(slot).unwrap();
     }
     w.service = Small::new(Configuration { slots, persons: Persons::single(), tries: 3, digest: [0; 32] }).unwrap();
     w.raw(Input::Start);

@@ -128,7 +128,8 @@ fn core_configuration(settings: &Settings, store: &mut DiskStore) -> Result<Conf
         let mut uid = [0; 16];
         getrandom::fill(&mut uid).map_err(|_| slotwarden_core::Fault::RandomUnavailable)?;
         let owner = store.owner_of(&slot.name)?;
-        slots.push(SlotConfiguration { owner, uid, applications }).map_err(|_| Refusal::TooManySlots)?;
+        let pin_chars_max = slot.pin_chars_max.unwrap_or(0);
+        slots.push(SlotConfiguration { owner, uid, applications, pin_chars_max }).map_err(|_| Refusal::TooManySlots)?;
     }
     let mut persons = if settings.persons.is_empty() { Persons::single() } else { Persons::default() };
     for person in &settings.persons {

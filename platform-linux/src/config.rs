@@ -82,6 +82,8 @@ pub struct SlotSettings {
     pub token: TokenUri,
     /// Places of its applications in [`Settings::applications`].
     pub applications: Vec<usize>,
+    /// The longest token PIN that all of them can read, characters. Bounds new codes only.
+    pub pin_chars_max: Option<u16>,
 }
 
 /// One application.
@@ -350,6 +352,21 @@ roles = ["administrator", "auditor"]
             let to = format!("[hsm]\nlook_interval_s = {seconds}");
             assert!(the_problem("[hsm]", &to).contains("out of range"));
         }
+    }
+
+    #[test]
+    fn a_bound_on_codes_that_no_code_meets_is_refused() {
+        let text = |chars: u16| {
+            let slot = "[[slot]]\nname = \"ca\"\ntoken = \"pkcs11:token=ca\"";
+            format!(
+                "state_dir = \"/s\"\nsocket = \"/r/c\"\n[hsm]\nmodule = \"/m.so\"\n{slot}\npin_chars_max = {chars}\n"
+            )
+        };
+        for chars in [0, 7, 65] {
+            let problems = check(&text(chars)).expect_err("no code has so many characters");
+            assert_eq!((problems.len(), problems[0].place.as_str()), (1, "slot ca"));
+        }
+        assert_eq!(check(&text(31)).expect("in range").slots[0].pin_chars_max, Some(31));
     }
 
     #[test]

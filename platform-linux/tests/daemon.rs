@@ -188,7 +188,8 @@ fn world_that_looks(present: bool, found_by_look: bool, look_ends: bool) -> Worl
     for input in [Input::Token { slot: SLOT, presence }, Input::WorkerUp] {
         events.send(Event::Input(input)).expect("the loop takes it later");
     }
-    let slot = SlotConfiguration { owner: Owner(1), uid: [9; 16], applications: heapless::Vec::new() };
+    let slot =
+        SlotConfiguration { owner: Owner(1), uid: [9; 16], applications: heapless::Vec::new(), pin_chars_max: 0 };
     let configuration =
         Configuration { slots: [slot].into_iter().collect(), persons: Persons::single(), tries: 3, digest: [0; 32] };
     let token = TokenUri { label: Some("token a".into()), serial: None };

@@ -320,7 +320,12 @@ impl World {
                 let _fits = applications.push(ApplicationId(SLOTS as u8));
             }
             let owner = Owner(u16::from(slot));
-            let _fits = self.configuration.slots.push(SlotConfiguration { owner, uid: [slot; 16], applications });
+            let _fits = self.configuration.slots.push(SlotConfiguration {
+                owner,
+                uid: [slot; 16],
+                applications,
+                pin_chars_max: 0,
+            });
         }
         self.configuration.persons = Persons::default();
         let auditor = Roles::NONE.with(Role::Auditor);

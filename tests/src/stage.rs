@@ -139,6 +139,12 @@ impl Stage {
         );
     }
 
+    /// Bounds new codes of the slot that was configured last ([[slot]] `pin_chars_max`).
+    pub fn pin_chars_max(&mut self, chars: u16) {
+        let last = self.slots.rfind("applications = ").expect("a slot was configured");
+        self.slots.insert_str(last, &format!("pin_chars_max = {chars}\n"));
+    }
+
     /// From now on the daemon runs as this user, who owns everything on the stage.
     pub fn as_user(&mut self, uid: u32) {
         self.open_to_all();

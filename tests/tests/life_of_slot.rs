@@ -11,6 +11,7 @@ use slotwarden_tests::stage::{PATIENCE, Stage, run};
 slotwarden_tests::on_both_modules! {
     slots_are_adopted_initialised_switched_and_come_back_after_restarts
     codes_are_changed_in_both_modes
+    new_codes_are_as_short_as_the_applications_need_them_and_a_longer_old_one_still_opens
     p04_the_last_try_needs_a_confirmation_and_a_refused_one_costs_a_wait_that_survives_a_restart
     a_deactivated_slot_takes_its_pin_back_and_stays_closed_until_somebody_wants_it
     boot_says_who_waits_for_whom_and_exits_2_0_or_1
@@ -23,6 +24,24 @@ slotwarden_tests::on_both_modules! {
 
 const CODE: &str = "manual code one";
 const OTHER: &str = "manual code two";
+
+/// Some clients cut a longer PIN short, and each of their starts costs the token a try.
+fn new_codes_are_as_short_as_the_applications_need_them_and_a_longer_old_one_still_opens(kind: Kind) {
+    const LONG: &str = "a manual code of 34 characters, ab";
+    let mut stage = Stage::new(kind, 1);
+    stage.bench.make_token_with("ca", SO_PIN, LONG);
+    stage.slot("ca", "ca", "signer");
+    stage.pin_chars_max(31);
+    stage.start();
+    stage.activate("ca", LONG).exits(0);
+    stage.run_with_codes(&["slot", "change-code", "ca"], LONG, &OTHER.repeat(3)).refused(1, 202);
+    assert_eq!(stage.handed_over("signer").as_deref(), Some(LONG), "nothing was touched");
+    stage.run_with_codes(&["slot", "change-code", "ca"], LONG, &OTHER.repeat(2)).exits(0);
+    stage.run_with(&["slot", "mode", "ca", "generated"], "--code-file", OTHER.repeat(2)).exits(0);
+    assert_eq!(stage.handed_over("signer").map(|code| code.len()), Some(31));
+    stage.run(&["slot", "change-code", "ca"]).exits(0);
+    assert_eq!(stage.handed_over("signer").map(|code| code.len()), Some(31));
+}
 
 /// A stage with one manual slot `ca` for the application `signer`.
 fn one_manual_slot(kind: Kind) -> Stage {

@@ -65,7 +65,7 @@ impl Rules {
 
     pub(super) fn drawn(&mut self, turn: &mut Turn<'_>, id: SecretId) -> Outcome<State> {
         self.new = Some(id);
-        let chars = match code::generated_chars(turn.slot.pin_chars_max()) {
+        let chars = match code::generated_chars(turn.slot.new_pin_chars_max()) {
             Ok(chars) => chars.min(GENERATED_CHARS),
             Err(refusal) => return self.abort(turn, Answer::Refused(refusal)),
         };

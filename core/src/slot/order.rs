@@ -160,9 +160,12 @@ pub(super) fn initialise(
 
 /// Checks a typed code of this slot before its token is touched.
 pub(super) fn check_code(turn: &Turn<'_>, id: SecretId) -> Result<(), Refusal> {
-    let token_max = turn.slot.pin_chars_max();
+    check_length_and_form(turn, id, turn.slot.pin_chars_max())
+}
+
+fn check_length_and_form(turn: &Turn<'_>, id: SecretId, chars_max: u16) -> Result<(), Refusal> {
     let mut verdict = Err(Refusal::CodeMissing);
-    let lent = turn.secrets.lend(id, &mut |bytes| verdict = code::check_typed(bytes, token_max));
+    let lent = turn.secrets.lend(id, &mut |bytes| verdict = code::check_typed(bytes, chars_max));
     lent.ok_or(Refusal::CodeMissing)?;
     verdict
 }
@@ -192,9 +195,9 @@ pub(super) fn check_codes(turn: &Turn<'_>, from: Mode, wish: Wish) -> Result<(),
     }
     match (wish.to, wish.new_code) {
         (Mode::Generated, Some(_)) => return Err(Refusal::NewCodeNotWanted),
-        (Mode::Generated, None) => code::generated_chars(turn.slot.pin_chars_max()).map(|_| ()),
+        (Mode::Generated, None) => code::generated_chars(turn.slot.new_pin_chars_max()).map(|_| ()),
         (Mode::Manual, None) => Err(Refusal::NewCodeMissing),
-        (Mode::Manual, Some(id)) => check_code(turn, id),
+        (Mode::Manual, Some(id)) => check_length_and_form(turn, id, turn.slot.new_pin_chars_max()),
     }?;
     let (Some(old), Some(new)) = (wish.code, wish.new_code) else { return Ok(()) };
     let mut unchanged = false;

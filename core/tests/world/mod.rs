@@ -325,7 +325,9 @@ pub fn service() -> Small {
     let mut slots = heapless::Vec::new();
     let mut applications = heapless::Vec::new();
     applications.push(ApplicationId(0)).expect("one application fits");
-    slots.push(SlotConfiguration { owner: Owner(7), uid: [1; 16], applications }).expect("one slot fits");
+    slots
+        .push(SlotConfiguration { owner: Owner(7), uid: [1; 16], applications, pin_chars_max: 0 })
+        .expect("one slot fits");
     let configuration = Configuration { slots, persons: Persons::single(), tries: 3, digest: [0; 32] };
     Small::new(configuration).expect("the configuration is small")
 }

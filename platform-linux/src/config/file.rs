@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use slotwarden_core::limits::{
-    APPLICATIONS_MAX, APPLICATIONS_PER_SLOT_MAX, PERSONS_MAX, SLOTS_APPLIANCE, TRIES_DEFAULT,
+    APPLICATIONS_MAX, APPLICATIONS_PER_SLOT_MAX, CODE_CHARS_MAX, CODE_CHARS_MIN, PERSONS_MAX, SLOTS_APPLIANCE,
+    TRIES_DEFAULT,
 };
 use slotwarden_core::person::{Role, Roles};
 
@@ -97,6 +98,7 @@ struct SlotTable {
     token: String,
     #[serde(default)]
     applications: Vec<String>,
+    pin_chars_max: Option<u16>,
 }
 
 #[derive(Deserialize)]
@@ -204,6 +206,13 @@ fn check_slots(slots: &[SlotTable], known: &[ApplicationSettings], problems: &mu
                 "bind fewer",
             );
         }
+        if slot.pin_chars_max.is_some_and(|chars| !(CODE_CHARS_MIN..=CODE_CHARS_MAX).contains(&usize::from(chars))) {
+            problems.add(
+                &place,
+                "`pin_chars_max` is out of range",
+                format!("write {CODE_CHARS_MIN} to {CODE_CHARS_MAX}, or leave it out"),
+            );
+        }
         match TokenUri::parse(&slot.token) {
             Err(problem) => problems.add(
                 &place,
@@ -218,7 +227,8 @@ fn check_slots(slots: &[SlotTable], known: &[ApplicationSettings], problems: &mu
                         "give each slot a token of its own; two tokens with one label are told apart by `serial=`",
                     );
                 }
-                checked.push(SlotSettings { name: slot.name.clone(), token, applications });
+                let (name, pin_chars_max) = (slot.name.clone(), slot.pin_chars_max);
+                checked.push(SlotSettings { name, token, applications, pin_chars_max });
             }
         }
     }

@@ -108,7 +108,7 @@ pub fn configure(service: &mut Firmware) -> Result<(), Refusal> {
         let mut applications = heapless::Vec::new();
         applications.push(ApplicationId(application)).map_err(|_| Refusal::TooManyApplications)?;
         slots
-            .push(SlotConfiguration { owner: Owner(owner), uid: [application; 16], applications })
+            .push(SlotConfiguration { owner: Owner(owner), uid: [application; 16], applications, pin_chars_max: 0 })
             .map_err(|_| Refusal::TooManySlots)?;
     }
     let persons = Persons::single();
