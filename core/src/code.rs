@@ -1,6 +1,6 @@
 //! Authentication codes: what a typed one must look like, and how a generated one is made.
 
-use hkdf::Hkdf;
+use hkdf::{Hkdf, HkdfExtract};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
@@ -127,18 +127,67 @@ fn expand_base58(key: &[u8; 32], place: &mut [u8], chars: usize) -> usize {
         if kdf.expand_multi_info(&[b"slotwarden/code/v1", &[round]], stream.as_mut_slice()).is_err() {
             return 0;
         }
-        let digits = stream.iter().filter_map(|byte| BASE58.get(usize::from(byte & 0x3F)));
-        let mut written = 0usize;
-        for (to, digit) in place.iter_mut().take(chars).zip(digits) {
-            *to = *digit;
-            written = written.saturating_add(1);
-        }
+        let written = base58_digits(stream.as_slice(), place, chars);
         if written == chars {
             return written;
         }
         place.zeroize();
     }
     0
+}
+
+/// Writes the token PIN that a secret of shares or cards gives, alone or on top of a code,
+/// into `out`; returns `chars`, or 0 with `out` wiped when that is not 22 to 32 (what
+/// [`generated_chars`] says for the token), `out` is smaller or the code longer than 65,535.
+///
+/// How others compute it: PRK = HKDF-Extract with SHA-256 (RFC 5869), salt = slot uid,
+/// IKM = secret ‖ length of the code (two bytes, big-endian; 0 without a code) ‖ code.
+/// The stream is HKDF-Expand of that PRK, info = "slotwarden/slot-pin/v1" ‖ set id. Byte by
+/// byte from its first: the lower six bits, when they are below 58, are the next digit, an
+/// index in [`BASE58`]; when they are not, the byte is passed over. `chars` digits are the
+/// PIN. The first 128 bytes of the stream are used: fewer than 32 digits in them has a chance
+/// below one in 2^200, and counts as refused.
+#[must_use]
+pub fn token_pin(
+    secret: &[u8],
+    code: &[u8],
+    slot_uid: &[u8; 16],
+    set_id: &[u8; 16],
+    chars: usize,
+    out: &mut [u8],
+) -> usize {
+    out.zeroize();
+    let Ok(code_len) = u16::try_from(code.len()) else { return 0 };
+    if !(GENERATED_CHARS_MIN..=GENERATED_CHARS).contains(&chars) {
+        return 0;
+    }
+    let mut extract = HkdfExtract::<Sha256>::new(Some(slot_uid));
+    for part in [secret, &code_len.to_be_bytes(), code] {
+        extract.input_ikm(part);
+    }
+    let (_, kdf) = extract.finalize();
+    let mut stream = Zeroizing::new([0u8; 128]);
+    if kdf.expand_multi_info(&[b"slotwarden/slot-pin/v1", set_id], stream.as_mut_slice()).is_err() {
+        return 0;
+    }
+    let written = base58_digits(stream.as_slice(), out, chars);
+    if written == chars {
+        return written;
+    }
+    out.zeroize();
+    0
+}
+
+/// Writes up to `chars` Base58 digits by rejection sampling, so that each is equally likely;
+/// returns how many.
+fn base58_digits(stream: &[u8], place: &mut [u8], chars: usize) -> usize {
+    let digits = stream.iter().filter_map(|byte| BASE58.get(usize::from(byte & 0x3F)));
+    let mut written = 0usize;
+    for (to, digit) in place.iter_mut().take(chars).zip(digits) {
+        *to = *digit;
+        written = written.saturating_add(1);
+    }
+    written
 }
 
 #[cfg(test)]
@@ -209,6 +258,41 @@ mod tests {
             }
         }
         assert!(seen.iter().all(|seen| *seen));
+    }
+
+    #[test]
+    fn a_token_pin_of_less_than_22_or_more_than_32_characters_is_refused_and_leaves_nothing() {
+        for chars in [0, 21, 33, 64] {
+            let mut out = [9; 64];
+            assert_eq!(token_pin(&[1; 16], b"", &[2; 16], &[3; 16], chars, &mut out), 0);
+            assert_eq!(out, [0; 64]);
+        }
+        let mut small = [9; 31];
+        assert_eq!(token_pin(&[1; 16], b"", &[2; 16], &[3; 16], 32, &mut small), 0);
+        assert_eq!(small, [0; 31]);
+    }
+
+    #[test]
+    fn a_token_pin_depends_on_each_part_and_a_shorter_one_is_its_beginning() {
+        let pin = |secret: &[u8], code: &[u8], slot_uid: u8, set_id: u8| {
+            let mut out = [0; 32];
+            assert_eq!(token_pin(secret, code, &[slot_uid; 16], &[set_id; 16], 32, &mut out), 32);
+            out
+        };
+        let one = pin(&[1; 16], b"code", 2, 3);
+        assert!(one.iter().all(|digit| BASE58.contains(digit)));
+        let others = [
+            pin(&[4; 16], b"code", 2, 3),
+            pin(&[1; 16], b"", 2, 3),
+            pin(&[1; 16], b"code", 4, 3),
+            pin(&[1; 16], b"code", 2, 4),
+        ];
+        assert!(others.iter().all(|other| *other != one));
+        // The code's length tells where the secret ends.
+        assert_ne!(pin(b"secret", b"code", 2, 3), pin(b"secretcode", b"", 2, 3));
+        let mut short = [0; 40];
+        assert_eq!(token_pin(&[1; 16], b"code", &[2; 16], &[3; 16], 22, &mut short), 22);
+        assert_eq!((&short[..22], &short[22..]), (&one[..22], &[0; 18][..]));
     }
 
     #[test]

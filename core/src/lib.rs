@@ -19,6 +19,7 @@
 //! | [`outbox`] | durable first, then the act |
 //! | [`attempts`] | when a try may be made, and what it costs |
 //! | [`service`] | routing, durability, deadlines: the four verbs |
+//! | [`share`] | codes that m of n custodians know together: quorum, typed shares, sets |
 //! | [`safe`] | where secrets live, and the only place |
 //! | [`record`] | what is durable |
 //! | [`audit`] | the chained log |
@@ -48,6 +49,7 @@ pub mod pin_change;
 pub mod record;
 pub mod safe;
 pub mod service;
+pub mod share;
 pub mod slot;
 pub mod slot_data;
 pub mod status;

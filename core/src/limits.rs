@@ -23,6 +23,8 @@ pub const OUTBOX_FIRMWARE: usize = 13 * SLOTS_FIRMWARE + 24;
 pub const COMMANDS_MAX: usize = 16;
 /// Persons. The seed's largest quorum is 16; twice that leaves room for operators and auditors.
 pub const PERSONS_MAX: usize = 32;
+/// Shares of a set, and the largest quorum: the seed's n.
+pub const SHARES_MAX: usize = 16;
 /// Applications bound to one slot. More than a CA, a signer and a validator with their
 /// stand-bys has not been seen.
 pub const APPLICATIONS_PER_SLOT_MAX: usize = 4;
