@@ -6,13 +6,14 @@
 
 mod arguments;
 mod audit;
+mod man;
 mod session;
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{Command, CommandFactory as _, Parser as _};
 
 use crate::client::Refused;
 use crate::output::Format;
@@ -62,6 +63,8 @@ fn run(program: &Program, arguments: Arguments) -> u8 {
     let (config, format) = (arguments.config, arguments.output);
     let ended = match arguments.verb {
         Verb::Daemon { detached } => (program.daemon)(&config, detached).map(|()| EXIT_DONE).map_err(Refused::from),
+        Verb::Completions { shell } => Ok(print(&shell.completions(shown(&Arguments::command())))),
+        Verb::Man => Ok(print(man::page(shown(&Arguments::command())).as_bytes())),
         Verb::CheckConfig => check_config(&config, format).map_err(Refused::from),
         Verb::Audit(verb) => audit::run(&config, format, verb),
         verb => Session::open(&config, format).and_then(|session| session.run(verb)),
@@ -70,6 +73,30 @@ fn run(program: &Program, arguments: Arguments) -> u8 {
         output::refused(format, &refused);
         refused.problem.exit()
     })
+}
+
+/// The command line without what is hidden, which neither manual nor completions are to name.
+fn shown(command: &Command) -> Command {
+    let mut shown = Command::new(command.get_name().to_owned());
+    if let Some(version) = command.get_version() {
+        shown = shown.version(version.to_owned());
+    }
+    if let Some(about) = command.get_about() {
+        shown = shown.about(about.clone());
+    }
+    if let Some(about) = command.get_long_about() {
+        shown = shown.long_about(about.clone());
+    }
+    shown
+        .subcommand_required(command.is_subcommand_required_set())
+        .args(command.get_arguments().filter(|argument| !argument.is_hide_set()))
+        .subcommands(command.get_subcommands().filter(|sub| !sub.is_hide_set()).map(self::shown))
+}
+
+/// Prints a file that is made, for a package or a pipe.
+fn print(text: &[u8]) -> u8 {
+    output::text(text);
+    EXIT_DONE
 }
 
 fn check_config(path: &Path, format: Format) -> Result<u8, Problem> {
@@ -139,6 +166,23 @@ mod tests {
         for text in [CONFIRM_LAST_TRY, CONFIRM_END_CALL] {
             assert!(help.contains(&format!("\"{text}\"")), "{text}");
         }
+    }
+
+    #[test]
+    fn manual_and_completions_name_nothing_that_is_hidden() {
+        fn names(command: &Command, seen: &mut Vec<String>) {
+            seen.push(command.get_name().to_owned());
+            seen.extend(command.get_arguments().map(|argument| argument.get_id().to_string()));
+            command.get_subcommands().for_each(|sub| names(sub, seen));
+        }
+        let (mut all, mut seen) = (Vec::new(), Vec::new());
+        names(&Arguments::command(), &mut all);
+        names(&shown(&Arguments::command()), &mut seen);
+        for hidden in ["hsm-worker", "detached"] {
+            assert!(all.iter().any(|name| name == hidden) && seen.iter().all(|name| name != hidden), "{hidden}");
+        }
+        assert!(seen.iter().any(|name| name == "activate") && seen.iter().any(|name| name == "code_fd"));
+        shown(&Arguments::command()).debug_assert();
     }
 
     #[test]

@@ -31,6 +31,11 @@ pub fn line(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
+/// Prints text that has its own line ends.
+pub fn text(text: &[u8]) {
+    let _ = io::stdout().write_all(text);
+}
+
 /// Prints a line beside the answer, for people only.
 pub fn aside(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");

@@ -25,6 +25,17 @@ pub const EXIT_NOT_ALLOWED: u8 = 77;
 /// The person pressed Ctrl-C (128 + SIGINT, as shells say it).
 pub const EXIT_INTERRUPTED: u8 = 130;
 
+/// Every exit code and what it says, as help and manual tell it.
+pub const EXITS: [(u8, &str); 7] = [
+    (EXIT_DONE, "done; for `status` and `boot`: all slots are active"),
+    (EXIT_ERROR, "refused or failed; the message says why and what to do"),
+    (EXIT_WAITS, "something waits for people, for example a slot for its code"),
+    (EXIT_USAGE, "wrong usage"),
+    (EXIT_LATER, "not now: try again later"),
+    (EXIT_NOT_ALLOWED, "you are not allowed to"),
+    (EXIT_INTERRUPTED, "interrupted with Ctrl-C"),
+];
+
 /// Declares the program's own refusals: number, name, class, sentence, remedy.
 macro_rules! own_refusals {
     ($($number:literal $variant:ident $name:literal $class:ident $sentence:literal $remedy:literal;)*) => {

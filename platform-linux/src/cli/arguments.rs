@@ -2,34 +2,41 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Command, Parser, Subcommand, ValueEnum};
 use slotwarden_core::record::Mode;
 
+use super::{CONFIRM_END_CALL, CONFIRM_LAST_TRY};
 use crate::config::PATH_DEFAULT;
 use crate::output::Format;
-use crate::problem::{Own, Problem};
+use crate::problem::{EXITS, Own, Problem};
 use crate::secret::Source;
 
-/// What stands under the help of the program.
-const FOOTER: &str = "\
+/// How secrets are entered.
+pub(super) const SECRETS: &str = "\
 Secrets are asked for at the terminal. Scripts name a file (--code-file, --new-code-file, --so-pin-file) or an open \
-descriptor (--code-fd and so on) that holds the secret as one line. No option takes a secret itself.
+descriptor (--code-fd and so on) that holds the secret as one line. No option takes a secret itself.";
 
-Where an order could do harm it is refused at first, and the refusal names a text. Type that text when asked, or \
-repeat the order with --confirm TEXT:
-  \"last try\"  one more wrong code could block the token
-  \"end call\"  end the HSM worker although the HSM has not answered
+/// How an order is confirmed, and each text with what it confirms.
+pub(super) const CONFIRMATIONS: (&str, &[(&str, &str)]) = (
+    "Where an order could do harm it is refused at first, and the refusal names a text. Type that text when asked, or \
+     repeat the order with --confirm TEXT:",
+    &[
+        (CONFIRM_LAST_TRY, "one more wrong code could block the token"),
+        (CONFIRM_END_CALL, "end the HSM worker although the HSM has not answered"),
+    ],
+);
 
-Exit codes:
-  0    done; for `status` and `boot`: all slots are active
-  1    refused or failed; the message says why and what to do
-  2    something waits for people, for example a slot for its code
-  64   wrong usage
-  75   not now: try again later
-  77   you are not allowed to
-  130  interrupted with Ctrl-C
+/// Where to begin.
+pub(super) const FIRST_STEPS: &str =
+    "Begin with `slotwarden check-config`, then `slotwarden daemon`, then `slotwarden status`.";
 
-Begin with `slotwarden check-config`, then `slotwarden daemon`, then `slotwarden status`.";
+/// What stands under the help of the program.
+fn footer() -> String {
+    let confirmations = CONFIRMATIONS.1.iter().map(|(text, meaning)| format!("  \"{text}\"  {meaning}\n"));
+    let exits = EXITS.iter().map(|(exit, meaning)| format!("  {exit:<3}  {meaning}\n"));
+    let (confirmations, exits): (String, String) = (confirmations.collect(), exits.collect());
+    format!("{SECRETS}\n\n{}\n{confirmations}\nExit codes:\n{exits}\n{FIRST_STEPS}", CONFIRMATIONS.0)
+}
 
 /// Slotwarden keeps the PKCS#11 slots of an HSM active.
 ///
@@ -37,7 +44,7 @@ Begin with `slotwarden check-config`, then `slotwarden daemon`, then `slotwarden
 /// enter, and hands the token PIN to the applications that use the slot. All other commands
 /// talk to the daemon.
 #[derive(Debug, Parser)]
-#[command(name = "slotwarden", version, max_term_width = 110, after_long_help = FOOTER)]
+#[command(name = "slotwarden", version, max_term_width = 110, after_long_help = footer())]
 #[command(after_help = "Exit codes, secrets and confirmations: slotwarden --help")]
 pub(super) struct Arguments {
     /// The configuration file.
@@ -87,6 +94,18 @@ pub(super) enum Verb {
     /// Show, verify and export the log of everything that was ordered and done.
     #[command(subcommand)]
     Audit(AuditVerb),
+    /// Print the completion of commands and options for a shell.
+    ///
+    /// bash: into /usr/share/bash-completion/completions/slotwarden. zsh: into a directory of $fpath, as _slotwarden.
+    /// fish: into /usr/share/fish/vendor_completions.d/slotwarden.fish.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page: `slotwarden man | man -l -`.
+    ///
+    /// For packages: into /usr/share/man/man1/slotwarden.1.
+    Man,
     /// The process that holds the PKCS#11 module; the daemon starts it.
     #[command(hide = true)]
     HsmWorker,
@@ -201,6 +220,17 @@ pub(super) enum AuditVerb {
     },
 }
 
+/// The shells that completions are made for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Shell {
+    /// GNU Bash with bash-completion.
+    Bash,
+    /// The Z shell.
+    Zsh,
+    /// fish.
+    Fish,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum ModeWord {
     /// Made by the service, stored sealed, used at boot, never shown.
@@ -256,6 +286,21 @@ pub(super) struct ConfirmEndCall {
 impl From<ConfirmEndCall> for Confirm {
     fn from(ConfirmEndCall { confirm }: ConfirmEndCall) -> Self {
         Confirm { confirm }
+    }
+}
+
+impl Shell {
+    /// The script that completes a command line.
+    pub(super) fn completions(self, mut command: Command) -> Vec<u8> {
+        let name = command.get_name().to_owned();
+        let mut script = Vec::new();
+        let shell = match self {
+            Shell::Bash => clap_complete::Shell::Bash,
+            Shell::Zsh => clap_complete::Shell::Zsh,
+            Shell::Fish => clap_complete::Shell::Fish,
+        };
+        clap_complete::generate(shell, &mut command, name, &mut script);
+        script
     }
 }
 

@@ -52,7 +52,12 @@ impl Session {
             }
             Verb::Slot(verb) => self.slot_verb(verb),
             // Answered by `main`, since they do without a daemon.
-            Verb::Audit(_) | Verb::Daemon { .. } | Verb::CheckConfig | Verb::HsmWorker => Ok(EXIT_USAGE),
+            Verb::Audit(_)
+            | Verb::Daemon { .. }
+            | Verb::CheckConfig
+            | Verb::Completions { .. }
+            | Verb::Man
+            | Verb::HsmWorker => Ok(EXIT_USAGE),
         }
     }
 
