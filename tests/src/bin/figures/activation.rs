@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use slotwarden_tests::excluded;
 
+use crate::median;
+
 const SLOTS: usize = 64;
 const PAIRS: usize = 9;
 const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
@@ -232,11 +234,6 @@ fn resident_kib(pid: u32) -> Result<u64, String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(said("status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).ok_or_else(|| format!("no VmRSS of {pid}"))
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn said<E: std::fmt::Display>(what: &str) -> impl Fn(E) -> String + '_ {

@@ -2,6 +2,7 @@
 
 mod activation;
 mod dispatch;
+mod shares;
 mod whole;
 #[path = "../../../firmware/src/world.rs"]
 #[expect(unreachable_pub, reason = "shared with programs that are crates of their own")]
@@ -25,8 +26,12 @@ fn main() -> ExitCode {
         ["dispatch"] => dispatch::print(),
         ["core"] => whole::print(),
         ["activation"] => activation::print(),
-        [] => dispatch::print().and_then(|()| whole::print()).and_then(|()| activation::print()),
-        _ => Err("usage: tests/figures [dispatch|core|activation]".to_owned()),
+        ["shares"] => shares::print(),
+        [] => dispatch::print()
+            .and_then(|()| whole::print())
+            .and_then(|()| shares::print())
+            .and_then(|()| activation::print()),
+        _ => Err("usage: tests/figures [dispatch|core|shares|activation]".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -35,4 +40,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
