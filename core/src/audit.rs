@@ -103,6 +103,22 @@ pub enum AuditEvent {
     ApplicationFailed(ApplicationId, Fault),
     /// The HSM worker died or was ended.
     WorkerLost,
+    /// A person asks for the approval of an order that needs two.
+    ApprovalRequested(u32, CommandKind),
+    /// A second person approved it.
+    ApprovalGiven(u32, CommandKind),
+    /// The person who asked used the approval: the order follows.
+    ApprovalSpent(u32, CommandKind),
+    /// It was not approved, or not used, in time.
+    ApprovalExpired(u32, CommandKind),
+    /// It was withdrawn by a person, or made way for a later one.
+    ApprovalWithdrawn(u32, CommandKind),
+    /// Whether two persons decide, from here on.
+    DualControlIs(bool),
+    /// Two persons approved this configuration (SHA-256 of its protected part).
+    ConfigurationApproved([u8; 32]),
+    /// The configuration file differs from what was approved, which stays in force.
+    ConfigurationWaits([u8; 32]),
 }
 
 /// Why a PIN is tried.

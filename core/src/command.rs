@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::approval::ApprovalCode;
 use crate::effect::SlotId;
 use crate::fault::{Fault, Refusal};
 use crate::person::PersonId;
@@ -84,6 +85,28 @@ pub enum Command {
         /// Whether the person typed the confirmation that a last try needs.
         confirmed: bool,
     },
+    /// Approve what another person asked for. An approver's or administrator's order.
+    Approve {
+        /// Which request.
+        id: u32,
+        /// The code that its requester was told.
+        code: ApprovalCode,
+    },
+    /// Withdraw a request for an approval: one's own, or as an administrator.
+    Withdraw {
+        /// Which request.
+        id: u32,
+    },
+    /// Switch dual control on, or off again.
+    DualControl {
+        /// On or off.
+        on: bool,
+    },
+    /// Approve the configuration file as it is now; it counts from the next start on.
+    AdoptConfiguration {
+        /// SHA-256 of the protected part of the file.
+        digest: [u8; 32],
+    },
     /// Deactivate nothing, but take hand-over files back, wipe the Safe and end.
     Stop,
 }
@@ -108,6 +131,14 @@ pub enum CommandKind {
     Mode,
     /// [`Command::Stop`]
     Stop,
+    /// [`Command::Approve`]
+    Approve,
+    /// [`Command::Withdraw`]
+    Withdraw,
+    /// [`Command::DualControl`]
+    DualControl,
+    /// [`Command::AdoptConfiguration`]
+    AdoptConfiguration,
     /// Reading the status; the platform asks before it shows one.
     ReadStatus,
     /// Reading the audit log; the platform asks before it shows it.
@@ -116,7 +147,7 @@ pub enum CommandKind {
 
 impl CommandKind {
     /// Every kind, in the order of the enum.
-    pub const ALL: [CommandKind; 10] = [
+    pub const ALL: [CommandKind; 14] = [
         CommandKind::Boot,
         CommandKind::Activate,
         CommandKind::Deactivate,
@@ -125,6 +156,10 @@ impl CommandKind {
         CommandKind::ChangeCode,
         CommandKind::Mode,
         CommandKind::Stop,
+        CommandKind::Approve,
+        CommandKind::Withdraw,
+        CommandKind::DualControl,
+        CommandKind::AdoptConfiguration,
         CommandKind::ReadStatus,
         CommandKind::ReadAudit,
     ];
@@ -143,6 +178,10 @@ impl Command {
             Command::ChangeCode { .. } => CommandKind::ChangeCode,
             Command::Mode { .. } => CommandKind::Mode,
             Command::Stop => CommandKind::Stop,
+            Command::Approve { .. } => CommandKind::Approve,
+            Command::Withdraw { .. } => CommandKind::Withdraw,
+            Command::DualControl { .. } => CommandKind::DualControl,
+            Command::AdoptConfiguration { .. } => CommandKind::AdoptConfiguration,
         }
     }
 
@@ -150,7 +189,12 @@ impl Command {
     #[must_use]
     pub const fn slot(&self) -> Option<SlotId> {
         match self {
-            Command::Boot | Command::Stop => None,
+            Command::Boot
+            | Command::Stop
+            | Command::Approve { .. }
+            | Command::Withdraw { .. }
+            | Command::DualControl { .. }
+            | Command::AdoptConfiguration { .. } => None,
             Command::Activate { slot, .. }
             | Command::Deactivate { slot }
             | Command::EndCall { slot }
@@ -164,11 +208,40 @@ impl Command {
     #[must_use]
     pub const fn secrets(&self) -> [Option<SecretId>; 2] {
         match self {
-            Command::Boot | Command::Stop | Command::Deactivate { .. } | Command::EndCall { .. } => [None, None],
+            Command::Boot
+            | Command::Stop
+            | Command::Deactivate { .. }
+            | Command::EndCall { .. }
+            | Command::Approve { .. }
+            | Command::Withdraw { .. }
+            | Command::DualControl { .. }
+            | Command::AdoptConfiguration { .. } => [None, None],
             Command::Activate { code, .. } => [*code, None],
             Command::Init { so_pin, .. } => [Some(*so_pin), None],
             Command::ChangeCode { code, new_code, .. } | Command::Mode { code, new_code, .. } => [*code, *new_code],
         }
+    }
+
+    /// What an approval is about: the command with all its parameters, but no secret.
+    #[must_use]
+    pub const fn without_secrets(mut self) -> Self {
+        match &mut self {
+            Command::Boot
+            | Command::Stop
+            | Command::Deactivate { .. }
+            | Command::EndCall { .. }
+            | Command::Approve { .. }
+            | Command::Withdraw { .. }
+            | Command::DualControl { .. }
+            | Command::AdoptConfiguration { .. } => {}
+            Command::Activate { code, .. } => *code = None,
+            Command::Init { so_pin, .. } => *so_pin = SecretId::NONE,
+            Command::ChangeCode { code, new_code, .. } | Command::Mode { code, new_code, .. } => {
+                *code = None;
+                *new_code = None;
+            }
+        }
+        self
     }
 }
 
@@ -178,6 +251,14 @@ impl Command {
 pub enum Answer {
     /// The device confirmed it, and it is durable.
     Done,
+    /// Nothing was done yet: another person has to approve it, then the same person gives
+    /// the same order again.
+    NeedsApproval {
+        /// Of the request.
+        id: u32,
+        /// What the person reads to whoever approves.
+        code: ApprovalCode,
+    },
     /// Nothing was done; the person can do something about it.
     Refused(Refusal),
     /// A device failed; the slot's status says in which state it is.

@@ -194,6 +194,27 @@ refusals! {
         "this share was handed out to somebody else" "each person enters their own; shares entered before are kept";
     606 SharesMissing "shares-missing" WaitsForPeople
         "fewer different shares than the quorum needs" "wait for more custodians; shares entered before are kept";
+
+    701 ApprovalUnknown "approval-unknown" Wrong
+        "no request with this id waits: it was used, withdrawn or too late, or the daemon was restarted" "`slotwarden approve` lists those that wait; give the order again for a new one";
+    702 ApprovalOwn "approval-own" NotAllowed
+        "you asked for this yourself: another person has to approve it" "have an approver or another administrator run `slotwarden approve ID`";
+    703 ApprovalCodeWrong "approval-code-wrong" Wrong
+        "this is not the code of that request" "have the person who asked read the code aloud; after three wrong ones somebody else has to approve";
+    704 ApprovalBarred "approval-barred" NotAllowed
+        "you gave three wrong codes for this request" "have somebody else approve it, or give the order again for a new one";
+    705 ApprovalGiven "approval-given" Wrong
+        "the request is approved already" "the person who asked gives the order once more";
+    706 TooManyApprovals "too-many-approvals" Later
+        "too many requests for an approval are under way" "use or withdraw one (`slotwarden approve ID --withdraw`), or wait until one is too old";
+    707 TooFewPersons "too-few-persons" Wrong
+        "two persons are needed: an administrator, and another administrator or approver" "add a [[person]] to the configuration and restart the daemon; several user ids of one person are one person";
+    708 DualControlAlready "dual-control-already" Wrong
+        "dual control is so already" "nothing needs to be done";
+    709 DualControlOff "dual-control-off" Wrong
+        "dual control is off: the configuration file counts as it is" "restart the daemon to use a changed file";
+    710 ConfigurationSame "configuration-same" Wrong
+        "the configuration file says what was approved" "nothing needs to be done";
 }
 
 /// A device failed, or we did.

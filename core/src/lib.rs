@@ -11,6 +11,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`command`] | what people may order |
+//! | [`approval`] | the second person: requested, approved, used once |
 //! | [`effect`] | what the platform performs, and how it reports back |
 //! | [`slot`] | the slot machine: locked, activating, active, … |
 //! | [`pin_change`] | the token PIN change as a transaction that survives power cuts |
@@ -36,6 +37,7 @@
 
 mod fmt;
 
+pub mod approval;
 pub mod attempts;
 pub mod audit;
 pub mod code;

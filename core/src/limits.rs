@@ -25,6 +25,14 @@ pub const COMMANDS_MAX: usize = 16;
 pub const PERSONS_MAX: usize = 32;
 /// Shares of a set, and the largest quorum: the seed's n.
 pub const SHARES_MAX: usize = 16;
+/// Approvals under way, all persons together: two or three people at work rarely have more
+/// than one each open, and somebody's surplus makes way for others.
+pub const APPROVALS_MAX: usize = 8;
+/// Approvals under way of one person; the oldest that nobody approved yet makes way.
+pub const APPROVALS_PER_PERSON_MAX: usize = 3;
+/// Wrong codes after which a person can no longer approve this one request. A code has 40
+/// bit, so three guesses find nothing.
+pub const APPROVAL_TRIES: usize = 3;
 /// Applications bound to one slot. More than a CA, a signer and a validator with their
 /// stand-bys has not been seen.
 pub const APPLICATIONS_PER_SLOT_MAX: usize = 4;
@@ -55,5 +63,9 @@ pub const BACK_OFF_FIRST_MS: u64 = 30_000;
 pub const BACK_OFF_LAST_MS: u64 = 900_000;
 /// Manual tries in a row before every further one needs a confirmation, default.
 pub const TRIES_DEFAULT: u8 = 3;
+/// How long a request waits for its approval, milliseconds (15 min): the time to call somebody.
+pub const APPROVAL_REQUESTED_MS: u64 = 900_000;
+/// How long an approval can be used, milliseconds (5 min): the time to type the order again.
+pub const APPROVAL_GIVEN_MS: u64 = 300_000;
 /// Interval between signed audit checkpoints, milliseconds (hourly).
 pub const CHECKPOINT_INTERVAL_MS: u64 = 3_600_000;

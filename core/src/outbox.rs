@@ -256,7 +256,7 @@ impl<const CAPACITY: usize> Outbox<CAPACITY> {
         let durable = self.durable;
         for (batch, act) in self.acts.iter_mut() {
             *batch = durable;
-            if let Act::Reply { answer: answer @ Answer::Done, .. } = act {
+            if let Act::Reply { answer: answer @ (Answer::Done | Answer::NeedsApproval { .. }), .. } = act {
                 *answer = Answer::Refused(refusal);
             }
             if !act.is_allowed_when_halted() {
@@ -304,6 +304,11 @@ impl<const CAPACITY: usize> Outbox<CAPACITY> {
     /// Adds an audit record that is about no slot.
     pub fn journal_service(&mut self, who: Option<PersonId>, event: AuditEvent) {
         self.enter(who, None, event);
+    }
+
+    /// Adds an audit record about an order: of its slot, if it is about one.
+    pub fn journal_order(&mut self, who: Option<PersonId>, slot: Option<SlotId>, event: AuditEvent) {
+        self.enter(who, slot, event);
     }
 
     /// Withdraws every call that the platform has not seen: at stop, when the time is over.

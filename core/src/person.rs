@@ -1,23 +1,29 @@
 //! Persons and what their roles allow.
 //!
 //! A person is one human, however many user ids, certificates or cards they have; names
-//! and identities are the platform's, the core knows small numbers.
+//! and identities are the platform's, the core knows small numbers. With dual control on,
+//! some orders need a second person: which, is [`needs_two`]; how, is [`crate::approval`].
 
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
-use crate::command::CommandKind;
+use crate::command::{Command, CommandKind};
 use crate::fault::Refusal;
 use crate::limits::PERSONS_MAX;
+use crate::record::Mode;
 
-/// A person's number: their place in the configuration.
+/// A person's number: given to a name when the platform first saw it, and never reused, so
+/// that records mean the same human after the configuration was edited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct PersonId(pub u8);
 
 impl PersonId {
+    /// The daemon's own user, where the configuration names nobody.
+    pub const OWN_USER: PersonId = PersonId(0);
+    /// The last number a name can have; the first is 1.
+    pub const LAST: PersonId = PersonId(u8::MAX - 1);
     /// Nobody: the service itself, which orders boot and stop by administrator's right.
-    /// No place of the configuration has this number ([`PERSONS_MAX`]).
     pub const SERVICE: PersonId = PersonId(u8::MAX);
 }
 
@@ -77,37 +83,35 @@ impl Roles {
 /// Everybody the configuration names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Persons {
-    roles: Vec<Roles, PERSONS_MAX>,
+    list: Vec<(PersonId, Roles), PERSONS_MAX>,
 }
 
 impl Persons {
     /// Nobody: may do nothing.
     #[must_use]
     pub const fn none() -> Self {
-        Persons { roles: Vec::new() }
+        Persons { list: Vec::new() }
     }
 
-    /// Single-person mode: person 0 is the only administrator.
+    /// The daemon's own user is the only administrator.
     #[must_use]
     pub fn single() -> Self {
-        let mut persons = Persons { roles: Vec::new() };
+        let mut persons = Persons::none();
         // One entry fits into a table of PERSONS_MAX > 0; a lost one would mean "nobody may".
-        let _ = persons.roles.push(Roles::NONE.with(Role::Administrator));
+        let _ = persons.list.push((PersonId::OWN_USER, Roles::NONE.with(Role::Administrator)));
         persons
     }
 
-    /// Adds the next person.
+    /// Adds a person. A number that is there already gets these roles too.
     ///
     /// # Errors
     /// [`Refusal::TooManyPersons`] beyond [`PERSONS_MAX`].
-    pub fn add(&mut self, roles: Roles) -> Result<(), Refusal> {
-        self.roles.push(roles).map_err(|_| Refusal::TooManyPersons)
-    }
-
-    /// Whether one person (or none but the daemon's own user) is all there is.
-    #[must_use]
-    pub fn is_single(&self) -> bool {
-        self.roles.len() <= 1
+    pub fn add(&mut self, who: PersonId, roles: Roles) -> Result<(), Refusal> {
+        if let Some((_, known)) = self.list.iter_mut().find(|(known, _)| *known == who) {
+            *known = Roles(known.0 | roles.0);
+            return Ok(());
+        }
+        self.list.push((who, roles)).map_err(|_| Refusal::TooManyPersons)
     }
 
     /// The roles of a person; an unknown person has none.
@@ -116,7 +120,43 @@ impl Persons {
         if who == PersonId::SERVICE {
             return Roles::NONE.with(Role::Administrator);
         }
-        self.roles.get(usize::from(who.0)).copied().unwrap_or(Roles::NONE)
+        self.list.iter().find(|(known, _)| *known == who).map_or(Roles::NONE, |(_, roles)| *roles)
+    }
+
+    /// The place of a person in the list, below [`PERSONS_MAX`], as long as the service runs.
+    #[must_use]
+    pub fn place(&self, who: PersonId) -> Option<usize> {
+        self.list.iter().position(|(known, _)| *known == who)
+    }
+
+    /// Whether there are two different persons of whom one may ask for what needs two and the
+    /// other may approve it.
+    #[must_use]
+    pub fn are_two(&self) -> bool {
+        let asks = |roles: Roles| roles.has(Role::Administrator);
+        self.list.iter().any(|(one, roles)| {
+            asks(*roles) && self.list.iter().any(|(other, roles)| other != one && may(*roles, CommandKind::Approve))
+        })
+    }
+}
+
+/// Whether an order needs a second person under dual control, by the product page. The
+/// golden table `tests/golden/roles.md` lists them.
+#[must_use]
+pub const fn needs_two(command: &Command) -> bool {
+    match command {
+        Command::Init { .. } | Command::AdoptConfiguration { .. } | Command::Mode { to: Mode::Generated, .. } => true,
+        // A last try: the confirmation is the second person's.
+        Command::Activate { confirmed, .. }
+        | Command::ChangeCode { confirmed, .. }
+        | Command::Mode { to: Mode::Manual, confirmed, .. } => *confirmed,
+        Command::DualControl { on } => !*on,
+        Command::Boot
+        | Command::Deactivate { .. }
+        | Command::EndCall { .. }
+        | Command::Approve { .. }
+        | Command::Withdraw { .. }
+        | Command::Stop => false,
     }
 }
 
@@ -129,9 +169,16 @@ pub const fn may(roles: Roles, what: CommandKind) -> bool {
     let auditor = roles.has(Role::Auditor);
     match what {
         CommandKind::Boot | CommandKind::Activate | CommandKind::Deactivate => administrator || operator,
-        CommandKind::Init | CommandKind::ChangeCode | CommandKind::Mode | CommandKind::EndCall | CommandKind::Stop => {
-            administrator
-        }
+        CommandKind::Init
+        | CommandKind::ChangeCode
+        | CommandKind::Mode
+        | CommandKind::EndCall
+        | CommandKind::Stop
+        | CommandKind::DualControl
+        | CommandKind::AdoptConfiguration => administrator,
+        CommandKind::Approve => administrator || roles.has(Role::Approver),
+        // Whose request it is decides: one's own, or as an administrator.
+        CommandKind::Withdraw => administrator || operator,
         CommandKind::ReadStatus => {
             administrator || operator || auditor || roles.has(Role::Approver) || roles.has(Role::Custodian)
         }

@@ -43,6 +43,43 @@ pub enum Record {
         /// Which.
         key: SecretKey,
     },
+    /// What two persons decided; replaces the one before.
+    Policy(PolicyRecord),
+}
+
+/// Version of the encoding of [`PolicyRecord`]. A store with a higher one is refused.
+pub const POLICY_RECORD_VERSION: u8 = 1;
+/// Bytes that always hold an encoded [`PolicyRecord`] (34, by test).
+pub const POLICY_RECORD_BYTES_MAX: usize = 64;
+
+/// What only two persons can change, once dual control is on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct PolicyRecord {
+    /// Whether two persons decide.
+    pub dual_control: bool,
+    /// SHA-256 of the protected part of the configuration that was approved; zeros while
+    /// dual control is off.
+    pub configuration: [u8; 32],
+}
+
+impl PolicyRecord {
+    /// Writes version and record into `out`; returns the part written.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreUnreadable`] when `out` is smaller than [`POLICY_RECORD_BYTES_MAX`].
+    pub fn encode<'out>(&self, out: &'out mut [u8]) -> Result<&'out [u8], Refusal> {
+        encode(POLICY_RECORD_VERSION, self, out)
+    }
+
+    /// Reads what [`PolicyRecord::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreNewer`] for a higher version, [`Refusal::StoreUnreadable`] for
+    /// anything that is not exactly one record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
+        decode(POLICY_RECORD_VERSION, bytes)
+    }
 }
 
 /// Names one sealed secret.
@@ -296,5 +333,22 @@ mod tests {
         assert_eq!(SlotRecord::decode(&encoded), Err(Refusal::StoreUnreadable));
         encoded[0] = SLOT_RECORD_VERSION + 1;
         assert_eq!(SlotRecord::decode(&encoded), Err(Refusal::StoreNewer));
+    }
+
+    #[test]
+    fn a_policy_comes_back_and_nothing_else_is_one() {
+        let policy = PolicyRecord { dual_control: true, configuration: [0xAB; 32] };
+        let mut bytes = [0; POLICY_RECORD_BYTES_MAX];
+        let mut encoded = policy.encode(&mut bytes).map(owned).expect("the bound holds");
+        assert_eq!(encoded.len(), 34, "the documented size");
+        assert_eq!(encoded[..3], [1, 1, 0xAB], "the bytes of version 1 stay as they are");
+        assert_eq!(PolicyRecord::decode(&encoded), Ok(policy));
+        for len in 0..encoded.len() {
+            assert_eq!(PolicyRecord::decode(&encoded[..len]), Err(Refusal::StoreUnreadable));
+        }
+        encoded[1] = 2;
+        assert_eq!(PolicyRecord::decode(&encoded), Err(Refusal::StoreUnreadable));
+        encoded[0] = POLICY_RECORD_VERSION + 1;
+        assert_eq!(PolicyRecord::decode(&encoded), Err(Refusal::StoreNewer));
     }
 }

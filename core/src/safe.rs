@@ -19,6 +19,11 @@ pub struct SecretId {
     use_count: u32,
 }
 
+impl SecretId {
+    /// Names no secret: what stands in the place of one where only the rest of a command counts.
+    pub const NONE: SecretId = SecretId { place: u8::MAX, use_count: u32::MAX };
+}
+
 /// A pool of `PLACES` places of [`PLACE_BYTES`] bytes each.
 pub struct Safe<const PLACES: usize> {
     places: [Place; PLACES],

@@ -4,19 +4,22 @@
 //! time itself becomes an input, `status` shows. The service owns every machine and the
 //! Safe; machines never call each other. Same inputs, same trace.
 //!
-//! Orders enter by `service/door`; one slot with its machines is `service/entry`.
+//! Orders enter by `service/door`, those of the two-person rule go on to
+//! `service/dual_control`; one slot with its machines is `service/entry`.
 //!
 //! After a restart the platform hands over the records (`load`, `load_chain`), then
 //! `Input::Start`. An attempt that was open counts as unknown; a change that was not yet
 //! *calling* is undone; one that was is decided at the first look at its token.
 
 mod door;
+mod dual_control;
 mod entry;
 
 use heapless::Vec;
 
 use self::entry::{Armed, Entry, Waits};
 
+use crate::approval::Approvals;
 use crate::audit::{AuditEvent, Chain};
 use crate::code::RandomWatch;
 use crate::command::{Answer, Caller, CommandKind, ReplyId};
@@ -30,7 +33,7 @@ use crate::limits::{
 use crate::outbox::{Act, Next, Outbox, bug_fault};
 use crate::person::{self, PersonId, Persons};
 use crate::pin_change::{self, ChangeEnd, ChangeEvent, ChangeOrder, PinChange};
-use crate::record::{Owner, Record, SlotRecord};
+use crate::record::{Owner, PolicyRecord, Record, SlotRecord};
 use crate::safe::{Safe, SecretId};
 use crate::slot::{SlotEvent, SlotMachine, State};
 use crate::slot_data::{Bound, SlotData};
@@ -54,6 +57,11 @@ pub struct Configuration<const SLOTS: usize> {
     pub tries: u8,
     /// SHA-256 of the configuration's text, for the audit log.
     pub digest: [u8; 32],
+    /// SHA-256 of the protected part that this configuration was made from.
+    pub in_force: [u8; 32],
+    /// SHA-256 of the protected part of the file. Another one than `in_force` where two
+    /// persons have to approve it first.
+    pub offered: [u8; 32],
 }
 
 /// One configured slot.
@@ -78,6 +86,11 @@ pub struct Service<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize>
     persons: Persons,
     tries: u8,
     digest: [u8; 32],
+    in_force: [u8; 32],
+    offered: [u8; 32],
+    policy: PolicyRecord,
+    policy_dirty: bool,
+    approvals: Approvals,
     watch: RandomWatch,
     /// The time of the last input: effects polled after it are timed from here.
     now: Now,
@@ -136,6 +149,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             persons: Persons::none(),
             tries: TRIES_DEFAULT,
             digest: [0; 32],
+            in_force: [0; 32],
+            offered: [0; 32],
+            policy: PolicyRecord { dual_control: false, configuration: [0; 32] },
+            policy_dirty: false,
+            approvals: Approvals::new(),
             watch: RandomWatch::new(),
             now: Now { mono_ms: 0, wall_s: None },
             phase: Phase::Loading,
@@ -160,6 +178,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.persons = configuration.persons.clone();
         self.tries = configuration.tries;
         self.digest = configuration.digest;
+        self.in_force = configuration.in_force;
+        self.offered = configuration.offered;
         for (number, slot) in (0..=u8::MAX).zip(&configuration.slots) {
             let mut data = SlotData::new(SlotId(number), slot.owner, SlotRecord::new(slot.uid));
             data.dirty = true;
@@ -181,6 +201,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             entry.data.record = record;
             entry.data.dirty = false;
         }
+    }
+
+    /// Hands over what two persons decided, as found in the store. Before `Input::Start` only.
+    pub const fn load_policy(&mut self, policy: PolicyRecord) {
+        self.policy = policy;
+        self.policy_dirty = false;
     }
 
     /// Hands over the end of the audit chain found in the store. Before `Input::Start` only.
@@ -261,8 +287,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// The next effect to perform, in order; `None` while a commit is unanswered.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         loop {
-            let entries = &mut self.entries;
+            let (entries, policy, policy_dirty) = (&mut self.entries, self.policy, &mut self.policy_dirty);
             let next = self.outbox.poll(|| {
+                if core::mem::take(policy_dirty) {
+                    return Some(Record::Policy(policy));
+                }
                 let entry = entries.iter_mut().find(|entry| entry.data.dirty)?;
                 entry.data.dirty = false;
                 Some(Record::Slot { owner: entry.data.owner, record: entry.data.record })
@@ -295,7 +324,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             Phase::Stopping { deadline_ms, .. } => Some(deadline_ms),
             Phase::Loading | Phase::Running | Phase::Stopped => None,
         };
-        [of_slots, of_stop, self.checkpoint_due_ms, self.commit_due_ms].into_iter().flatten().min()
+        let of_approvals = self.approvals.due_ms();
+        [of_slots, of_stop, of_approvals, self.checkpoint_due_ms, self.commit_due_ms].into_iter().flatten().min()
     }
 
     /// What everybody may see.
@@ -309,8 +339,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         Status {
             slots,
             halted: self.halted,
-            // Dual control is switched on by two persons, in a later version: until then one decides.
-            single_person: true,
+            single_person: !self.policy.dual_control,
+            approvals: self.approvals.status(now),
+            configuration_waits: self.configuration_waits(),
+            restart_wanted: self.policy.dual_control && self.policy.configuration != self.in_force,
             boot_done: self.boot_done,
             worker: self.worker,
             disk_reserve: self.room == Room::Reserve,
@@ -321,6 +353,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     #[must_use]
     pub fn may(&self, who: PersonId, what: CommandKind) -> bool {
         person::may(self.persons.roles(who), what)
+    }
+
+    /// What two persons decided: for platforms and checkers.
+    #[must_use]
+    pub const fn policy(&self) -> PolicyRecord {
+        self.policy
     }
 
     /// The state of a slot's machine: for checkers and panels.
@@ -368,6 +406,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         }
         self.phase = Phase::Running;
         self.outbox.journal_service(None, AuditEvent::Started { configuration: self.digest });
+        if self.configuration_waits() {
+            self.outbox.journal_service(None, AuditEvent::ConfigurationWaits(self.offered));
+        }
         for entry in &mut self.entries {
             self.outbox.journal(None, entry.data.id, AuditEvent::SlotConfigured { owner: entry.data.owner });
             entry.recover(&mut self.outbox);
@@ -427,6 +468,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 self.pass_on(slot, ChangeEvent::DeadlinePassed, SlotEvent::DeadlinePassed);
             }
         }
+        self.expire_approvals();
         // A disk that does not answer is as good as one that fails; what it may still write is
         // what a power cut would have left.
         if self.commit_due_ms.is_some_and(|due_ms| due_ms <= self.now.mono_ms) {
@@ -540,7 +582,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             // What a machine reserved or kept meanwhile leads nowhere any more.
             self.safe.wipe_all();
         }
-        let dirty = self.entries.iter().any(|entry| entry.data.dirty);
+        let dirty = self.policy_dirty || self.entries.iter().any(|entry| entry.data.dirty);
         self.outbox.end_turn(dirty && self.phase != Phase::Loading);
     }
 

@@ -7,9 +7,11 @@
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
+use crate::command::Command;
 use crate::effect::{ApplicationId, SlotId};
 use crate::fault::{Fault, Refusal};
-use crate::limits::APPLICATIONS_PER_SLOT_MAX;
+use crate::limits::{APPLICATIONS_PER_SLOT_MAX, APPROVALS_MAX};
+use crate::person::PersonId;
 use crate::record::{Doubt, Mode};
 
 /// The whole service at one moment.
@@ -21,12 +23,34 @@ pub struct Status<const SLOTS: usize> {
     pub halted: Option<Fault>,
     /// Whether one person alone decides (dual control is off).
     pub single_person: bool,
+    /// Orders that wait for a second person, or for being given again.
+    pub approvals: Vec<ApprovalStatus, APPROVALS_MAX>,
+    /// Whether the configuration file differs from what two persons approved.
+    pub configuration_waits: bool,
+    /// Whether what they approved counts only from the next start on.
+    pub restart_wanted: bool,
     /// Whether boot's automatic activations have all been tried.
     pub boot_done: bool,
     /// Whether the HSM worker runs.
     pub worker: bool,
     /// Whether the store has fallen back on its reserve of space.
     pub disk_reserve: bool,
+}
+
+/// One order that needs two persons. Its code is told to its requester only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct ApprovalStatus {
+    /// Names it while it lasts.
+    pub id: u32,
+    /// Who gave the order.
+    pub requester: PersonId,
+    /// The order, without its secrets.
+    pub operation: Command,
+    /// Who approved it; `None`: it waits for that.
+    pub by: Option<PersonId>,
+    /// Seconds until it ends by itself.
+    pub seconds_left: u32,
 }
 
 /// One slot at one moment.

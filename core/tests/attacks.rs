@@ -248,7 +248,15 @@ fn p44_ending_a_call_of_one_slot_never_kills_inside_anothers_set_pin() {
             SlotConfiguration { owner: Owner(o), uid: [u; 16], applications: heapless::Vec::new(), pin_chars_max: 0 };
         slots.push(slot).unwrap();
     }
-    w.service = Small::new(Configuration { slots, persons: Persons::single(), tries: 3, digest: [0; 32] }).unwrap();
+    w.service = Small::new(Configuration {
+        slots,
+        persons: Persons::single(),
+        tries: 3,
+        digest: [0; 32],
+        in_force: [0; 32],
+        offered: [0; 32],
+    })
+    .unwrap();
     w.raw(Input::Start);
     w.present();
     w.raw(Input::Token {
@@ -390,6 +398,8 @@ fn p42_refused_orders_cannot_halt_an_appliance() {
             persons: Persons::single(),
             tries: 3,
             digest: [0; 32],
+            in_force: [0; 32],
+            offered: [0; 32],
         })
         .unwrap(),
     );

@@ -63,7 +63,11 @@ pub fn prepare(settings: &Settings, events: &Events) -> Result<Prepared, Problem
         }
     };
     applications.withdraw_all();
-    let mut names = Names::from(settings);
+    for person in &settings.persons {
+        store.person_of(&person.name)?;
+    }
+    let numbered = store.persons().map(|(name, person)| (name.to_owned(), person)).collect();
+    let mut names = Names::new(settings, numbered);
     let configured = |name: &str| settings.slots.iter().any(|slot| slot.name == name);
     names.left_out = store.with_sealed_code().filter(|name| !configured(name)).map(str::to_owned).collect();
     for name in &names.left_out {
@@ -72,7 +76,8 @@ pub fn prepare(settings: &Settings, events: &Events) -> Result<Prepared, Problem
     let configuration = core_configuration(settings, &mut store)?;
     let (records, chain) = (store.loaded().slots.clone(), store.loaded().chain);
     info!(seal = store.seal(), records = chain.sequence, "the store is open");
-    let setup = Setup { names: Arc::new(names), configuration, records, chain };
+    let policy = store.loaded().policy;
+    let setup = Setup { names: Arc::new(names), configuration, records, policy, chain };
     Ok(Prepared { setup, store, applications })
 }
 
@@ -133,7 +138,8 @@ fn core_configuration(settings: &Settings, store: &mut DiskStore) -> Result<Conf
     }
     let mut persons = if settings.persons.is_empty() { Persons::single() } else { Persons::default() };
     for person in &settings.persons {
-        persons.add(person.roles)?;
+        persons.add(store.person_of(&person.name)?, person.roles)?;
     }
-    Ok(Configuration { slots, persons, tries: settings.tries, digest: settings.digest })
+    let (tries, digest) = (settings.tries, settings.digest);
+    Ok(Configuration { slots, persons, tries, digest, in_force: [0; 32], offered: [0; 32] })
 }

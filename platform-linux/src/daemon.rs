@@ -25,7 +25,7 @@ use slotwarden_core::effect::{Effect, Input, Outcome, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::limits::{SLOTS_APPLIANCE, STOP_DEADLINE_MS};
 use slotwarden_core::person::PersonId;
-use slotwarden_core::record::{Owner, SlotRecord};
+use slotwarden_core::record::{Owner, PolicyRecord, SlotRecord};
 use slotwarden_core::status::Status;
 use slotwarden_core::{Appliance, Configuration, Now, SecretId, Service};
 use tracing::{error, info, warn};
@@ -66,6 +66,8 @@ pub struct Setup {
     pub configuration: Configuration<SLOTS_APPLIANCE>,
     /// Every slot's record found in the store.
     pub records: Vec<(Owner, SlotRecord)>,
+    /// What two persons decided, found in the store.
+    pub policy: PolicyRecord,
     /// The end of the audit chain found in the store.
     pub chain: Chain,
 }
@@ -151,6 +153,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
         for (owner, record) in &setup.records {
             service.load(*owner, *record);
         }
+        service.load_policy(setup.policy);
         service.load_chain(setup.chain);
         Ok(Loop {
             service,

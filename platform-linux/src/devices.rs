@@ -94,6 +94,12 @@ pub trait Store {
     /// # Errors
     /// [`Refusal::StoreUnreadable`].
     fn checkpoints(&mut self) -> Result<Vec<Checkpoint>, Refusal>;
+    /// Keeps the protected part of a configuration durably, under its SHA-256: before anything
+    /// that names it is committed, so that no power cut leaves a digest without its text.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreFailed`].
+    fn keep_configuration(&mut self, bytes: &[u8]) -> Result<(), Refusal>;
     /// What protects the sealed codes, as `status` shows it: `key-file`, `systemd-credential`.
     fn seal(&self) -> &'static str;
     /// The node's public key (Ed25519).

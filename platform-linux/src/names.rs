@@ -1,7 +1,8 @@
 //! The names behind the core's numbers.
 //!
-//! The core knows slots, applications and persons by their place in the configuration;
-//! people know them by name. This is the only place where the two meet.
+//! The core knows slots and applications by their place in the configuration, persons by the
+//! number that the store gave their name for ever; people know them by name. This is the only
+//! place where the two meet.
 
 use slotwarden_core::Refusal;
 use slotwarden_core::audit::AuditRecord;
@@ -19,8 +20,10 @@ pub struct Names {
     pub slots: Vec<SlotName>,
     /// The applications.
     pub applications: Vec<String>,
-    /// The persons; empty: the daemon's own user is person 0, the only administrator.
+    /// The persons; empty: the daemon's own user is the only administrator.
     pub persons: Vec<PersonName>,
+    /// Every name that ever was a person's, also those that are no longer configured.
+    pub numbered: Vec<(String, PersonId)>,
     /// Slots that the configuration no longer names, although a sealed code is kept for
     /// them: removed from it, or renamed.
     pub left_out: Vec<String>,
@@ -38,6 +41,8 @@ pub struct SlotName {
 /// A person's name and user ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PersonName {
+    /// The number the store gave the name.
+    pub id: PersonId,
     /// As configured.
     pub name: String,
     /// User ids whose processes act for them.
@@ -77,12 +82,10 @@ impl Names {
     /// Who a process of this user id acts for; `None`: a stranger.
     #[must_use]
     pub fn peer(&self, uid: u32, own_uid: u32) -> Option<Peer> {
-        let place = self.persons.iter().position(|person| person.uids.contains(&uid));
-        match place.map(u8::try_from) {
-            Some(Ok(place)) => Some(Peer::Person(PersonId(place))),
-            Some(Err(_)) => None,
+        match self.persons.iter().find(|person| person.uids.contains(&uid)) {
+            Some(person) => Some(Peer::Person(person.id)),
             None if uid != own_uid => None,
-            None if self.persons.is_empty() => Some(Peer::Person(PersonId(0))),
+            None if self.persons.is_empty() => Some(Peer::Person(PersonId::OWN_USER)),
             None => Some(Peer::OwnUser),
         }
     }
@@ -106,11 +109,11 @@ impl Names {
         if person == PersonId::SERVICE {
             return "the service itself".to_owned();
         }
-        match self.persons.get(usize::from(person.0)) {
-            Some(found) => found.name.clone(),
-            None if self.persons.is_empty() && person.0 == 0 => "the daemon's user".to_owned(),
-            None => format!("person {}", person.0),
+        if person == PersonId::OWN_USER {
+            return "the daemon's user".to_owned();
         }
+        let found = self.numbered.iter().find(|(_, known)| *known == person);
+        found.map_or_else(|| format!("person {}", person.0), |(name, _)| name.clone())
     }
 
     /// Who and which slot an audit record is about, by the names they have now.
@@ -125,16 +128,23 @@ impl Names {
     }
 }
 
-impl From<&Settings> for Names {
-    fn from(settings: &Settings) -> Self {
+impl Names {
+    /// The names of a configuration; `numbered` are all that the store gave a number. Who has
+    /// none is nobody.
+    #[must_use]
+    pub fn new(settings: &Settings, numbered: Vec<(String, PersonId)>) -> Self {
         let slots = settings.slots.iter();
         let persons = settings.persons.iter();
         Names {
             slots: slots.map(|slot| SlotName { name: slot.name.clone(), token: slot.token.clone() }).collect(),
             applications: settings.applications.iter().map(|application| application.name.clone()).collect(),
             persons: persons
-                .map(|person| PersonName { name: person.name.clone(), uids: person.uids.clone() })
+                .filter_map(|person| {
+                    let (_, id) = numbered.iter().find(|(name, _)| *name == person.name)?;
+                    Some(PersonName { id: *id, name: person.name.clone(), uids: person.uids.clone() })
+                })
                 .collect(),
+            numbered,
             left_out: Vec::new(),
         }
     }
@@ -160,7 +170,12 @@ mod tests {
                 slot("ocsp", "pkcs11:token=OCSP"),
             ],
             applications: vec![],
-            persons: persons.iter().map(|(name, uid)| PersonName { name: (*name).into(), uids: vec![*uid] }).collect(),
+            persons: (5..)
+                .map(PersonId)
+                .zip(persons)
+                .map(|(id, (name, uid))| PersonName { id, name: (*name).into(), uids: vec![*uid, uid + 100] })
+                .collect(),
+            numbered: vec![("alice".to_owned(), PersonId(5)), ("left".to_owned(), PersonId(2))],
             left_out: vec![],
         }
     }
@@ -180,7 +195,7 @@ mod tests {
     fn without_persons_only_the_daemons_own_user_is_administrator() {
         assert_eq!(names(&[]).peer(1000, 900), None);
         assert_eq!(names(&[]).peer(0, 900), None);
-        assert_eq!(names(&[]).peer(900, 900), Some(Peer::Person(PersonId(0))));
+        assert_eq!(names(&[]).peer(900, 900), Some(Peer::Person(PersonId::OWN_USER)));
     }
 
     #[test]
@@ -188,6 +203,16 @@ mod tests {
         let names = names(&[("alice", 1001), ("bob", 1002)]);
         assert_eq!(names.peer(1000, 900), None);
         assert_eq!(names.peer(900, 900), Some(Peer::OwnUser));
-        assert_eq!(names.peer(1002, 900), Some(Peer::Person(PersonId(1))));
+        assert_eq!(names.peer(1002, 900), Some(Peer::Person(PersonId(6))));
+    }
+
+    #[test]
+    fn p26_two_user_ids_of_one_person_are_one_person_whose_number_outlives_the_configuration() {
+        let names = names(&[("alice", 1001), ("bob", 1002)]);
+        assert_eq!(names.peer(1001, 900), names.peer(1101, 900));
+        assert_ne!(names.peer(1001, 900), names.peer(1002, 900));
+        assert_eq!(names.person_name(PersonId(5)), "alice");
+        assert_eq!(names.person_name(PersonId(2)), "left");
+        assert_eq!(names.person_name(PersonId::OWN_USER), "the daemon's user");
     }
 }

@@ -214,7 +214,8 @@ impl From<Fault> for Problem {
 /// The refusal or fault in it.
 pub fn of_answer(answer: Answer) -> Result<(), Problem> {
     match answer {
-        Answer::Done => Ok(()),
+        // What waits for a second person is told on the wire as an answer of its own.
+        Answer::Done | Answer::NeedsApproval { .. } => Ok(()),
         Answer::Refused(refusal) => Err(refusal.into()),
         Answer::Failed(fault) => Err(fault.into()),
     }

@@ -372,6 +372,9 @@ mod tests {
             slots: slots.into_iter().collect(),
             halted: None,
             single_person: true,
+            approvals: heapless::Vec::new(),
+            configuration_waits: false,
+            restart_wanted: false,
             boot_done: true,
             worker: true,
             disk_reserve: false,
@@ -387,6 +390,7 @@ mod tests {
             slots: ["ca-root", "ocsp", "Übung"].map(slot).into(),
             applications: vec!["signer".to_owned(), "validator".to_owned()],
             persons: vec![],
+            numbered: vec![],
             left_out: vec!["old-root".to_owned()],
         };
         let around = Surroundings {

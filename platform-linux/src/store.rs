@@ -31,11 +31,13 @@ use std::thread::{self, JoinHandle};
 use ed25519_dalek::{Signer as _, SigningKey};
 use redb::Database;
 use redb::backends::FileBackend;
+use sha2::{Digest as _, Sha256};
 use slotwarden_core::SecretId;
 use slotwarden_core::audit::{AuditRecord, Chain};
 use slotwarden_core::effect::Ticket;
 use slotwarden_core::fault::{Fault, Refusal};
-use slotwarden_core::record::{Owner, Record, SecretKey, SecretKind, SlotRecord};
+use slotwarden_core::person::PersonId;
+use slotwarden_core::record::{Owner, PolicyRecord, Record, SecretKey, SecretKind, SlotRecord};
 use zeroize::Zeroizing;
 
 use self::directory::{
@@ -110,6 +112,8 @@ impl StoreSettings {
 pub struct Loaded {
     /// The slots' records.
     pub slots: Vec<(Owner, SlotRecord)>,
+    /// What two persons decided.
+    pub policy: PolicyRecord,
     /// The end of the audit chain, every record of which was checked.
     pub chain: Chain,
     /// The sealed codes and keys that are there.
@@ -127,6 +131,8 @@ pub struct DiskStore {
     chain: Chain,
     loaded: Loaded,
     owners: BTreeMap<String, Owner>,
+    persons: BTreeMap<String, PersonId>,
+    configurations: BTreeMap<[u8; 32], Vec<u8>>,
     cluster: [u8; 16],
     key: DataKey,
     source: SealSource,
@@ -189,10 +195,13 @@ impl DiskStore {
             chain: content.chain,
             loaded: Loaded {
                 slots: content.slots,
+                policy: content.policy,
                 chain: content.chain,
                 secrets: content.secrets.iter().map(|(key, _)| *key).collect(),
             },
             owners: content.owners.into_iter().collect(),
+            persons: content.persons.into_iter().collect(),
+            configurations: content.configurations.into_iter().collect(),
             cluster: content.cluster,
             key,
             source,
@@ -227,6 +236,52 @@ impl DiskStore {
     /// Every slot name the store ever numbered, in the order of the names.
     pub fn owners(&self) -> impl Iterator<Item = (&str, Owner)> {
         self.owners.iter().map(|(name, owner)| (name.as_str(), *owner))
+    }
+
+    /// The number that this person's name has for ever; a new name gets the next one, durably.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreFailed`]; [`Refusal::TooManyPersons`] when 254 names had one.
+    pub fn person_of(&mut self, name: &str) -> Result<PersonId, Refused> {
+        if let Some(person) = self.persons.get(name) {
+            return Ok(*person);
+        }
+        let last = self.persons.values().copied().max().unwrap_or(PersonId::OWN_USER);
+        let next = last.0.checked_add(1).map(PersonId).filter(|next| *next <= PersonId::LAST);
+        let next = next.ok_or_else(|| Refused::new(Refusal::TooManyPersons, "no number for a person is left"))?;
+        format::apply(&self.database, &[Change::Person(name.to_owned(), next)]).map_err(|error| failed(&error))?;
+        self.persons.insert(name.to_owned(), next);
+        Ok(next)
+    }
+
+    /// Every person's name the store ever numbered, in the order of the names.
+    pub fn persons(&self) -> impl Iterator<Item = (&str, PersonId)> {
+        self.persons.iter().map(|(name, person)| (name.as_str(), *person))
+    }
+
+    /// The protected part of a configuration that is kept under this SHA-256.
+    #[must_use]
+    pub fn configuration(&self, digest: &[u8; 32]) -> Option<&[u8]> {
+        self.configurations.get(digest).map(Vec::as_slice)
+    }
+
+    /// Forgets every kept configuration but this one. At the start only: what a person may
+    /// still adopt is kept anew when it is wanted.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreFailed`].
+    pub fn keep_only(&mut self, digest: &[u8; 32]) -> Result<(), Refused> {
+        let others: Vec<Change> = self
+            .configurations
+            .keys()
+            .filter(|kept| *kept != digest)
+            .map(|kept| Change::ForgetConfiguration(*kept))
+            .collect();
+        if !others.is_empty() {
+            format::apply(&self.database, &others).map_err(|error| failed(&error))?;
+            self.configurations.retain(|kept, _| kept == digest);
+        }
+        Ok(())
     }
 
     /// The slots that had a sealed code at the start.
@@ -266,6 +321,7 @@ impl Store for DiskStore {
             Record::Slot { owner, record } => Ok(Change::Slot(*owner, *record)),
             Record::Erase { key } => Ok(Change::Erase(*key)),
             Record::Seal { key, id } => self.sealed(*key, *id, secrets),
+            Record::Policy(policy) => Ok(Change::Policy(*policy)),
         };
         self.add(change);
     }
@@ -310,6 +366,16 @@ impl Store for DiskStore {
 
     fn checkpoints(&mut self) -> Result<Vec<Checkpoint>, Refusal> {
         format::checkpoints(&*self.database).map_err(|refused| refused.refusal)
+    }
+
+    fn keep_configuration(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        let digest = Sha256::digest(bytes).into();
+        if self.configurations.contains_key(&digest) {
+            return Ok(());
+        }
+        format::apply(&self.database, &[Change::Configuration(bytes.to_vec())]).map_err(|_| Refusal::StoreFailed)?;
+        self.configurations.insert(digest, bytes.to_vec());
+        Ok(())
     }
 
     fn seal(&self) -> &'static str {

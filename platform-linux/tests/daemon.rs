@@ -18,7 +18,7 @@ use slotwarden_core::effect::{
 };
 use slotwarden_core::fault::{Fault, Function, HsmFailure, Refusal, rv};
 use slotwarden_core::person::{PersonId, Persons};
-use slotwarden_core::record::{Owner, Record, SecretKey};
+use slotwarden_core::record::{Owner, PolicyRecord, Record, SecretKey};
 use slotwarden_core::service::SlotConfiguration;
 use slotwarden_core::status::StateName;
 use slotwarden_core::token::{LoginState, Presence, TokenState};
@@ -141,6 +141,10 @@ impl Store for TinyStore {
         Ok(vec![Checkpoint { sequence: 1, head: [1; 32], signature: [2; 64] }])
     }
 
+    fn keep_configuration(&mut self, _bytes: &[u8]) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     fn seal(&self) -> &'static str {
         "none at all"
     }
@@ -190,8 +194,14 @@ fn world_that_looks(present: bool, found_by_look: bool, look_ends: bool) -> Worl
     }
     let slot =
         SlotConfiguration { owner: Owner(1), uid: [9; 16], applications: heapless::Vec::new(), pin_chars_max: 0 };
-    let configuration =
-        Configuration { slots: [slot].into_iter().collect(), persons: Persons::single(), tries: 3, digest: [0; 32] };
+    let configuration = Configuration {
+        slots: [slot].into_iter().collect(),
+        persons: Persons::single(),
+        tries: 3,
+        digest: [0; 32],
+        in_force: [0; 32],
+        offered: [0; 32],
+    };
     let token = TokenUri { label: Some("token a".into()), serial: None };
     let names = Names { slots: vec![SlotName { name: "a".into(), token }], ..Names::default() };
     let devices = Devices {
@@ -199,7 +209,13 @@ fn world_that_looks(present: bool, found_by_look: bool, look_ends: bool) -> Worl
         store: TinyStore { events: events.clone(), journal: Vec::new() },
         applications: NoApplications(Arc::clone(&deeds)),
     };
-    let setup = Setup { names: Arc::new(names), configuration, records: Vec::new(), chain: Chain::default() };
+    let setup = Setup {
+        names: Arc::new(names),
+        configuration,
+        records: Vec::new(),
+        policy: PolicyRecord::default(),
+        chain: Chain::default(),
+    };
     let (ready, is_ready) = channel();
     let looped = std::thread::spawn(move || {
         daemon::run(setup, devices, &arriving, &mut |notice| {
@@ -221,7 +237,7 @@ impl World {
     }
 
     fn ask(&self, ask: Ask, secrets: &[(SecretRole, &[u8])]) -> Answered {
-        self.ask_as(Peer::Person(PersonId(0)), ask, secrets)
+        self.ask_as(Peer::Person(PersonId::OWN_USER), ask, secrets)
     }
 
     fn activate(&self, secrets: &[(SecretRole, &[u8])]) -> Answered {
@@ -361,8 +377,14 @@ fn stop_takes_everything_back_and_ends_the_worker() {
 /// The trait is for the loop; a secret id that is stale finds nothing.
 #[test]
 fn a_stale_secret_is_not_lent() {
-    let configuration =
-        Configuration { slots: heapless::Vec::new(), persons: Persons::single(), tries: 3, digest: [0; 32] };
+    let configuration = Configuration {
+        slots: heapless::Vec::new(),
+        persons: Persons::single(),
+        tries: 3,
+        digest: [0; 32],
+        in_force: [0; 32],
+        offered: [0; 32],
+    };
     let mut service = slotwarden_core::Appliance::new(configuration).expect("nothing to serve");
     let id: SecretId = service.fill(|_| 0).expect("the Safe is empty");
     assert!(service.lend(id, &mut |_| {}));

@@ -94,6 +94,7 @@ impl World {
                 }
             }
             Record::Erase { key } => self.disk.erase(*key),
+            Record::Policy(policy) => self.disk.put_policy(*policy),
         }
     }
 

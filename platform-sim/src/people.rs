@@ -221,6 +221,10 @@ impl People {
             | CommandKind::Deactivate
             | CommandKind::EndCall
             | CommandKind::Stop
+            | CommandKind::Approve
+            | CommandKind::Withdraw
+            | CommandKind::DualControl
+            | CommandKind::AdoptConfiguration
             | CommandKind::ReadStatus
             | CommandKind::ReadAudit => {}
         }
@@ -270,6 +274,10 @@ impl People {
                     | CommandKind::Deactivate
                     | CommandKind::EndCall
                     | CommandKind::Stop
+                    | CommandKind::Approve
+                    | CommandKind::Withdraw
+                    | CommandKind::DualControl
+                    | CommandKind::AdoptConfiguration
                     | CommandKind::ReadStatus
                     | CommandKind::ReadAudit => return Some(order),
                 };
@@ -294,7 +302,8 @@ impl People {
                     knowledge.codes.retain(|code| *code != order.new);
                 }
             }
-            Answer::Failed(_) => {}
+            // Two persons decide nothing here yet.
+            Answer::Failed(_) | Answer::NeedsApproval { .. } => {}
         }
         Some(order)
     }

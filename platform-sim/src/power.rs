@@ -34,6 +34,9 @@ impl World {
                 core.load(Owner(u16::from(slot)), record);
             }
         }
+        if let Some(policy) = self.disk.durable.policy {
+            core.load_policy(policy);
+        }
         core.load_chain(chain);
         self.core = Some(core);
         self.checkers.restarted();

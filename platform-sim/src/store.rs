@@ -8,7 +8,7 @@
 use heapless::Vec;
 use slotwarden_core::audit::{AuditRecord, Chain, ChainBreak};
 use slotwarden_core::effect::{Room, StoreResult};
-use slotwarden_core::record::{Owner, SecretKey, SlotRecord};
+use slotwarden_core::record::{Owner, PolicyRecord, SecretKey, SlotRecord};
 
 use crate::SLOTS;
 use crate::code::Code;
@@ -22,6 +22,7 @@ pub const OPERATIONS_MAX: usize = 96;
 #[derive(Clone, Copy, Debug)]
 enum Operation {
     Slot(Owner, SlotRecord),
+    Policy(PolicyRecord),
     Seal(SecretKey, Code),
     Erase(SecretKey),
     Journal(AuditRecord),
@@ -32,6 +33,8 @@ enum Operation {
 pub struct Durable {
     /// The record of each slot, by owner.
     pub slots: [Option<SlotRecord>; SLOTS],
+    /// What two persons decided.
+    pub policy: Option<PolicyRecord>,
     /// The sealed secrets.
     pub sealed: Vec<(SecretKey, Code), SEALED_MAX>,
     /// The audit log.
@@ -60,6 +63,7 @@ impl Disk {
     /// An empty disk, as new; keeps its memory.
     pub fn clear(&mut self) {
         self.durable.slots = [None; SLOTS];
+        self.durable.policy = None;
         self.durable.sealed.clear();
         self.durable.journal.clear();
         self.durable.checked = Chain::default();
@@ -73,6 +77,11 @@ impl Disk {
     /// Adds a slot's record to the open transaction.
     pub fn put(&mut self, owner: Owner, record: SlotRecord) {
         self.push(Operation::Slot(owner, record));
+    }
+
+    /// Adds what two persons decided to the open transaction.
+    pub fn put_policy(&mut self, policy: PolicyRecord) {
+        self.push(Operation::Policy(policy));
     }
 
     /// Adds a secret to be sealed to the open transaction.
@@ -109,7 +118,7 @@ impl Disk {
         let slot = self.in_flight.iter().find_map(|operation| match operation {
             Operation::Slot(owner, _) => u8::try_from(owner.0).ok(),
             Operation::Journal(record) => record.slot.map(|slot| slot.0),
-            Operation::Seal(..) | Operation::Erase(_) => None,
+            Operation::Policy(_) | Operation::Seal(..) | Operation::Erase(_) => None,
         });
         slot.unwrap_or(0)
     }
@@ -179,6 +188,7 @@ impl Disk {
                         *place = Some(record);
                     }
                 }
+                Operation::Policy(policy) => self.durable.policy = Some(policy),
                 Operation::Seal(key, code) => {
                     self.durable.sealed.retain(|(present, _)| *present != key);
                     self.overflowed |= self.durable.sealed.push((key, code)).is_err();

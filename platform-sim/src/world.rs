@@ -24,6 +24,7 @@ use crate::faults::{Kind, Plan, Step, Tally};
 use crate::hsm::{Token, Tokens};
 use crate::people::{People, Wish};
 use crate::store::Disk;
+use crate::strike::{ADMINISTRATOR, AUDITOR, OPERATOR};
 use crate::trace::Trace;
 use crate::{Core, SLOTS, model};
 
@@ -234,6 +235,8 @@ impl Default for World {
                 persons: Persons::single(),
                 tries: 3,
                 digest: [0; 32],
+                in_force: [0; 32],
+                offered: [0; 32],
             },
             boot_ms: 0,
             wall_jump_s: Some(0),
@@ -329,8 +332,9 @@ impl World {
         }
         self.configuration.persons = Persons::default();
         let auditor = Roles::NONE.with(Role::Auditor);
-        for roles in [Roles::NONE.with(Role::Administrator), Roles::NONE.with(Role::Operator), auditor] {
-            let _fits = self.configuration.persons.add(roles);
+        let (administrator, operator) = (Roles::NONE.with(Role::Administrator), Roles::NONE.with(Role::Operator));
+        for (who, roles) in [(ADMINISTRATOR, administrator), (OPERATOR, operator), (AUDITOR, auditor)] {
+            let _fits = self.configuration.persons.add(who, roles);
         }
     }
 
@@ -556,7 +560,13 @@ impl World {
             CommandKind::ChangeCode => Command::ChangeCode { slot, code: typed, new_code: new, confirmed },
             CommandKind::Mode => Command::Mode { slot, to: wish.to, code: typed, new_code: new, confirmed },
             CommandKind::Stop => Command::Stop,
-            CommandKind::Boot | CommandKind::ReadStatus | CommandKind::ReadAudit => Command::Boot,
+            CommandKind::Boot
+            | CommandKind::Approve
+            | CommandKind::Withdraw
+            | CommandKind::DualControl
+            | CommandKind::AdoptConfiguration
+            | CommandKind::ReadStatus
+            | CommandKind::ReadAudit => Command::Boot,
         };
         self.deliver(Input::Command { caller: Caller { who, reply: ReplyId(reply) }, command });
         true
@@ -614,6 +624,10 @@ impl World {
             | CommandKind::EndCall
             | CommandKind::Boot
             | CommandKind::Stop
+            | CommandKind::Approve
+            | CommandKind::Withdraw
+            | CommandKind::DualControl
+            | CommandKind::AdoptConfiguration
             | CommandKind::ReadStatus
             | CommandKind::ReadAudit => true,
         }

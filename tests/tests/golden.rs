@@ -1,7 +1,7 @@
 //! Tables that repeat the code, written by a test and never by hand.
 //!
 //! `tests/golden/promises.md` (promise → the tests that keep it), `refusals.md` (every
-//! refusal and fault), `roles.md` (every role × order). Each test compares the file with
+//! refusal and fault), `roles.md` (every role × order, and which need two persons). Each test compares the file with
 //! what the code says; `SLOTWARDEN_GOLDEN=write cargo test -p slotwarden-tests --test golden`
 //! writes it anew, and the difference is what a reviewer reads.
 
@@ -10,9 +10,13 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use slotwarden_core::command::CommandKind;
+use slotwarden_core::SecretId;
+use slotwarden_core::approval::ApprovalCode;
+use slotwarden_core::command::{Command, CommandKind};
+use slotwarden_core::effect::SlotId;
 use slotwarden_core::fault::{ApplicationFault, Class, Fault, Function, Refusal};
-use slotwarden_core::person::{Role, Roles, may};
+use slotwarden_core::person::{Role, Roles, may, needs_two};
+use slotwarden_core::record::Mode;
 
 /// The promises, in the words of the threat model. Its tests are found by their names.
 const PROMISES: &[(u8, &str)] = &[
@@ -153,7 +157,63 @@ fn the_table_of_roles_is_the_code() {
         }
         table.push('\n');
     }
+    table.push_str(
+        "\n## With dual control on\n\nWhich order needs a second person. Whoever may *approve* above can be that person, \
+         if they are another one.\n\n| order | alone | two persons |\n|---|---|---|\n",
+    );
+    for (name, command) in every_form_of_order() {
+        let row = if needs_two(&command) { "– | yes" } else { "yes | –" };
+        let _ = writeln!(table, "| {name} | {row} |");
+    }
     check("roles.md", &table);
+}
+
+/// One of each kind of order, and each form that differs for the two-person rule. The match
+/// makes a new order a compile error here.
+fn every_form_of_order() -> Vec<(String, Command)> {
+    let (slot, so_pin) = (SlotId(0), SecretId::NONE);
+    let forms = |kind| match kind {
+        CommandKind::Boot => vec![("", Command::Boot)],
+        CommandKind::Activate => vec![
+            ("", Command::Activate { slot, code: None, confirmed: false }),
+            ("last try", Command::Activate { slot, code: None, confirmed: true }),
+        ],
+        CommandKind::Deactivate => vec![("", Command::Deactivate { slot })],
+        CommandKind::EndCall => vec![("", Command::EndCall { slot })],
+        CommandKind::Init => vec![("", Command::Init { slot, so_pin, free_slot: None, confirmed: false })],
+        CommandKind::ChangeCode => vec![
+            ("", Command::ChangeCode { slot, code: None, new_code: None, confirmed: false }),
+            ("last try", Command::ChangeCode { slot, code: None, new_code: None, confirmed: true }),
+        ],
+        CommandKind::Mode => vec![
+            ("to generated", Command::Mode { slot, to: Mode::Generated, code: None, new_code: None, confirmed: false }),
+            ("to manual", Command::Mode { slot, to: Mode::Manual, code: None, new_code: None, confirmed: false }),
+            (
+                "to manual, last try",
+                Command::Mode { slot, to: Mode::Manual, code: None, new_code: None, confirmed: true },
+            ),
+        ],
+        CommandKind::Stop => vec![("", Command::Stop)],
+        CommandKind::Approve => {
+            let code = ApprovalCode::parse("0000-0000").expect("a code");
+            vec![("", Command::Approve { id: 1, code })]
+        }
+        CommandKind::Withdraw => vec![("", Command::Withdraw { id: 1 })],
+        CommandKind::DualControl => {
+            vec![("on", Command::DualControl { on: true }), ("off", Command::DualControl { on: false })]
+        }
+        CommandKind::AdoptConfiguration => vec![("", Command::AdoptConfiguration { digest: [0; 32] })],
+        CommandKind::ReadStatus | CommandKind::ReadAudit => vec![],
+    };
+    let mut all = Vec::new();
+    for kind in CommandKind::ALL {
+        for (form, command) in forms(kind) {
+            assert_eq!(command.kind(), kind);
+            let separator = if form.is_empty() { "" } else { ", " };
+            all.push((format!("{}{separator}{form}", words(&format!("{kind:?}"))), command));
+        }
+    }
+    all
 }
 
 /// One of each kind of fault, in the order of the enum. The match makes a new one a

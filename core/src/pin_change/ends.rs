@@ -17,6 +17,8 @@ impl Rules {
                 turn.journal(Some(caller.who), AuditEvent::Refused(self.command(), refusal));
             }
             Answer::Failed(fault) => turn.journal(Some(caller.who), AuditEvent::Failed(self.command(), fault)),
+            // An approval is asked for at the door; what came this far has it.
+            Answer::NeedsApproval { .. } => {}
         }
         turn.reply(caller, answer);
     }

@@ -2,6 +2,7 @@
 
 use super::entry::Entry;
 use super::{Phase, Service};
+use crate::approval::Standing;
 use crate::audit::AuditEvent;
 use crate::command::{Answer, Caller, Command, CommandKind};
 use crate::effect::{Input, Room, SlotId};
@@ -19,16 +20,17 @@ const REFUSED_AGAIN_MS: u64 = 60_000;
 impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS, PLACES, OUTBOX> {
     /// Takes a command in, or refuses it at the door with its secrets wiped.
     pub(super) fn admit(&mut self, caller: Caller, command: Command) -> Result<(), Refusal> {
-        let verdict = self.may_enter(caller, command);
-        if let Err(refusal) = verdict {
-            for id in command.secrets().into_iter().flatten() {
-                self.safe.wipe(id);
-            }
-            self.note_refused_at_door(caller.who, command.kind(), refusal);
-            return Err(refusal);
+        let standing = self.may_enter(caller, command).and_then(|()| self.standing(caller.who, &command));
+        if !matches!(standing, Ok(Standing::Approved)) {
+            self.wipe_secrets(&command);
         }
+        let standing =
+            standing.inspect_err(|refusal| self.note_refused_at_door(caller.who, command.kind(), *refusal))?;
         self.open.push(caller.reply).map_err(|_| Refusal::TooManyCommands)?;
-        self.dispatch(caller, command);
+        match standing {
+            Standing::Approved => self.dispatch(caller, command),
+            Standing::Waits { id, code } => self.reply(caller, Answer::NeedsApproval { id, code }),
+        }
         Ok(())
     }
 
@@ -89,6 +91,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 self.phase = Phase::Stopping { caller, deadline_ms };
             }
             Command::EndCall { slot } => self.end_call(slot, caller),
+            Command::Approve { id, code } => self.approve(id, code, caller),
+            Command::Withdraw { id } => self.withdraw(id, caller),
+            Command::DualControl { on } => self.switch_dual_control(on, caller),
+            Command::AdoptConfiguration { digest } => self.adopt_configuration(digest, caller),
             Command::Activate { slot, code, confirmed } => {
                 self.slot_event(slot, SlotEvent::ActivateOrdered { caller, code, confirmed });
             }
@@ -125,9 +131,13 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     pub(super) fn refuse_at_door(&mut self, input: &Input, refusal: Refusal) -> Result<(), Refusal> {
         let Input::Command { command, .. } = input else { return Ok(()) };
+        self.wipe_secrets(command);
+        Err(refusal)
+    }
+
+    fn wipe_secrets(&mut self, command: &Command) {
         for id in command.secrets().into_iter().flatten() {
             self.safe.wipe(id);
         }
-        Err(refusal)
     }
 }

@@ -6,15 +6,15 @@
 #![allow(dead_code, missing_docs, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::arithmetic_side_effects, clippy::std_instead_of_core, clippy::wildcard_enum_match_arm)]
 
-use slotwarden_core::audit::AuditRecord;
+use slotwarden_core::audit::{AuditRecord, Chain};
 use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
 use slotwarden_core::effect::{
     ApplicationId, ApplicationOrder, Effect, HsmAnswer, HsmCall, Input, Outcome, Room, SlotId, StoreResult,
 };
 use slotwarden_core::fault::{Function, HsmFailure, rv};
-use slotwarden_core::person::{PersonId, Persons};
+use slotwarden_core::person::{PersonId, Persons, Role, Roles};
 use slotwarden_core::record::{Attempts, Change, ChangeKind};
-use slotwarden_core::record::{Mode, Owner, Record, SecretKey, SlotRecord};
+use slotwarden_core::record::{Mode, Owner, PolicyRecord, Record, SecretKey, SlotRecord};
 use slotwarden_core::service::{Configuration, Service, SlotConfiguration};
 use slotwarden_core::status::StateName;
 use slotwarden_core::token::{LoginState, Presence, TokenState};
@@ -34,6 +34,8 @@ pub struct World {
     pub refused: u32,
     pub login: LoginState,
     pub records: BTreeMap<Owner, SlotRecord>,
+    pub policy: PolicyRecord,
+    pub configuration: Configuration<2>,
     pub sealed: BTreeMap<SecretKey, Vec<u8>>,
     pub journal: Vec<AuditRecord>,
     pub handed_over: Option<Vec<u8>>,
@@ -56,8 +58,24 @@ pub struct World {
 
 impl World {
     pub fn with_token(pin: &[u8]) -> World {
+        World::of(configuration(Persons::single()), pin)
+    }
+
+    /// A world of several persons: a number and the roles of each.
+    pub fn of_persons(persons: &[(u8, &[Role])]) -> World {
+        let mut list = Persons::none();
+        for (who, roles) in persons {
+            let roles = roles.iter().fold(Roles::NONE, |set, role| set.with(*role));
+            list.add(PersonId(*who), roles).expect("a small list");
+        }
+        World::of(configuration(list), b"right code")
+    }
+
+    fn of(configuration: Configuration<2>, pin: &[u8]) -> World {
         let mut world = World {
-            service: service(),
+            service: Small::new(configuration.clone()).expect("the configuration is small"),
+            policy: PolicyRecord::default(),
+            configuration,
             now_ms: 0,
             pin: pin.to_vec(),
             refused: 0,
@@ -98,12 +116,14 @@ impl World {
     }
 
     pub fn restart(&mut self) {
-        self.service = service();
+        self.service = Small::new(self.configuration.clone()).expect("the configuration is small");
         self.login = LoginState::Public;
         self.handed_over = None;
         for (owner, record) in &self.records {
             self.service.load(*owner, *record);
         }
+        self.service.load_policy(self.policy);
+        self.service.load_chain(self.chain());
         self.start();
     }
 
@@ -136,10 +156,20 @@ impl World {
             .expect("the safe has room")
     }
 
+    /// The end of the journal.
+    pub fn chain(&self) -> Chain {
+        let last = self.journal.last();
+        last.map_or_else(Chain::default, |record| Chain { sequence: record.sequence, head: record.hash() })
+    }
+
     pub fn order(&mut self, command: Command) -> Answer {
+        self.order_as(PersonId::OWN_USER, command)
+    }
+
+    pub fn order_as(&mut self, who: PersonId, command: Command) -> Answer {
         self.replies += 1;
         let reply = ReplyId(self.replies);
-        let caller = Caller { who: PersonId(0), reply };
+        let caller = Caller { who, reply };
         let now = Now { mono_ms: self.now_ms, wall_s: None };
         if let Err(refusal) = self.service.handle(now, Input::Command { caller, command }) {
             return Answer::Refused(refusal);
@@ -181,6 +211,10 @@ impl World {
             let answer = match effect {
                 Effect::Store(Record::Slot { owner, record }) => {
                     self.records.insert(owner, record);
+                    None
+                }
+                Effect::Store(Record::Policy(policy)) => {
+                    self.policy = policy;
                     None
                 }
                 Effect::Store(Record::Seal { key, id }) => {
@@ -321,15 +355,18 @@ impl World {
     }
 }
 
-pub fn service() -> Small {
+pub fn configuration(persons: Persons) -> Configuration<2> {
     let mut slots = heapless::Vec::new();
     let mut applications = heapless::Vec::new();
     applications.push(ApplicationId(0)).expect("one application fits");
     slots
         .push(SlotConfiguration { owner: Owner(7), uid: [1; 16], applications, pin_chars_max: 0 })
         .expect("one slot fits");
-    let configuration = Configuration { slots, persons: Persons::single(), tries: 3, digest: [0; 32] };
-    Small::new(configuration).expect("the configuration is small")
+    Configuration { slots, persons, tries: 3, digest: [0; 32], in_force: [1; 32], offered: [1; 32] }
+}
+
+pub fn service() -> Small {
+    Small::new(configuration(Persons::single())).expect("the configuration is small")
 }
 
 impl World {

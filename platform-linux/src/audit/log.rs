@@ -9,6 +9,7 @@ use std::path::Path;
 
 use slotwarden_core::audit::AuditRecord;
 use slotwarden_core::fault::Refusal;
+use slotwarden_core::person::PersonId;
 
 use super::{Finding, Known, Verified, export, verify_records};
 use crate::store::directory::{Directory, Found};
@@ -61,6 +62,12 @@ impl Log {
         let last = self.content.chain.sequence;
         let first = (last + 1).saturating_sub(count as u64).max(1);
         Ok((last, format::audit(&self.database, first, count)?))
+    }
+
+    /// Every person's name that ever had a number.
+    #[must_use]
+    pub fn persons(&self) -> &[(String, PersonId)] {
+        &self.content.persons
     }
 
     /// Writes the log as an export.

@@ -26,7 +26,7 @@ pub(super) fn run(config: &Path, format: Format, verb: AuditVerb) -> Result<u8, 
             let settings = config::load(config)?;
             let page = match Source::find(&settings)? {
                 Source::Daemon(client) => audit_client::last(&client, last)?,
-                Source::Stopped(log) => stopped_page(&log, &Names::from(&settings), last)?,
+                Source::Stopped(log) => stopped_page(&log, &Names::new(&settings, log.persons().to_vec()), last)?,
             };
             output::audit(format, &page);
         }

@@ -3,22 +3,34 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `meta` | name | `format`: version, u32 big-endian; `cluster`: 16 bytes; `node`: Ed25519 public key |
+//! | `meta` | name | `format`: version, u32 big-endian; `cluster`: 16 bytes; `node`: Ed25519 public key; `policy`: [`PolicyRecord::encode`], once dual control was switched |
 //! | `owners` | slot name | owner number; rows are never removed, so no number is used twice |
+//! | `persons` | person's name | person number, from 1; rows are never removed |
+//! | `configurations` | SHA-256 of the value | the protected part of a configuration |
 //! | `slots` | owner number | [`SlotRecord::encode`] |
 //! | `secrets` | kind, owner, generation (big-endian) | nonce ‖ ciphertext ‖ tag |
 //! | `audit` | sequence | [`AuditRecord::encode`] |
 //! | `checkpoints` | sequence | head ‖ signature |
+//!
+//! Stores made before there were persons or configurations lack these two tables; they are
+//! made when they are first written.
 //!
 //! A batch is one redb transaction in two phases: data and the second commit slot are
 //! durable before the slot becomes the first. redb's one-phase commit would save a sync, but
 //! then a damaged newest transaction looks like a torn one and is silently rolled back;
 //! with two phases it is refused.
 
-use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use redb::{
+    Builder, Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    TableError,
+};
+use sha2::{Digest, Sha256};
 use slotwarden_core::audit::{AUDIT_RECORD_BYTES_MAX, AuditRecord, Chain};
 use slotwarden_core::fault::Refusal;
-use slotwarden_core::record::{Owner, SLOT_RECORD_BYTES_MAX, SecretKey, SlotRecord};
+use slotwarden_core::person::PersonId;
+use slotwarden_core::record::{
+    Owner, POLICY_RECORD_BYTES_MAX, PolicyRecord, SLOT_RECORD_BYTES_MAX, SecretKey, SlotRecord,
+};
 
 use super::Refused;
 use super::directory::FORMAT_VERSION;
@@ -28,6 +40,8 @@ use crate::seal::{kind_code, kind_from_code};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const OWNERS: TableDefinition<'_, &str, u16> = TableDefinition::new("owners");
+const PERSONS: TableDefinition<'_, &str, u8> = TableDefinition::new("persons");
+const CONFIGURATIONS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("configurations");
 const SLOTS: TableDefinition<'_, u16, &[u8]> = TableDefinition::new("slots");
 const SECRETS: TableDefinition<'_, &[u8; 7], &[u8]> = TableDefinition::new("secrets");
 const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
@@ -36,11 +50,22 @@ const CHECKPOINTS: TableDefinition<'_, u64, &[u8; 96]> = TableDefinition::new("c
 /// redb's page cache, bytes. The whole working set of 64 slots is a tenth of this.
 const CACHE_BYTES: usize = 2 << 20;
 
+/// The protected part of a configuration, behind its SHA-256.
+pub type KeptConfiguration = ([u8; 32], Vec<u8>);
+
 /// One change of a batch. Secrets are sealed already.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A slot name gets its number.
     Owner(String, Owner),
+    /// A person's name gets its number.
+    Person(String, PersonId),
+    /// What two persons decided; replaces the one before.
+    Policy(PolicyRecord),
+    /// The protected part of a configuration, under its SHA-256.
+    Configuration(Vec<u8>),
+    /// A configuration goes.
+    ForgetConfiguration([u8; 32]),
     /// The state of a slot; replaces the one before.
     Slot(Owner, SlotRecord),
     /// A sealed secret.
@@ -62,6 +87,12 @@ pub struct Content {
     pub node: [u8; 32],
     /// Slot names and their numbers.
     pub owners: Vec<(String, Owner)>,
+    /// Names of persons and their numbers.
+    pub persons: Vec<(String, PersonId)>,
+    /// What two persons decided.
+    pub policy: PolicyRecord,
+    /// Protected parts of configurations; the one that the policy names is there.
+    pub configurations: Vec<KeptConfiguration>,
     /// The slots' records.
     pub slots: Vec<(Owner, SlotRecord)>,
     /// The sealed secrets.
@@ -136,6 +167,27 @@ pub fn apply(database: &Database, batch: &[Change]) -> Result<(), redb::Error> {
                     return Err(invariant("a slot name has one number for ever"));
                 }
             }
+            Change::Person(name, person) => {
+                if transaction.open_table(PERSONS)?.insert(name.as_str(), person.0)?.is_some() {
+                    return Err(invariant("a person's name has one number for ever"));
+                }
+            }
+            Change::Policy(policy) => {
+                let mut place = [0; POLICY_RECORD_BYTES_MAX];
+                let bytes = policy.encode(&mut place).map_err(|_| invariant("a policy fits its bound"))?;
+                if policy.dual_control && transaction.open_table(CONFIGURATIONS)?.get(&policy.configuration)?.is_none()
+                {
+                    return Err(invariant("what two persons approved is kept before it counts"));
+                }
+                transaction.open_table(META)?.insert("policy", bytes)?;
+            }
+            Change::Configuration(bytes) => {
+                let digest: [u8; 32] = Sha256::digest(bytes).into();
+                transaction.open_table(CONFIGURATIONS)?.insert(&digest, bytes.as_slice())?;
+            }
+            Change::ForgetConfiguration(digest) => {
+                transaction.open_table(CONFIGURATIONS)?.remove(digest)?;
+            }
             Change::Slot(owner, record) => {
                 let mut place = [0; SLOT_RECORD_BYTES_MAX];
                 let bytes = record.encode(&mut place).map_err(|_| invariant("a slot record fits its bound"))?;
@@ -186,6 +238,17 @@ pub fn read(database: &impl ReadableDatabase) -> Result<Content, Refused> {
         let (name, owner) = row.map_err(unreadable)?;
         owners.push((name.value().to_owned(), Owner(owner.value())));
     }
+    let persons = persons(&transaction)?;
+    let policy = match meta.get("policy").map_err(unreadable)? {
+        Some(bytes) => {
+            PolicyRecord::decode(bytes.value()).map_err(|refusal| Refused::new(refusal, "what two persons decided"))?
+        }
+        None => PolicyRecord::default(),
+    };
+    let configurations = configurations(&transaction)?;
+    if policy.dual_control && !configurations.iter().any(|(digest, _)| *digest == policy.configuration) {
+        return Err(damaged("the configuration that two persons approved is missing"));
+    }
     let mut slots = Vec::new();
     for row in transaction.open_table(SLOTS).map_err(unreadable)?.iter().map_err(unreadable)? {
         let (owner, bytes) = row.map_err(unreadable)?;
@@ -201,7 +264,41 @@ pub fn read(database: &impl ReadableDatabase) -> Result<Content, Refused> {
     }
     let checkpoints = checkpoints(database)?;
     let chain = check_journal(&transaction.open_table(AUDIT).map_err(unreadable)?, &node, &checkpoints)?;
-    Ok(Content { cluster, node, owners, slots, secrets, chain, checkpoints })
+    Ok(Content { cluster, node, owners, persons, policy, configurations, slots, secrets, chain, checkpoints })
+}
+
+fn persons(transaction: &ReadTransaction) -> Result<Vec<(String, PersonId)>, Refused> {
+    let mut persons = Vec::new();
+    let table = match transaction.open_table(PERSONS) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(persons),
+        table => table.map_err(unreadable)?,
+    };
+    for row in table.iter().map_err(unreadable)? {
+        let (name, number) = row.map_err(unreadable)?;
+        let person = PersonId(number.value());
+        let reserved = person == PersonId::OWN_USER || person == PersonId::SERVICE;
+        if reserved || persons.iter().any(|(_, known)| *known == person) {
+            return Err(damaged("two persons have one number"));
+        }
+        persons.push((name.value().to_owned(), person));
+    }
+    Ok(persons)
+}
+
+fn configurations(transaction: &ReadTransaction) -> Result<Vec<KeptConfiguration>, Refused> {
+    let mut configurations = Vec::new();
+    let table = match transaction.open_table(CONFIGURATIONS) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(configurations),
+        table => table.map_err(unreadable)?,
+    };
+    for row in table.iter().map_err(unreadable)? {
+        let (digest, bytes) = row.map_err(unreadable)?;
+        if <[u8; 32]>::from(Sha256::digest(bytes.value())) != *digest.value() {
+            return Err(damaged("a configuration is not the one that was kept"));
+        }
+        configurations.push((*digest.value(), bytes.value().to_vec()));
+    }
+    Ok(configurations)
 }
 
 /// A sealed secret; `None` if there is none under this key.

@@ -115,7 +115,7 @@ pub(crate) fn record_after(chain: &Chain, event: AuditEvent) -> AuditRecord {
         sequence: chain.sequence + 1,
         wall_s: Some(1_767_225_600 + chain.sequence),
         previous: chain.head,
-        who: Some(PersonId(0)),
+        who: Some(PersonId::OWN_USER),
         slot: Some(SlotId(2)),
         event,
     }

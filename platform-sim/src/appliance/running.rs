@@ -148,6 +148,10 @@ impl Store for Powered {
         self.store.checkpoints()
     }
 
+    fn keep_configuration(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        if self.is_on() { self.store.keep_configuration(bytes) } else { Err(Refusal::StoreFailed) }
+    }
+
     fn seal(&self) -> &'static str {
         self.store.seal()
     }

@@ -112,7 +112,10 @@ pub fn configure(service: &mut Firmware) -> Result<(), Refusal> {
             .map_err(|_| Refusal::TooManySlots)?;
     }
     let persons = Persons::single();
-    verbs::configure(service, &Configuration { slots, persons, tries: 3, digest: [0; 32] })
+    verbs::configure(
+        service,
+        &Configuration { slots, persons, tries: 3, digest: [0; 32], in_force: [0; 32], offered: [0; 32] },
+    )
 }
 
 impl World {
@@ -277,6 +280,8 @@ impl World {
                     *place = Some(Sealed { key, secret });
                 }
             }
+            // One user, without anybody to approve: never switched on here.
+            Record::Policy(_) => {}
             Record::Erase { key } => {
                 for place in &mut self.sealed {
                     if place.is_some_and(|sealed| sealed.key == key) {
