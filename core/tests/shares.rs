@@ -4,6 +4,8 @@
 #![allow(clippy::std_instead_of_core)]
 
 use bech32::{Bech32m, ByteIterExt as _, Fe32IterExt as _, Hrp};
+use proptest::prelude::{Strategy as _, any, prop};
+use proptest::{prop_assert, prop_oneof, proptest};
 use slotwarden_core::fault::Refusal;
 use slotwarden_core::limits::SHARES_MAX;
 use slotwarden_core::person::PersonId;
@@ -347,6 +349,33 @@ fn p11_groups_that_are_missing_repeated_or_exchanged_are_typing_errors() {
     assert_eq!(judged(&set, ""), Err(Refusal::ShareMistyped));
     assert_eq!(judged(&set, &text.repeat(3)), Err(Refusal::ShareMistyped));
     assert_eq!(TypedShare::parse(&[0xFF; 65]).err(), Some(Refusal::ShareMistyped));
+}
+
+proptest! {
+    #[test]
+    fn p42_no_text_makes_reading_a_share_panic(
+        text in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..120),
+            "[sS][lL][wW][sS]1[ -]?[qpzry9x8gf2tvdw0s3jn54khce6mua7lQ1bio -]{0,100}".prop_map(String::into_bytes),
+        ],
+        payload in prop::collection::vec(any::<u8>(), 0..48),
+        head in any::<bool>(),
+    ) {
+        let _ = looks_like_share(&text);
+        // Nobody guesses a checksum: whatever is a share here was made from its payload.
+        prop_assert!(TypedShare::parse(&text).is_err());
+        let mut payload = payload;
+        if let (true, Some(first)) = (head, payload.first_mut()) {
+            *first = 0x12;
+        }
+        if let Ok(share) = TypedShare::parse(text_of(&payload).as_bytes()) {
+            prop_assert!(payload.len() == PAYLOAD_BYTES && share.quorum().has(share.x()));
+            let mut again = [0; TEXT_BYTES];
+            prop_assert!(share.encode(&mut again) == TEXT_BYTES);
+            let again = core::str::from_utf8(&again).expect("ASCII");
+            prop_assert!(without_separators(again) == text_of(&payload));
+        }
+    }
 }
 
 #[test]

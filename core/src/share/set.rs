@@ -24,6 +24,7 @@ pub const SET_BYTES_MAX: usize = 336;
 
 /// A typed set. Fields of x stand at x − 1; those beyond n are empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Set {
     /// Tells sets apart; bound into the token PIN.
     pub id: [u8; 16],

@@ -63,9 +63,8 @@ pub fn interpolate<const LANES: usize>(points: &[Point<LANES>], x: u8, y: &mut L
     if points.len() < 2 || points.len() > SHARES_MAX {
         return false;
     }
-    for (nth, (point, weight)) in points.iter().zip(&mut weights).enumerate() {
-        let others = points.iter().enumerate().filter(|(other, _)| *other != nth).map(|(_, other)| other.x);
-        match lagrange(point.x, others, x) {
+    for (point, weight) in points.iter().zip(&mut weights) {
+        match lagrange(point.x, points.iter().map(|other| other.x), x) {
             Some(value) => *weight = value,
             None => return false,
         }
@@ -74,17 +73,19 @@ pub fn interpolate<const LANES: usize>(points: &[Point<LANES>], x: u8, y: &mut L
     true
 }
 
-/// The weight of the point at `own` in the value at `x`: for every other point the factor
-/// (x − other) / (own − other). Subtraction is exclusive or. `None` for an x of 0 or twice the same.
-fn lagrange(own: u8, others: impl Iterator<Item = u8>, x: u8) -> Option<u8> {
+/// The weight of the point at `own` in the value at `x`: for every other of `all` points the
+/// factor (x − other) / (own − other). Subtraction is exclusive or. `None` when `own` is 0 or
+/// there twice.
+fn lagrange(own: u8, all: impl Iterator<Item = u8> + Clone, x: u8) -> Option<u8> {
+    if own == 0 || all.clone().filter(|other| *other == own).nth(1).is_some() {
+        return None;
+    }
     let (mut over, mut under) = (1, 1);
-    let mut repeated = own == 0;
-    for other in others {
-        repeated |= own == other;
+    for other in all.filter(|other| *other != own) {
         over = product(over, x ^ other);
         under = product(under, own ^ other);
     }
-    if repeated { None } else { Some(product(over, inverse(under))) }
+    Some(product(over, inverse(under)))
 }
 
 /// The sum of public weights times secret values, from the weights' highest bit down: one

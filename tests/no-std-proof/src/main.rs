@@ -1,5 +1,5 @@
 //! A program without std, without an allocator and without start files, that drives the
-//! core's service through the life of two slots.
+//! core's service through the life of two slots, and shares through theirs.
 //!
 //! That it links is the proof: std would bring a second `panic_impl` (error E0152), and an
 //! allocator would leave `__rust_alloc` in the symbol table. It is run as well: exit status
@@ -8,6 +8,7 @@
 #![no_std]
 #![no_main]
 
+mod shares;
 #[path = "../../firmware/src/world.rs"]
 mod world;
 
@@ -32,6 +33,8 @@ global_asm!(".globl _start", "_start:", "xor ebp, ebp", "and rsp, -16", "call {l
 const PANICKED: u32 = 101;
 /// Exit status when the service refuses its configuration.
 const REFUSED: u32 = 102;
+/// Exit status when shares do not give what was shared.
+const SHARED_OTHERWISE: u32 = 103;
 /// Added to a step's number in the life after the restart.
 const SECOND_LIFE: u32 = 120;
 
@@ -50,6 +53,9 @@ extern "C" fn live() -> ! {
     }
     if let Err(deviation) = world.second_life(&mut service) {
         exit(deviation.step.saturating_add(SECOND_LIFE));
+    }
+    if shares::life().is_err() {
+        exit(SHARED_OTHERWISE);
     }
     #[cfg(feature = "reach-a-panic")]
     exit([0, REFUSED][world.effects() as usize]);
