@@ -26,7 +26,8 @@ use tracing_subscriber::fmt::MakeWriter;
 #[cfg(feature = "pkcs11")]
 pub use run::run;
 
-use crate::apps::{PinFile, PinFiles};
+use crate::apps::PinFiles;
+use crate::apps::pin_file::PinFile;
 use crate::config::{self, ApplicationSettings, Settings};
 use crate::daemon::Setup;
 use crate::devices::Applications as _;

@@ -10,8 +10,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 
+use slotwarden::apps::PinFiles;
 use slotwarden::apps::memory::Memory;
-use slotwarden::apps::{PinFile, PinFiles};
+use slotwarden::apps::pin_file::PinFile;
 use slotwarden::devices::{Applications as _, Event};
 use slotwarden_core::effect::{ApplicationId, ApplicationOrder, SlotId, Ticket};
 use slotwarden_core::fault::{ApplicationFault, Fault};
