@@ -266,6 +266,23 @@ pub enum ApplicationFault {
     NotRemoved,
     /// The adapter gave no answer in time.
     Unanswered,
+    /// The adapter's program could not be started.
+    NotStarted,
+    /// The adapter's program ended with this exit code (128 and the signal's number after
+    /// a signal, as shells say it).
+    Exited(u8),
+    /// The time that the configuration gives the adapter passed; what it waited for was given up.
+    TimedOut,
+    /// Nobody answers where the adapter asks: service manager, application.
+    Unreachable,
+    /// The application or the service manager refused the order.
+    Refused,
+    /// The service manager's job for the unit failed.
+    JobFailed,
+    /// It was served and is not healthy.
+    NotHealthy,
+    /// It is active whatever we do: its own auto-activation is on.
+    AutoActivation,
 }
 
 /// PKCS#11 functions we call. The text is the function's name.
@@ -429,11 +446,70 @@ impl Fault {
                 "do not use this machine for keys; check the HSM's and the system's random source"
             }
             Fault::SealBroken => "bring back the seal key that belongs to this store",
-            Fault::Application(_) => "mend the application's path or permissions, then activate the slot again",
+            Fault::Application(what) => what.remedy(),
             Fault::StoreFailed => "mend the disk and restart the daemon",
             Fault::SettleFailed => "mend the disk of `settle_dir`, then change the code again",
             Fault::ModuleLies(_) => "report it to the module's vendor with the audit log",
             Fault::Bug(_) => "restart the daemon and report the number; no code is lost",
+        }
+    }
+}
+
+impl ApplicationFault {
+    /// One of each kind, for tables.
+    pub const ALL: [ApplicationFault; 12] = [
+        ApplicationFault::NotInMemory,
+        ApplicationFault::NotWritten,
+        ApplicationFault::NotRemoved,
+        ApplicationFault::Unanswered,
+        ApplicationFault::NotStarted,
+        ApplicationFault::Exited(1),
+        ApplicationFault::TimedOut,
+        ApplicationFault::Unreachable,
+        ApplicationFault::Refused,
+        ApplicationFault::JobFailed,
+        ApplicationFault::NotHealthy,
+        ApplicationFault::AutoActivation,
+    ];
+
+    /// What is so, for people.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            ApplicationFault::NotInMemory => "the hand-over file is not on a memory file system",
+            ApplicationFault::NotWritten => "the hand-over file could not be written",
+            ApplicationFault::NotRemoved => "the hand-over file could not be removed",
+            ApplicationFault::Unanswered => "the adapter gave no answer in time",
+            ApplicationFault::NotStarted => "the adapter's program could not be started",
+            ApplicationFault::Exited(_) => "the adapter's program reported a failure",
+            ApplicationFault::TimedOut => "the application was not done in the adapter's time",
+            ApplicationFault::Unreachable => "the application or its service manager cannot be reached",
+            ApplicationFault::Refused => "the application or its service manager refused the order",
+            ApplicationFault::JobFailed => "the service manager's job for the unit failed",
+            ApplicationFault::NotHealthy => "the application was served and is not healthy",
+            ApplicationFault::AutoActivation => "the application is active without our token PIN",
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            ApplicationFault::NotInMemory => {
+                "name a path on tmpfs or ramfs, encrypt swap or mount with noswap, then activate the slot again"
+            }
+            ApplicationFault::NotWritten | ApplicationFault::NotRemoved => {
+                "mend the application's path or permissions, then activate the slot again"
+            }
+            ApplicationFault::Unanswered => "look at the application; `slotwarden status` shows a late answer",
+            ApplicationFault::NotStarted => "correct `command` and `user` of the application; the log says why",
+            ApplicationFault::Exited(_) => "look at the program's own log, mend it, then activate the slot again",
+            ApplicationFault::TimedOut => "look at the application; raise its `timeout_s` if it only is slow",
+            ApplicationFault::Unreachable => "start the application or correct its address; the log says why",
+            ApplicationFault::Refused => "give the service the right to it; the log has the answer",
+            ApplicationFault::JobFailed => "`systemctl status` and `journalctl -u` of the unit say why",
+            ApplicationFault::NotHealthy => "read the application's own log; the slot itself is open",
+            ApplicationFault::AutoActivation => "switch off its auto-activation, then activate the slot again",
         }
     }
 }

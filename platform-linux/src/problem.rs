@@ -240,15 +240,10 @@ fn fault_detail(fault: Fault) -> Option<String> {
         Fault::Unanswered(function) | Fault::WorkerLost(function) | Fault::ModuleLies(function) => {
             Some(function.name().into())
         }
-        Fault::Application(what) => Some(
-            match what {
-                ApplicationFault::NotInMemory => "the hand-over file is not on a memory file system",
-                ApplicationFault::NotWritten => "the hand-over file could not be written",
-                ApplicationFault::NotRemoved => "the hand-over file could not be removed",
-                ApplicationFault::Unanswered => "the adapter gave no answer in time",
-            }
-            .into(),
-        ),
+        Fault::Application(ApplicationFault::Exited(code)) => {
+            Some(format!("{}: exit {code}", ApplicationFault::Exited(code).sentence()))
+        }
+        Fault::Application(what) => Some(what.sentence().into()),
         Fault::Bug(place) => Some(format!("place {place}")),
         Fault::WorkerUnavailable
         | Fault::TokenGone

@@ -135,6 +135,12 @@ fn the_table_of_refusals_and_faults_is_the_code() {
         let (number, name) = (fault.number(), fault.name());
         let _ = writeln!(table, "| {number} | `{name}` | {} | {} |", fault.sentence(), fault.remedy());
     }
+    table.push_str(
+        "\n## Faults of applications\n\nThe particulars of `application`.\n\n| what is so | what to do |\n|---|---|\n",
+    );
+    for fault in ApplicationFault::ALL {
+        let _ = writeln!(table, "| {} | {} |", fault.sentence(), fault.remedy());
+    }
     check("refusals.md", &table);
 }
 
