@@ -26,14 +26,13 @@ use tracing_subscriber::fmt::MakeWriter;
 #[cfg(feature = "pkcs11")]
 pub use run::run;
 
-use crate::apps::PinFiles;
-use crate::apps::pin_file::PinFile;
-use crate::config::{self, ApplicationSettings, Settings};
+use crate::apps::Adapters;
+use crate::config::Settings;
 use crate::daemon::Setup;
 use crate::devices::Applications as _;
 use crate::devices::{Events, Store as _};
 use crate::names::Names;
-use crate::problem::{Own, Problem};
+use crate::problem::Problem;
 use crate::store::{DiskStore, StoreSettings};
 use crate::{harden, output};
 
@@ -44,7 +43,7 @@ pub struct Prepared {
     /// The open store.
     pub store: DiskStore,
     /// The adapters; what an earlier run left was taken back.
-    pub applications: PinFiles,
+    pub applications: Adapters,
 }
 
 /// Opens the store, takes back what an earlier run handed over, and makes what the core
@@ -53,7 +52,7 @@ pub struct Prepared {
 /// # Errors
 /// What the store, the configuration or the kernel refuses.
 pub fn prepare(settings: &Settings, events: &Events) -> Result<Prepared, Problem> {
-    let mut applications = PinFiles::new(pin_files(&settings.applications)?, events.clone());
+    let mut applications = Adapters::new(settings, events)?;
     let mut store = match DiskStore::open(&store_settings(settings), events.clone()) {
         Ok(store) => store,
         Err(refused) => {
@@ -107,19 +106,6 @@ fn store_settings(settings: &Settings) -> StoreSettings {
         store.seal.key_file.clone_from(key_file);
     }
     store
-}
-
-fn pin_files(applications: &[ApplicationSettings]) -> Result<Vec<PinFile>, Problem> {
-    let file = |application: &ApplicationSettings| {
-        let mut file = PinFile::new(&application.path);
-        if let Some(group) = &application.group {
-            file.group = Some(config::group_id(group).ok_or_else(|| {
-                Own::ConfigurationWrong.with(format!("application {}: there is no group {group:?}", application.name))
-            })?);
-        }
-        Ok(file)
-    };
-    applications.iter().map(file).collect()
 }
 
 fn core_configuration(settings: &Settings, store: &mut DiskStore) -> Result<Configuration<SLOTS_APPLIANCE>, Problem> {

@@ -6,6 +6,7 @@
 //! its remedy. A change takes effect when the daemon starts again; the digest of the text
 //! goes into the audit log.
 
+mod application;
 mod file;
 mod places;
 
@@ -14,9 +15,14 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
 use serde::{Deserialize, Serialize};
 use slotwarden_core::person::Roles;
 
+pub use application::{
+    Adapter, ApplicationSettings, EjbcaRestSettings, ExecSettings, OnActivate, OnDeactivate, PinFileSettings,
+    SystemdSettings, TlsSettings,
+};
 pub use file::check;
 pub use places::check_places;
 
@@ -84,28 +90,6 @@ pub struct SlotSettings {
     pub applications: Vec<usize>,
     /// The longest token PIN that all of them can read, characters. Bounds new codes only.
     pub pin_chars_max: Option<u16>,
-}
-
-/// One application.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ApplicationSettings {
-    /// Its name.
-    pub name: String,
-    /// How it is served.
-    pub adapter: Adapter,
-    /// The hand-over file.
-    pub path: PathBuf,
-    /// The group that may read the hand-over file; the daemon's own when absent.
-    pub group: Option<String>,
-}
-
-/// The adapters there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Adapter {
-    /// A file for the `pin-source` of RFC 7512.
-    PinFile,
 }
 
 /// One person.
@@ -181,17 +165,54 @@ pub fn check_machine(settings: &Settings) -> Vec<ConfigProblem> {
         );
     }
     for application in &settings.applications {
-        if let Some(group) = &application.group
+        let place = format!("application {}", application.name);
+        if let Some(group) = application.adapter.pin_file().and_then(|file| file.group.as_ref())
             && group_id(group).is_none()
         {
-            problems.add(
-                format!("application {}", application.name),
-                format!("there is no group {group:?}"),
-                "make the group, or correct `group`",
-            );
+            problems.add(&place, format!("there is no group {group:?}"), "make the group, or correct `group`");
         }
+        check_adapter(&place, &application.adapter, &mut problems);
     }
     problems.0
+}
+
+/// The programs and files that an adapter names.
+fn check_adapter(place: &str, adapter: &Adapter, problems: &mut Problems) {
+    match adapter {
+        Adapter::PinFile(_) => {}
+        Adapter::Exec(exec) => {
+            check_program(place, "command", &exec.command, problems);
+            if let Some(user) = &exec.user
+                && user_ids(user).is_none()
+            {
+                problems.add(place, format!("there is no user {user:?}"), "make the user, or correct `user`");
+            }
+        }
+        Adapter::Systemd(unit) => {
+            if let Some(command) = &unit.health_command {
+                check_program(place, "health_command", command, problems);
+            }
+        }
+        Adapter::EjbcaRest(ejbca) => {
+            let Some(tls) = &ejbca.tls else { return };
+            let files =
+                [("ca_file", &tls.ca_file), ("certificate_file", &tls.certificate_file), ("key_file", &tls.key_file)];
+            for (key, path) in files {
+                if let Err(error) = File::open(path) {
+                    let sentence = format!("`{key}` {} cannot be read: {error}", path.display());
+                    problems.add(place, sentence, "name a file in PEM that the daemon's user may read");
+                }
+            }
+        }
+    }
+}
+
+fn check_program(place: &str, key: &str, command: &[String], problems: &mut Problems) {
+    let Some(program) = command.first() else { return };
+    let runs = access(program.as_str(), Access::EXEC_OK).is_ok() && Path::new(program).is_file();
+    if !runs {
+        problems.add(place, format!("`{key}`: {program} is not a program"), "install it, or correct the path");
+    }
 }
 
 /// The number of a group, given by number or by its name in `/etc/group` (group(5)).
@@ -208,6 +229,22 @@ pub fn group_id(group: &str) -> Option<u32> {
         }
         fields.nth(1)?.parse().ok()
     })
+}
+
+/// The number of a user, given by number or by its name in `/etc/passwd` (passwd(5)), and
+/// of that user's group. A number that stands there for nobody has the group of that number.
+#[must_use]
+pub fn user_ids(user: &str) -> Option<(u32, u32)> {
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    let known = users.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let (name, uid, gid) = (fields.first()?, fields.get(2)?, fields.get(3)?);
+        if *name != user && *uid != user {
+            return None;
+        }
+        Some((uid.parse().ok()?, gid.parse().ok()?))
+    });
+    known.or_else(|| user.parse().ok().map(|number| (number, number)))
 }
 
 impl fmt::Display for ConfigProblem {

@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 
-use slotwarden::apps::PinFiles;
+use slotwarden::apps::Adapters;
 use slotwarden::apps::memory::Memory;
 use slotwarden::apps::pin_file::PinFile;
 use slotwarden::devices::{Applications as _, Event};
@@ -21,7 +21,7 @@ use support::{Purse, answer, directory};
 const PIN: &[u8] = b"a PIN of an active slot";
 
 struct Adapter {
-    files: PinFiles,
+    files: Adapters,
     events: Receiver<Event>,
     purse: Purse,
 }
@@ -29,7 +29,7 @@ struct Adapter {
 impl Adapter {
     fn new(files: Vec<PinFile>) -> Self {
         let (sender, events) = channel();
-        Adapter { files: PinFiles::new(files, sender), events, purse: Purse::empty() }
+        Adapter { files: Adapters::of_files(files, sender), events, purse: Purse::empty() }
     }
 
     fn order(&mut self, application: u8, order: ApplicationOrder) -> (Result<(), Fault>, Vec<String>) {

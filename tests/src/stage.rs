@@ -145,6 +145,17 @@ impl Stage {
         self.slots.insert_str(last, &format!("pin_chars_max = {chars}\n"));
     }
 
+    /// Configures a slot for the token with this label, and an application for it with
+    /// another adapter: `adapter` are the lines of its table but for the name.
+    pub fn slot_with_adapter(&mut self, name: &str, label: &str, application: &str, adapter: &str) {
+        let token = TokenUri { label: Some(label.to_owned()), serial: None };
+        let _ = write!(
+            self.slots,
+            "[[slot]]\nname = \"{name}\"\ntoken = \"{token}\"\napplications = [\"{application}\"]\n\
+             [[application]]\nname = \"{application}\"\n{adapter}\n"
+        );
+    }
+
     /// From now on the daemon runs as this user, who owns everything on the stage.
     pub fn as_user(&mut self, uid: u32) {
         self.open_to_all();

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, fchmod, fchown, open, openat, renameat, unlinkat};
 use slotwarden_core::fault::ApplicationFault;
 
+use super::Failed;
 use super::memory::Memory;
 
 /// Mode of a hand-over file unless configured: owner and group.
@@ -42,8 +43,8 @@ impl PinFile {
 }
 
 /// Puts the PIN into the file.
-pub(super) fn hand_over(file: &PinFile, memory: &Memory, pin: &[u8]) -> Result<(), (ApplicationFault, String)> {
-    let fault = |fault| move |reason: String| (fault, format!("{}: {reason}", file.path.display()));
+pub(super) fn hand_over(file: &PinFile, memory: &Memory, pin: &[u8]) -> Result<(), Failed> {
+    let fault = |fault| move |reason: String| Failed::new(fault, format!("{}: {reason}", file.path.display()));
     let parent = Parent::of(file).map_err(fault(ApplicationFault::NotWritten))?;
     memory.check(&parent.directory).map_err(fault(ApplicationFault::NotInMemory))?;
     parent.write(file, pin).map_err(|errno| {

@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use slotwarden_core::limits::{
-    APPLICATIONS_MAX, APPLICATIONS_PER_SLOT_MAX, CODE_CHARS_MAX, CODE_CHARS_MIN, PERSONS_MAX, SLOTS_APPLIANCE,
-    TRIES_DEFAULT,
+    APPLICATIONS_PER_SLOT_MAX, CODE_CHARS_MAX, CODE_CHARS_MIN, PERSONS_MAX, SLOTS_APPLIANCE, TRIES_DEFAULT,
 };
 use slotwarden_core::person::{Role, Roles};
 
+use super::application::{ApplicationTable, check_applications};
 use super::{
-    ApplicationSettings, ConfigProblem, HsmSettings, LOOK_INTERVAL_S_MAX, NAME_CHARS_MAX, PersonSettings, Settings,
-    SlotSettings, TRIES_MAX,
+    ConfigProblem, HsmSettings, LOOK_INTERVAL_S_MAX, NAME_CHARS_MAX, PersonSettings, Settings, SlotSettings, TRIES_MAX,
 };
 use crate::token_uri::TokenUri;
 
@@ -49,8 +48,9 @@ pub fn check(text: &str) -> Result<Settings, Vec<ConfigProblem>> {
             format!("write 1 to {TRIES_MAX}, or leave it out"),
         );
     }
-    check_applications(&file.application, &mut problems);
-    let slots = check_slots(&file.slot, &file.application, &mut problems);
+    let names: Vec<String> = file.application.iter().map(|table| table.name().to_owned()).collect();
+    let applications = check_applications(file.application, &mut problems);
+    let slots = check_slots(&file.slot, &names, &mut problems);
     let persons = check_persons(&file.person, &mut problems);
     if !problems.0.is_empty() {
         return Err(problems.0);
@@ -61,7 +61,7 @@ pub fn check(text: &str) -> Result<Settings, Vec<ConfigProblem>> {
         seal_key_file,
         hsm: file.hsm,
         slots,
-        applications: file.application,
+        applications,
         persons,
         tries,
         digest: Sha256::digest(text).into(),
@@ -80,7 +80,7 @@ struct ConfigFile {
     #[serde(default)]
     slot: Vec<SlotTable>,
     #[serde(default)]
-    application: Vec<ApplicationSettings>,
+    application: Vec<ApplicationTable>,
     #[serde(default)]
     person: Vec<PersonTable>,
 }
@@ -127,14 +127,14 @@ impl Problems {
         self.0.push(ConfigProblem { place: place.into(), sentence: sentence.into(), remedy: remedy.into() });
     }
 
-    fn absolute(&mut self, place: &str, path: &Path) {
+    pub(super) fn absolute(&mut self, place: &str, path: &Path) {
         if !path.is_absolute() {
             self.add(place, format!("{} is not an absolute path", path.display()), "begin it with a slash");
         }
     }
 
     /// Checks the form of names and that each stands once.
-    fn names<'a>(&mut self, what: &str, names: impl Iterator<Item = &'a String>) {
+    pub(super) fn names<'a>(&mut self, what: &str, names: impl Iterator<Item = &'a String>) {
         let mut seen = HashSet::new();
         for name in names {
             let odd = name.trim() != name || name.chars().any(char::is_control) || name.starts_with("pkcs11:");
@@ -150,27 +150,14 @@ impl Problems {
         }
     }
 
-    fn at_most(&mut self, what: &str, found: usize, most: usize) {
+    pub(super) fn at_most(&mut self, what: &str, found: usize, most: usize) {
         if found > most {
             self.add(what, format!("there are {found}, and at most {most} are served"), "remove some");
         }
     }
 }
 
-fn check_applications(applications: &[ApplicationSettings], problems: &mut Problems) {
-    problems.at_most("application", applications.len(), APPLICATIONS_MAX);
-    problems.names("application", applications.iter().map(|application| &application.name));
-    let mut paths = HashSet::new();
-    for application in applications {
-        let place = format!("application {}", application.name);
-        problems.absolute(&place, &application.path);
-        if !paths.insert(&application.path) {
-            problems.add(place, "another application has the same path", "give each a hand-over file of its own");
-        }
-    }
-}
-
-fn check_slots(slots: &[SlotTable], known: &[ApplicationSettings], problems: &mut Problems) -> Vec<SlotSettings> {
+fn check_slots(slots: &[SlotTable], known: &[String], problems: &mut Problems) -> Vec<SlotSettings> {
     problems.at_most("slot", slots.len(), SLOTS_APPLIANCE);
     problems.names("slot", slots.iter().map(|slot| &slot.name));
     if slots.is_empty() {
@@ -182,7 +169,7 @@ fn check_slots(slots: &[SlotTable], known: &[ApplicationSettings], problems: &mu
         let place = format!("slot {}", slot.name);
         let mut applications = Vec::new();
         for wanted in &slot.applications {
-            let Some(number) = known.iter().position(|application| application.name == *wanted) else {
+            let Some(number) = known.iter().position(|name| name == wanted) else {
                 problems.add(
                     &place,
                     format!("the application {wanted:?} is not configured"),
@@ -193,8 +180,8 @@ fn check_slots(slots: &[SlotTable], known: &[ApplicationSettings], problems: &mu
             if !bound.insert(number) {
                 problems.add(
                     &place,
-                    format!("the application {wanted:?} is bound twice, and a hand-over file holds one token PIN"),
-                    "add an [[application]] with a path of its own for each slot",
+                    format!("the application {wanted:?} is bound twice, and it is given one token PIN"),
+                    "add an [[application]] for each slot",
                 );
             }
             applications.push(number);

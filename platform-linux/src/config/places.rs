@@ -29,7 +29,8 @@ pub fn check_places(settings: &Settings) -> Vec<ConfigProblem> {
     }
     for application in &settings.applications {
         let place = format!("application {}", application.name);
-        let directory = parent(&application.path);
+        let Some(file) = application.adapter.pin_file() else { continue };
+        let directory = parent(&file.path);
         // Unlike the others this directory is not made by the daemon: what it is on has to be decided.
         if !directory.is_dir() && directory != parent(&settings.socket) {
             problems.add(
@@ -42,7 +43,7 @@ pub fn check_places(settings: &Settings) -> Vec<ConfigProblem> {
         } else if let Err(why) = in_memory(directory) {
             problems.add(
                 place,
-                format!("its hand-over file {} would not be in memory: {why}", application.path.display()),
+                format!("its hand-over file {} would not be in memory: {why}", file.path.display()),
                 "name a path on tmpfs or ramfs, such as one under /run, and encrypt swap or mount with noswap: \
                  a PIN must not reach a disk",
             );
@@ -78,6 +79,7 @@ fn in_memory(path: &Path) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Adapter, PinFileSettings};
     use super::*;
 
     fn settings(dir: &Path) -> Settings {
@@ -90,6 +92,10 @@ mod tests {
         super::super::check(&text).expect("consistent")
     }
 
+    fn hand_over_at(settings: &mut Settings, path: PathBuf) {
+        settings.applications[0].adapter = Adapter::PinFile(PinFileSettings { path, group: None });
+    }
+
     fn problems(settings: &Settings) -> Vec<String> {
         check_places(settings).iter().map(ToString::to_string).collect()
     }
@@ -100,7 +106,7 @@ mod tests {
         let mut settings = settings(dir.path());
         std::fs::write(dir.path().join("made"), "a file").expect("there is room");
         settings.socket = dir.path().join("x".repeat(108));
-        settings.applications[0].path = dir.path().join("elsewhere/signer.pin");
+        hand_over_at(&mut settings, dir.path().join("elsewhere/signer.pin"));
         let found = problems(&settings);
         assert_eq!(found.len(), 3, "{found:?}");
         assert!(found[0].starts_with("state_dir: ") && found[0].contains("made is not a directory"), "{found:?}");
@@ -113,7 +119,7 @@ mod tests {
         let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is writable");
         let mut settings = settings(dir.path());
         // The root of a mounted proc is on no disk, and in no memory that a file could have.
-        settings.applications[0].path = "/proc/self/signer.pin".into();
+        hand_over_at(&mut settings, "/proc/self/signer.pin".into());
         let found = problems(&settings);
         assert!(found.iter().any(|problem| problem.starts_with("application signer: ")), "{found:?}");
         assert!(in_memory(Path::new("/proc/self")).is_err_and(|why| why.contains("not on tmpfs or ramfs")));

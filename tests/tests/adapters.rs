@@ -1,0 +1,51 @@
+//! The adapters that ask others, against stand-ins: programs and servers of these tests that
+//! behave as the real ones are documented to, and fail as they do.
+//!
+//! Each test begins with what fails: a fault has its name in the status, `boot` exits 1, and
+//! the daemon answers everybody else meanwhile. What an application was given is compared
+//! with what opens the token.
+
+#[path = "adapters/exec.rs"]
+mod exec;
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use slotwarden_tests::stage::Stage;
+
+/// A manual code that can be recognised anywhere.
+const CODE: &str = "Canary-manual-code-8KdR";
+const NEW_CODE: &str = "Canary-new-manual-code-5WmT";
+/// What is answered at once, with a machine that is busy.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// What the status says about the one application of a slot: its state, and its fault's
+/// particulars.
+#[track_caller]
+fn application(stage: &Stage, slot: &str) -> (String, String) {
+    let application = stage.slot_status(slot)["applications"][0].clone();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    (text(&application["state"]), text(&application["fault"]["detail"]))
+}
+
+/// Runs `act` and fails the test if it took long.
+#[track_caller]
+fn at_once<T>(act: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let answer = act();
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+    answer
+}
+
+/// Fails when one of the secrets is in the log, the status or what was printed.
+#[track_caller]
+fn tells_no_secret(stage: &Stage, told: &[&str], secrets: &[&str]) {
+    let status = stage.run(&["status", "--output", "json"]);
+    let audit = stage.run(&["audit", "show", "--last", "1000"]);
+    let log = stage.log();
+    for text in [&log, &status.stdout, &audit.stdout].into_iter().map(String::as_str).chain(told.iter().copied()) {
+        for secret in secrets {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+}
