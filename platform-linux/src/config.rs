@@ -42,6 +42,8 @@ pub const TRIES_MAX: u8 = 9;
 /// Longest interval between looks at the tokens, seconds: a token that is gone for an hour
 /// unnoticed is not watched at all.
 pub const LOOK_INTERVAL_S_MAX: u64 = 3600;
+/// Most calls into a module at the same time: more than any HSM we know serves at once.
+pub const CALLS_IN_FLIGHT_MAX: u16 = 256;
 
 /// A configuration that was read and found consistent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +79,8 @@ pub struct HsmSettings {
     pub settle_dir: Option<PathBuf>,
     /// Seconds between looks at open tokens (10 if absent) and for absent ones (30 if absent).
     pub look_interval_s: Option<u64>,
+    /// Calls into a slow module at the same time (64 if absent).
+    pub calls_in_flight_max: Option<u16>,
 }
 
 /// One slot.

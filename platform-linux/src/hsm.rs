@@ -40,6 +40,10 @@ use told::Told;
 /// A worker that says more is read only as fast as the keeper works (P42).
 const HAPPENINGS_MAX: usize = 1024;
 
+/// Calls into a slow module at the same time unless configured: one for each slot of an
+/// appliance. A module that cannot take so many says how many in its manual.
+pub const CALLS_IN_FLIGHT_MAX_DEFAULT: u16 = 64;
+
 /// What the worker needs to know, and how it is started.
 #[derive(Clone, Debug)]
 pub struct WorkerSettings {
@@ -55,6 +59,8 @@ pub struct WorkerSettings {
     pub settle_dir: Option<PathBuf>,
     /// `worker.lock` in the state directory.
     pub lock_file: PathBuf,
+    /// Calls into a slow module at the same time, at least 1.
+    pub calls_in_flight_max: u16,
     /// How long things may take.
     pub waits: Waits,
 }
@@ -72,6 +78,7 @@ impl WorkerSettings {
             tokens,
             settle_dir: None,
             lock_file,
+            calls_in_flight_max: CALLS_IN_FLIGHT_MAX_DEFAULT,
             waits: Waits::default(),
         })
     }

@@ -49,6 +49,8 @@ pub(crate) struct WorkerConfiguration {
     pub(crate) settle_dir: Option<WirePath>,
     /// Wait in one look for slots that do not answer, milliseconds.
     pub(crate) look_wait_ms: u64,
+    /// Calls into a slow module at the same time.
+    pub(crate) calls_in_flight_max: u16,
     /// What this process is for.
     pub(crate) duty: Duty,
 }
@@ -122,8 +124,9 @@ pub(crate) struct FoundFree {
 /// What a look found, and what the module says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Found {
-    /// One for each configured slot.
-    pub(crate) presences: Vec<Presence>,
+    /// One for each configured slot; `None` as long as a slot of the module that has not
+    /// answered may hold its token: then [`Report::Found`] follows.
+    pub(crate) presences: Vec<Option<Presence>>,
     pub(crate) free: Vec<FoundFree>,
     /// Vendor, library and version.
     pub(crate) module: String,
@@ -138,6 +141,8 @@ pub(crate) enum Report {
     Up(Found),
     /// The module cannot be used, with the loader's reason; the worker exits.
     NotLoaded(String),
+    /// The first look found this out about the frame's slot after [`Report::Up`].
+    Found(Presence),
     /// An order ended.
     Done(Result<HsmAnswer, HsmFailure>),
     /// The token of the frame's slot is not there any more.

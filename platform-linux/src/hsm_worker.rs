@@ -4,7 +4,9 @@
 //! the daemon, so that it can be ended, and so that its memory is not the daemon's (P44).
 //! The daemon's end of a socketpair is our stdin; [`crate::hsm_wire`] says what travels.
 //!
-//! One thread serves each configured slot, so a slot that hangs delays no other. When the
+//! Each slot has a desk where its orders wait (`desk`); callers carry them out, one at a time
+//! on a module of this machine, many on a slow one (`callers`). A slot that hangs delays no
+//! other. When the
 //! daemon closes the socket (or dies), calls in progress are finished, none is begun, the
 //! module is finalised and the process exits. Only one serving worker runs at a time
 //! (`lock`): a new daemon's worker waits for the calls of an old one.
@@ -13,6 +15,8 @@
 //! 5.4.1), so the worker is executed, and forks nothing. A login is per process, so it
 //! ends with this process. After a restart nothing is left of it: the daemon asks again.
 
+mod callers;
+mod desk;
 mod find;
 mod initialise;
 pub(crate) mod lock;
@@ -27,7 +31,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -38,6 +42,7 @@ use slotwarden_core::token::Presence;
 use zeroize::Zeroizing;
 
 use crate::hsm_wire::{Duty, Frame, Kind, Order, Report, WorkerConfiguration, bounded};
+use desk::{Clock, Desk};
 use lock::WorkerLock;
 use module::Module;
 use token::{Call, Token};
@@ -84,55 +89,56 @@ fn run() -> io::Result<()> {
         }
     };
     let path = configuration.module.path();
-    let module = match Module::load(&path, Duration::from_millis(configuration.look_wait_ms), lock) {
+    let calls_max = usize::from(configuration.calls_in_flight_max);
+    let module = match Module::load(&path, Duration::from_millis(configuration.look_wait_ms), calls_max, lock) {
         Ok(module) => Arc::new(module),
         Err(reason) => {
             replies.report(SlotId(0), 0, &Report::NotLoaded(bounded(reason)));
             return Ok(());
         }
     };
-    let (found, places) = find::look(&module, &configuration.tokens);
     let Duty::Serve { loss_interval_ms, .. } = configuration.duty else {
-        replies.report(SlotId(0), 0, &Report::Up(found));
+        replies.report(SlotId(0), 0, &Report::Up(find::look(&module, &configuration.tokens)));
         module.finalise();
         return Ok(());
     };
-    // The threads stand before the daemon hears of them: an order finds its thread.
+    let (look, found, seen) = find::first_look(&module, &configuration.tokens);
+    // The desks stand before the daemon hears of them: an order finds its desk.
     let settle_dir = configuration.settle_dir.as_ref().map(|dir| Arc::from(dir.path()));
-    let mut threads = Vec::new();
-    for ((number, wanted), place) in (0..=u8::MAX).zip(&configuration.tokens).zip(places) {
-        let seen = match found.presences.get(usize::from(number)) {
-            Some(Presence::Present(state)) => Some(*state),
-            Some(Presence::Absent { .. } | Presence::Ambiguous) | None => None,
-        };
+    let mut desks = Vec::new();
+    for ((number, wanted), (presence, place)) in (0..=u8::MAX).zip(&configuration.tokens).zip(&seen) {
         let token = Token {
             slot: SlotId(number),
             wanted: wanted.clone(),
             module: Arc::clone(&module),
-            place,
-            seen,
+            place: *place,
+            seen: match presence {
+                Some(Presence::Present(state)) => Some(*state),
+                Some(Presence::Absent { .. } | Presence::Ambiguous) | None => None,
+            },
             replies: replies.clone(),
             settle_dir: settle_dir.clone(),
-            loss_interval: Duration::from_millis(loss_interval_ms),
         };
-        let (orders, mailbox) = mpsc::channel();
-        let thread = thread::Builder::new().name(format!("slot {number}")).spawn(move || token.serve(&mailbox))?;
-        threads.push((orders, thread));
+        desks.push(Arc::new(Desk::new(token, Duration::from_millis(loss_interval_ms))));
     }
+    let clock = Clock::start(&desks)?;
     replies.report(SlotId(0), 0, &Report::Up(found));
-    let ended = serve(&mut socket, &threads);
-    module.stopping.store(true, Ordering::SeqCst);
-    for (orders, thread) in threads {
-        drop(orders);
-        // A panic in one slot's thread is on stderr already; the others finish their calls.
-        let _ = thread.join();
+    if seen.iter().any(|(presence, _)| presence.is_none()) {
+        let (wanted, at, replies) = (configuration.tokens, desks.clone(), replies.clone());
+        thread::Builder::new().name("look".into()).spawn(move || look.go_on(&wanted, seen, &at, &replies))?;
     }
+    let ended = serve(&mut socket, &desks);
+    module.stopping.store(true, Ordering::SeqCst);
+    clock.stop();
+    module.callers.finish();
     module.finalise();
+    // C_Finalize closed every session; to close each again would ask a slow module 64 times.
+    std::mem::forget(desks);
     ended
 }
 
-/// Hands each order to its slot's thread until the daemon closes the socket.
-fn serve(socket: &mut UnixStream, threads: &[(mpsc::Sender<Call>, thread::JoinHandle<()>)]) -> io::Result<()> {
+/// Puts each order on its slot's desk until the daemon closes the socket.
+fn serve(socket: &mut UnixStream, desks: &[Arc<Desk>]) -> io::Result<()> {
     let mut half_sent: HashMap<u32, Vec<Zeroizing<Vec<u8>>>> = HashMap::new();
     while let Some(frame) = Frame::read(socket)? {
         match frame.kind {
@@ -148,10 +154,13 @@ fn serve(socket: &mut UnixStream, threads: &[(mpsc::Sender<Call>, thread::JoinHa
                 let order: Order = frame.open()?;
                 let secrets = half_sent.remove(&frame.request).unwrap_or_default();
                 let call = Call { request: frame.request, order, secrets };
-                let thread = threads.get(usize::from(frame.slot.0));
-                if thread.is_none_or(|(orders, _)| orders.send(call).is_err()) {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "an order for a slot without a thread"));
-                }
+                let Some(desk) = desks.get(usize::from(frame.slot.0)) else {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "an order for a slot that is not configured",
+                    ));
+                };
+                desk.order(call);
             }
             Kind::Configure | Kind::Report => {
                 return Err(io::Error::new(

@@ -10,7 +10,8 @@
  * FORWARD_LATENCY_CALLS  "C_Login,C_SetPIN,...": only these take longer
  * FORWARD_SERIAL         "module": one call at a time in the whole module; "slot": one at a time on each slot.
  *                        Only calls that would cross a network; the time they take longer is inside
- * FORWARD_COUNT          "all": every call is written to FORWARD_DIR/calls, not only those that try or change a PIN
+ * FORWARD_COUNT          "all": every call is written to FORWARD_DIR/calls, not only those that try or change a PIN;
+ *                        FORWARD_DIR/most says how many that would cross a network were made at a time at most
  *
  * As a fault injector it is told when it is loaded:
  *
@@ -105,7 +106,7 @@ static struct { char label[33]; int function; long which; ulong_t code; int afte
 /* What happened so far; `state` guards it. */
 static pthread_mutex_t state = PTHREAD_MUTEX_INITIALIZER;
 static double hangs_since;
-static long calls_that_may_fail;
+static long calls_that_may_fail, in_flight, in_flight_most;
 
 static double now(void) {
     struct timespec time;
@@ -152,6 +153,24 @@ static void record(const char *name, const char *label) {
     int length = snprintf(text, sizeof text, "%s %s\n", name, label);
     if (write(file, text, length) != length) perror("forward");
     close(file);
+}
+
+/* One call more (+1) or less (-1) is being made that would cross a network. */
+static void count_in_flight(int function, int change) {
+    char path[4096];
+    if (!counts_all || !directory || kind_of[function] == ALONE) return;
+    pthread_mutex_lock(&state);
+    in_flight += change;
+    if (in_flight > in_flight_most) {
+        in_flight_most = in_flight;
+        snprintf(path, sizeof path, "%s/most", directory);
+        FILE *file = fopen(path, "w");
+        if (file) {
+            fprintf(file, "%ld\n", in_flight_most);
+            fclose(file);
+        }
+    }
+    pthread_mutex_unlock(&state);
 }
 
 /* What foreign code in the process can do to the frames: {length, request, slot, kind}, body. */
@@ -212,8 +231,8 @@ static pthread_mutex_t *lock_of(int function, ulong_t slot) {
     return serial == ONE_IN_MODULE || slot == NO_SLOT ? &whole : &each[slot % SLOTS_MAX];
 }
 
-static ulong_t forward(int function, ulong_t a, ulong_t b, ulong_t c, ulong_t d, ulong_t e, ulong_t f, ulong_t g,
-                       ulong_t h) {
+static ulong_t make(int function, ulong_t a, ulong_t b, ulong_t c, ulong_t d, ulong_t e, ulong_t f, ulong_t g,
+                    ulong_t h) {
     char label[33] = "";
     ulong_t answer = 0, slot = slot_of(function, a);
     int tries_pin = function == N_Login || function == N_SetPIN || function == N_InitToken || function == N_InitPIN;
@@ -231,6 +250,14 @@ static ulong_t forward(int function, ulong_t a, ulong_t b, ulong_t c, ulong_t d,
     if (lock) pthread_mutex_unlock(lock);
     if (function == N_Login && asked_to("crash", label)) raise(SIGKILL);
     return fault ? failure.code : answer;
+}
+
+static ulong_t forward(int function, ulong_t a, ulong_t b, ulong_t c, ulong_t d, ulong_t e, ulong_t f, ulong_t g,
+                       ulong_t h) {
+    count_in_flight(function, 1);
+    ulong_t answer = make(function, a, b, c, d, e, f, g, h);
+    count_in_flight(function, -1);
+    return answer;
 }
 
 #define WRAPPER(name, kind)                                                                                       \

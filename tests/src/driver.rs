@@ -27,6 +27,7 @@ pub struct Driver {
     events: Receiver<Event>,
     safe: Safe<64>,
     tickets: u32,
+    slots: usize,
 }
 
 struct Lender<'a>(&'a Safe<64>);
@@ -42,8 +43,10 @@ impl Driver {
     #[must_use]
     pub fn start(settings: WorkerSettings) -> Self {
         let (events, heard) = mpsc::channel();
+        let slots = settings.tokens.len();
         let hsm = WorkerHsm::start(settings, events).expect("a thread can be started");
-        Driver { hsm, heard: Vec::new(), notes: Vec::new(), looked: 0, events: heard, safe: Safe::new(), tickets: 0 }
+        let (safe, notes) = (Safe::new(), Vec::new());
+        Driver { hsm, heard: Vec::new(), notes, looked: 0, events: heard, safe, tickets: 0, slots }
     }
 
     /// Starts a worker and waits until it is up; returns what it found of each slot.
@@ -54,15 +57,24 @@ impl Driver {
         (driver, presences)
     }
 
-    /// Waits for the next `WorkerUp`; returns the presences that came before it.
+    /// Waits for the next `WorkerUp` and until it was told of every slot, which may take as
+    /// long as a look may; returns what it was told last.
     pub fn wait_up(&mut self) -> Vec<Presence> {
         let from = self.heard.len();
         self.wait("WorkerUp", |input| (*input == Input::WorkerUp).then_some(()));
-        let presences = self.heard.iter().skip(from).filter_map(|input| match input {
-            Input::Token { presence, .. } => Some(*presence),
-            _ => None,
-        });
-        presences.collect()
+        loop {
+            let of = |number| {
+                self.heard.iter().skip(from).rev().find_map(|input| match input {
+                    Input::Token { slot: SlotId(slot), presence } if usize::from(*slot) == number => Some(*presence),
+                    _ => None,
+                })
+            };
+            let presences: Vec<Presence> = (0..self.slots).filter_map(of).collect();
+            if presences.len() == self.slots {
+                return presences;
+            }
+            self.wait("a presence", |input| matches!(input, Input::Token { .. }).then_some(()));
+        }
     }
 
     /// Waits for what the platform says of one slot without being asked.
@@ -90,13 +102,25 @@ impl Driver {
         ticket
     }
 
-    /// Waits for the answer to an order.
+    /// Waits for the answer to an order, unless it was heard already.
     ///
     /// # Errors
     /// As the device answered.
     pub fn answer(&mut self, wanted: Ticket) -> Result<HsmAnswer, HsmFailure> {
-        self.wait("an answer", |input| match input {
+        let is_it = |input: &Input| match input {
             Input::Done { ticket, outcome: Outcome::Hsm(result) } if *ticket == wanted => Some(*result),
+            _ => None,
+        };
+        match self.heard.iter().find_map(is_it) {
+            Some(result) => result,
+            None => self.wait("an answer", is_it),
+        }
+    }
+
+    /// Waits until something is said of any slot.
+    pub fn wait_token(&mut self) -> (SlotId, Presence) {
+        self.wait("a presence", |input| match input {
+            Input::Token { slot, presence } => Some((*slot, *presence)),
             _ => None,
         })
     }

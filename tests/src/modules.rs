@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use slotwarden::hsm::{Waits, WantedToken, WorkerSettings};
+use slotwarden::hsm::{CALLS_IN_FLIGHT_MAX_DEFAULT, Waits, WantedToken, WorkerSettings};
 use tempfile::TempDir;
 
 use crate::build;
@@ -46,6 +46,10 @@ pub struct Bench {
     /// Kryoptic's next slot that has no token yet.
     next_slot: usize,
     forwarded: bool,
+    /// Calls into a slow module at the same time.
+    pub calls_in_flight_max: u16,
+    /// More of the environment, for the forwarding module.
+    pub more: Vec<(OsString, OsString)>,
     dir: TempDir,
 }
 
@@ -72,7 +76,14 @@ impl Bench {
             }),
         };
         fs::write(dir.path().join("module.conf"), text).expect("a fresh directory");
-        Bench { kind, next_slot: 0, forwarded: false, dir }
+        Bench {
+            kind,
+            next_slot: 0,
+            forwarded: false,
+            calls_in_flight_max: CALLS_IN_FLIGHT_MAX_DEFAULT,
+            more: Vec::new(),
+            dir,
+        }
     }
 
     /// The same, with the forwarding module in front, which misbehaves on request.
@@ -219,10 +230,11 @@ impl Bench {
         WorkerSettings {
             program: build::slotwarden().to_path_buf(),
             module,
-            module_environment: self.environment(),
+            module_environment: self.environment().into_iter().chain(self.more.clone()).collect(),
             tokens: tokens.to_vec(),
             settle_dir: Some(self.tokens_dir()),
             lock_file: self.dir.path().join("worker.lock"),
+            calls_in_flight_max: self.calls_in_flight_max,
             waits: Waits {
                 loss_interval: Duration::from_millis(200),
                 return_interval: Duration::from_millis(300),
@@ -265,6 +277,23 @@ impl Bench {
         text.lines()
             .filter(|line| *line == format!("{function} {label}").trim_end() || *line == format!("{function} {label}"))
             .count()
+    }
+
+    /// Every function the forwarding module was called by on this token (empty: on none), in order, when it was told
+    /// to count all of them.
+    #[must_use]
+    pub fn calls_of(&self, label: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.dir.path().join("forward/calls")).unwrap_or_default();
+        let of =
+            |line: &str| line.split_once(' ').filter(|(_, of)| *of == label).map(|(function, _)| function.to_owned());
+        text.lines().filter_map(of).collect()
+    }
+
+    /// How many calls the last process made at a time at most, when the forwarding module was told to count.
+    #[must_use]
+    pub fn calls_in_flight(&self) -> usize {
+        let text = fs::read_to_string(self.dir.path().join("forward/most")).expect("calls were counted");
+        text.trim().parse().expect("it is a number")
     }
 
     fn request(&self, what: &str, label: &str) -> PathBuf {

@@ -273,6 +273,7 @@ fn a_configuration_with_mistakes_is_refused_with_line_key_and_remedy_and_touches
         (good.replace("settle_dir", "settle_directory"), "unknown key `settle_directory`"),
         (format!("trys = 3\n{good}"), "line 1: unknown key `trys`"),
         (good.replace("[hsm]", "[hsm]\nlook_interval_s = 0"), "`look_interval_s` is out of range"),
+        (good.replace("[hsm]", "[hsm]\ncalls_in_flight_max = 0"), "`calls_in_flight_max` is out of range"),
         (format!("{good}{slot_twice}"), "slot ca means the same token"),
         (good.replace("pkcs11:token=ca", "pkcs11:slot-id=0"), "slot numbers change"),
         (good.replace("pkcs11:token=ca", "pkcs11:token=ca?pin-value=canary-in-config"), "slot ca"),

@@ -74,6 +74,9 @@ fn worker_settings(settings: &Settings) -> Result<WorkerSettings, Problem> {
     let mut worker = WorkerSettings::new(settings.hsm.module.clone(), tokens.collect(), lock_file)
         .map_err(|error| Own::SpawnFailed.with(format!("this program's own path: {error}")))?;
     worker.settle_dir.clone_from(&settings.hsm.settle_dir);
+    if let Some(calls) = settings.hsm.calls_in_flight_max {
+        worker.calls_in_flight_max = calls;
+    }
     if let Some(seconds) = settings.hsm.look_interval_s {
         worker.waits.loss_interval = Duration::from_secs(seconds);
         worker.waits.return_interval = Duration::from_secs(seconds);

@@ -12,7 +12,8 @@ use slotwarden_core::person::{Role, Roles};
 
 use super::application::{ApplicationTable, check_applications};
 use super::{
-    ConfigProblem, HsmSettings, LOOK_INTERVAL_S_MAX, NAME_CHARS_MAX, PersonSettings, Settings, SlotSettings, TRIES_MAX,
+    CALLS_IN_FLIGHT_MAX, ConfigProblem, HsmSettings, LOOK_INTERVAL_S_MAX, NAME_CHARS_MAX, PersonSettings, Settings,
+    SlotSettings, TRIES_MAX,
 };
 use crate::token_uri::TokenUri;
 
@@ -34,6 +35,13 @@ pub fn check(text: &str) -> Result<Settings, Vec<ConfigProblem>> {
             "[hsm]",
             "`look_interval_s` is out of range",
             format!("write 1 to {LOOK_INTERVAL_S_MAX}, or leave it out"),
+        );
+    }
+    if file.hsm.calls_in_flight_max.is_some_and(|calls| !(1..=CALLS_IN_FLIGHT_MAX).contains(&calls)) {
+        problems.add(
+            "[hsm]",
+            "`calls_in_flight_max` is out of range",
+            format!("write 1 to {CALLS_IN_FLIGHT_MAX}, or leave it out"),
         );
     }
     let seal_key_file = file.seal.and_then(|seal| seal.key_file);

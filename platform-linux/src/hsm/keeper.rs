@@ -202,7 +202,9 @@ impl Keeper {
         self.told.remember_free(found.free);
         self.told.shown().module = format!("{}: {}", self.settings.module.display(), found.module);
         for (slot, presence) in (0..=u8::MAX).map(SlotId).zip(found.presences) {
-            self.told.presence(slot, presence);
+            if let Some(presence) = presence {
+                self.told.presence(slot, presence);
+            }
         }
         self.told.input(Input::WorkerUp);
         let looks = self.looking.all_answered();
@@ -510,6 +512,14 @@ impl Keeper {
                 }
             }
             Report::Done(result) => self.done(&frame, result),
+            Report::Found(presence) => {
+                if usize::from(frame.slot.0) < self.settings.tokens.len() {
+                    self.told.presence(frame.slot, presence);
+                    if !self.told.is_any_missing() {
+                        self.looking.nothing_is_missing();
+                    }
+                }
+            }
             Report::Gone if self.told.is_present(frame.slot) => {
                 let free = !self.told.shown().free.is_empty();
                 self.looking.token_went();

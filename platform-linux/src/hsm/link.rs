@@ -93,6 +93,7 @@ impl Link {
             tokens: settings.tokens.clone(),
             settle_dir: settings.settle_dir.as_deref().map(WirePath::from),
             look_wait_ms: super::milliseconds(settings.waits.look_wait),
+            calls_in_flight_max: settings.calls_in_flight_max,
             duty,
         };
         let first = Frame::new(0, SlotId(0), Kind::Configure, &configuration)?;

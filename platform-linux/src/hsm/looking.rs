@@ -142,8 +142,9 @@ impl Looking {
     /// Compares what a fresh process sees with what the core was told.
     pub(super) fn saw(&mut self, found: Found, told: &Told) {
         let differs = told.slots().zip(&found.presences).any(|((slot, told_of), seen)| {
-            let missing = !told.is_present(slot);
-            missing && told_of != Some(*seen)
+            // Of a slot that the worker has not heard of yet, only a token is news.
+            let news = told_of.map_or(matches!(seen, Some(Presence::Present(_))), |told_of| *seen != Some(told_of));
+            !told.is_present(slot) && news
         });
         let free = told.is_any_missing() && told.shown().free.len() != found.free.len();
         if (differs || free) && self.restarted_for.as_ref() != Some(&found) {
@@ -171,11 +172,17 @@ impl Looking {
     }
 
     /// The worker is up and sees this; a new reason is a new one.
-    pub(super) fn worker_sees(&mut self, presences: &[Presence]) {
+    pub(super) fn worker_sees(&mut self, presences: &[Option<Presence>]) {
         self.next = Instant::now() + self.interval;
         if self.restarted_for.as_ref().is_some_and(|sight| sight.presences == presences) {
             self.restarted_for = None;
         }
+    }
+
+    /// No token is missing any more: what was seen has come by itself.
+    pub(super) fn nothing_is_missing(&mut self) {
+        self.report_at = None;
+        self.came = None;
     }
 
     /// A token went: its return is a new reason, even if it looks like the last one.

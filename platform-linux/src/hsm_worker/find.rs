@@ -1,25 +1,33 @@
 //! Which token belongs to which slot.
 //!
 //! A token is found by label and serial (RFC 7512), never by slot number: SoftHSM renumbers
-//! a slot when its token is initialised. Each slot of the module is asked once, several at
-//! a time and with a bound on the wait: `C_GetTokenInfo` on an unreachable partition can
-//! take minutes, and cryptoki's own list of initialised tokens asks one after the other.
+//! a slot when its token is initialised. Each slot of the module is asked once, by whoever
+//! makes calls ([`super::callers`]) and with a bound on the wait: `C_GetTokenInfo` on an
+//! unreachable partition can take minutes, and cryptoki's own list of initialised tokens
+//! asks one after the other, as slowly as the module is.
+//!
+//! The first look reports what it has as soon as nothing more comes for a moment, and the
+//! rest as it comes. A token that answers late and shows that two are meant makes its slot
+//! ambiguous then; no try is lost by that, since a slot opens by itself only the token whose
+//! serial number it knows.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread;
-use std::time::Instant;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use cryptoki::slot::{Slot, TokenInfo};
+use slotwarden_core::effect::SlotId;
 use slotwarden_core::fault::{Function, HsmFailure};
 use slotwarden_core::token::{LoginState, Presence, TokenState};
 
+use super::Replies;
+use super::desk::Desk;
 use super::module::{Module, failure};
-use crate::hsm_wire::{Found, FoundFree, WantedToken, bounded};
+use crate::hsm_wire::{Found, FoundFree, Report, WantedToken, bounded};
 
-/// Slots asked at the same time. A slot that hangs keeps one asker; 16 may hang before
-/// the others are not asked.
-const ASKERS_MAX: usize = 16;
+/// When no slot answered for so long, those that did are reported: shorter than a slow call,
+/// longer than a local one, so that a local module's slots come all at once.
+const LULL: Duration = Duration::from_millis(3);
 /// Free tokens reported: more than any person chooses from.
 const FREE_MAX: usize = 64;
 
@@ -31,24 +39,139 @@ pub(super) struct Sighting {
     pub(super) info: TokenInfo,
 }
 
-/// Looks once; returns what the daemon is told and the slot number of each wanted token.
-pub(super) fn look(module: &Arc<Module>, wanted: &[WantedToken]) -> (Found, Vec<Option<Slot>>) {
-    let sightings = sightings(module).unwrap_or_default();
-    let free = free(&sightings);
-    let mut presences = Vec::new();
-    let mut places = Vec::new();
-    for one in wanted {
-        let (presence, place) = match matching(one, &sightings).as_slice() {
-            [] => (Presence::Absent { free: !free.is_empty() }, None),
-            // Two slots of ours must not share a token: each would undo what the other did.
-            [only] if wanted.iter().filter(|other| matches(other, only)).count() > 1 => (Presence::Ambiguous, None),
-            [only] => (Presence::Present(state(&only.info, LoginState::Public)), Some(only.number)),
-            _ => (Presence::Ambiguous, None),
-        };
-        presences.push(presence);
-        places.push(place);
+/// A look at every slot of the module, under way.
+pub(super) struct Look {
+    module: Arc<Module>,
+    answers: mpsc::Receiver<Option<Sighting>>,
+    /// Slots that have not answered.
+    missing: usize,
+    until: Instant,
+    sightings: Vec<Sighting>,
+}
+
+/// What a slot's token is, and where; `None` as long as a slot that has not answered may
+/// hold it.
+pub(super) type Seen = (Option<Presence>, Option<Slot>);
+
+impl Look {
+    /// Has every slot asked.
+    ///
+    /// # Errors
+    /// Of `C_GetSlotList`.
+    pub(super) fn begin(module: &Arc<Module>) -> Result<Self, HsmFailure> {
+        let slots = module.call(|module| module.get_slots_with_token());
+        let slots = slots.map_err(|error| failure(&error, Function::GetSlotList))?;
+        let (answer, answers) = mpsc::channel();
+        let missing = slots.len();
+        for number in slots {
+            let (answer, asked) = (answer.clone(), Arc::clone(module));
+            module.callers.ask(move || {
+                // A look that waits no longer hears it no more.
+                let _ = answer.send(ask(&asked, number));
+            });
+        }
+        let until = Instant::now() + module.look_wait;
+        Ok(Look { module: Arc::clone(module), answers, missing, until, sightings: Vec::new() })
     }
-    (Found { presences, free, module: bounded(module.description()) }, places)
+
+    /// A look that found nothing.
+    fn nothing(module: &Arc<Module>) -> Self {
+        let (_, answers) = mpsc::channel();
+        Look { module: Arc::clone(module), answers, missing: 0, until: Instant::now(), sightings: Vec::new() }
+    }
+
+    /// Waits until every slot answered or the time for a look is over.
+    fn hear_all(&mut self) {
+        while self.missing > 0 && self.hear(self.until) {}
+    }
+
+    /// Waits for the answer of one more slot; false when none came.
+    fn hear(&mut self, until: Instant) -> bool {
+        match self.answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(sighting) => {
+                self.missing -= 1;
+                self.sightings.extend(sighting);
+                self.sightings.sort_by_key(|sighting| sighting.number.id());
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// What was found so far of the tokens that are `wanted`.
+    fn seen(&self, wanted: &[WantedToken], over: bool) -> Vec<Seen> {
+        let free = !free(&self.sightings).is_empty();
+        let one = |one: &WantedToken| match matching(one, &self.sightings).as_slice() {
+            [] if self.missing > 0 && !over => (None, None),
+            [] => (Some(Presence::Absent { free }), None),
+            // Two slots of ours must not share a token: each would undo what the other did.
+            [only] if wanted.iter().filter(|other| matches(other, only)).count() > 1 => {
+                (Some(Presence::Ambiguous), None)
+            }
+            [only] => (Some(Presence::Present(state(&only.info, LoginState::Public))), Some(only.number)),
+            _ => (Some(Presence::Ambiguous), None),
+        };
+        wanted.iter().map(one).collect()
+    }
+
+    fn found(&self, seen: &[Seen]) -> Found {
+        Found {
+            presences: seen.iter().map(|(presence, _)| *presence).collect(),
+            free: free(&self.sightings),
+            module: bounded(self.module.description()),
+        }
+    }
+
+    /// Goes on after the first report, until every slot has answered, however late.
+    pub(super) fn go_on(mut self, wanted: &[WantedToken], mut told: Vec<Seen>, desks: &[Arc<Desk>], replies: &Replies) {
+        let mut over = false;
+        while self.missing > 0 {
+            let heard = self.hear(if over { Instant::now() + self.module.look_wait } else { self.until });
+            if !heard && over {
+                continue;
+            }
+            over |= !heard;
+            let seen = self.seen(wanted, over);
+            if over || self.missing == 0 {
+                replies.report(SlotId(0), 0, &Report::Free(free(&self.sightings)));
+            }
+            for ((before, (presence, place)), desk) in told.iter().zip(&seen).zip(desks) {
+                if let Some(presence) = *presence
+                    && before.0 != Some(presence)
+                {
+                    desk.found(presence, *place);
+                }
+            }
+            told = seen;
+        }
+        self.module.look_hangs.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Looks once and waits for every slot, as long as a look may take.
+pub(super) fn look(module: &Arc<Module>, wanted: &[WantedToken]) -> Found {
+    let mut look = Look::begin(module).unwrap_or_else(|_| Look::nothing(module));
+    look.hear_all();
+    if look.missing > 0 {
+        module.look_hangs.store(true, Ordering::SeqCst);
+    }
+    look.found(&look.seen(wanted, true))
+}
+
+/// The first look of a worker that serves: what it found until nothing came for a moment.
+pub(super) fn first_look(module: &Arc<Module>, wanted: &[WantedToken]) -> (Look, Found, Vec<Seen>) {
+    let mut look = Look::begin(module).unwrap_or_else(|_| Look::nothing(module));
+    while look.missing > 0 {
+        // Nobody needs a report of nothing.
+        let until = if look.sightings.is_empty() { look.until } else { look.until.min(Instant::now() + LULL) };
+        if !look.hear(until) {
+            module.look_hangs.store(true, Ordering::SeqCst);
+            break;
+        }
+    }
+    let seen = look.seen(wanted, false);
+    let found = look.found(&seen);
+    (look, found, seen)
 }
 
 /// Every token that answered in time.
@@ -56,37 +179,12 @@ pub(super) fn look(module: &Arc<Module>, wanted: &[WantedToken]) -> (Found, Vec<
 /// # Errors
 /// Of `C_GetSlotList`.
 pub(super) fn sightings(module: &Arc<Module>) -> Result<Vec<Sighting>, HsmFailure> {
-    let slots = module.context.get_slots_with_token().map_err(|error| failure(&error, Function::GetSlotList))?;
-    let count = slots.len();
-    let queue = Arc::new(Mutex::new(slots.into_iter()));
-    let (answers, answered) = mpsc::channel();
-    for _ in 0..count.min(ASKERS_MAX) {
-        let (queue, answers, module) = (Arc::clone(&queue), answers.clone(), Arc::clone(module));
-        let asker = thread::Builder::new().name("look".into()).spawn(move || {
-            loop {
-                let Some(number) = queue.lock().unwrap_or_else(PoisonError::into_inner).next() else { return };
-                if answers.send(ask(&module, number)).is_err() {
-                    return;
-                }
-            }
-        });
-        // Without a thread the look is slower or finds less; it never waits for one.
-        drop(asker);
+    let mut look = Look::begin(module)?;
+    module.callers.aside(|| look.hear_all());
+    if look.missing > 0 {
+        module.look_hangs.store(true, Ordering::SeqCst);
     }
-    drop(answers);
-    let until = Instant::now() + module.look_wait;
-    let mut sightings = Vec::new();
-    for _ in 0..count {
-        match answered.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(sighting) => sightings.extend(sighting),
-            Err(_) => {
-                module.look_hangs.store(true, Ordering::SeqCst);
-                break;
-            }
-        }
-    }
-    sightings.sort_by_key(|sighting| sighting.number.id());
-    Ok(sightings)
+    Ok(look.sightings)
 }
 
 /// The initialised tokens that `wanted` means.
@@ -124,8 +222,11 @@ pub(super) fn state(info: &TokenInfo, login: LoginState) -> TokenState {
 }
 
 fn ask(module: &Module, number: Slot) -> Option<Sighting> {
-    let info = module.context.get_token_info(number).ok()?;
-    let description = module.context.get_slot_info(number).map(|slot| unpadded(slot.slot_description()).to_owned());
+    let info = module.call(|module| module.get_token_info(number)).ok()?;
+    // Only who chooses between free tokens reads what their slots are called.
+    let described = !info.token_initialized();
+    let slot = described.then(|| module.call(|module| module.get_slot_info(number)));
+    let description = slot.and_then(Result::ok).map(|slot| unpadded(slot.slot_description()).to_owned());
     Some(Sighting { number, description: description.unwrap_or_default(), info })
 }
 

@@ -23,7 +23,7 @@ use slotwarden_core::token::{LoginState, TokenState};
 use super::find::{self, Sighting};
 use super::lock::Rewrites;
 use super::module::{code, failure};
-use super::token::{Call, Kept, Token, logged_out, login_state, pin, session_state};
+use super::token::{Call, Kept, Token, login_state, pin};
 use crate::hsm_wire::Report;
 
 /// `CK_TOKEN_INFO.label`, bytes. A longer label would be cut and never found again.
@@ -44,7 +44,8 @@ impl Token {
         let so_pin = pin(call, 0, Function::InitToken)?;
         let new = pin(call, 1, Function::InitPin)?;
         let module = self.module.clone();
-        let _one_at_a_time = module.initialising.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time =
+            module.callers.aside(|| module.initialising.lock().unwrap_or_else(PoisonError::into_inner));
         let sightings = find::sightings(&module)?;
         let place = match find::matching(&self.wanted, &sightings).as_slice() {
             [only] => {
@@ -60,7 +61,7 @@ impl Token {
                 *session = None;
                 {
                     let _marked = module.marked(Rewrites::Pin);
-                    let made = module.context.init_token(free.number, &so_pin, &label);
+                    let made = module.call(|module| module.init_token(free.number, &so_pin, &label));
                     made.map_err(|error| failure(&error, Function::InitToken))?;
                 }
                 self.made_token()?
@@ -71,21 +72,22 @@ impl Token {
             *session = None;
             self.place = Some(place);
         }
-        let open = self.open(session)?;
-        if login_state(session_state(open)?) != LoginState::Public {
+        let (open, state) = self.open(session)?;
+        if login_state(state) != LoginState::Public {
             return Err(HsmFailure::AlreadyLoggedIn);
         }
         {
             let _marked = module.marked(Rewrites::Flags);
-            open.login(UserType::So, Some(&so_pin)).map_err(|error| failure(&error, Function::Login))?;
+            let made = module.call(|_| open.login(UserType::So, Some(&so_pin)));
+            made.map_err(|error| failure(&error, Function::Login))?;
         }
         let set = {
             let _marked = module.marked(Rewrites::Pin);
-            open.init_pin(&new).map_err(|error| failure(&error, Function::InitPin))
+            module.call(|_| open.init_pin(&new)).map_err(|error| failure(&error, Function::InitPin))
         };
         if let Err(failed) = set {
             // The core hears why; a session that cannot log out is closed, which logs out too.
-            if logged_out(open).is_err() {
+            if self.logged_out(open).is_err() {
                 *session = None;
             }
             return Err(failed);
@@ -99,19 +101,19 @@ impl Token {
 
     /// Ends the security officer's login and reads the flags: all that is left to do.
     fn state_after_init_pin(&self, session: &mut Kept, place: Slot) -> Result<TokenState, HsmFailure> {
-        let out = self.open(session).and_then(logged_out);
+        let out = self.open(session).and_then(|(open, _)| self.logged_out(open));
         if out.is_err() {
             // Closing the last session logs out where C_Logout does not.
             *session = None;
-            let open = self.open(session)?;
-            if login_state(session_state(open)?) != LoginState::Public {
+            let (_, state) = self.open(session)?;
+            if login_state(state) != LoginState::Public {
                 *session = None;
                 return Err(HsmFailure::AlreadyLoggedIn);
             }
         }
         let mut reads = 1;
         loop {
-            match self.module.context.get_token_info(place) {
+            match self.module.call(|module| module.get_token_info(place)) {
                 Ok(info) => return Ok(find::state(&info, LoginState::Public)),
                 Err(error) if reads >= READS_MAX => return Err(failure(&error, Function::GetTokenInfo)),
                 Err(_) => {
@@ -161,8 +163,8 @@ impl Token {
         }
         // Ours may be open already; a second one would keep C_InitToken from working.
         *session = None;
-        match self.module.context.open_ro_session(token.number) {
-            Ok(open) if holds_objects(&open)? => Err(in_use),
+        match self.module.call(|module| module.open_ro_session(token.number)) {
+            Ok(open) if self.module.call(|_| holds_objects(&open))? => Err(in_use),
             Ok(_) => Ok(()),
             // A token that was never initialised has no sessions in some modules, so no objects either.
             Err(_) if !token.info.token_initialized() => Ok(()),

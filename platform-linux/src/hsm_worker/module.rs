@@ -9,6 +9,7 @@ use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function as Called, P
 use cryptoki::error::{Error, Rv, RvError};
 use slotwarden_core::fault::{Function, HsmFailure, rv};
 
+use super::callers::Callers;
 use super::lock::{Marked, Rewrites, WorkerLock};
 
 /// Return values above this are a vendor's own (PKCS#11 v3.1, section 3.6).
@@ -37,6 +38,8 @@ pub(super) mod code {
 /// A module that answered `C_Initialize`.
 pub(crate) struct Module {
     pub(super) context: Pkcs11,
+    /// Who makes its calls, and how many at a time.
+    pub(super) callers: Callers,
     /// Only one slot takes a free token at a time.
     pub(super) initialising: Mutex<()>,
     /// The daemon is gone: calls that have not begun are not begun.
@@ -53,7 +56,12 @@ impl Module {
     ///
     /// # Errors
     /// The loader's words, or the function and code, for people.
-    pub(super) fn load(path: &Path, look_wait: Duration, lock: Option<WorkerLock>) -> Result<Self, String> {
+    pub(super) fn load(
+        path: &Path,
+        look_wait: Duration,
+        calls_max: usize,
+        lock: Option<WorkerLock>,
+    ) -> Result<Self, String> {
         let context = Pkcs11::new(path).map_err(|error| match error {
             // The loader's text (dlerror) names path and reason; the crate's own prefix says nothing more.
             Error::LibraryLoading(reason) => reason.to_string(),
@@ -64,12 +72,18 @@ impl Module {
             .map_err(|error| format!("C_Initialize: {error}"))?;
         Ok(Module {
             context,
+            callers: Callers::new(calls_max),
             initialising: Mutex::new(()),
             stopping: AtomicBool::new(false),
             look_hangs: AtomicBool::new(false),
             look_wait,
             lock,
         })
+    }
+
+    /// One call, counted and measured.
+    pub(super) fn call<T>(&self, call: impl FnOnce(&Pkcs11) -> T) -> T {
+        self.callers.call(|| call(&self.context))
     }
 
     /// Vendor, library and version, as `status` shows them.

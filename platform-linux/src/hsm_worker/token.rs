@@ -1,4 +1,4 @@
-//! The thread of one slot: one session, one call at a time.
+//! The token of one slot: one session, one order at a time ([`super::desk`] sees to that).
 //!
 //! A login counts only from a session that said "public" immediately before (P33): after a
 //! `C_SetPIN` SoftHSM answers `USER_ALREADY_LOGGED_IN` even for a wrong PIN, and other
@@ -9,8 +9,6 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
 
 use cryptoki::error::Error;
 use cryptoki::session::{Session, SessionState, UserType};
@@ -18,7 +16,7 @@ use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 use slotwarden_core::effect::{HsmAnswer, SlotId};
 use slotwarden_core::fault::{Function, HsmFailure, rv};
-use slotwarden_core::token::{LoginState, TokenState};
+use slotwarden_core::token::{LoginState, Presence, TokenState};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::Replies;
@@ -44,27 +42,14 @@ pub(super) struct Token {
     pub(super) seen: Option<TokenState>,
     pub(super) replies: Replies,
     pub(super) settle_dir: Option<Arc<Path>>,
-    pub(super) loss_interval: Duration,
 }
 
-/// What the thread keeps between calls.
+/// What is kept between calls.
 pub(super) type Kept = Option<Session>;
 
 impl Token {
-    /// Answers orders until the daemon is gone; looks at the token when idle.
-    pub(super) fn serve(mut self, mailbox: &Receiver<Call>) {
-        let mut session: Kept = None;
-        loop {
-            match mailbox.recv_timeout(self.loss_interval) {
-                Ok(call) if self.module.stopping.load(Ordering::SeqCst) => drop(call),
-                Ok(call) => self.answer(&mut session, call),
-                Err(RecvTimeoutError::Timeout) => self.notice_loss(&mut session),
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-        }
-    }
-
-    fn answer(&mut self, session: &mut Kept, mut call: Call) {
+    /// Carries out one order and answers it.
+    pub(super) fn answer(&mut self, session: &mut Kept, mut call: Call) {
         let result = match call.order {
             Order::Observe => self.observe(session).map(HsmAnswer::Observed),
             Order::Login => self.login(session, &mut call).map(|()| HsmAnswer::LoggedIn),
@@ -89,46 +74,47 @@ impl Token {
 
     fn observe(&mut self, session: &mut Kept) -> Result<TokenState, HsmFailure> {
         let place = self.place()?;
-        let info =
-            self.module.context.get_token_info(place).map_err(|error| failure(&error, Function::GetTokenInfo))?;
-        let login = match living(session) {
-            Some(open) => login_state(session_state(open)?),
-            None => LoginState::Public,
-        };
+        let info = self.module.call(|module| module.get_token_info(place));
+        let info = info.map_err(|error| failure(&error, Function::GetTokenInfo))?;
+        let login = self.living(session)?.map_or(LoginState::Public, login_state);
         self.seen = Some(find::state(&info, LoginState::Public));
         Ok(find::state(&info, login))
     }
 
     fn login(&mut self, session: &mut Kept, call: &mut Call) -> Result<(), HsmFailure> {
         let pin = pin(call, 0, Function::Login)?;
-        let open = self.open(session)?;
-        if login_state(session_state(open)?) != LoginState::Public {
+        let (open, state) = self.open(session)?;
+        if login_state(state) != LoginState::Public {
             return Err(HsmFailure::AlreadyLoggedIn);
         }
         let _marked = self.module.marked(Rewrites::Flags);
-        open.login(UserType::User, Some(&pin)).map_err(|error| failure(&error, Function::Login))
+        let made = self.module.call(|_| open.login(UserType::User, Some(&pin)));
+        made.map_err(|error| failure(&error, Function::Login))
     }
 
     fn logout(&mut self, session: &mut Kept) -> Result<(), HsmFailure> {
         self.place()?;
         // Without a session nobody is logged in: closing the last one logs out.
-        let Some(open) = living(session) else { return Ok(()) };
-        logged_out(open)
+        self.living(session)?;
+        let Some(open) = session else { return Ok(()) };
+        self.logged_out(open)
     }
 
     fn set_pin(&mut self, session: &mut Kept, call: &mut Call) -> Result<(), HsmFailure> {
         let old = pin(call, 0, Function::SetPin)?;
         let new = pin(call, 1, Function::SetPin)?;
-        let open = self.open(session)?;
-        may_set_pin(session_state(open)?)?;
+        let (open, state) = self.open(session)?;
+        may_set_pin(state)?;
         let _marked = self.module.marked(Rewrites::Pin);
         // What comes after this call must not turn its answer into "not called".
-        open.set_pin(&old, &new).map_err(|error| failure(&error, Function::SetPin))
+        let made = self.module.call(|_| open.set_pin(&old, &new));
+        made.map_err(|error| failure(&error, Function::SetPin))
     }
 
     fn settle(&self) -> Result<(), HsmFailure> {
         let Some(dir) = &self.settle_dir else { return Ok(()) };
-        super::settle::settle(dir).map_err(|error| {
+        // Disks are slow in their own way: that says nothing about the module.
+        self.module.callers.aside(|| super::settle::settle(dir)).map_err(|error| {
             self.replies.note(format!("{} could not be made durable: {error}", dir.display()));
             HsmFailure::NotSettled
         })
@@ -136,7 +122,9 @@ impl Token {
 
     fn random(&mut self, session: &mut Kept, request: u32) {
         let mut drawn = Zeroizing::new([0; RANDOM_BYTES]);
-        let done = self.open(session).is_ok_and(|open| open.generate_random_slice(drawn.as_mut_slice()).is_ok());
+        let done = self
+            .open(session)
+            .is_ok_and(|(open, _)| self.module.call(|_| open.generate_random_slice(drawn.as_mut_slice()).is_ok()));
         if done {
             self.replies.secret(self.slot, request, drawn.as_slice());
         } else {
@@ -148,8 +136,10 @@ impl Token {
     /// changed: another process may spend tries. Costs none.
     fn notice_loss(&mut self, session: &mut Kept) {
         let Some(place) = self.place else { return };
-        let gone = match self.module.context.get_token_info(place) {
+        let mut fresh = None;
+        let gone = match self.module.call(|module| module.get_token_info(place)) {
             Ok(info) => {
+                fresh = Some(find::state(&info, LoginState::Public));
                 let other = |wanted: &Option<String>, has: &str| {
                     wanted.as_deref().is_some_and(|text| unpadded(text) != unpadded(has))
                 };
@@ -169,12 +159,33 @@ impl Token {
             self.replies.report(self.slot, 0, &Report::Gone);
             return;
         }
-        let before = self.seen;
-        if let Ok(now) = self.observe(session)
-            && self.seen != before
+        if let Some(now) = fresh
+            && let Ok(login) = self.living(session)
+            && self.seen.replace(now) != Some(now)
         {
-            self.replies.report(self.slot, 0, &Report::Changed(now));
+            let login = login.map_or(LoginState::Public, login_state);
+            self.replies.report(self.slot, 0, &Report::Changed(TokenState { login, ..now }));
         }
+    }
+
+    /// A slot that was waited for in vain at the first look answered after all, or showed
+    /// that two tokens are meant. `None`: the token is not there.
+    pub(super) fn found(&mut self, session: &mut Kept, presence: Presence, place: Option<Slot>) {
+        let presence = match presence {
+            // Another one came to this slot meanwhile: each would undo what the other did.
+            Presence::Present(_) if self.place.is_some() && self.place != place => Presence::Ambiguous,
+            Presence::Present(_) | Presence::Absent { .. } if self.place.is_some() => return,
+            other => other,
+        };
+        self.place = place.filter(|_| matches!(presence, Presence::Present(_)));
+        self.seen = match presence {
+            Presence::Present(state) => Some(state),
+            Presence::Absent { .. } | Presence::Ambiguous => None,
+        };
+        if self.place.is_none() {
+            *session = None;
+        }
+        self.replies.report(self.slot, 0, &Report::Found(presence));
     }
 
     /// Where the token is.
@@ -182,43 +193,51 @@ impl Token {
         self.place.ok_or(HsmFailure::TokenGone)
     }
 
-    /// The session, opened if need be: read-write, since a PIN is changed in it.
-    pub(super) fn open<'a>(&self, session: &'a mut Kept) -> Result<&'a Session, HsmFailure> {
+    /// The session, opened if need be (read-write, since a PIN is changed in it), and what
+    /// it says of itself now.
+    pub(super) fn open<'a>(&self, session: &'a mut Kept) -> Result<(&'a Session, SessionState), HsmFailure> {
         let place = self.place()?;
-        if living(session).is_none() {
-            let opened = self.module.context.open_rw_session(place);
-            *session = Some(opened.map_err(|error| failure(&error, Function::OpenSession))?);
-        }
+        let state = match self.living(session)? {
+            Some(state) => state,
+            None => {
+                let opened = self.module.call(|module| module.open_rw_session(place));
+                let opened = session.insert(opened.map_err(|error| failure(&error, Function::OpenSession))?);
+                self.session_state(opened)?
+            }
+        };
         // Just filled if it was empty.
-        session.as_ref().ok_or(HsmFailure::TokenGone)
+        session.as_ref().map(|open| (open, state)).ok_or(HsmFailure::TokenGone)
     }
-}
 
-/// The session if there is one and the module still knows it.
-fn living(session: &mut Kept) -> Option<&Session> {
-    if let Some(Err(HsmFailure::Pkcs11 { code, .. })) = session.as_ref().map(session_state)
-        && [code::SESSION_HANDLE_INVALID, code::SESSION_CLOSED].contains(&code)
-    {
-        *session = None;
+    /// What the session says of itself, if there is one and the module still knows it.
+    fn living(&self, session: &mut Kept) -> Result<Option<SessionState>, HsmFailure> {
+        let Some(open) = session else { return Ok(None) };
+        match self.session_state(open) {
+            Ok(state) => Ok(Some(state)),
+            Err(HsmFailure::Pkcs11 { code: code::SESSION_HANDLE_INVALID | code::SESSION_CLOSED, .. }) => {
+                *session = None;
+                Ok(None)
+            }
+            Err(other) => Err(other),
+        }
     }
-    session.as_ref()
-}
 
-/// `C_Logout`, believed only when the session says "public" afterwards.
-pub(super) fn logged_out(open: &Session) -> Result<(), HsmFailure> {
-    match open.logout().map_err(|error| failure(&error, Function::Logout)) {
-        Ok(()) | Err(HsmFailure::Pkcs11 { code: rv::USER_NOT_LOGGED_IN, .. }) => {}
-        Err(other) => return Err(other),
+    pub(super) fn session_state(&self, open: &Session) -> Result<SessionState, HsmFailure> {
+        let info = self.module.call(|_| open.get_session_info());
+        Ok(info.map_err(|error| failure(&error, Function::GetSessionInfo))?.session_state())
     }
-    match login_state(session_state(open)?) {
-        LoginState::Public => Ok(()),
-        LoginState::User | LoginState::SecurityOfficer => Err(HsmFailure::AlreadyLoggedIn),
-    }
-}
 
-pub(super) fn session_state(open: &Session) -> Result<SessionState, HsmFailure> {
-    let info = open.get_session_info().map_err(|error| failure(&error, Function::GetSessionInfo))?;
-    Ok(info.session_state())
+    /// `C_Logout`, believed only when the session says "public" afterwards.
+    pub(super) fn logged_out(&self, open: &Session) -> Result<(), HsmFailure> {
+        match self.module.call(|_| open.logout()).map_err(|error| failure(&error, Function::Logout)) {
+            Ok(()) | Err(HsmFailure::Pkcs11 { code: rv::USER_NOT_LOGGED_IN, .. }) => {}
+            Err(other) => return Err(other),
+        }
+        match login_state(self.session_state(open)?) {
+            LoginState::Public => Ok(()),
+            LoginState::User | LoginState::SecurityOfficer => Err(HsmFailure::AlreadyLoggedIn),
+        }
+    }
 }
 
 /// Only a user who is logged in for writing changes the user's PIN.
