@@ -176,6 +176,24 @@ pub fn unknown(turn: &mut Turn<'_>, caller: Option<Caller>, fault: Fault) {
     turn.journal(caller.map(|caller| caller.who), AuditEvent::AttemptUnknown(fault));
 }
 
+/// The SO PIN was proven.
+pub fn so_accepted(turn: &mut Turn<'_>, caller: Option<Caller>) {
+    turn.slot.record.so.accepted();
+    turn.slot.so_cooling_until_ms = None;
+    turn.slot.record.so_proven_s = turn.now.wall_s;
+    turn.save();
+    turn.journal(caller.map(|caller| caller.who), AuditEvent::SoPinAccepted);
+}
+
+/// The token refused the SO PIN; a refused last try costs a wait.
+pub fn so_refused(turn: &mut Turn<'_>, caller: Option<Caller>) {
+    let last = turn.slot.record.so.needs_confirmation(turn.tries, turn.slot.so_final_try());
+    turn.slot.record.so.refused(last);
+    turn.slot.so_cooling_until_ms = turn.slot.record.so.wait_ms().map(|wait_ms| turn.now.after_ms(wait_ms));
+    turn.save();
+    turn.journal(caller.map(|caller| caller.who), AuditEvent::SoPinRefused);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

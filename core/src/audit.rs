@@ -40,7 +40,8 @@ pub struct AuditRecord {
     pub event: AuditEvent,
 }
 
-/// What happened. Nothing here ever carries a secret.
+/// What happened. Nothing here ever carries a secret. Records hold the place of a variant in
+/// its enum, here and in every enum below: new ones go to the end, none is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum AuditEvent {
@@ -119,6 +120,14 @@ pub enum AuditEvent {
     ConfigurationApproved([u8; 32]),
     /// The configuration file differs from what was approved, which stays in force.
     ConfigurationWaits([u8; 32]),
+    /// The SO PIN was proven.
+    SoPinAccepted,
+    /// The token refused the SO PIN.
+    SoPinRefused,
+    /// This application could not be told to let go, and a person accepted that by name.
+    ApplicationLeft(ApplicationId),
+    /// What was known of the slot's token, and its sealed codes, are gone: the slot starts anew.
+    SlotForgotten,
 }
 
 /// Why a PIN is tried.

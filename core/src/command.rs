@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::approval::ApprovalCode;
-use crate::effect::SlotId;
+use crate::effect::{ApplicationSet, SlotId};
 use crate::fault::{Fault, Refusal};
 use crate::person::PersonId;
 use crate::record::Mode;
@@ -71,6 +71,8 @@ pub enum Command {
         new_code: Option<SecretId>,
         /// Whether the person typed the confirmation that a last try needs.
         confirmed: bool,
+        /// Applications that need not be told to let go.
+        accept: ApplicationSet,
     },
     /// Switch between generated and manual.
     Mode {
@@ -84,6 +86,37 @@ pub enum Command {
         new_code: Option<SecretId>,
         /// Whether the person typed the confirmation that a last try needs.
         confirmed: bool,
+        /// Applications that need not be told to let go.
+        accept: ApplicationSet,
+    },
+    /// Give the token another user PIN by the SO PIN: for a blocked token, a lost store, a
+    /// forgotten code. Every key stays.
+    Unblock {
+        /// Which slot.
+        slot: SlotId,
+        /// The security officer's PIN.
+        so_pin: SecretId,
+        /// The mode from then on.
+        to: Mode,
+        /// The new manual code, when the slot becomes manual.
+        new_code: Option<SecretId>,
+        /// Whether the person typed the confirmation that a last try of the SO PIN needs.
+        confirmed: bool,
+        /// Applications that need not be told to let go.
+        accept: ApplicationSet,
+    },
+    /// End the life of a slot: erase its token with every key, forget its codes. The platform
+    /// has seen the typed confirmation.
+    Decommission {
+        /// Which slot.
+        slot: SlotId,
+        /// The security officer's PIN; `None`: the token is gone or replaced, only what the
+        /// service keeps is forgotten.
+        so_pin: Option<SecretId>,
+        /// Whether the person typed the confirmation that a last try of the SO PIN needs.
+        confirmed: bool,
+        /// Applications that need not be told to let go.
+        accept: ApplicationSet,
     },
     /// Approve what another person asked for. An approver's or administrator's order.
     Approve {
@@ -143,11 +176,15 @@ pub enum CommandKind {
     ReadStatus,
     /// Reading the audit log; the platform asks before it shows it.
     ReadAudit,
+    /// [`Command::Unblock`]
+    Unblock,
+    /// [`Command::Decommission`]
+    Decommission,
 }
 
 impl CommandKind {
-    /// Every kind, in the order of the enum.
-    pub const ALL: [CommandKind; 14] = [
+    /// Every kind, in the order of the enum. New ones go to its end: audit records hold their places.
+    pub const ALL: [CommandKind; 16] = [
         CommandKind::Boot,
         CommandKind::Activate,
         CommandKind::Deactivate,
@@ -162,6 +199,8 @@ impl CommandKind {
         CommandKind::AdoptConfiguration,
         CommandKind::ReadStatus,
         CommandKind::ReadAudit,
+        CommandKind::Unblock,
+        CommandKind::Decommission,
     ];
 }
 
@@ -177,6 +216,8 @@ impl Command {
             Command::Init { .. } => CommandKind::Init,
             Command::ChangeCode { .. } => CommandKind::ChangeCode,
             Command::Mode { .. } => CommandKind::Mode,
+            Command::Unblock { .. } => CommandKind::Unblock,
+            Command::Decommission { .. } => CommandKind::Decommission,
             Command::Stop => CommandKind::Stop,
             Command::Approve { .. } => CommandKind::Approve,
             Command::Withdraw { .. } => CommandKind::Withdraw,
@@ -200,7 +241,9 @@ impl Command {
             | Command::EndCall { slot }
             | Command::Init { slot, .. }
             | Command::ChangeCode { slot, .. }
-            | Command::Mode { slot, .. } => Some(*slot),
+            | Command::Mode { slot, .. }
+            | Command::Unblock { slot, .. }
+            | Command::Decommission { slot, .. } => Some(*slot),
         }
     }
 
@@ -218,6 +261,8 @@ impl Command {
             | Command::AdoptConfiguration { .. } => [None, None],
             Command::Activate { code, .. } => [*code, None],
             Command::Init { so_pin, .. } => [Some(*so_pin), None],
+            Command::Unblock { so_pin, new_code, .. } => [Some(*so_pin), *new_code],
+            Command::Decommission { so_pin, .. } => [*so_pin, None],
             Command::ChangeCode { code, new_code, .. } | Command::Mode { code, new_code, .. } => [*code, *new_code],
         }
     }
@@ -236,6 +281,16 @@ impl Command {
             | Command::AdoptConfiguration { .. } => {}
             Command::Activate { code, .. } => *code = None,
             Command::Init { so_pin, .. } => *so_pin = SecretId::NONE,
+            Command::Unblock { so_pin, new_code, .. } => {
+                *so_pin = SecretId::NONE;
+                *new_code = None;
+            }
+            // Whether the token is erased or only forgotten is part of what is approved.
+            Command::Decommission { so_pin, .. } => {
+                if let Some(so_pin) = so_pin {
+                    *so_pin = SecretId::NONE;
+                }
+            }
             Command::ChangeCode { code, new_code, .. } | Command::Mode { code, new_code, .. } => {
                 *code = None;
                 *new_code = None;

@@ -24,6 +24,36 @@ pub struct SlotId(pub u8);
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct ApplicationId(pub u8);
 
+/// A set of applications, by their numbers: those a person accepts as dead, by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct ApplicationSet(u64);
+
+impl ApplicationSet {
+    /// No application.
+    pub const NONE: ApplicationSet = ApplicationSet(0);
+
+    /// This set and one more application. A number that no configuration gives
+    /// (`APPLICATIONS_MAX` and above) is left out.
+    #[must_use]
+    pub const fn with(self, application: ApplicationId) -> Self {
+        ApplicationSet(self.0 | Self::bit(application))
+    }
+
+    /// Whether the set holds the application.
+    #[must_use]
+    pub const fn has(self, application: ApplicationId) -> bool {
+        self.0 & Self::bit(application) != 0
+    }
+
+    const fn bit(application: ApplicationId) -> u64 {
+        match 1u64.checked_shl(application.0 as u32) {
+            Some(bit) => bit,
+            None => 0,
+        }
+    }
+}
+
 /// Names one effect; its completion carries the same ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -136,6 +166,19 @@ pub enum HsmCall {
     },
     /// Make the module's own files durable (`[hsm] settle_dir`); nothing where none is configured.
     Settle,
+    /// `C_Login` as SO, `C_InitPIN`, `C_Logout`: another user PIN, and every key stays. Refused by
+    /// the platform for a token without `CKF_TOKEN_INITIALIZED` or without a user PIN.
+    Unblock {
+        /// The SO PIN.
+        so_pin: SecretId,
+        /// The new user PIN.
+        new: SecretId,
+    },
+    /// `C_InitToken` on the slot's own token: every object and the user PIN are gone.
+    Erase {
+        /// The SO PIN.
+        so_pin: SecretId,
+    },
 }
 
 /// An order to an application's adapter.
@@ -181,6 +224,10 @@ pub enum HsmAnswer {
     Initialised(TokenState),
     /// The module's files are durable.
     Settled,
+    /// `CKR_OK` from `C_InitPIN`, and the SO is logged out.
+    Unblocked,
+    /// `CKR_OK` from `C_InitToken`; the state is that of the token after it.
+    Erased(TokenState),
 }
 
 /// What a commit came to.

@@ -8,7 +8,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Declares the refusals: number, name, sentence, remedy, one line each.
+/// Declares the refusals: number, name, sentence, remedy, one line each. New ones go to the end,
+/// whatever their number: audit records hold their places.
 macro_rules! refusals {
     ($($number:literal $variant:ident $name:literal $class:ident $sentence:literal $remedy:literal;)*) => {
         /// What was not done, and what the operator can do about it.
@@ -20,7 +21,7 @@ macro_rules! refusals {
         }
 
         impl Refusal {
-            /// Every refusal, in the order of the numbers.
+            /// Every refusal, in the order of their making.
             pub const ALL: &'static [Refusal] = &[$(Refusal::$variant,)*];
 
             /// The stable number.
@@ -118,7 +119,7 @@ refusals! {
     210 SecretTooLong "secret-too-long" Wrong
         "the secret is longer than 64 bytes" "enter at most 64 characters";
     211 StoredCodeRefused "stored-code-refused" WaitsForPeople
-        "the token refused the stored code; it is kept, and not tried again without a person" "find out who changed the PIN; then `slotwarden slot activate NAME` tries again, with the code if you know it";
+        "the token refused the stored code; it is kept, and not tried again without a person" "find out who changed the PIN; `slotwarden slot activate NAME` tries again, with the code if you know it; without it `slotwarden slot unblock NAME` gives the token another by the SO PIN, keys kept";
     212 GeneratedTooShort "generated-too-short" Wrong
         "the token or an application allows too few characters for a generated code" "use a manual code, or a token and applications that allow at least 22 characters";
 
@@ -129,9 +130,9 @@ refusals! {
     303 SlotUninitialised "slot-uninitialised" Wrong
         "the token has no user PIN yet" "`slotwarden slot init NAME`";
     304 SlotHasToken "slot-has-token" Wrong
-        "the slot has, or had, a token with a user PIN or objects" "nothing was erased; to bring a slot back use its code or `slot unblock`, to end its life `slot decommission`";
+        "the slot has, or had, a token with a user PIN or objects" "nothing was erased; to bring it back `slotwarden slot activate NAME` with its code, or `slotwarden slot unblock NAME` with the SO PIN; to end its life `slotwarden slot decommission NAME`";
     305 SlotBlocked "slot-blocked" WaitsForPeople
-        "the token has blocked its user PIN" "the security officer can set a new one (`slot unblock`); the keys are kept";
+        "the token has blocked its user PIN" "`slotwarden slot unblock NAME` gives it another by the SO PIN; the keys are kept";
     306 SlotCoolingDown "slot-cooling-down" Later
         "the slot waits after a refused last try" "wait as long as `slotwarden slot show` says";
     307 SlotDoubtful "slot-doubtful" WaitsForPeople
@@ -153,9 +154,9 @@ refusals! {
     315 AlreadyActive "already-active" Wrong
         "the slot is active" "nothing needs to be done";
     316 ApplicationUnreachable "application-unreachable" Wrong
-        "an application of the slot could not be told to let go; nothing was changed" "mend the application, then try again";
+        "an application of the slot could not be told to let go; nothing was changed" "mend the application, then try again; or accept that it was not told, with --accept-application and its name, which `slotwarden slot show` says";
     317 CodeOldOrNew "code-old-or-new" WaitsForPeople
-        "the last change was interrupted: the token has the old code or the new one" "`slotwarden slot activate NAME` with the new code, then with the old one";
+        "the last change was interrupted: the token has the old code or the new one" "`slotwarden slot activate NAME` with the new code, then with the old one; if neither is known, `slotwarden slot unblock NAME` by the SO PIN";
     318 ActivationNeedsPerson "activation-needs-person" WaitsForPeople
         "the stored code is not tried without a person: it was refused, or its outcome stayed unknown twice" "`slotwarden slot activate NAME`";
     319 SoPinWrong "so-pin-wrong" Wrong
@@ -168,9 +169,9 @@ refusals! {
         "the token refused the sealed code: the manual code rules" "`slotwarden slot activate NAME` with the manual code; the sealed one is kept until a code is accepted";
 
     401 StoreMissing "store-missing" Wrong
-        "the state directory was in use, and its store is missing" "restore the file; nothing was made in its place";
+        "the state directory was in use, and its store is missing" "restore the file; nothing was made in its place; if it is lost for good, `slotwarden daemon --new-store` makes another, and `slot unblock` opens the tokens";
     402 StoreUnreadable "store-unreadable" Wrong
-        "the store is damaged" "restore the file from before; nothing was overwritten";
+        "the store is damaged" "restore the file from before; nothing was overwritten; if there is none, `slotwarden daemon --new-store` moves it aside and makes another";
     403 StoreNewer "store-newer" Wrong
         "the store was written by a newer version" "start that version; nothing was overwritten";
     404 StoreLocked "store-locked" Wrong
@@ -178,9 +179,9 @@ refusals! {
     405 StoreFailed "store-failed" Wrong
         "the record could not be made durable, and the service has halted" "mend the disk and restart the daemon; the slot then finds out what its token has";
     406 SealMissing "seal-missing" Wrong
-        "the key that protects the stored codes is not there" "bring back the key file or the systemd credential";
+        "the key that protects the stored codes is not there" "bring back the key file or the systemd credential; if it is lost for good, `slotwarden daemon --new-store` makes another store, without the codes";
     407 SealWrong "seal-wrong" Wrong
-        "the key does not open the stored codes" "bring back the key that belongs to this store";
+        "the key does not open the stored codes" "bring back the key that belongs to this store; if it is lost for good, `slotwarden daemon --new-store` makes another store, without the codes";
 
     601 QuorumInvalid "quorum-invalid" Wrong
         "no such quorum: m of n needs 2 ≤ m ≤ n ≤ 16" "choose m and n within these bounds";
@@ -215,6 +216,21 @@ refusals! {
         "dual control is off: the configuration file counts as it is" "restart the daemon to use a changed file";
     710 ConfigurationSame "configuration-same" Wrong
         "the configuration file says what was approved" "nothing needs to be done";
+
+    408 StoreNotLost "store-not-lost" Wrong
+        "no store was lost here" "start the daemon without --new-store; nothing was changed";
+    323 SoPinBlocked "so-pin-blocked" Wrong
+        "the token has blocked its SO PIN: nobody can unblock it or erase it with PKCS#11" "activate the slot with its code; without it only the vendor's tool can reset the token, with its keys";
+    324 SoPinMissing "so-pin-missing" Wrong
+        "this needs the SO PIN" "give it at the prompt, with --so-pin-file or with --so-pin-fd";
+    325 DeactivateFirst "deactivate-first" Wrong
+        "the slot is active" "`slotwarden slot deactivate NAME` first; to replace the code of an active slot use `slot change-code`";
+    326 SoPinNotWanted "so-pin-not-wanted" Wrong
+        "the slot's token is not there, so its SO PIN cannot be proven" "connect the token; or, if it is gone for good, forget its codes with `slot decommission NAME --without-token`";
+    327 TokenIsThere "token-is-there" Wrong
+        "the slot's token is there: forgetting its codes alone would leave its keys behind" "`slotwarden slot decommission NAME` with the SO PIN erases it";
+    328 DecommissionUnconfirmed "decommission-unconfirmed" WaitsForPeople
+        "this ends the life of the slot: every key of its token is destroyed, and its sealed codes are forgotten" "be sure that nothing needs the keys, then repeat with --confirm \"decommission NAME\" (the name as configured)";
 }
 
 /// A device failed, or we did.
@@ -358,6 +374,8 @@ pub mod rv {
     pub const PIN_LEN_RANGE: u64 = 0xA2;
     /// `CKR_PIN_LOCKED`
     pub const PIN_LOCKED: u64 = 0xA4;
+    /// `CKR_SESSION_EXISTS`
+    pub const SESSION_EXISTS: u64 = 0xB6;
     /// `CKR_SESSION_READ_ONLY`
     pub const SESSION_READ_ONLY: u64 = 0xB5;
     /// `CKR_USER_ALREADY_LOGGED_IN`: never taken for "code correct"
@@ -368,6 +386,8 @@ pub mod rv {
     pub const USER_PIN_NOT_INITIALIZED: u64 = 0x102;
     /// `CKR_DEVICE_ERROR`
     pub const DEVICE_ERROR: u64 = 0x30;
+    /// `CKR_TOKEN_WRITE_PROTECTED`
+    pub const TOKEN_WRITE_PROTECTED: u64 = 0xE2;
     /// `CKR_TOKEN_NOT_PRESENT`
     pub const TOKEN_NOT_PRESENT: u64 = 0xE0;
 }

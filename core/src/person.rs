@@ -145,7 +145,11 @@ impl Persons {
 #[must_use]
 pub const fn needs_two(command: &Command) -> bool {
     match command {
-        Command::Init { .. } | Command::AdoptConfiguration { .. } | Command::Mode { to: Mode::Generated, .. } => true,
+        Command::Init { .. }
+        | Command::Unblock { .. }
+        | Command::Decommission { .. }
+        | Command::AdoptConfiguration { .. }
+        | Command::Mode { to: Mode::Generated, .. } => true,
         // A last try: the confirmation is the second person's.
         Command::Activate { confirmed, .. }
         | Command::ChangeCode { confirmed, .. }
@@ -174,6 +178,8 @@ pub const fn may(roles: Roles, what: CommandKind) -> bool {
         | CommandKind::Mode
         | CommandKind::EndCall
         | CommandKind::Stop
+        | CommandKind::Unblock
+        | CommandKind::Decommission
         | CommandKind::DualControl
         | CommandKind::AdoptConfiguration => administrator,
         CommandKind::Approve => administrator || roles.has(Role::Approver),

@@ -16,6 +16,12 @@
 //! | generated → manual | old | still generated | manual; the old one kept until a manual code is accepted |
 //! | manual → manual | none | – | people try the new, then the old |
 //! | initialise | none: the flags say it | – | – |
+//! | unblock | new, unless the token is still locked | it rules | everything as before; the new one kept too |
+//! | unblock to manual | none, unless the token is still locked | – | manual: people try the new, then the old |
+//! | decommission | none: the flags say it | – | – |
+//!
+//! The last three are done by the SO PIN, whatever the token has. What was under way before them
+//! (a change not decided, a doubt) stays as it was until they succeed, and so does every sealed code.
 //!
 //! The arrows are here, one a line; what they do is told in `pin_change/`: `order` (up to
 //! the call), `answer` (what each answer proves), `decide`, `ends`, `step`.
@@ -26,7 +32,7 @@
 //! │   ├── ClosingApplications
 //! │   ├── Drawing
 //! │   └── UnsealingOld
-//! ├── AtToken          before `SetPin` an abort, after it a decision
+//! ├── AtToken          before the call that changes the token an abort, after it a decision
 //! ├── Doubtful         the deadline is over, the answer is not there
 //! ├── UnsealingForDecision
 //! └── Ended
@@ -49,7 +55,7 @@ use crate::command::{Answer, Caller, CommandKind};
 use crate::effect::{HsmCall, Outcome as EffectOutcome, Ticket};
 use crate::fault::{Fault, Function};
 use crate::fmt;
-use crate::record::ChangeKind;
+use crate::record::{Change, ChangeKind, Unblocking};
 use crate::safe::SecretId;
 use crate::slot_data::{application_answered, applications_overdue};
 use crate::token::Serial;
@@ -86,6 +92,19 @@ pub enum ChangeOrder {
         so_pin: SecretId,
         /// Which free token.
         free_slot: Option<u64>,
+    },
+    /// Do what the SO PIN can: unblock, decommission.
+    BySo {
+        /// Which of it.
+        kind: ChangeKind,
+        /// Who waits.
+        caller: Caller,
+        /// Whether the last-try confirmation was typed.
+        confirmed: bool,
+        /// The SO PIN.
+        so_pin: SecretId,
+        /// The new manual code.
+        new_code: Option<SecretId>,
     },
     /// Find out what the token has after an interrupted change.
     Decide {
@@ -249,6 +268,10 @@ pub struct Rules {
     goes_on: bool,
     /// The token that was initialised; another may have taken its place since.
     initialised: Option<Serial>,
+    /// What the SO PIN had under way before this order: an order that changed nothing leaves it.
+    by_so_before: Option<Change>,
+    /// The code of an earlier unblock: this one gives the token the same.
+    unblocking_before: Option<Unblocking>,
 }
 
 impl PinChange {
@@ -285,7 +308,7 @@ impl PinChange {
         let rules: &Rules = &self.machine;
         let active = match rules.order {
             ChangeOrder::Change { active, .. } => active,
-            ChangeOrder::Initialise { so_pin, .. } => Some(so_pin),
+            ChangeOrder::Initialise { so_pin, .. } | ChangeOrder::BySo { so_pin, .. } => Some(so_pin),
             ChangeOrder::Decide { .. } => None,
         };
         let in_state = match self.state() {
@@ -309,18 +332,30 @@ impl Rules {
                 (kind, Some(caller), code, new_code, active.is_some())
             }
             ChangeOrder::Initialise { caller, .. } => (ChangeKind::Initialise, Some(caller), None, None, false),
+            ChangeOrder::BySo { kind, caller, new_code, .. } => (kind, Some(caller), None, new_code, false),
             ChangeOrder::Decide { caller, .. } => {
                 // Without a change under way both sealed codes were refused, or are kept beside
                 // a manual one: they are tried as after an interrupted change of generated codes.
-                let kind = turn.slot.record.change.map_or(ChangeKind::GeneratedToGenerated, |change| change.kind);
+                // The code of an unblock comes first: it is what the token was given last.
+                let record = &turn.slot.record;
+                let rescued = record.unblocking.is_some_and(|kept| kept.may_rule());
+                let otherwise = if rescued { ChangeKind::Unblock } else { ChangeKind::GeneratedToGenerated };
+                let kind = record.by_so.or(record.change).map_or(otherwise, |change| change.kind);
                 (kind, caller, None, None, false)
             }
         };
-        let goes_on = matches!(order, ChangeOrder::Initialise { .. })
-            && turn.slot.record.change.is_some()
-            && turn.slot.record.pending.is_some();
-        let pending_refused = matches!(order, ChangeOrder::Decide { .. })
-            && turn.slot.record.change.is_some_and(|change| change.pending_refused);
+        let record = &turn.slot.record;
+        let goes_on = match (order, kind) {
+            (ChangeOrder::Initialise { .. }, _) => record.change.is_some() && record.pending.is_some(),
+            (ChangeOrder::BySo { .. }, ChangeKind::Unblock) => record.unblocking.is_some(),
+            (ChangeOrder::BySo { .. } | ChangeOrder::Change { .. } | ChangeOrder::Decide { .. }, _) => false,
+        };
+        let pending_refused = match (order, kind) {
+            (ChangeOrder::Decide { .. }, ChangeKind::Unblock) => record.unblocking.is_some_and(|kept| kept.refused),
+            (ChangeOrder::Decide { .. }, _) => record.change.is_some_and(|change| change.pending_refused),
+            (ChangeOrder::Change { .. } | ChangeOrder::Initialise { .. } | ChangeOrder::BySo { .. }, _) => false,
+        };
+        let (by_so_before, unblocking_before) = (record.by_so, record.unblocking);
         Rules {
             order,
             kind,
@@ -333,6 +368,8 @@ impl Rules {
             pending_refused,
             goes_on,
             initialised: None,
+            by_so_before,
+            unblocking_before,
         }
     }
 
@@ -347,6 +384,8 @@ impl Rules {
         match self.order {
             ChangeOrder::Change { command, .. } => command,
             ChangeOrder::Initialise { .. } => CommandKind::Init,
+            ChangeOrder::BySo { kind: ChangeKind::Decommission, .. } => CommandKind::Decommission,
+            ChangeOrder::BySo { .. } => CommandKind::Unblock,
             ChangeOrder::Decide { .. } => CommandKind::Activate,
         }
     }
@@ -355,6 +394,7 @@ impl Rules {
         match self.order {
             ChangeOrder::Change { confirmed, .. }
             | ChangeOrder::Initialise { confirmed, .. }
+            | ChangeOrder::BySo { confirmed, .. }
             | ChangeOrder::Decide { confirmed, .. } => confirmed,
         }
     }
@@ -362,20 +402,20 @@ impl Rules {
     const fn active(&self) -> Option<SecretId> {
         match self.order {
             ChangeOrder::Change { active, .. } => active,
-            ChangeOrder::Initialise { .. } | ChangeOrder::Decide { .. } => None,
+            ChangeOrder::Initialise { .. } | ChangeOrder::BySo { .. } | ChangeOrder::Decide { .. } => None,
         }
     }
 
     const fn so_pin(&self) -> Option<SecretId> {
         match self.order {
-            ChangeOrder::Initialise { so_pin, .. } => Some(so_pin),
+            ChangeOrder::Initialise { so_pin, .. } | ChangeOrder::BySo { so_pin, .. } => Some(so_pin),
             ChangeOrder::Change { .. } | ChangeOrder::Decide { .. } => None,
         }
     }
 
     const fn is_order(&self) -> bool {
         match self.order {
-            ChangeOrder::Change { .. } | ChangeOrder::Initialise { .. } => true,
+            ChangeOrder::Change { .. } | ChangeOrder::Initialise { .. } | ChangeOrder::BySo { .. } => true,
             ChangeOrder::Decide { .. } => false,
         }
     }
@@ -383,8 +423,14 @@ impl Rules {
     /// Whether the new PIN is ours: made here, sealed, promoted.
     const fn makes_a_code(&self) -> bool {
         match self.kind {
-            ChangeKind::Initialise | ChangeKind::GeneratedToGenerated | ChangeKind::ManualToGenerated => true,
-            ChangeKind::GeneratedToManual | ChangeKind::ManualToManual => false,
+            ChangeKind::Initialise
+            | ChangeKind::GeneratedToGenerated
+            | ChangeKind::ManualToGenerated
+            | ChangeKind::Unblock => true,
+            ChangeKind::GeneratedToManual
+            | ChangeKind::ManualToManual
+            | ChangeKind::UnblockToManual
+            | ChangeKind::Decommission => false,
         }
     }
 }
@@ -482,9 +528,7 @@ impl blocking::State<Rules> for State {
             {
                 match result {
                     Ok(()) => {
-                        if let (Which::Accepted, Some(change)) = (which, &mut turn.slot.record.change) {
-                            change.accepted_tried = true;
-                        }
+                        rules.note_tried(turn, which);
                         attempts::begin(turn, rules.caller, AttemptCause::Change);
                         rules.ask(turn, Step::DecideLogin(which, id), HsmCall::Login { pin: id })
                     }

@@ -11,8 +11,8 @@ use crate::safe::SecretId;
 use crate::token::Serial;
 
 /// Version of the encoding of [`SlotRecord`]. A store with a higher one is refused.
-pub const SLOT_RECORD_VERSION: u8 = 1;
-/// Bytes that always hold an encoded [`SlotRecord`] (70 with every field in use, by test).
+pub const SLOT_RECORD_VERSION: u8 = 2;
+/// Bytes that always hold an encoded [`SlotRecord`] (95 with every field in use, by test).
 pub const SLOT_RECORD_BYTES_MAX: usize = 128;
 
 /// A number the platform gave a slot name when it first saw it; never reused, so a sealed
@@ -141,6 +141,48 @@ pub struct SlotRecord {
     pub user: Attempts,
     /// Attempts with the SO PIN: same rules, own count.
     pub so: Attempts,
+    /// What the SO PIN is doing to the token: an unblock or a decommission. Beside `change`,
+    /// which stays as it was until the token has proven what it has.
+    pub by_so: Option<Change>,
+    /// The sealed code of an unblock; kept until it or another code was accepted and settled.
+    pub unblocking: Option<Unblocking>,
+    /// When the SO PIN was last proven, seconds since 1970; `None`: never, or without a clock.
+    pub so_proven_s: Option<u64>,
+}
+
+/// The sealed code that an unblock gives the token. A later unblock gives it the same one, so
+/// that whichever of the calls took effect, the code is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Unblocking {
+    /// Under which generation it is sealed.
+    pub generation: u32,
+    /// Whether a call with it may have reached the token.
+    pub called: bool,
+    /// A try of it began to decide the last call: the service makes no other by itself.
+    pub tried: bool,
+    /// The token refused it since the last call.
+    pub refused: bool,
+}
+
+impl Unblocking {
+    /// A code that was drawn now; no call knows it.
+    #[must_use]
+    pub const fn drawn(generation: u32) -> Self {
+        Unblocking { generation, called: false, tried: false, refused: false }
+    }
+
+    /// The same code while a call with it begins.
+    #[must_use]
+    pub const fn calling(self) -> Self {
+        Unblocking { called: true, tried: false, refused: false, ..self }
+    }
+
+    /// Whether the token may have it, as far as anybody knows.
+    #[must_use]
+    pub const fn may_rule(self) -> bool {
+        self.called && !self.refused
+    }
 }
 
 /// A token PIN change under way.
@@ -185,6 +227,12 @@ pub enum ChangeKind {
     GeneratedToManual,
     /// A manual code by another.
     ManualToManual,
+    /// Whatever it is by a generated code, with the SO PIN.
+    Unblock,
+    /// Whatever it is by a manual code, with the SO PIN.
+    UnblockToManual,
+    /// To none: the token is erased.
+    Decommission,
 }
 
 /// What only people can resolve.
@@ -233,7 +281,25 @@ impl SlotRecord {
             doubt: None,
             user: NONE,
             so: NONE,
+            by_so: None,
+            unblocking: None,
+            so_proven_s: None,
         }
+    }
+
+    /// The record of this slot with nothing known of a token. The uid stays, and generations go
+    /// on, so that a forgotten code can never be taken for a new one.
+    #[must_use]
+    pub const fn forgotten(&self) -> Self {
+        let mut record = SlotRecord::new(self.uid);
+        record.next_generation = self.next_generation;
+        record
+    }
+
+    /// The sealed codes it names.
+    #[must_use]
+    pub fn sealed(&self) -> [Option<u32>; 3] {
+        [self.accepted, self.pending, self.unblocking.map(|kept| kept.generation)]
     }
 
     /// Writes version and record into `out`; returns the part written.
@@ -250,7 +316,44 @@ impl SlotRecord {
     /// [`Refusal::StoreNewer`] for a higher version, [`Refusal::StoreUnreadable`] for
     /// anything that is not exactly one record.
     pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
-        decode(SLOT_RECORD_VERSION, bytes)
+        match bytes.first() {
+            Some(1) => decode::<SlotRecordV1>(1, bytes).map(SlotRecord::from),
+            Some(_) | None => decode(SLOT_RECORD_VERSION, bytes),
+        }
+    }
+}
+
+/// The record as 0.1.0 wrote it.
+#[derive(Deserialize)]
+struct SlotRecordV1 {
+    uid: [u8; 16],
+    mode: Mode,
+    serial: Option<Serial>,
+    shows_count_low: bool,
+    accepted: Option<u32>,
+    pending: Option<u32>,
+    next_generation: u32,
+    change: Option<Change>,
+    doubt: Option<Doubt>,
+    user: Attempts,
+    so: Attempts,
+}
+
+impl From<SlotRecordV1> for SlotRecord {
+    fn from(old: SlotRecordV1) -> Self {
+        SlotRecord {
+            mode: old.mode,
+            serial: old.serial,
+            shows_count_low: old.shows_count_low,
+            accepted: old.accepted,
+            pending: old.pending,
+            next_generation: old.next_generation,
+            change: old.change,
+            doubt: old.doubt,
+            user: old.user,
+            so: old.so,
+            ..SlotRecord::new(old.uid)
+        }
     }
 }
 
@@ -311,6 +414,29 @@ mod tests {
             doubt: Some(Doubt::CallUnanswered),
             user: attempts,
             so: attempts,
+            by_so: Some(Change::calling(ChangeKind::Decommission)),
+            unblocking: Some(Unblocking { generation: u32::MAX, called: true, tried: true, refused: true }),
+            so_proven_s: Some(u64::MAX),
+        }
+    }
+
+    /// What 0.1.0 wrote for a slot with every field in use.
+    #[rustfmt::skip]
+    const V1: [u8; 70] = [
+        0x01, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
+        0xFF, 0xFF, 0xFF, 0x01, 0x01, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
+        0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01, 0x01, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F,
+        0x01, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F, 0x01, 0x04, 0x01,
+        0x00, 0x00, 0x01, 0x02, 0x01, 0xFF, 0xFF, 0x01, 0xFF, 0x01, 0xFF, 0xFF, 0x01, 0xFF,
+    ];
+
+    #[test]
+    fn a_record_of_0_1_0_is_read_for_ever() {
+        let expected = SlotRecord { by_so: None, unblocking: None, so_proven_s: None, ..largest() };
+        let expected = SlotRecord { change: Some(Change::calling(ChangeKind::ManualToManual)), ..expected };
+        assert_eq!(SlotRecord::decode(&V1), Ok(expected));
+        for len in 0..V1.len() {
+            assert_eq!(SlotRecord::decode(&V1[..len]), Err(Refusal::StoreUnreadable));
         }
     }
 
@@ -318,7 +444,7 @@ mod tests {
     fn the_largest_record_fits_and_comes_back() {
         let mut bytes = [0; SLOT_RECORD_BYTES_MAX];
         let encoded = largest().encode(&mut bytes).map(owned).expect("the bound holds");
-        assert_eq!(encoded.len(), 70, "the documented size of the largest record");
+        assert_eq!(encoded.len(), 95, "the documented size of the largest record");
         assert_eq!(SlotRecord::decode(&encoded), Ok(largest()));
     }
 

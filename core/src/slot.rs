@@ -47,7 +47,7 @@ use statig::prelude::InitializedStateMachine;
 pub use self::step::{After, Source, Step, Try};
 use crate::audit::{AttemptCause, AuditEvent};
 use crate::command::{Answer, Caller, CommandKind};
-use crate::effect::{HsmCall, Outcome as EffectOutcome, Ticket};
+use crate::effect::{ApplicationSet, HsmCall, Outcome as EffectOutcome, Ticket};
 use crate::fault::{Fault, Function, Refusal};
 use crate::fmt;
 use crate::pin_change::{ChangeEnd, Then};
@@ -94,6 +94,34 @@ pub enum SlotEvent {
         new_code: Option<SecretId>,
         /// Whether the last-try confirmation was typed.
         confirmed: bool,
+        /// Applications that need not be told to let go.
+        accept: ApplicationSet,
+    },
+    /// A person wants the token PIN replaced by the SO PIN.
+    UnblockOrdered {
+        /// Who.
+        caller: Caller,
+        /// The SO PIN.
+        so_pin: SecretId,
+        /// The mode wanted.
+        to: Mode,
+        /// The new manual code.
+        new_code: Option<SecretId>,
+        /// Whether the last-try confirmation was typed.
+        confirmed: bool,
+        /// Applications that need not be told to let go.
+        accept: ApplicationSet,
+    },
+    /// A person wants the slot's life to end.
+    DecommissionOrdered {
+        /// Who.
+        caller: Caller,
+        /// The SO PIN; `None`: the token is gone or replaced.
+        so_pin: Option<SecretId>,
+        /// Whether the last-try confirmation was typed.
+        confirmed: bool,
+        /// Applications that need not be told to let go.
+        accept: ApplicationSet,
     },
     /// A person wants the token to get its first user PIN.
     InitOrdered {
@@ -367,8 +395,26 @@ impl blocking::State<Rules> for State {
                 };
                 order::refuse(turn, caller, kind, refusal, [code, new_code])
             }
-            (State::Locked, On::ChangeOrdered { caller, kind, to, code, new_code, confirmed }) => {
+            (State::Locked, On::ChangeOrdered { caller, kind, to, code, new_code, confirmed, accept }) => {
+                turn.slot.accept = accept;
                 order::change(turn, None, order::Wish { caller, kind, to, code, new_code, confirmed })
+            }
+            (State::Absent, On::DecommissionOrdered { caller, so_pin, .. }) => {
+                order::forget_token(turn, caller, so_pin)
+            }
+            (
+                State::Uninitialised | State::Blocked | State::Locked | State::InDoubt | State::CoolingDown { .. },
+                On::DecommissionOrdered { caller, so_pin, confirmed, accept },
+            ) => {
+                turn.slot.accept = accept;
+                order::decommission(turn, caller, so_pin, confirmed)
+            }
+            (
+                State::Blocked | State::Locked | State::InDoubt | State::CoolingDown { .. },
+                On::UnblockOrdered { caller, so_pin, to, new_code, confirmed, accept },
+            ) => {
+                turn.slot.accept = accept;
+                order::unblock(turn, order::Rescue { caller, so_pin, to, new_code, confirmed })
             }
 
             (State::Unsealing { ticket, id, attempt }, On::Done(done, EffectOutcome::Unsealed(result)))
@@ -464,8 +510,17 @@ impl blocking::State<Rules> for State {
             {
                 order::refuse(turn, caller, kind, Refusal::SlotCoolingDown, [code, new_code])
             }
-            (State::Active { pin }, On::ChangeOrdered { caller, kind, to, code, new_code, confirmed }) => {
+            (State::Active { pin }, On::ChangeOrdered { caller, kind, to, code, new_code, confirmed, accept }) => {
+                turn.slot.accept = accept;
                 order::change(turn, Some(pin), order::Wish { caller, kind, to, code, new_code, confirmed })
+            }
+            // Nothing that the SO PIN does takes an active slot out of service unasked.
+            (State::Active { .. }, On::UnblockOrdered { caller, so_pin, new_code, .. }) => {
+                let refusal = Refusal::DeactivateFirst;
+                order::refuse(turn, caller, CommandKind::Unblock, refusal, [Some(so_pin), new_code])
+            }
+            (State::Active { .. }, On::DecommissionOrdered { caller, so_pin, .. }) => {
+                order::refuse(turn, caller, CommandKind::Decommission, Refusal::DeactivateFirst, [so_pin, None])
             }
             (State::Active { pin }, On::Token(presence)) => {
                 let before = turn.slot.attention;
@@ -575,6 +630,10 @@ impl blocking::Superstate<Rules> for Superstate {
                 let refusal = rest::why_not(turn);
                 order::refuse(turn, caller, kind, refusal, [code, new_code])
             }
+            (Superstate::Resting, On::UnblockOrdered { caller, so_pin, new_code, .. }) => {
+                let refusal = rest::why_not(turn);
+                order::refuse(turn, caller, CommandKind::Unblock, refusal, [Some(so_pin), new_code])
+            }
             (Superstate::Resting, On::InitOrdered { caller, so_pin, .. }) => {
                 let refusal = match (turn.slot.token, turn.slot.refusal, turn.slot.record.serial) {
                     (Some(_), _, _) | (None, None, Some(_)) => Refusal::SlotHasToken,
@@ -601,6 +660,14 @@ impl blocking::Superstate<Rules> for Superstate {
                 let refusal = rest::busy(turn);
                 order::refuse(turn, caller, kind, refusal, [code, new_code])
             }
+            (Superstate::Working, On::UnblockOrdered { caller, so_pin, new_code, .. }) => {
+                let refusal = rest::busy(turn);
+                order::refuse(turn, caller, CommandKind::Unblock, refusal, [Some(so_pin), new_code])
+            }
+            (Superstate::Working, On::DecommissionOrdered { caller, so_pin, .. }) => {
+                let refusal = rest::busy(turn);
+                order::refuse(turn, caller, CommandKind::Decommission, refusal, [so_pin, None])
+            }
             (Superstate::Working, On::InitOrdered { caller, so_pin, .. }) => {
                 let refusal = rest::busy(turn);
                 order::refuse(turn, caller, CommandKind::Init, refusal, [Some(so_pin), None])
@@ -619,7 +686,11 @@ impl blocking::Superstate<Rules> for Superstate {
                     turn.out.bug(BUG_TOKEN_UNHANDLED);
                     Handled
                 }
-                On::ActivateOrdered { .. } | On::DeactivateOrdered { .. } | On::ChangeOrdered { .. } => {
+                On::ActivateOrdered { .. }
+                | On::DeactivateOrdered { .. }
+                | On::ChangeOrdered { .. }
+                | On::UnblockOrdered { .. }
+                | On::DecommissionOrdered { .. } => {
                     turn.out.bug(BUG_ORDER_UNHANDLED);
                     Handled
                 }
@@ -685,6 +756,9 @@ pub const fn plain_token() -> TokenState {
         count_low: false,
         final_try: false,
         locked: false,
+        so_count_low: false,
+        so_final_try: false,
+        so_locked: false,
         pin_chars_max: 0,
         login: LoginState::Public,
     }

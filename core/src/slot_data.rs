@@ -3,10 +3,11 @@
 use heapless::Vec;
 
 use crate::audit::AuditEvent;
-use crate::effect::{ApplicationId, ApplicationOrder, SlotId, Ticket};
+use crate::effect::{ApplicationId, ApplicationOrder, ApplicationSet, SlotId, Ticket};
 use crate::fault::{ApplicationFault, Fault, Refusal};
 use crate::limits::APPLICATIONS_PER_SLOT_MAX;
 use crate::outbox::Act;
+use crate::person::PersonId;
 use crate::record::{Doubt, Mode, Owner, SlotRecord};
 use crate::safe::SecretId;
 use crate::status::{ApplicationState, Attention};
@@ -51,6 +52,8 @@ pub struct SlotData {
     pub cooling_until_ms: Option<u64>,
     /// The same for the SO PIN, which has a count of its own.
     pub so_cooling_until_ms: Option<u64>,
+    /// Applications that the order under way, or the last one, need not reach: a person named them.
+    pub accept: ApplicationSet,
 }
 
 /// One application bound to the slot.
@@ -87,6 +90,7 @@ impl SlotData {
             held: false,
             cooling_until_ms: None,
             so_cooling_until_ms: None,
+            accept: ApplicationSet::NONE,
         }
     }
 
@@ -141,7 +145,7 @@ impl SlotData {
         self.record.mode == Mode::Generated
             && self.record.accepted.is_some()
             && self.record.doubt.is_none()
-            && self.record.change.is_none()
+            && !self.has_open_change()
             && !self.record.user.automatic_stopped
             && self.token.is_some_and(|token| token.user_pin && !token.locked)
     }
@@ -161,13 +165,13 @@ impl SlotData {
     /// Whether an interrupted change has to be decided first.
     #[must_use]
     pub fn has_open_change(&self) -> bool {
-        self.record.change.is_some()
+        self.record.change.is_some() || self.record.by_so.is_some()
     }
 
     /// What only people (or the token's answer) can resolve, as far as the record knows.
     #[must_use]
     pub fn doubt(&self) -> Option<Doubt> {
-        match (self.record.doubt, self.record.change) {
+        match (self.record.doubt, self.record.by_so.or(self.record.change)) {
             (Some(doubt), _) => Some(doubt),
             (None, Some(change)) if change.calling => Some(Doubt::CallUnanswered),
             (None, Some(_) | None) => None,
@@ -209,6 +213,12 @@ impl SlotData {
         self.token.is_some_and(|token| token.final_try)
     }
 
+    /// Whether the token says that the next refused try blocks its SO PIN.
+    #[must_use]
+    pub fn so_final_try(&self) -> bool {
+        self.token.is_some_and(|token| token.so_final_try)
+    }
+
     /// Whether an application still has to answer.
     #[must_use]
     pub fn applications_pending(&self) -> bool {
@@ -218,10 +228,27 @@ impl SlotData {
     /// The first application that could not be served.
     #[must_use]
     pub fn application_fault(&self) -> Option<Fault> {
-        self.applications.iter().find_map(|bound| match bound.state {
-            ApplicationState::Failed(fault) => Some(fault),
-            ApplicationState::Inactive | ApplicationState::Pending | ApplicationState::Active => None,
-        })
+        self.applications.iter().find_map(Bound::fault)
+    }
+
+    /// The first application that could not be served and that no person accepted as dead.
+    #[must_use]
+    pub fn unaccepted_application_fault(&self) -> Option<Fault> {
+        self.applications.iter().filter(|bound| !self.accept.has(bound.application)).find_map(Bound::fault)
+    }
+
+    /// Nothing is known of a token any more: the slot starts anew. Its sealed codes are the
+    /// caller's to erase.
+    pub fn forget(&mut self) {
+        self.record = self.record.forgotten();
+        self.dirty = true;
+        self.tried_serial = None;
+        self.refusal = None;
+        self.attention = None;
+        self.fault = None;
+        self.held = false;
+        self.cooling_until_ms = None;
+        self.so_cooling_until_ms = None;
     }
 }
 
@@ -234,6 +261,15 @@ impl Bound {
             state: ApplicationState::Inactive,
             unanswered: None,
             if_served: ApplicationState::Inactive,
+        }
+    }
+
+    /// Why it could not be served, if so.
+    #[must_use]
+    pub const fn fault(&self) -> Option<Fault> {
+        match self.state {
+            ApplicationState::Failed(fault) => Some(fault),
+            ApplicationState::Inactive | ApplicationState::Pending | ApplicationState::Active => None,
         }
     }
 }
@@ -281,6 +317,17 @@ pub fn application_answered(turn: &mut Turn<'_>, ticket: Ticket, result: Result<
         turn.journal(None, AuditEvent::ApplicationFailed(application, fault));
     }
     true
+}
+
+/// Writes down which applications keep what they had because a person accepted that by name.
+pub fn leave_accepted(turn: &mut Turn<'_>, who: Option<PersonId>) {
+    for index in 0..turn.slot.applications.len() {
+        let Some(bound) = turn.slot.applications.get(index) else { continue };
+        let application = bound.application;
+        if bound.fault().is_some() && turn.slot.accept.has(application) {
+            turn.journal(who, AuditEvent::ApplicationLeft(application));
+        }
+    }
 }
 
 /// Gives up waiting for applications: those that did not answer are reported as failed.

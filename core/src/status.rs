@@ -76,6 +76,9 @@ pub struct SlotStatus {
     pub refusal: Option<Refusal>,
     /// The last device failure since the slot was last well.
     pub fault: Option<Fault>,
+    /// When the SO PIN was last proven here, seconds since 1970; `None`: never. An SO PIN that
+    /// nobody has proven for years is perhaps one that nobody has.
+    pub so_proven_s: Option<u64>,
 }
 
 /// States of a slot as people are told them.

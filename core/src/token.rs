@@ -24,6 +24,12 @@ pub struct TokenState {
     pub final_try: bool,
     /// `CKF_USER_PIN_LOCKED`.
     pub locked: bool,
+    /// `CKF_SO_PIN_COUNT_LOW`: at least one refused login of the SO since the last accepted one.
+    pub so_count_low: bool,
+    /// `CKF_SO_PIN_FINAL_TRY`.
+    pub so_final_try: bool,
+    /// `CKF_SO_PIN_LOCKED`: no unblock and no decommission any more.
+    pub so_locked: bool,
     /// `ulMaxPinLen`, characters; 0 means unstated.
     pub pin_chars_max: u16,
     /// Who is logged in on our sessions with this token (`CK_SESSION_INFO.state`).

@@ -13,7 +13,7 @@ use slotwarden_core::Now;
 use slotwarden_core::approval::{Approval, ApprovalCode, ApprovalEvent, Reaction, State};
 use slotwarden_core::audit::AuditEvent;
 use slotwarden_core::command::{Answer, Command, CommandKind};
-use slotwarden_core::effect::{Input, SlotId};
+use slotwarden_core::effect::{ApplicationSet, Input, SlotId};
 use slotwarden_core::fault::Refusal;
 use slotwarden_core::limits::{APPROVAL_GIVEN_MS, APPROVAL_REQUESTED_MS, APPROVALS_MAX};
 use slotwarden_core::person::{PersonId, Persons, Role, Roles, may, needs_two};
@@ -40,7 +40,14 @@ fn under_dual_control() -> World {
 
 fn to_generated(world: &mut World, code: &str) -> Command {
     let code = Some(world.secret(code));
-    Command::Mode { slot: SLOT, to: Mode::Generated, code, new_code: None, confirmed: false }
+    Command::Mode {
+        slot: SLOT,
+        to: Mode::Generated,
+        code,
+        new_code: None,
+        confirmed: false,
+        accept: ApplicationSet::NONE,
+    }
 }
 
 /// Gives an order that has to wait, and returns what its requester is told.
@@ -160,7 +167,13 @@ fn orders(approval: ApprovalCode) -> Vec<(&'static str, Make)> {
         ("init", make(move |so_pin, _| Command::Init { slot, so_pin, free_slot: None, confirmed: false })),
         (
             "change code",
-            make(move |_, code| Command::ChangeCode { slot, code: Some(code), new_code: None, confirmed: false }),
+            make(move |_, code| Command::ChangeCode {
+                slot,
+                code: Some(code),
+                new_code: None,
+                confirmed: false,
+                accept: ApplicationSet::NONE,
+            }),
         ),
         (
             "mode generated",
@@ -170,6 +183,7 @@ fn orders(approval: ApprovalCode) -> Vec<(&'static str, Make)> {
                 code: Some(code),
                 new_code: None,
                 confirmed: false,
+                accept: ApplicationSet::NONE,
             }),
         ),
         (
@@ -180,6 +194,36 @@ fn orders(approval: ApprovalCode) -> Vec<(&'static str, Make)> {
                 code: None,
                 new_code: Some(code),
                 confirmed: false,
+                accept: ApplicationSet::NONE,
+            }),
+        ),
+        (
+            "unblock",
+            make(move |so_pin, code| Command::Unblock {
+                slot,
+                so_pin,
+                to: Mode::Manual,
+                new_code: Some(code),
+                confirmed: false,
+                accept: ApplicationSet::NONE,
+            }),
+        ),
+        (
+            "decommission",
+            make(move |so_pin, _| Command::Decommission {
+                slot,
+                so_pin: Some(so_pin),
+                confirmed: false,
+                accept: ApplicationSet::NONE,
+            }),
+        ),
+        (
+            "decommission without token",
+            make(move |_, _| Command::Decommission {
+                slot,
+                so_pin: None,
+                confirmed: false,
+                accept: ApplicationSet::NONE,
             }),
         ),
         ("approve", make(move |_, _| Command::Approve { id: 77, code: approval })),

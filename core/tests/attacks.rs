@@ -17,7 +17,7 @@ mod world;
 use slotwarden_core::Now;
 use slotwarden_core::audit::AuditEvent;
 use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
-use slotwarden_core::effect::{HsmAnswer, HsmCall, Input, Outcome, SlotId, StoreResult};
+use slotwarden_core::effect::{ApplicationSet, HsmAnswer, HsmCall, Input, Outcome, SlotId, StoreResult};
 use slotwarden_core::fault::{HsmFailure, Refusal};
 use slotwarden_core::person::{PersonId, Persons};
 use slotwarden_core::record::{Attempts, Owner, SlotRecord};
@@ -79,7 +79,7 @@ fn p44_a_session_that_lies_about_its_login_ends_in_a_fault() {
     });
     let code = Some(w.secret("right code"));
     let new_code = Some(w.secret("another code"));
-    w.ask(Command::ChangeCode { slot: SLOT, code, new_code, confirmed: false });
+    w.ask(Command::ChangeCode { slot: SLOT, code, new_code, confirmed: false, accept: ApplicationSet::NONE });
 }
 
 #[test]
@@ -143,7 +143,8 @@ fn a_deadline_of_the_hand_over_does_not_count_against_the_taking_back() {
     w.now_ms += 29_990;
     w.hold = true; // the commit takes 20 ms
     let (code, new_code) = (Some(w.secret("right code")), Some(w.secret("another code")));
-    let (reply, a) = w.ask(Command::ChangeCode { slot: SLOT, code, new_code, confirmed: false });
+    let (reply, a) =
+        w.ask(Command::ChangeCode { slot: SLOT, code, new_code, confirmed: false, accept: ApplicationSet::NONE });
     assert_eq!(a, None);
     w.now_ms += 20;
     w.raw(Input::Tick);
@@ -210,7 +211,15 @@ fn p33_a_pin_that_the_token_just_refused_is_not_handed_over() {
     let mut w = World::with_token(b"right code");
     w.generated();
     w.pin = b"changed elsewhere".to_vec();
-    let a = w.ask(Command::ChangeCode { slot: SLOT, code: None, new_code: None, confirmed: false }).1;
+    let a = w
+        .ask(Command::ChangeCode {
+            slot: SLOT,
+            code: None,
+            new_code: None,
+            confirmed: false,
+            accept: ApplicationSet::NONE,
+        })
+        .1;
     let _ = a;
     assert_ne!(w.state(), StateName::Active);
 }
@@ -275,7 +284,7 @@ fn p44_ending_a_call_of_one_slot_never_kills_inside_anothers_set_pin() {
     // slot 0 is inside C_SetPIN, for one millisecond
     w.silent = Some(|c| matches!(c, HsmCall::SetPin { .. }));
     let (code, new_code) = (Some(w.secret("right code")), Some(w.secret("another code")));
-    w.ask(Command::ChangeCode { slot: SLOT, code, new_code, confirmed: false });
+    w.ask(Command::ChangeCode { slot: SLOT, code, new_code, confirmed: false, accept: ApplicationSet::NONE });
     w.now_ms += 1;
     assert!(matches!(w.calls.last(), Some(HsmCall::SetPin { .. })));
     let a = w.ask(Command::EndCall { slot: OTHER });
@@ -441,7 +450,7 @@ fn p33_a_session_that_lost_its_login_is_not_called_active() {
         matches!(c, HsmCall::SetPin { .. }).then_some(Err(lost))
     });
     let (code, new_code) = (Some(w.secret("right code")), Some(w.secret("another code")));
-    w.ask(Command::ChangeCode { slot: SLOT, code, new_code, confirmed: false });
+    w.ask(Command::ChangeCode { slot: SLOT, code, new_code, confirmed: false, accept: ApplicationSet::NONE });
     assert_eq!(w.state(), StateName::Locked);
     assert_eq!(w.handed_over, None);
     assert_eq!(w.records[&Owner(7)].change, None);

@@ -19,12 +19,12 @@ use slotwarden_core::Now;
 use slotwarden_core::audit::AttemptCause;
 use slotwarden_core::code::RandomWatch;
 use slotwarden_core::command::{Caller, CommandKind, ReplyId};
-use slotwarden_core::effect::{ApplicationId, HsmAnswer, Outcome, SlotId, Ticket};
+use slotwarden_core::effect::{ApplicationId, ApplicationSet, HsmAnswer, Outcome, SlotId, Ticket};
 use slotwarden_core::fault::{Fault, Function, HsmFailure, Refusal, rv};
 use slotwarden_core::outbox::Pushed;
 use slotwarden_core::person::PersonId;
 use slotwarden_core::pin_change::{self, ChangeEnd, ChangeEvent, ChangeOrder, PinChange, Rules, Then, Which};
-use slotwarden_core::record::{Change, ChangeKind, Doubt, Mode, Owner, SlotRecord};
+use slotwarden_core::record::{Change, ChangeKind, Doubt, Mode, Owner, SlotRecord, Unblocking};
 use slotwarden_core::safe::{Safe, SecretId};
 use slotwarden_core::slot::{self, After, SlotEvent, SlotMachine, Source, State, Step, Try};
 use slotwarden_core::slot_data::{Bound, SlotData};
@@ -129,10 +129,23 @@ fn interrupted(kind: ChangeKind) -> SlotRecord {
         ChangeKind::GeneratedToGenerated | ChangeKind::GeneratedToManual => generated(),
         ChangeKind::ManualToGenerated | ChangeKind::ManualToManual => manual(),
         ChangeKind::Initialise => SlotRecord::new([9; 16]),
+        ChangeKind::Unblock | ChangeKind::UnblockToManual | ChangeKind::Decommission => return by_so(kind),
     };
     record.change = Some(Change::calling(kind));
     if !matches!(kind, ChangeKind::GeneratedToManual | ChangeKind::ManualToManual) {
         record.pending = Some(record.next_generation);
+        record.next_generation += 1;
+    }
+    record
+}
+
+/// Both sealed codes were refused, and then the SO PIN was called for.
+fn by_so(kind: ChangeKind) -> SlotRecord {
+    let mut record = doubtful(Doubt::BothRefused);
+    record.user.refused(false);
+    record.by_so = Some(Change::calling(kind));
+    if kind == ChangeKind::Unblock {
+        record.unblocking = Some(Unblocking::drawn(record.next_generation).calling());
         record.next_generation += 1;
     }
     record
@@ -169,6 +182,15 @@ fn device_results() -> Vec<(&'static str, Result<HsmAnswer, HsmFailure>)> {
         ("PIN set", Ok(HsmAnswer::PinSet)),
         ("initialised", Ok(HsmAnswer::Initialised(token()))),
         ("settled", Ok(HsmAnswer::Settled)),
+        ("observed: SO PIN locked", Ok(HsmAnswer::Observed(TokenState { so_locked: true, ..token() }))),
+        ("observed: SO final try", Ok(HsmAnswer::Observed(TokenState { so_final_try: true, ..token() }))),
+        ("unblocked", Ok(HsmAnswer::Unblocked)),
+        ("erased", Ok(HsmAnswer::Erased(TokenState { user_pin: false, ..token() }))),
+        ("erased: a user PIN is there", Ok(HsmAnswer::Erased(token()))),
+        ("PIN_LEN_RANGE of C_InitPIN", pkcs11(rv::PIN_LEN_RANGE, Function::InitPin)),
+        ("DEVICE_ERROR of C_InitPIN", pkcs11(rv::DEVICE_ERROR, Function::InitPin)),
+        ("PIN_INCORRECT of C_InitToken", pkcs11(rv::PIN_INCORRECT, Function::InitToken)),
+        ("SESSION_EXISTS of C_InitToken", pkcs11(rv::SESSION_EXISTS, Function::InitToken)),
         ("PIN_INCORRECT", pkcs11(rv::PIN_INCORRECT, Function::Login)),
         ("PIN_LOCKED", pkcs11(rv::PIN_LOCKED, Function::Login)),
         ("PIN_LEN_RANGE", pkcs11(rv::PIN_LEN_RANGE, Function::SetPin)),
@@ -226,6 +248,7 @@ fn slot_states(s: &Secrets) -> Vec<(&'static str, State, SlotData)> {
         ("in doubt: old or new", State::InDoubt, there(doubtful(Doubt::OldOrNew))),
         ("in doubt: both refused", State::InDoubt, there(doubtful(Doubt::BothRefused))),
         ("in doubt: change open", State::InDoubt, there(interrupted(ChangeKind::GeneratedToGenerated))),
+        ("in doubt: unblock open", State::InDoubt, there(interrupted(ChangeKind::Unblock))),
         ("cooling down", State::CoolingDown { until_ms: 60_000 }, cooling()),
         ("unsealing", State::Unsealing { ticket: OURS, id: s.pin, attempt: stored }, there(generated())),
         ("at token: observe", at(Step::Observe(typed)), there(manual())),
@@ -262,6 +285,21 @@ fn slot_events(s: &Secrets) -> Vec<(String, SlotEvent)> {
         code,
         new_code,
         confirmed: false,
+        accept: ApplicationSet::NONE,
+    };
+    let unblock = |to, new_code| SlotEvent::UnblockOrdered {
+        caller: CALLER,
+        so_pin: s.so_pin,
+        to,
+        new_code,
+        confirmed: false,
+        accept: ApplicationSet::NONE,
+    };
+    let decommission = |so_pin| SlotEvent::DecommissionOrdered {
+        caller: CALLER,
+        so_pin,
+        confirmed: false,
+        accept: ApplicationSet::NONE,
     };
     let ended = |then| SlotEvent::ChangeEnded(ChangeEnd { then, caller: Some((CALLER, CommandKind::Mode)) });
     let mut all = vec![
@@ -283,6 +321,10 @@ fn slot_events(s: &Secrets) -> Vec<(String, SlotEvent)> {
         ("mode generated".into(), change(CommandKind::Mode, Mode::Generated, Some(s.code), None)),
         ("mode manual".into(), change(CommandKind::Mode, Mode::Manual, None, Some(s.new_code))),
         ("init".into(), SlotEvent::InitOrdered { caller: CALLER, so_pin: s.so_pin, free_slot: None, confirmed: false }),
+        ("unblock".into(), unblock(Mode::Generated, None)),
+        ("unblock to manual".into(), unblock(Mode::Manual, Some(s.new_code))),
+        ("decommission".into(), decommission(Some(s.so_pin))),
+        ("decommission without token".into(), decommission(None)),
         ("wait over".into(), SlotEvent::WaitOver),
         ("worker lost".into(), SlotEvent::WorkerLost),
         ("deadline passed".into(), SlotEvent::DeadlinePassed),
@@ -310,6 +352,8 @@ fn change_orders(s: &Secrets) -> Vec<(&'static str, ChangeOrder, SlotData)> {
     };
     let decide = ChangeOrder::Decide { caller: None, confirmed: false };
     let init = ChangeOrder::Initialise { caller: CALLER, confirmed: false, so_pin: s.so_pin, free_slot: None };
+    let rescue =
+        |kind, new_code| ChangeOrder::BySo { kind, caller: CALLER, confirmed: false, so_pin: s.so_pin, new_code };
     use ChangeKind as Kind;
     vec![
         ("initialise", init, data(SlotRecord::new([9; 16]), None)),
@@ -323,6 +367,13 @@ fn change_orders(s: &Secrets) -> Vec<(&'static str, ChangeOrder, SlotData)> {
         ("decide G→M", decide, there(interrupted(Kind::GeneratedToManual))),
         ("decide M→M", decide, there(interrupted(Kind::ManualToManual))),
         ("decide initialise", decide, there(interrupted(Kind::Initialise))),
+        ("unblock", rescue(Kind::Unblock, None), there(doubtful(Doubt::BothRefused))),
+        ("unblock again", rescue(Kind::Unblock, None), there(interrupted(Kind::Unblock))),
+        ("unblock to manual", rescue(Kind::UnblockToManual, Some(s.new_code)), there(doubtful(Doubt::BothRefused))),
+        ("decommission", rescue(Kind::Decommission, None), there(doubtful(Doubt::BothRefused))),
+        ("decide unblock", decide, there(interrupted(Kind::Unblock))),
+        ("decide unblock to manual", decide, there(interrupted(Kind::UnblockToManual))),
+        ("decide decommission", decide, there(interrupted(Kind::Decommission))),
     ]
 }
 
@@ -338,6 +389,8 @@ fn change_states(order: ChangeOrder, s: &Secrets) -> Vec<(&'static str, pin_chan
             ("unsealing pending", State::UnsealingForDecision { ticket: OURS, which: Which::Pending, id: s.drawn }),
             ("at token: decide, login pending", at(Step::DecideLogin(Which::Pending, s.drawn))),
             ("at token: decide, login accepted", at(Step::DecideLogin(Which::Accepted, s.drawn))),
+            ("at token: decide, login unblocking", at(Step::DecideLogin(Which::Unblocking, s.drawn))),
+            ("at token: decide, settle unblocking", at(Step::DecideSettle(Which::Unblocking, s.drawn))),
             ("at token: decide, settle pending", at(Step::DecideSettle(Which::Pending, s.drawn))),
             ("at token: decide, settle accepted", at(Step::DecideSettle(Which::Accepted, s.drawn))),
             ("at token: decide, settle shown", at(Step::DecideSettleShown)),
@@ -351,6 +404,28 @@ fn change_states(order: ChangeOrder, s: &Secrets) -> Vec<(&'static str, pin_chan
             ("doubtful: initialise", doubt(Step::Initialise)),
             ("at token: login new", at(Step::LoginNew)),
             ("at token: settle", at(Step::Settle)),
+        ],
+        ChangeOrder::BySo { kind: ChangeKind::Decommission, .. } => vec![
+            ("waiting", State::Waiting),
+            ("closing applications", State::ClosingApplications),
+            ("at token: observe", at(Step::Observe)),
+            ("at token: clear", at(Step::Clear)),
+            ("at token: erase", at(Step::Erase)),
+            ("doubtful: erase", doubt(Step::Erase)),
+            ("at token: settle", at(Step::Settle)),
+        ],
+        ChangeOrder::BySo { .. } => vec![
+            ("waiting", State::Waiting),
+            ("closing applications", State::ClosingApplications),
+            ("drawing", State::Drawing { ticket: OURS, id: s.drawn }),
+            ("at token: observe", at(Step::Observe)),
+            ("at token: clear", at(Step::Clear)),
+            ("at token: unblock", at(Step::Unblock)),
+            ("doubtful: unblock", doubt(Step::Unblock)),
+            ("at token: read public", at(Step::ReadPublic)),
+            ("at token: login new", at(Step::LoginNew)),
+            ("at token: settle", at(Step::Settle)),
+            ("at token: decide within the order, observe", at(Step::DecideObserve)),
         ],
         ChangeOrder::Change { .. } => vec![
             ("waiting", State::Waiting),
@@ -396,6 +471,7 @@ fn record_in(state: pin_change::State, order: ChangeOrder, mut data: SlotData) -
     let kind = match order {
         ChangeOrder::Change { kind, .. } => kind,
         ChangeOrder::Initialise { .. } => ChangeKind::Initialise,
+        ChangeOrder::BySo { kind, .. } => kind,
         ChangeOrder::Decide { .. } => {
             let settling = matches!(state, State::AtToken { step: Step::DecideSettle(..), .. });
             return if settling { logged_in(data) } else { data };
@@ -411,6 +487,16 @@ fn record_in(state: pin_change::State, order: ChangeOrder, mut data: SlotData) -
         data = logged_in(data);
     }
     let calling = !matches!(step, Step::Observe | Step::Clear | Step::LoginOld);
+    if let ChangeOrder::BySo { .. } = order {
+        data.record.by_so = Some(Change { calling, ..Change::intended(kind) });
+        if kind == ChangeKind::Unblock {
+            let drawn = Unblocking::drawn(data.record.next_generation);
+            data.record.next_generation += u32::from(data.record.unblocking.is_none());
+            let kept = data.record.unblocking.unwrap_or(drawn);
+            data.record.unblocking = Some(if calling { kept.calling() } else { kept });
+        }
+        return data;
+    }
     data.record.change = Some(Change { calling, ..Change::intended(kind) });
     if !matches!(kind, ChangeKind::GeneratedToManual | ChangeKind::ManualToManual) {
         data.record.pending = Some(data.record.next_generation);
@@ -560,6 +646,7 @@ fn the_token_pin_change_answers_every_event_in_every_state() {
     for (order_name, order, data) in change_orders(&s) {
         for (state_name, state) in change_states(order, &s) {
             writeln!(table, "\n## {order_name}: {state_name}\n").expect("strings grow");
+            let begun_with = data.record;
             let data = record_in(state, order, data.clone());
             let data = if state == pin_change::State::ClosingApplications { serving(data) } else { data };
             let mut lines = Vec::new();
@@ -570,7 +657,9 @@ fn the_token_pin_change_answers_every_event_in_every_state() {
                         data.clone(),
                         secrets().safe,
                         *not_seen_yet,
-                        |turn| PinChange::in_state(with_new(Rules::new(order, turn), state, s.drawn), state, turn),
+                        |turn| {
+                            PinChange::in_state(with_new(rules(order, begun_with, turn), state, s.drawn), state, turn)
+                        },
                         |machine, turn| machine.handle(event, turn),
                         |machine| (format!("{:?}", machine.state()), change_name(&machine.state())),
                     );
@@ -589,6 +678,14 @@ fn the_token_pin_change_answers_every_event_in_every_state() {
     }
     check("tests/golden/pin_change.md", &table);
     check("core/docs/pin_change.md", &diagram("The token PIN change", &edges));
+}
+
+/// What a change knows that began when the record was this.
+fn rules(order: ChangeOrder, begun_with: SlotRecord, turn: &mut Turn<'_>) -> Rules {
+    let now = std::mem::replace(&mut turn.slot.record, begun_with);
+    let rules = Rules::new(order, turn);
+    turn.slot.record = now;
+    rules
 }
 
 /// A drawn code belongs to the change from the moment it was drawn.

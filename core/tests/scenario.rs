@@ -9,7 +9,7 @@ mod world;
 use slotwarden_core::Now;
 use slotwarden_core::audit::AuditEvent;
 use slotwarden_core::command::{Answer, Command};
-use slotwarden_core::effect::{HsmCall, Input};
+use slotwarden_core::effect::{ApplicationSet, HsmCall, Input};
 use slotwarden_core::fault::Refusal;
 use slotwarden_core::record::{Mode, Owner};
 use slotwarden_core::status::{StateName, WaitKind};
@@ -59,7 +59,8 @@ fn a_generated_slot_is_active_after_a_restart_without_a_hand() {
     let mut world = World::with_token(b"right code");
     let code = Some(world.secret("right code"));
     let to = Mode::Generated;
-    let command = Command::Mode { slot: SLOT, to, code, new_code: None, confirmed: false };
+    let command =
+        Command::Mode { slot: SLOT, to, code, new_code: None, confirmed: false, accept: ApplicationSet::NONE };
     assert_eq!(world.order(command), Answer::Done);
     assert_eq!(world.state(), StateName::Active);
     assert_eq!(world.pin.len(), 32);
@@ -69,12 +70,20 @@ fn a_generated_slot_is_active_after_a_restart_without_a_hand() {
 
     // Another generated code, and back to a manual one.
     let before = world.pin.clone();
-    let command = Command::ChangeCode { slot: SLOT, code: None, new_code: None, confirmed: false };
+    let command =
+        Command::ChangeCode { slot: SLOT, code: None, new_code: None, confirmed: false, accept: ApplicationSet::NONE };
     assert_eq!(world.order(command), Answer::Done);
     assert_ne!(world.pin, before);
     assert_eq!(world.sealed.len(), 1);
     let new_code = Some(world.secret("known to alice"));
-    let command = Command::Mode { slot: SLOT, to: Mode::Manual, code: None, new_code, confirmed: false };
+    let command = Command::Mode {
+        slot: SLOT,
+        to: Mode::Manual,
+        code: None,
+        new_code,
+        confirmed: false,
+        accept: ApplicationSet::NONE,
+    };
     assert_eq!(world.order(command), Answer::Done);
     assert_eq!(world.pin, b"known to alice");
     assert!(world.sealed.is_empty(), "p31: nothing is stored for a manual slot");
@@ -90,7 +99,7 @@ fn a_wrong_present_code_keeps_an_active_slot_active() {
     let mut world = World::with_token(b"right code");
     assert_eq!(world.activate("right code", false), Answer::Done);
     let (code, new_code) = (Some(world.secret("wrong code")), Some(world.secret("another code")));
-    let command = Command::ChangeCode { slot: SLOT, code, new_code, confirmed: false };
+    let command = Command::ChangeCode { slot: SLOT, code, new_code, confirmed: false, accept: ApplicationSet::NONE };
     assert_eq!(world.order(command), Answer::Refused(Refusal::CodeWrong));
     assert_eq!(world.state(), StateName::Active);
     assert_eq!(world.pin, b"right code");
@@ -148,7 +157,7 @@ fn a_slot_that_came_back_after_its_worker_shows_no_fault() {
     assert_eq!(world.activate("right code", false), Answer::Done);
     world.silent = Some(|call| matches!(call, HsmCall::Observe));
     let (code, new_code) = (Some(world.secret("right code")), Some(world.secret("another code")));
-    world.ask(Command::ChangeCode { slot: SLOT, code, new_code, confirmed: false });
+    world.ask(Command::ChangeCode { slot: SLOT, code, new_code, confirmed: false, accept: ApplicationSet::NONE });
     world.silent = None;
     world.raw(Input::WorkerLost);
     world.login = LoginState::Public;

@@ -33,7 +33,7 @@ use crate::devices::Applications as _;
 use crate::devices::{Events, Store as _};
 use crate::names::Names;
 use crate::problem::Problem;
-use crate::store::{DiskStore, StoreSettings};
+use crate::store::{self, DiskStore, Refused, StoreSettings};
 use crate::{harden, output};
 
 /// An appliance but for its HSM.
@@ -46,14 +46,16 @@ pub struct Prepared {
     pub applications: Adapters,
 }
 
-/// Opens the store, takes back what an earlier run handed over, and makes what the core
-/// and the loop are configured with.
+/// Opens the store, or with `new_store` makes one where it was lost; takes back what an
+/// earlier run handed over; makes what the core and the loop are configured with.
 ///
 /// # Errors
 /// What the store, the configuration or the kernel refuses.
-pub fn prepare(settings: &Settings, events: &Events) -> Result<Prepared, Problem> {
+pub fn prepare(settings: &Settings, new_store: bool, events: &Events) -> Result<Prepared, Problem> {
     let mut applications = Adapters::new(settings, events)?;
-    let mut store = match DiskStore::open(&store_settings(settings), events.clone()) {
+    let place = store_settings(settings);
+    let made_room = if new_store { set_lost_aside(&place) } else { Ok(()) };
+    let mut store = match made_room.and_then(|()| DiskStore::open(&place, events.clone())) {
         Ok(store) => store,
         Err(refused) => {
             if refused.refusal != Refusal::StoreLocked {
@@ -98,6 +100,14 @@ pub fn harden() {
     for failed in harden::forbid_dumps().into_iter().chain(harden::lock_memory()) {
         warn!("{failed}");
     }
+}
+
+/// Says in the log where the rest of a lost store lies.
+fn set_lost_aside(place: &StoreSettings) -> Result<(), Refused> {
+    let aside = store::set_lost_aside(place)?;
+    warn!("the store was lost; what was left of it lies in {}; its sealed codes are lost with it", aside.display());
+    warn!("every token is adopted again, its keys are kept; `slotwarden slot unblock NAME` opens it by its SO PIN");
+    Ok(())
 }
 
 fn store_settings(settings: &Settings) -> StoreSettings {

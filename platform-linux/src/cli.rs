@@ -26,13 +26,23 @@ use session::Session;
 pub const CONFIRM_LAST_TRY: &str = "last try";
 /// What confirms that the HSM worker is ended although a call is under way.
 pub const CONFIRM_END_CALL: &str = "end call";
+/// What confirms that a slot's life ends, as the help names it.
+pub const CONFIRM_DECOMMISSION: &str = "decommission NAME";
+
+/// How a daemon starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DaemonStart {
+    /// Leave the terminal first.
+    pub detached: bool,
+    /// Make a new store where the old one was lost.
+    pub new_store: bool,
+}
 
 /// What differs between the programs that have this command line.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
-    /// Runs the daemon until it is stopped. The path is that of the configuration;
-    /// `detached`: leave the terminal first.
-    pub daemon: fn(config: &Path, detached: bool) -> Result<(), Problem>,
+    /// Runs the daemon until it is stopped. The path is that of the configuration.
+    pub daemon: fn(config: &Path, start: DaemonStart) -> Result<(), Problem>,
     /// Runs the HSM worker for the daemon that started it.
     pub hsm_worker: fn() -> ExitCode,
 }
@@ -62,7 +72,10 @@ fn run(program: &Program, arguments: Arguments) -> u8 {
     let _ = harden::forbid_dumps();
     let (config, format) = (arguments.config, arguments.output);
     let ended = match arguments.verb {
-        Verb::Daemon { detached } => (program.daemon)(&config, detached).map(|()| EXIT_DONE).map_err(Refused::from),
+        Verb::Daemon { detached, new_store } => {
+            let start = DaemonStart { detached, new_store };
+            (program.daemon)(&config, start).map(|()| EXIT_DONE).map_err(Refused::from)
+        }
         Verb::Completions { shell } => Ok(print(&shell.completions(shown(&Arguments::command())))),
         Verb::Man => Ok(print(man::page(shown(&Arguments::command())).as_bytes())),
         Verb::CheckConfig => check_config(&config, format).map_err(Refused::from),
@@ -137,6 +150,8 @@ mod tests {
         assert_eq!(exit_of(&["slot", "activate"]), 64);
         assert_eq!(exit_of(&["slot", "mode", "a", "sideways"]), 64);
         assert_eq!(exit_of(&["slot", "activate", "a", "--code-file", "f", "--code-fd", "3"]), 64);
+        assert_eq!(exit_of(&["slot", "unblock", "a", "sideways"]), 64);
+        assert_eq!(exit_of(&["slot", "decommission", "a", "--without-token", "--so-pin-fd", "3"]), 64);
         assert_eq!(exit_of(&["boot", "--wait", "-1"]), 64);
         assert_eq!(exit_of(&["audit", "verify", "--node-key", "00"]), 64);
         assert_eq!(exit_of(&["--help"]), 0);
@@ -163,7 +178,7 @@ mod tests {
         for exit in [EXIT_DONE, EXIT_ERROR, EXIT_WAITS, EXIT_USAGE, EXIT_LATER, EXIT_NOT_ALLOWED, EXIT_INTERRUPTED] {
             assert!(exits.lines().any(|line| line.trim_start().starts_with(&format!("{exit} "))), "{exit}");
         }
-        for text in [CONFIRM_LAST_TRY, CONFIRM_END_CALL] {
+        for text in [CONFIRM_LAST_TRY, CONFIRM_END_CALL, CONFIRM_DECOMMISSION] {
             assert!(help.contains(&format!("\"{text}\"")), "{text}");
         }
     }
@@ -218,5 +233,7 @@ mod tests {
         // The remedies of the core name these texts.
         assert!(Refusal::LastTryUnconfirmed.remedy().contains(CONFIRM_LAST_TRY));
         assert!(Refusal::SlotDoubtful.remedy().contains(CONFIRM_END_CALL));
+        assert!(Refusal::DecommissionUnconfirmed.remedy().contains(CONFIRM_DECOMMISSION));
+        assert_eq!(crate::wire::decommission_text("NAME"), CONFIRM_DECOMMISSION);
     }
 }

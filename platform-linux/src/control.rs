@@ -406,7 +406,7 @@ mod tests {
     fn secrets_arrive_in_their_roles_and_are_not_printed() {
         let world = world();
         let stream = world.connect();
-        let order = Order::ChangeCode { slot: "a".into(), confirmed: false };
+        let order = Order::ChangeCode { slot: "a".into(), confirmed: false, accept: Vec::new() };
         let secrets = vec![SecretRole::Code, SecretRole::NewCode];
         let mut timed = Timed::new(&stream, None);
         let request = wire::Request { version: wire::VERSION, ask: Ask::Order(order), secrets };

@@ -223,6 +223,8 @@ impl Hsm for WorkerHsm {
                 (Order::Initialise { free_slot }, [Some(so_pin), Some(new)])
             }
             HsmCall::Settle => (Order::Settle, [None, None]),
+            HsmCall::Unblock { so_pin, new } => (Order::Unblock, [Some(so_pin), Some(new)]),
+            HsmCall::Erase { so_pin } => (Order::Erase, [Some(so_pin), None]),
         };
         let mut frames = Vec::with_capacity(2);
         for id in ids.into_iter().flatten() {

@@ -112,6 +112,10 @@ pub(crate) enum Order {
     Random,
     /// Look at the token now, although it is not idle time; there is no answer.
     Look,
+    /// `HsmCall::Unblock`; two secrets, SO PIN and new.
+    Unblock,
+    /// `HsmCall::Erase`; one secret, the SO PIN.
+    Erase,
 }
 
 /// A token that `slot init` could take, on the wire.

@@ -6,11 +6,11 @@
 
 use slotwarden_core::Refusal;
 use slotwarden_core::audit::AuditRecord;
-use slotwarden_core::effect::{ApplicationId, SlotId};
+use slotwarden_core::effect::{ApplicationId, ApplicationSet, SlotId};
 use slotwarden_core::person::PersonId;
 
 use crate::config::Settings;
-use crate::problem::Problem;
+use crate::problem::{Own, Problem};
 use crate::token_uri::TokenUri;
 
 /// Names of slots, applications and persons, in the order of the configuration.
@@ -101,6 +101,21 @@ impl Names {
     pub fn application_name(&self, application: ApplicationId) -> String {
         let found = self.applications.get(usize::from(application.0));
         found.cloned().unwrap_or_else(|| format!("application {}", application.0))
+    }
+
+    /// The applications that somebody accepts as dead, by their configured names.
+    ///
+    /// # Errors
+    /// [`Own::UnknownApplication`] for the first that no application has.
+    pub fn application_set(&self, names: &[String]) -> Result<ApplicationSet, Problem> {
+        let mut set = ApplicationSet::NONE;
+        for name in names {
+            let place = self.applications.iter().position(|application| application == name);
+            let number = place.and_then(|place| u8::try_from(place).ok());
+            let unknown = || Own::UnknownApplication.with(name.clone());
+            set = set.with(ApplicationId(number.ok_or_else(unknown)?));
+        }
+        Ok(set)
     }
 
     /// The configured name of a person.

@@ -126,6 +126,7 @@ pub fn slot(format: Format, detail: &SlotDetail) {
         row("", &slot.lack());
     }
     row("tries left", &slot.tries_left.to_string());
+    row("SO PIN last proven", &slot.so_pin_proven_s.map_or_else(|| "never".to_owned(), utc));
     for application in &slot.applications {
         row("application", &format!("{}: {}", application.name, application.state));
         if let Some(fault) = &application.fault {
@@ -286,7 +287,7 @@ fn uncamel(name: &str) -> String {
 
 /// Seconds since 1970 as date and time. The calendar is Howard Hinnant's `civil_from_days`
 /// (public domain), for years from 1970 on.
-fn utc(wall_s: u64) -> String {
+pub(crate) fn utc(wall_s: u64) -> String {
     let (days, second) = (wall_s / 86_400, wall_s % 86_400);
     let shifted = days + 719_468;
     let (era, of_era) = (shifted / 146_097, shifted % 146_097);

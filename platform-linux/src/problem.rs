@@ -107,6 +107,8 @@ own_refusals! {
         "the state directory cannot be used" "check `state_dir` in the configuration; the directory and each file in it must belong to the user that the daemon runs as (once started as root, files of root stay: `chown -R`)";
     625 CheckpointFileWrong "checkpoint-file-wrong" Wrong
         "the file given by --checkpoint is neither a whole export nor lines of checkpoints" "name an earlier export as it was written, or give the number of a record";
+    626 UnknownApplication "unknown-application" Wrong
+        "no application has this name" "`slotwarden slot show NAME` lists those of the slot";
 }
 
 /// One refusal or fault as it travels and is printed. Nothing secret is in it.

@@ -86,6 +86,8 @@ pub struct SlotView {
     pub fault: Option<Told>,
     /// Why nothing is done by itself.
     pub refusal: Option<Told>,
+    /// When the SO PIN was last proven here, seconds since 1970; null: never.
+    pub so_pin_proven_s: Option<u64>,
 }
 
 /// One application of a slot.
@@ -322,6 +324,7 @@ fn slot_view(slot: &SlotStatus, names: &Names) -> SlotView {
         doubt: slot.doubt.map(|doubt| doubt_word(doubt).to_owned()),
         fault: slot.fault.map(Told::from),
         refusal: slot.refusal.map(|refusal| Problem::from(refusal).into()),
+        so_pin_proven_s: slot.so_proven_s,
     }
 }
 
@@ -363,6 +366,7 @@ mod tests {
             attention: None,
             doubt: None,
             refusal: None,
+            so_proven_s: None,
             fault: None,
         }
     }

@@ -16,6 +16,7 @@
 pub mod copy;
 pub mod directory;
 pub mod format;
+mod lost;
 pub mod room;
 pub mod writer;
 
@@ -48,6 +49,8 @@ use self::room::Ballast;
 use self::writer::Job;
 use crate::devices::{Checkpoint, Event, Events, Lend, Store};
 use crate::seal::{self, CREDENTIAL, DataKey, SealPlaces, SealSource};
+
+pub use self::lost::set_lost_aside;
 
 /// The node key's place among the secrets. Owner 0 is the node; slots count from 1.
 const NODE_KEY: SecretKey = SecretKey { kind: SecretKind::NodeKey, owner: Owner(0), generation: 1 };

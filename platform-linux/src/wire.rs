@@ -13,7 +13,7 @@ use crate::problem::Problem;
 use crate::status_json::{SlotDetail, StatusView};
 
 /// Version of this conversation. Program and daemon of different versions refuse each other.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Secrets of one request: the present code and the new one.
 pub const SECRETS_MAX: usize = 2;
 /// Longest secret on the socket, bytes. Longer than a place of the Safe (64), so that a
@@ -98,6 +98,8 @@ pub enum Order {
         slot: String,
         /// The confirmation for a last try was typed.
         confirmed: bool,
+        /// Applications that need not be told to let go, by name.
+        accept: Vec<String>,
     },
     /// Switch the mode.
     Mode {
@@ -107,6 +109,28 @@ pub enum Order {
         to: Mode,
         /// The confirmation for a last try was typed.
         confirmed: bool,
+        /// Applications that need not be told to let go, by name.
+        accept: Vec<String>,
+    },
+    /// Give the token another user PIN by the SO PIN.
+    Unblock {
+        /// Name, label or URI.
+        slot: String,
+        /// The mode from then on.
+        to: Mode,
+        /// The confirmation for a last try was typed.
+        confirmed: bool,
+        /// Applications that need not be told to let go, by name.
+        accept: Vec<String>,
+    },
+    /// Erase the token, or forget one that is gone.
+    Decommission {
+        /// Name, label or URI.
+        slot: String,
+        /// The texts that were typed: the daemon looks for the one that names the slot.
+        confirm: Vec<String>,
+        /// Applications that need not be told to let go, by name.
+        accept: Vec<String>,
     },
 }
 
@@ -172,6 +196,12 @@ pub struct CheckpointPage {
     pub node_key: [u8; 32],
     /// Sequence, head, signature.
     pub checkpoints: Vec<(u64, [u8; 32], Vec<u8>)>,
+}
+
+/// What confirms that a slot's life ends; `name` as configured.
+#[must_use]
+pub fn decommission_text(name: &str) -> String {
+    format!("decommission {name}")
 }
 
 impl From<Problem> for Answered {

@@ -49,6 +49,9 @@ impl TinyHsm {
             count_low: false,
             final_try: false,
             locked: false,
+            so_count_low: false,
+            so_final_try: false,
+            so_locked: false,
             pin_chars_max: 0,
             login: self.login,
         }
@@ -69,6 +72,8 @@ impl Hsm for TinyHsm {
             HsmCall::Logout => Ok(HsmAnswer::LoggedOut),
             HsmCall::SetPin { .. } => Ok(HsmAnswer::PinSet),
             HsmCall::Settle => Ok(HsmAnswer::Settled),
+            HsmCall::Unblock { .. } => Ok(HsmAnswer::Unblocked),
+            HsmCall::Erase { .. } => Ok(HsmAnswer::Erased(TokenState { user_pin: false, ..self.token() })),
         };
         if matches!(answer, Ok(HsmAnswer::LoggedIn)) {
             self.login = LoginState::User;

@@ -126,7 +126,9 @@ fn open(world: &mut World, slot: u8) {
         }
         let Some(status) = world.status(slot) else { break };
         let Some(token) = world.home(slot).copied() else { return };
-        if !token.readable || token.is_locked() || world.apart[number] {
+        let so_pin = world.people.slots[number].so_pin;
+        let lost = token.is_locked() && (token.is_so_locked() || token.live.so_pin != so_pin);
+        if !token.readable || lost || world.apart[number] {
             world.counts.counted_apart += 1;
             return;
         }
@@ -160,7 +162,13 @@ fn open(world: &mut World, slot: u8) {
                 while world.step(until_ms) {}
                 continue;
             }
-            StateName::Absent | StateName::Locked | StateName::Doubtful | StateName::Blocked => {
+            StateName::Blocked => {
+                // Nothing but the SO PIN leads out, and it brings the slot back with its keys.
+                wish.kind = CommandKind::Unblock;
+                wish.to = Mode::Generated;
+                wish.typed = so_pin;
+            }
+            StateName::Absent | StateName::Locked | StateName::Doubtful => {
                 // Of an undecided change the service decides itself, when a person asks for it.
                 let undecided = status.state == StateName::Doubtful && status.doubt != Some(Doubt::OldOrNew);
                 // A code that people know opens a slot whose stored code was refused.
@@ -175,13 +183,12 @@ fn open(world: &mut World, slot: u8) {
             }
         }
         world.order(Some(slot), &wish, ADMINISTRATOR);
-        if wish.kind == CommandKind::Init {
+        if matches!(wish.kind, CommandKind::Init | CommandKind::Unblock) {
             // The SO PIN has its own waits, which no state shows.
             settle_down(world);
             let until_ms = world.now_ms + LONGEST_WAIT_MS;
-            while world.status(slot).is_some_and(|status| status.state == StateName::Uninitialised)
-                && world.step(until_ms)
-            {}
+            let closed = |state| matches!(state, StateName::Uninitialised | StateName::Blocked);
+            while world.status(slot).is_some_and(|status| closed(status.state)) && world.step(until_ms) {}
             world.now_ms = world.now_ms.max(until_ms);
         }
     }

@@ -236,6 +236,13 @@ impl Checkers {
         self.require(called, "P36", slot, "a PIN change without the durable record *calling*");
     }
 
+    /// `C_InitPIN` or `C_InitToken` is ordered by the SO PIN; `by_so` is what the durable record says.
+    pub fn p36_by_so(&mut self, slot: u8, by_so: Option<Change>, erase: bool) {
+        self.require(!self.store_failed, "P40", slot, "a call by the SO PIN after a failed commit");
+        let called = by_so.is_some_and(|change| change.calling && (change.kind == ChangeKind::Decommission) == erase);
+        self.require(called, "P36", slot, "a call by the SO PIN without the durable record *calling*");
+    }
+
     /// A secret is to be sealed in place `id`.
     pub fn p31_sealed(&mut self, slot: u8, code: &Code, id: SecretId, known_already: bool) {
         self.require(code.is_generated(), "P31", slot, "something typed is being stored");
@@ -486,6 +493,7 @@ mod tests {
             doubt: None,
             refusal: None,
             fault: None,
+            so_proven_s: None,
         }
     }
 

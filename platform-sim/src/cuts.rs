@@ -12,10 +12,10 @@ use slotwarden_core::status::StateName;
 
 use crate::campaign::{Furniture, finish, furnish, settle_down};
 use crate::code::Code;
-use crate::hsm::Character;
+use crate::hsm::{Character, WRONG_PINS_MAX};
 use crate::people::Wish;
 use crate::strike::ADMINISTRATOR;
-use crate::world::{CUTS_MAX, Cut, World};
+use crate::world::{CUTS_MAX, Cut, Event, World};
 
 /// One scripted order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +39,16 @@ pub enum Script {
     DeactivateManual,
     Boot,
     Stop,
+    UnblockGenerated,
+    UnblockManual,
+    UnblockToManual,
+    UnblockOpen,
+    Decommission,
 }
 
 impl Script {
     /// All scripts.
-    pub const ALL: [Script; 18] = [
+    pub const ALL: [Script; 23] = [
         Script::Init,
         Script::InitLabelled,
         Script::Adopt,
@@ -62,6 +67,11 @@ impl Script {
         Script::DeactivateManual,
         Script::Boot,
         Script::Stop,
+        Script::UnblockGenerated,
+        Script::UnblockManual,
+        Script::UnblockToManual,
+        Script::UnblockOpen,
+        Script::Decommission,
     ];
 
     /// The word, for reports and replays.
@@ -86,6 +96,11 @@ impl Script {
             Script::DeactivateManual => "deactivate-manual",
             Script::Boot => "boot",
             Script::Stop => "stop",
+            Script::UnblockGenerated => "unblock-generated",
+            Script::UnblockManual => "unblock-manual",
+            Script::UnblockToManual => "unblock-to-manual",
+            Script::UnblockOpen => "unblock-open",
+            Script::Decommission => "decommission",
         }
     }
 
@@ -105,16 +120,29 @@ impl Script {
         }
     }
 
+    /// Whether its token is blocked before the points begin.
+    const fn is_blocked(self) -> bool {
+        matches!(
+            self,
+            Script::UnblockGenerated | Script::UnblockManual | Script::UnblockToManual | Script::Decommission
+        )
+    }
+
     /// What is ordered before the points begin, for each slot.
     fn prelude(self, slot: u8) -> &'static [CommandKind] {
         use CommandKind::{Activate, Deactivate, Mode};
         match self {
             Script::Init | Script::InitLabelled | Script::Adopt => &[],
-            Script::ActivateGenerated | Script::GeneratedToGeneratedLocked | Script::GeneratedToManualLocked => {
-                &[Activate, Mode, Deactivate]
-            }
+            Script::ActivateGenerated
+            | Script::GeneratedToGeneratedLocked
+            | Script::GeneratedToManualLocked
+            | Script::UnblockGenerated
+            | Script::UnblockToManual
+            | Script::UnblockOpen
+            | Script::Decommission => &[Activate, Mode, Deactivate],
             Script::ActivateManual
             | Script::WrongCode
+            | Script::UnblockManual
             | Script::ManualToManualLocked
             | Script::ManualToGeneratedLocked => &[Activate, Deactivate],
             Script::Deactivate | Script::GeneratedToGenerated | Script::GeneratedToManual => &[Activate, Mode],
@@ -152,6 +180,13 @@ impl Script {
             Script::ManualToManual | Script::ManualToManualLocked => {
                 Wish { typed: present, new: fresh, ..plain(CommandKind::ChangeCode) }
             }
+            Script::UnblockGenerated | Script::UnblockManual | Script::UnblockOpen => {
+                Wish { to: Mode::Generated, typed: world.people.slots[0].so_pin, ..plain(CommandKind::Unblock) }
+            }
+            Script::UnblockToManual => {
+                Wish { typed: world.people.slots[0].so_pin, new: fresh, ..plain(CommandKind::Unblock) }
+            }
+            Script::Decommission => Wish { typed: world.people.slots[0].so_pin, ..plain(CommandKind::Decommission) },
             Script::Boot => plain(CommandKind::Boot),
             Script::Stop => plain(CommandKind::Stop),
         };
@@ -245,6 +280,15 @@ fn reach(world: &mut World, script: Script, character: usize, cuts: &[Cut]) {
         // The points of a boot are those of the whole start.
         world.daemon_killed();
     }
+    if script.is_blocked() {
+        // Somebody types wrong PINs past us; a token that never locks shows its low count.
+        for token in &mut world.tokens.tokens {
+            (0..WRONG_PINS_MAX).for_each(|_| token.spend_a_try());
+            token.settle();
+        }
+        world.schedule(1, Event::Look(0));
+        settle_down(world);
+    }
     world.points = 0;
     for cut in cuts.iter().rev() {
         let _fits = world.cuts.push(*cut);
@@ -294,6 +338,7 @@ pub fn ends_well(world: &mut World, script: Script, character: usize) -> bool {
     }
     let expected = match script {
         Script::Deactivate | Script::DeactivateManual | Script::WrongCode => StateName::Locked,
+        Script::Decommission => StateName::Uninitialised,
         _ => StateName::Active,
     };
     world.checkers.violation.is_none()

@@ -137,7 +137,10 @@ impl World {
             HsmCall::Observe | HsmCall::Logout | HsmCall::Settle => (Some(none), Some(none)),
             HsmCall::Login { pin } => (self.lend(pin), Some(none)),
             HsmCall::SetPin { old, new } => (self.lend(old), self.lend(new)),
-            HsmCall::Initialise { so_pin, new, free_slot: _ } => (self.lend(so_pin), self.lend(new)),
+            HsmCall::Initialise { so_pin, new, free_slot: _ } | HsmCall::Unblock { so_pin, new } => {
+                (self.lend(so_pin), self.lend(new))
+            }
+            HsmCall::Erase { so_pin } => (self.lend(so_pin), Some(none)),
         };
         let (Some(first), Some(second)) = (first, second) else {
             return self.checkers.violated("P16", slot, "a secret was wiped before the call that carries it");
@@ -152,6 +155,10 @@ impl World {
             HsmCall::SetPin { .. } | HsmCall::Initialise { .. } => {
                 let change = self.disk.durable.slots[number].and_then(|record| record.change);
                 self.checkers.p36_change(slot, change, matches!(call, HsmCall::Initialise { .. }));
+            }
+            HsmCall::Unblock { .. } | HsmCall::Erase { .. } => {
+                let by_so = self.disk.durable.slots[number].and_then(|record| record.by_so);
+                self.checkers.p36_by_so(slot, by_so, matches!(call, HsmCall::Erase { .. }));
             }
             HsmCall::Observe | HsmCall::Logout | HsmCall::Settle => {}
         }
@@ -466,6 +473,8 @@ impl World {
                     HsmCall::Login { .. } => token.login(&pending.first),
                     HsmCall::Logout => token.logout(),
                     HsmCall::SetPin { .. } => token.set_pin(&pending.first, &pending.second),
+                    HsmCall::Unblock { .. } => token.unblock(&pending.first, &pending.second),
+                    HsmCall::Erase { .. } => token.erase(&pending.first),
                 }
             }
         };
@@ -474,6 +483,16 @@ impl World {
         }
         if let HsmCall::Login { .. } | HsmCall::SetPin { .. } = pending.call {
             match result {
+                Ok(_) => self.checkers.p34_accepted(slot),
+                Err(HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT, .. }) => {
+                    self.checkers.p34_refused(slot, &pending.first);
+                }
+                Err(_) => {}
+            }
+        }
+        if let HsmCall::Unblock { .. } | HsmCall::Erase { .. } = pending.call {
+            match result {
+                // What the token refused so far was another PIN.
                 Ok(_) => self.checkers.p34_accepted(slot),
                 Err(HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT, .. }) => {
                     self.checkers.p34_refused(slot, &pending.first);
@@ -533,5 +552,7 @@ fn function_of(call: &HsmCall) -> Function {
         HsmCall::SetPin { .. } => Function::SetPin,
         HsmCall::Initialise { .. } => Function::InitPin,
         HsmCall::Settle => Function::Settle,
+        HsmCall::Unblock { .. } => Function::InitPin,
+        HsmCall::Erase { .. } => Function::InitToken,
     }
 }

@@ -28,6 +28,10 @@ pub enum Step {
     SetPin,
     /// `C_InitToken`, `C_InitPIN`
     Initialise,
+    /// `C_InitPIN` by the SO.
+    Unblock,
+    /// `C_InitToken` on the slot's own token.
+    Erase,
     /// Making the module's files durable.
     Settle,
     /// A commit of the store.
@@ -46,12 +50,14 @@ pub enum Step {
 
 impl Step {
     /// All steps, in the order of the enum.
-    pub const ALL: [Step; 12] = [
+    pub const ALL: [Step; 14] = [
         Step::Observe,
         Step::Login,
         Step::Logout,
         Step::SetPin,
         Step::Initialise,
+        Step::Unblock,
+        Step::Erase,
         Step::Settle,
         Step::Commit,
         Step::Random,
@@ -71,6 +77,8 @@ impl Step {
             HsmCall::SetPin { .. } => Step::SetPin,
             HsmCall::Initialise { .. } => Step::Initialise,
             HsmCall::Settle => Step::Settle,
+            HsmCall::Unblock { .. } => Step::Unblock,
+            HsmCall::Erase { .. } => Step::Erase,
         }
     }
 }
@@ -103,38 +111,41 @@ macro_rules! kinds {
     };
 }
 
-use Step::{Commit, HandOver, Idle, Initialise, Login, Logout, Observe, Random, SetPin, Settle, Unseal, Withdraw};
+use Step::{
+    Commit, Erase, HandOver, Idle, Initialise, Login, Logout, Observe, Random, SetPin, Settle, Unblock, Unseal,
+    Withdraw,
+};
 
 kinds! {
-    DeviceErrorBefore "device-error-before" "CKR_DEVICE_ERROR, and the call did nothing." Observe | Login | Logout | SetPin | Initialise | Settle,
-    DeviceErrorAfter "device-error-after" "CKR_DEVICE_ERROR, although the call was carried out." Observe | Login | Logout | SetPin | Initialise | Settle,
-    DeviceErrorBurst "device-error-burst" "This call and the next four fail." Observe | Login | Logout | SetPin | Initialise | Settle,
-    UnexpectedCode "unexpected-code" "A vendor-defined CKR that no specification knows." Observe | Login | Logout | SetPin | Initialise | Settle,
-    WrongAnswer "wrong-answer" "The module answers what belongs to another call." Observe | Login | Logout | SetPin | Initialise | Settle,
-    HangBefore "hang-before" "The call hangs before it does anything." Observe | Login | Logout | SetPin | Initialise | Settle,
-    HangAfter "hang-after" "The call was carried out and hangs before it answers." Observe | Login | Logout | SetPin | Initialise | Settle,
-    LateAnswer "late-answer" "The answer comes after the deadline." Observe | Login | Logout | SetPin | Initialise | Settle,
-    SlowDevice "slow-device" "The call takes seconds, but less than the deadline." Observe | Login | Logout | SetPin | Initialise | Settle,
-    ReplyLost "reply-lost" "The call was carried out; its answer never comes." Observe | Login | Logout | SetPin | Initialise | Settle,
-    DuplicateAnswer "duplicate-answer" "The answer comes twice." Observe | Login | Logout | SetPin | Initialise | Settle,
-    WorkerKilledBefore "worker-killed-before" "The worker dies before the call." Observe | Login | Logout | SetPin | Initialise | Settle,
-    WorkerKilledAfter "worker-killed-after" "The worker dies after the call, before the answer." Observe | Login | Logout | SetPin | Initialise | Settle,
+    DeviceErrorBefore "device-error-before" "CKR_DEVICE_ERROR, and the call did nothing." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    DeviceErrorAfter "device-error-after" "CKR_DEVICE_ERROR, although the call was carried out." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    DeviceErrorBurst "device-error-burst" "This call and the next four fail." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    UnexpectedCode "unexpected-code" "A vendor-defined CKR that no specification knows." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    WrongAnswer "wrong-answer" "The module answers what belongs to another call." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    HangBefore "hang-before" "The call hangs before it does anything." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    HangAfter "hang-after" "The call was carried out and hangs before it answers." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    LateAnswer "late-answer" "The answer comes after the deadline." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    SlowDevice "slow-device" "The call takes seconds, but less than the deadline." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    ReplyLost "reply-lost" "The call was carried out; its answer never comes." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    DuplicateAnswer "duplicate-answer" "The answer comes twice." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    WorkerKilledBefore "worker-killed-before" "The worker dies before the call." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    WorkerKilledAfter "worker-killed-after" "The worker dies after the call, before the answer." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
     WorkerKilledInside "worker-killed-inside" "The worker dies between two steps of the call." Initialise,
     TokenFileTorn "token-file-torn" "The worker dies while the module rewrites its token file, which nobody can read afterwards." SetPin,
-    TokenPulledInCall "token-pulled-in-call" "The token is pulled before the call reaches it." Observe | Login | Logout | SetPin | Initialise | Settle,
-    PowerCutBeforeCall "power-cut-before-call" "Power goes before the call." Observe | Login | Logout | SetPin | Initialise | Settle,
-    PowerCutAfterKept "power-cut-after-call-kept" "Power goes after the call; what was unsettled is kept." Observe | Login | Logout | SetPin | Initialise | Settle,
-    PowerCutAfterLost "power-cut-after-call-lost" "Power goes after the call; what was unsettled is lost." Observe | Login | Logout | SetPin | Initialise | Settle,
-    DaemonKilledAtCall "daemon-killed-at-call" "The daemon is killed; its worker ends the call in progress." Observe | Login | Logout | SetPin | Initialise | Settle,
+    TokenPulledInCall "token-pulled-in-call" "The token is pulled before the call reaches it." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    PowerCutBeforeCall "power-cut-before-call" "Power goes before the call." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    PowerCutAfterKept "power-cut-after-call-kept" "Power goes after the call; what was unsettled is kept." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    PowerCutAfterLost "power-cut-after-call-lost" "Power goes after the call; what was unsettled is lost." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    DaemonKilledAtCall "daemon-killed-at-call" "The daemon is killed; its worker ends the call in progress." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
     LoginRefused "login-refused" "CKR_PIN_INCORRECT for a right PIN." Login,
     LoginLies "login-lies" "CKR_OK for any PIN, and nobody is logged in." Login,
     AlreadyLoggedIn "already-logged-in" "The module says that somebody is logged in." Login,
     SetPinLies "set-pin-lies" "CKR_OK, and the PIN is what it was." SetPin,
-    PinLenRange "pin-len-range" "The token does not like the length." SetPin | Initialise,
-    PinInvalid "pin-invalid" "The token does not like the characters." SetPin | Initialise,
-    SessionReadOnly "session-read-only" "The session is read-only." SetPin,
+    PinLenRange "pin-len-range" "The token does not like the length." SetPin | Initialise | Unblock,
+    PinInvalid "pin-invalid" "The token does not like the characters." SetPin | Initialise | Unblock,
+    SessionReadOnly "session-read-only" "The session is read-only." SetPin | Unblock,
     NotLoggedIn "not-logged-in" "The login was lost unnoticed." SetPin,
-    NotSupported "not-supported" "The module cannot change PINs." SetPin,
+    NotSupported "not-supported" "The module cannot change PINs." SetPin | Unblock | Erase,
     ObserveLies "observe-lies" "The flags and the session state are invented." Observe,
     SettleFails "settle-fails" "The module's files could not be made durable." Settle,
     PowerCutBeforeWrite "power-cut-before-write" "Power goes; the transaction in flight is lost." Commit,

@@ -65,6 +65,8 @@ pub struct Kept {
     pub wrong_in_row: u8,
     /// `CKF_USER_PIN_COUNT_LOW`, where the token shows it.
     pub count_low: bool,
+    /// Wrong SO PINs since the last right one.
+    pub so_wrong_in_row: u8,
 }
 
 /// One token.
@@ -101,7 +103,14 @@ impl Token {
     /// A token that nobody initialised.
     #[must_use]
     pub fn free(number: u8, character: Character) -> Self {
-        let kept = Kept { label: None, user_pin: Code::NONE, so_pin: Code::NONE, wrong_in_row: 0, count_low: false };
+        let kept = Kept {
+            label: None,
+            user_pin: Code::NONE,
+            so_pin: Code::NONE,
+            wrong_in_row: 0,
+            count_low: false,
+            so_wrong_in_row: 0,
+        };
         let mut serial = *b"SIM-000000000000";
         serial[15] = b'0' + number;
         Token {
@@ -140,6 +149,12 @@ impl Token {
         self.character.locks && self.live.wrong_in_row >= WRONG_PINS_MAX
     }
 
+    /// Whether the SO PIN is locked: then nobody can unblock or erase it.
+    #[must_use]
+    pub fn is_so_locked(&self) -> bool {
+        self.character.locks && self.live.so_wrong_in_row >= WRONG_PINS_MAX
+    }
+
     /// `C_GetTokenInfo` and `C_GetSessionInfo`.
     #[must_use]
     pub fn state(&self) -> TokenState {
@@ -150,6 +165,9 @@ impl Token {
             count_low: self.live.count_low,
             final_try: self.character.locks && self.live.wrong_in_row == WRONG_PINS_MAX - 1,
             locked: self.is_locked(),
+            so_count_low: self.character.shows_low_count && self.live.so_wrong_in_row > 0,
+            so_final_try: self.character.locks && self.live.so_wrong_in_row == WRONG_PINS_MAX - 1,
+            so_locked: self.is_so_locked(),
             pin_chars_max: self.character.pin_chars_max,
             login: self.session,
         }
@@ -232,6 +250,48 @@ impl Token {
         Ok(HsmAnswer::Initialised(self.state()))
     }
 
+    /// `C_Login` as SO, `C_InitPIN`, `C_Logout`.
+    ///
+    /// # Errors
+    /// As the device or the worker answers.
+    pub fn unblock(&mut self, so_pin: &Code, new: &Code) -> Result<HsmAnswer, HsmFailure> {
+        if self.live.label.is_none() || self.live.user_pin.is_none() {
+            return Err(HsmFailure::Refused(Refusal::SlotUninitialised));
+        }
+        if self.session != LoginState::Public {
+            return Err(HsmFailure::AlreadyLoggedIn);
+        }
+        self.check_so(so_pin, Function::Login)?;
+        let chars = new.bytes().len();
+        let chars_max = usize::from(self.character.pin_chars_max);
+        if chars < PIN_CHARS_MIN || (chars_max != 0 && chars > chars_max) {
+            return Err(failure(rv::PIN_LEN_RANGE, Function::InitPin));
+        }
+        self.live.user_pin = *new;
+        self.live.wrong_in_row = 0;
+        self.live.count_low = false;
+        self.written();
+        Ok(HsmAnswer::Unblocked)
+    }
+
+    /// `C_InitToken` on a token with a label; the worker closed its sessions before.
+    ///
+    /// # Errors
+    /// As the device or the worker answers.
+    pub fn erase(&mut self, so_pin: &Code) -> Result<HsmAnswer, HsmFailure> {
+        if self.live.label.is_none() {
+            return Err(HsmFailure::Refused(Refusal::SlotUninitialised));
+        }
+        self.session = LoginState::Public;
+        self.check_so(so_pin, Function::InitToken)?;
+        self.live.user_pin = Code::NONE;
+        self.live.wrong_in_row = 0;
+        self.live.count_low = false;
+        self.has_objects = false;
+        self.written();
+        Ok(HsmAnswer::Erased(self.state()))
+    }
+
     /// Its file is durable.
     pub fn settle(&mut self) {
         self.settled = self.live;
@@ -285,6 +345,22 @@ impl Token {
         if self.live.wrong_in_row != 0 || self.live.count_low {
             self.live.wrong_in_row = 0;
             self.live.count_low = false;
+            self.written();
+        }
+        Ok(())
+    }
+
+    fn check_so(&mut self, so_pin: &Code, function: Function) -> Result<(), HsmFailure> {
+        if self.is_so_locked() {
+            return Err(failure(rv::PIN_LOCKED, function));
+        }
+        if self.live.so_pin != *so_pin {
+            self.live.so_wrong_in_row = self.live.so_wrong_in_row.saturating_add(1).min(WRONG_PINS_MAX);
+            self.written();
+            return Err(failure(rv::PIN_INCORRECT, function));
+        }
+        if self.live.so_wrong_in_row != 0 {
+            self.live.so_wrong_in_row = 0;
             self.written();
         }
         Ok(())

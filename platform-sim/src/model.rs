@@ -43,8 +43,19 @@ pub fn change_is_done(token: &Token, disk: &Disk, owner: Owner, record: &SlotRec
         Mode::Manual => sealed.is_none().then_some(*new),
         Mode::Generated => sealed.filter(|_| new.is_none()),
     };
-    let undecided = record.change.is_some() || record.doubt.is_some() || record.pending.is_some();
+    let kept = record.pending.is_some() || record.unblocking.is_some();
+    let undecided = record.change.is_some() || record.by_so.is_some() || record.doubt.is_some() || kept;
     !undecided && could_open(token).iter().all(|pin| Some(*pin) == in_force)
+}
+
+/// Whether a decommission that was answered *done* left nothing behind: no user PIN, not even
+/// after a power cut, and no sealed code that the record names.
+#[must_use]
+pub fn decommission_is_done(token: &Token, record: &SlotRecord) -> bool {
+    could_open(token).iter().all(Code::is_none)
+        && record.serial.is_none()
+        && record.by_so.is_none()
+        && record.sealed().iter().all(Option::is_none)
 }
 
 #[cfg(test)]

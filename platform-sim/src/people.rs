@@ -126,18 +126,24 @@ impl People {
         let generated = status.mode == Mode::Generated;
         let kind = match status.state {
             StateName::Absent => match dice {
-                0..20 => CommandKind::Init,
+                0..1 => CommandKind::Decommission,
+                1..3 => CommandKind::Unblock,
+                3..20 => CommandKind::Init,
                 20..30 => CommandKind::Activate,
                 30..35 => CommandKind::Boot,
                 _ => return None,
             },
             StateName::Uninitialised => match dice {
-                0..85 => CommandKind::Init,
+                0..80 => CommandKind::Init,
+                80..83 => CommandKind::Decommission,
+                83..85 => CommandKind::Unblock,
                 85..90 => CommandKind::Activate,
                 _ => return None,
             },
             StateName::Locked => match dice {
-                0..62 => CommandKind::Activate,
+                0..55 => CommandKind::Activate,
+                55..59 => CommandKind::Unblock,
+                59..62 => CommandKind::Decommission,
                 62..72 => CommandKind::ChangeCode,
                 72..84 => CommandKind::Mode,
                 84..92 => CommandKind::Boot,
@@ -154,12 +160,16 @@ impl People {
                 84..86 => CommandKind::Boot,
                 86..92 => CommandKind::Stop,
                 92..93 => CommandKind::Init,
+                94..95 => CommandKind::Unblock,
+                95..96 => CommandKind::Decommission,
                 93..94 => CommandKind::EndCall,
                 _ => return None,
             },
             StateName::Doubtful => match (status.doubt, dice) {
                 (Some(Doubt::CallUnanswered), 0..20) => CommandKind::EndCall,
-                (_, 0..60) => CommandKind::Activate,
+                (_, 0..48) => CommandKind::Activate,
+                (_, 48..58) => CommandKind::Unblock,
+                (_, 58..60) => CommandKind::Decommission,
                 (_, 60..66) => CommandKind::ChangeCode,
                 (_, 66..72) => CommandKind::Mode,
                 (_, 72..75) => CommandKind::Boot,
@@ -168,7 +178,9 @@ impl People {
                 _ => return None,
             },
             StateName::CoolingDown | StateName::Blocked => match dice {
-                0..30 => CommandKind::Activate,
+                0..12 => CommandKind::Activate,
+                12..26 => CommandKind::Unblock,
+                26..30 => CommandKind::Decommission,
                 30..35 => CommandKind::ChangeCode,
                 35..38 => CommandKind::Stop,
                 _ => return None,
@@ -180,6 +192,8 @@ impl People {
                 15..18 => CommandKind::Boot,
                 18..20 => CommandKind::Stop,
                 20..30 => CommandKind::EndCall,
+                30..32 => CommandKind::Unblock,
+                32..33 => CommandKind::Decommission,
                 _ => return None,
             },
         };
@@ -216,6 +230,24 @@ impl People {
             }
             CommandKind::Init => {
                 wish.typed = if random.u8(..100) < 5 { Code::so_pin(random) } else { knowledge.so_pin };
+            }
+            CommandKind::Unblock => {
+                wish.confirmed |= knowledge.told_last_try && random.u8(..100) < 50;
+                wish.typed = if random.u8(..100) < 10 { Code::so_pin(random) } else { knowledge.so_pin };
+                wish.to = if random.u8(..100) < 60 { Mode::Generated } else { Mode::Manual };
+                if wish.to == Mode::Manual {
+                    if knowledge.codes.len() >= REMEMBERED_MAX - 1 {
+                        return None;
+                    }
+                    wish.new = Code::manual(random);
+                }
+            }
+            CommandKind::Decommission => {
+                wish.confirmed |= knowledge.told_last_try && random.u8(..100) < 50;
+                let there = status.state != StateName::Absent;
+                if there != odd {
+                    wish.typed = if random.u8(..100) < 10 { Code::so_pin(random) } else { knowledge.so_pin };
+                }
             }
             CommandKind::Boot
             | CommandKind::Deactivate
@@ -264,7 +296,8 @@ impl People {
                 knowledge.next = 0;
                 let in_force = match order.kind {
                     CommandKind::Activate => order.typed,
-                    CommandKind::ChangeCode | CommandKind::Mode => order.new,
+                    CommandKind::ChangeCode | CommandKind::Mode | CommandKind::Unblock => order.new,
+                    CommandKind::Decommission => Code::NONE,
                     CommandKind::Init => {
                         knowledge.so_pin = order.typed;
                         knowledge.told_several = false;

@@ -7,7 +7,7 @@
 
 use heapless::Deque;
 use slotwarden_core::command::{Answer, Caller, Command, CommandKind, ReplyId};
-use slotwarden_core::effect::{ApplicationId, Effect, HsmCall, Input, Outcome, SlotId, Ticket};
+use slotwarden_core::effect::{ApplicationId, ApplicationSet, Effect, HsmCall, Input, Outcome, SlotId, Ticket};
 use slotwarden_core::fault::Refusal;
 use slotwarden_core::person::{PersonId, Persons, Role, Roles};
 use slotwarden_core::record::Owner;
@@ -526,6 +526,13 @@ impl World {
         if matches!(wish.kind, CommandKind::Boot | CommandKind::Activate | CommandKind::Init) {
             self.look_for_changes();
         }
+        let forgets = wish.kind == CommandKind::Decommission && wish.typed.is_none();
+        if let Some(number) = slot.filter(|_| forgets)
+            && self.status(number).is_some_and(|status| status.state == StateName::Absent)
+        {
+            // They say that the token is gone for good: its codes may be lost from here on.
+            self.apart[usize::from(number)] = true;
+        }
         let Some(reply) = self.people.give(slot, wish, self.now_ms) else { return false };
         self.counts.orders += 1;
         self.checkers.p05_typed(wish.typed);
@@ -548,6 +555,11 @@ impl World {
             }
         };
         let confirmed = wish.confirmed;
+        // People accept the slot's own application as dead once in a while.
+        let accept = match (slot, self.random.u8(..10)) {
+            (Some(slot), 0) => ApplicationSet::NONE.with(ApplicationId(slot)),
+            (Some(_) | None, _) => ApplicationSet::NONE,
+        };
         let slot = SlotId(slot.unwrap_or(0));
         let command = match wish.kind {
             CommandKind::Activate => Command::Activate { slot, code: typed, confirmed },
@@ -557,8 +569,13 @@ impl World {
                 Some(so_pin) => Command::Init { slot, so_pin, free_slot: self.free_slot(slot.0), confirmed },
                 None => Command::Boot,
             },
-            CommandKind::ChangeCode => Command::ChangeCode { slot, code: typed, new_code: new, confirmed },
-            CommandKind::Mode => Command::Mode { slot, to: wish.to, code: typed, new_code: new, confirmed },
+            CommandKind::ChangeCode => Command::ChangeCode { slot, code: typed, new_code: new, confirmed, accept },
+            CommandKind::Mode => Command::Mode { slot, to: wish.to, code: typed, new_code: new, confirmed, accept },
+            CommandKind::Unblock => match typed {
+                Some(so_pin) => Command::Unblock { slot, so_pin, to: wish.to, new_code: new, confirmed, accept },
+                None => Command::Boot,
+            },
+            CommandKind::Decommission => Command::Decommission { slot, so_pin: typed, confirmed, accept },
             CommandKind::Stop => Command::Stop,
             CommandKind::Boot
             | CommandKind::Approve
@@ -616,9 +633,10 @@ impl World {
         }
         let (Some(token), Some(record)) = (self.home(slot), &self.disk.durable.slots[number]) else { return true };
         match kind {
-            CommandKind::ChangeCode | CommandKind::Mode | CommandKind::Init => {
+            CommandKind::ChangeCode | CommandKind::Mode | CommandKind::Init | CommandKind::Unblock => {
                 model::change_is_done(token, &self.disk, Owner(u16::from(slot)), record, new)
             }
+            CommandKind::Decommission => model::decommission_is_done(token, record),
             CommandKind::Activate
             | CommandKind::Deactivate
             | CommandKind::EndCall

@@ -250,9 +250,9 @@ impl Campaign {
             (Mode::Generated, true) | (Mode::Manual, false) => Mode::Manual,
         };
         let order = if switch {
-            Order::Mode { slot: name, to, confirmed: false }
+            Order::Mode { slot: name, to, confirmed: false, accept: Vec::new() }
         } else {
-            Order::ChangeCode { slot: name, confirmed: false }
+            Order::ChangeCode { slot: name, confirmed: false, accept: Vec::new() }
         };
         let code = (to == Mode::Manual).then(|| format!("code {slot} of round {}", self.round));
         Plan { order, from, to, code }

@@ -13,7 +13,7 @@ use std::{env, fs};
 use slotwarden_core::SecretId;
 use slotwarden_core::approval::ApprovalCode;
 use slotwarden_core::command::{Command, CommandKind};
-use slotwarden_core::effect::SlotId;
+use slotwarden_core::effect::{ApplicationSet, SlotId};
 use slotwarden_core::fault::{ApplicationFault, Class, Fault, Function, Refusal};
 use slotwarden_core::person::{Role, Roles, may, needs_two};
 use slotwarden_core::record::Mode;
@@ -177,7 +177,7 @@ fn the_table_of_roles_is_the_code() {
 /// One of each kind of order, and each form that differs for the two-person rule. The match
 /// makes a new order a compile error here.
 fn every_form_of_order() -> Vec<(String, Command)> {
-    let (slot, so_pin) = (SlotId(0), SecretId::NONE);
+    let (slot, so_pin, accept) = (SlotId(0), SecretId::NONE, ApplicationSet::NONE);
     let forms = |kind| match kind {
         CommandKind::Boot => vec![("", Command::Boot)],
         CommandKind::Activate => vec![
@@ -188,15 +188,21 @@ fn every_form_of_order() -> Vec<(String, Command)> {
         CommandKind::EndCall => vec![("", Command::EndCall { slot })],
         CommandKind::Init => vec![("", Command::Init { slot, so_pin, free_slot: None, confirmed: false })],
         CommandKind::ChangeCode => vec![
-            ("", Command::ChangeCode { slot, code: None, new_code: None, confirmed: false }),
-            ("last try", Command::ChangeCode { slot, code: None, new_code: None, confirmed: true }),
+            ("", Command::ChangeCode { slot, code: None, new_code: None, confirmed: false, accept }),
+            ("last try", Command::ChangeCode { slot, code: None, new_code: None, confirmed: true, accept }),
         ],
         CommandKind::Mode => vec![
-            ("to generated", Command::Mode { slot, to: Mode::Generated, code: None, new_code: None, confirmed: false }),
-            ("to manual", Command::Mode { slot, to: Mode::Manual, code: None, new_code: None, confirmed: false }),
+            (
+                "to generated",
+                Command::Mode { slot, to: Mode::Generated, code: None, new_code: None, confirmed: false, accept },
+            ),
+            (
+                "to manual",
+                Command::Mode { slot, to: Mode::Manual, code: None, new_code: None, confirmed: false, accept },
+            ),
             (
                 "to manual, last try",
-                Command::Mode { slot, to: Mode::Manual, code: None, new_code: None, confirmed: true },
+                Command::Mode { slot, to: Mode::Manual, code: None, new_code: None, confirmed: true, accept },
             ),
         ],
         CommandKind::Stop => vec![("", Command::Stop)],
@@ -209,6 +215,14 @@ fn every_form_of_order() -> Vec<(String, Command)> {
             vec![("on", Command::DualControl { on: true }), ("off", Command::DualControl { on: false })]
         }
         CommandKind::AdoptConfiguration => vec![("", Command::AdoptConfiguration { digest: [0; 32] })],
+        CommandKind::Unblock => {
+            let (to, new_code, confirmed) = (Mode::Generated, None, false);
+            vec![("", Command::Unblock { slot, so_pin, to, new_code, confirmed, accept })]
+        }
+        CommandKind::Decommission => vec![
+            ("", Command::Decommission { slot, so_pin: Some(so_pin), confirmed: false, accept }),
+            ("without token", Command::Decommission { slot, so_pin: None, confirmed: false, accept }),
+        ],
         CommandKind::ReadStatus | CommandKind::ReadAudit => vec![],
     };
     let mut all = Vec::new();

@@ -166,7 +166,8 @@ fn p35_a_token_that_softhsm_destroyed_leaves_its_slot_absent_and_both_codes_kept
 }
 
 fn to_generated(appliance: &Appliance, slot: usize) {
-    let order = Order::Mode { slot: appliance.names[slot].clone(), to: Mode::Generated, confirmed: false };
+    let order =
+        Order::Mode { slot: appliance.names[slot].clone(), to: Mode::Generated, confirmed: false, accept: Vec::new() };
     appliance.order(order, &[(SecretRole::Code, PIN)]).expect("the code is right");
 }
 
@@ -174,7 +175,7 @@ fn to_generated(appliance: &Appliance, slot: usize) {
 /// on doing until it is asked no more.
 fn while_a_pin_is_being_set(appliance: &Appliance, act: impl FnOnce()) -> Result<(), Problem> {
     let bench = &appliance.stage.bench;
-    let order = Order::ChangeCode { slot: appliance.names[0].clone(), confirmed: false };
+    let order = Order::ChangeCode { slot: appliance.names[0].clone(), confirmed: false, accept: Vec::new() };
     let before = bench.calls("C_SetPIN", &appliance.names[0]);
     bench.ask_to("hang", &appliance.names[0]);
     thread::scope(|scope| {

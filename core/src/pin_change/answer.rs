@@ -51,11 +51,25 @@ impl Rules {
                 self.ask(turn, Step::Logout, HsmCall::Logout)
             }
             (Step::Initialise, HsmAnswer::Initialised(token)) => {
-                turn.slot.record.so.accepted();
-                turn.save();
+                attempts::so_accepted(turn, self.caller);
                 turn.slot.observe(token);
                 self.initialised = Some(token.serial);
                 self.login_new(turn)
+            }
+            (Step::Unblock, HsmAnswer::Unblocked) => {
+                attempts::so_accepted(turn, self.caller);
+                // What was refused was another PIN.
+                turn.slot.record.user.accepted();
+                turn.slot.cooling_until_ms = None;
+                self.ask(turn, Step::ReadPublic, HsmCall::Observe)
+            }
+            (Step::Erase, HsmAnswer::Erased(token)) => {
+                attempts::so_accepted(turn, self.caller);
+                turn.slot.observe(token);
+                if token.user_pin {
+                    return self.undecided(turn, Fault::ModuleLies(Function::InitToken), false);
+                }
+                self.ask(turn, Step::Settle, HsmCall::Settle)
             }
             (Step::Logout, HsmAnswer::LoggedOut) => {
                 self.logged_in = false;
@@ -75,6 +89,9 @@ impl Rules {
                 attempts::accepted(turn, self.caller);
                 self.logged_in = true;
                 self.ask(turn, Step::Settle, HsmCall::Settle)
+            }
+            (Step::Settle, HsmAnswer::Settled) if self.kind == ChangeKind::Decommission => {
+                self.ends_decommissioned(turn)
             }
             (Step::Settle, HsmAnswer::Settled) => {
                 turn.slot.record.serial = self.initialised.or(turn.slot.record.serial);
@@ -96,7 +113,7 @@ impl Rules {
             }
             (Step::DecideSettle(which, id), HsmAnswer::Settled) => {
                 match which {
-                    Which::Pending => self.promote_new(turn),
+                    Which::Pending | Which::Unblocking => self.promote_new(turn),
                     Which::Accepted => self.keep_old(turn),
                 }
                 if self.is_order() && which == Which::Accepted {
@@ -107,10 +124,13 @@ impl Rules {
             }
             (Step::DecideSettleShown, HsmAnswer::Settled) => match self.kind {
                 ChangeKind::Initialise => self.ends_initialised(turn),
+                ChangeKind::Decommission => self.ends_decommissioned(turn),
                 ChangeKind::GeneratedToGenerated
                 | ChangeKind::ManualToGenerated
                 | ChangeKind::GeneratedToManual
-                | ChangeKind::ManualToManual => self.ends_manual(turn),
+                | ChangeKind::ManualToManual
+                | ChangeKind::Unblock
+                | ChangeKind::UnblockToManual => self.ends_manual(turn),
             },
             (
                 _,
@@ -119,7 +139,9 @@ impl Rules {
                 | HsmAnswer::LoggedOut
                 | HsmAnswer::PinSet
                 | HsmAnswer::Initialised(_)
-                | HsmAnswer::Settled,
+                | HsmAnswer::Settled
+                | HsmAnswer::Unblocked
+                | HsmAnswer::Erased(_),
             ) => self.unknown(turn, step, Fault::ModuleLies(step.function()), false),
         }
     }
@@ -170,16 +192,59 @@ impl Rules {
             ) => self.not_made(turn, step, fault),
             // Said by C_InitPIN itself it proves nothing about the SO PIN: the flags decide then.
             (
-                Step::Initialise,
-                HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT, function: Function::Login | Function::InitToken },
+                Step::Initialise | Step::Unblock | Step::Erase,
+                HsmFailure::Pkcs11 {
+                    code: code @ (rv::PIN_INCORRECT | rv::PIN_LOCKED),
+                    function: Function::Login | Function::InitToken,
+                },
             ) => {
-                let last = turn.slot.record.so.needs_confirmation(turn.tries, false);
-                turn.slot.record.so.refused(last);
-                turn.slot.so_cooling_until_ms = turn.slot.record.so.wait_ms().map(|wait_ms| turn.now.after_ms(wait_ms));
-                turn.save();
-                self.abort(turn, Answer::Refused(Refusal::SoPinWrong))
+                attempts::so_refused(turn, self.caller);
+                let locked = code == rv::PIN_LOCKED;
+                if let Some(token) = &mut turn.slot.token {
+                    token.so_locked |= locked;
+                }
+                let refusal = if locked { Refusal::SoPinBlocked } else { Refusal::SoPinWrong };
+                self.abort(turn, Answer::Refused(refusal))
             }
-            (Step::Initialise, HsmFailure::Refused(refusal)) => {
+            // The SO is in, and C_InitPIN refused the PIN itself, or the call: the token is as it was.
+            (
+                Step::Unblock,
+                HsmFailure::Pkcs11 {
+                    code:
+                        rv::PIN_INVALID
+                        | rv::PIN_LEN_RANGE
+                        | rv::SESSION_READ_ONLY
+                        | rv::USER_NOT_LOGGED_IN
+                        | rv::FUNCTION_NOT_SUPPORTED,
+                    function: Function::InitPin,
+                },
+            ) => {
+                attempts::so_accepted(turn, self.caller);
+                self.abort(turn, Answer::Failed(fault))
+            }
+            // C_InitToken looks at these before it touches anything.
+            (
+                Step::Erase,
+                HsmFailure::Pkcs11 {
+                    code: rv::SESSION_EXISTS | rv::FUNCTION_NOT_SUPPORTED | rv::TOKEN_WRITE_PROTECTED,
+                    function: Function::InitToken,
+                },
+            ) => self.not_made(turn, step, fault),
+            // C_InitPIN comes after C_Login: the token is as it was, and only the SO's count is unknown.
+            (Step::Unblock, HsmFailure::Pkcs11 { function: Function::Login, .. }) => {
+                turn.slot.record.so.unknown();
+                turn.save();
+                self.abort(turn, Answer::Failed(fault))
+            }
+            // What was looked at before the SO logged in.
+            (
+                Step::Unblock | Step::Erase,
+                HsmFailure::Pkcs11 {
+                    function: Function::GetTokenInfo | Function::GetSessionInfo | Function::OpenSession,
+                    ..
+                },
+            ) => self.not_made(turn, step, fault),
+            (Step::Initialise | Step::Unblock | Step::Erase, HsmFailure::Refused(refusal)) => {
                 turn.slot.record.so.not_made();
                 turn.save();
                 // Of a call that goes on: perhaps the earlier one took effect; its flags will tell.
@@ -195,8 +260,8 @@ impl Rules {
                 turn.wipe(id);
                 self.decided_refused(turn, which)
             }
-            // The worker looks at the session before and after the calls that change a token;
-            // only the flags, or a login, can tell which it was.
+            // The worker looks at the session before and after these calls; only the flags, or a
+            // login, can tell which it was. For an unblock it looks before only.
             (Step::SetPin | Step::Initialise, HsmFailure::AlreadyLoggedIn) => self.unknown(turn, step, fault, false),
             // Of a login: C_Login was not called, or says that there is nothing to compare.
             (
@@ -237,7 +302,7 @@ impl Rules {
             turn.slot.record.user.not_made();
             turn.save();
         }
-        if step == Step::Initialise {
+        if step.is_by_so() {
             turn.slot.record.so.not_made();
             turn.save();
         }
@@ -255,7 +320,7 @@ impl Rules {
         if step.is_login() || step == Step::SetPin {
             attempts::unknown(turn, self.caller, fault);
         }
-        if step == Step::Initialise {
+        if step.is_by_so() {
             turn.slot.record.so.unknown();
             turn.save();
         }

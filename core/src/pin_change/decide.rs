@@ -8,7 +8,7 @@ use crate::command::Answer;
 use crate::effect::HsmCall;
 use crate::fault::{Fault, Function, Refusal, rv};
 use crate::record::{ChangeKind, Doubt, Mode};
-use crate::token::LoginState;
+use crate::token::{LoginState, TokenState};
 use crate::turn::Turn;
 
 impl Rules {
@@ -18,6 +18,18 @@ impl Rules {
             self.reply_decided(turn, refusal);
             return self.end(turn, Then::Rest);
         };
+        match self.kind {
+            ChangeKind::Decommission => return self.decide_decommission(turn, token.user_pin),
+            ChangeKind::UnblockToManual => return self.decide_unblock_to_manual(turn, token),
+            // Only C_InitPIN ends a lock: it did not happen. Without a user PIN nothing can be tried.
+            ChangeKind::Unblock if token.locked || !token.user_pin => return self.unblock_undone(turn, token.locked),
+            ChangeKind::Unblock
+            | ChangeKind::Initialise
+            | ChangeKind::GeneratedToGenerated
+            | ChangeKind::ManualToGenerated
+            | ChangeKind::GeneratedToManual
+            | ChangeKind::ManualToManual => {}
+        }
         if self.kind == ChangeKind::Initialise {
             let record = &mut turn.slot.record;
             if !token.user_pin || record.accepted.is_none() || record.pending.is_none() {
@@ -50,12 +62,19 @@ impl Rules {
         }
         let which = match (self.kind, self.pending_refused) {
             (ChangeKind::ManualToGenerated, true) => return self.decided_refused(turn, Which::Pending),
+            (ChangeKind::Unblock, true) => return self.decided_refused(turn, Which::Unblocking),
+            (ChangeKind::Unblock, false) => Which::Unblocking,
             (ChangeKind::GeneratedToManual, _) | (_, true) => Which::Accepted,
             (_, false) => Which::Pending,
         };
         // A refused pending code stops automatic tries; the other sealed code still has its one.
         let accepted_tried = turn.slot.record.change.is_some_and(|change| change.accepted_tried);
-        let has_one_left = self.pending_refused && !accepted_tried;
+        // So has the code of an unblock: what stopped the tries was another.
+        let unblocking_tried = turn.slot.record.unblocking.is_some_and(|kept| kept.tried);
+        let has_one_left = match which {
+            Which::Unblocking => !unblocking_tried,
+            Which::Pending | Which::Accepted => self.pending_refused && !accepted_tried,
+        };
         let stopped = turn.slot.record.user.automatic_stopped && !has_one_left;
         let last = token.final_try || turn.slot.record.user.needs_confirmation(turn.tries, false);
         let refusal = match (self.order, self.caller) {
@@ -71,6 +90,7 @@ impl Rules {
         let generation = match which {
             Which::Pending => turn.slot.record.pending,
             Which::Accepted => turn.slot.record.accepted,
+            Which::Unblocking => turn.slot.record.unblocking.map(|kept| kept.generation),
         };
         let Some(generation) = generation else {
             return self.decided_refused(turn, which);
@@ -96,6 +116,73 @@ impl Rules {
         turn.journal(None, AuditEvent::ChangeUndone(self.kind));
         self.reply_decided(turn, Refusal::SlotUninitialised);
         self.end(turn, Then::Rest)
+    }
+
+    /// The flags say whether `C_InitToken` happened; no login is needed.
+    fn decide_decommission(&mut self, turn: &mut Turn<'_>, user_pin: bool) -> Outcome<State> {
+        if !user_pin {
+            return self.ask(turn, Step::DecideSettleShown, HsmCall::Settle);
+        }
+        turn.slot.record.by_so = None;
+        turn.save();
+        turn.journal(None, AuditEvent::ChangeUndone(self.kind));
+        self.reply_decided(turn, Refusal::ActivationNeedsPerson);
+        self.end(turn, Then::GoOn)
+    }
+
+    /// The token is erased and the flags say so: nothing of it is kept.
+    pub(super) fn ends_decommissioned(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
+        for generation in turn.slot.record.sealed() {
+            turn.erase(generation);
+        }
+        let so_proven_s = turn.slot.record.so_proven_s;
+        turn.slot.forget();
+        turn.slot.record.so_proven_s = so_proven_s;
+        let who = self.caller.map(|caller| caller.who);
+        turn.journal(who, AuditEvent::ChangeCompleted(self.kind));
+        turn.journal(who, AuditEvent::SlotForgotten);
+        self.reply(turn, Answer::Done);
+        self.end(turn, Then::Rest)
+    }
+
+    /// Whether the token has the new manual code only people can find out, unless it is still locked.
+    fn decide_unblock_to_manual(&mut self, turn: &mut Turn<'_>, token: TokenState) -> Outcome<State> {
+        if token.locked || !token.user_pin {
+            return self.unblock_undone(turn, token.locked);
+        }
+        let record = &mut turn.slot.record;
+        let switched = record.mode != Mode::Manual;
+        record.by_so = None;
+        record.change = None;
+        record.mode = Mode::Manual;
+        self.arise(turn, Doubt::OldOrNew);
+        if switched {
+            turn.journal(None, AuditEvent::ModeIs(Mode::Manual));
+        }
+        self.reply(turn, Answer::Refused(Refusal::CodeOldOrNew));
+        self.end(turn, Then::Rest)
+    }
+
+    /// The token does not have what the unblock gave it: everything is as it was before. Its
+    /// sealed code is kept like every other until one is accepted.
+    fn unblock_undone(&mut self, turn: &mut Turn<'_>, locked: bool) -> Outcome<State> {
+        if turn.slot.record.by_so.take().is_some() {
+            turn.journal(None, AuditEvent::ChangeUndone(self.kind));
+        }
+        turn.save();
+        let refusal = if locked { Refusal::SlotBlocked } else { Refusal::StoredCodeRefused };
+        self.reply_decided(turn, refusal);
+        self.end(turn, Then::Rest)
+    }
+
+    /// Durable with the try: the service makes no other of this code by itself.
+    pub(super) fn note_tried(&mut self, turn: &mut Turn<'_>, which: Which) {
+        let record = &mut turn.slot.record;
+        match (which, &mut record.change, &mut record.unblocking) {
+            (Which::Accepted, Some(change), _) => change.accepted_tried = true,
+            (Which::Unblocking, _, Some(kept)) => kept.tried = true,
+            (Which::Pending | Which::Accepted | Which::Unblocking, _, _) => {}
+        }
     }
 
     /// The token has a user PIN: the one that was sealed before the call.
@@ -127,7 +214,18 @@ impl Rules {
             }
             (ChangeKind::GeneratedToManual, _) => self.ask(turn, Step::DecideSettleShown, HsmCall::Settle),
             (ChangeKind::ManualToGenerated, _) => self.ends_manual(turn),
-            (ChangeKind::Initialise | ChangeKind::ManualToManual, _) => self.bug(turn, BUG_NOTHING_TO_TRY),
+            (ChangeKind::Unblock, _) => {
+                self.note_pending_refused(turn);
+                self.unblock_undone(turn, false)
+            }
+            (ChangeKind::GeneratedToGenerated, Which::Unblocking)
+            | (
+                ChangeKind::Initialise
+                | ChangeKind::ManualToManual
+                | ChangeKind::UnblockToManual
+                | ChangeKind::Decommission,
+                _,
+            ) => self.bug(turn, BUG_NOTHING_TO_TRY),
         }
     }
 
@@ -142,7 +240,10 @@ impl Rules {
             ChangeKind::ManualToGenerated
             | ChangeKind::Initialise
             | ChangeKind::GeneratedToGenerated
-            | ChangeKind::ManualToManual => AuditEvent::ChangeUndone(self.kind),
+            | ChangeKind::ManualToManual
+            | ChangeKind::Unblock
+            | ChangeKind::UnblockToManual
+            | ChangeKind::Decommission => AuditEvent::ChangeUndone(self.kind),
         };
         turn.journal(None, event);
         turn.journal(None, AuditEvent::ModeIs(Mode::Manual));
@@ -164,8 +265,12 @@ impl Rules {
     /// Durable with the refusal: the pending code has had its one try.
     pub(super) fn note_pending_refused(&mut self, turn: &mut Turn<'_>) {
         self.pending_refused = true;
-        if let Some(change) = &mut turn.slot.record.change {
-            change.pending_refused = true;
+        let record = &mut turn.slot.record;
+        match (self.kind, &mut record.unblocking, &mut record.change) {
+            (ChangeKind::Unblock, Some(kept), _) => kept.refused = true,
+            (ChangeKind::Unblock | ChangeKind::UnblockToManual | ChangeKind::Decommission, _, _) => {}
+            (_, _, Some(change)) => change.pending_refused = true,
+            (_, _, None) => {}
         }
         turn.save();
     }
@@ -178,7 +283,21 @@ impl Rules {
 
     /// The new PIN was accepted and settled (or the flags prove it): it rules from here on.
     pub(super) fn promote_new(&mut self, turn: &mut Turn<'_>) {
-        let mode = if self.makes_a_code() {
+        let mode = if self.kind == ChangeKind::Unblock {
+            let [accepted, pending, _] = turn.slot.record.sealed();
+            turn.erase(accepted);
+            turn.erase(pending);
+            let record = &mut turn.slot.record;
+            record.pending = None;
+            record.accepted = record.unblocking.take().map(|kept| kept.generation);
+            Mode::Generated
+        } else if self.kind == ChangeKind::UnblockToManual {
+            let pending = turn.slot.record.pending.take();
+            turn.erase(pending);
+            let superseded = turn.slot.record.accepted.take();
+            turn.erase(superseded);
+            Mode::Manual
+        } else if self.makes_a_code() {
             let superseded = turn.slot.record.accepted.take();
             // A code that only a token's flags spoke for may belong to a token that comes back:
             // another initialisation leaves it sealed in the store.
@@ -192,6 +311,7 @@ impl Rules {
             turn.erase(superseded);
             Mode::Manual
         };
+        forget_unblocking(turn);
         let switched = turn.slot.record.mode != mode;
         turn.slot.record.mode = mode;
         turn.slot.record.change = None;
@@ -207,6 +327,7 @@ impl Rules {
     pub(super) fn keep_old(&mut self, turn: &mut Turn<'_>) {
         let pending = turn.slot.record.pending.take();
         turn.erase(pending);
+        forget_unblocking(turn);
         let switched = turn.slot.record.mode != Mode::Generated;
         turn.slot.record.mode = Mode::Generated;
         turn.slot.record.change = None;
@@ -217,4 +338,11 @@ impl Rules {
             turn.journal(None, AuditEvent::ModeIs(Mode::Generated));
         }
     }
+}
+
+/// Another code was accepted and settled: that of an unblock goes (rule 2).
+fn forget_unblocking(turn: &mut Turn<'_>) {
+    turn.slot.record.by_so = None;
+    let superseded = turn.slot.record.unblocking.take();
+    turn.erase(superseded.map(|kept| kept.generation));
 }

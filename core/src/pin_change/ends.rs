@@ -2,10 +2,11 @@
 
 use statig::Outcome;
 
-use super::{ChangeEnd, Rules, State, Then};
+use super::{ChangeEnd, ChangeOrder, Rules, State, Then};
 use crate::audit::AuditEvent;
 use crate::command::Answer;
 use crate::fault::Fault;
+use crate::record::ChangeKind;
 use crate::turn::Turn;
 
 impl Rules {
@@ -54,7 +55,9 @@ impl Rules {
     }
 
     pub(super) fn abort_then(&mut self, turn: &mut Turn<'_>, answer: Answer, then: Then) -> Outcome<State> {
-        if self.is_order() && !self.goes_on && turn.slot.record.change.take().is_some() {
+        if let ChangeOrder::BySo { kind, .. } = self.order {
+            self.undo_by_so(turn, kind);
+        } else if self.is_order() && !self.goes_on && turn.slot.record.change.take().is_some() {
             if self.makes_a_code() {
                 let pending = turn.slot.record.pending.take();
                 turn.erase(pending);
@@ -67,6 +70,20 @@ impl Rules {
         }
         self.reply(turn, answer);
         self.end(turn, then)
+    }
+
+    /// The SO PIN changed nothing: what stood in the record before stands again.
+    fn undo_by_so(&mut self, turn: &mut Turn<'_>, kind: ChangeKind) {
+        let record = &mut turn.slot.record;
+        if (record.by_so, record.unblocking) == (self.by_so_before, self.unblocking_before) {
+            return;
+        }
+        let drawn = if self.goes_on || kind != ChangeKind::Unblock { None } else { record.unblocking };
+        record.by_so = self.by_so_before;
+        record.unblocking = self.unblocking_before;
+        turn.erase(drawn.map(|kept| kept.generation));
+        turn.save();
+        turn.journal(None, AuditEvent::ChangeUndone(kind));
     }
 
     /// The token may have the old PIN or the new one.

@@ -10,10 +10,10 @@ use crate::command::Answer;
 use crate::effect::HsmCall;
 use crate::fault::{Fault, Function, Refusal};
 use crate::limits::GENERATED_CHARS;
-use crate::record::Change;
+use crate::record::{Change, ChangeKind, Unblocking};
 use crate::safe::SecretId;
-use crate::slot_data::withdraw;
-use crate::token::LoginState;
+use crate::slot_data::{leave_accepted, withdraw};
+use crate::token::{LoginState, TokenState};
 use crate::turn::Turn;
 
 impl Rules {
@@ -30,6 +30,15 @@ impl Rules {
                 }
                 self.draw(turn)
             }
+            ChangeOrder::BySo { confirmed, .. } => {
+                if turn.slot.record.so.needs_confirmation(turn.tries, turn.slot.so_final_try()) && !confirmed {
+                    return self.abort(turn, Answer::Refused(Refusal::LastTryUnconfirmed));
+                }
+                // The slot is not active, but an application may still have the old PIN: with it
+                // it would block the token again.
+                withdraw(turn);
+                self.applications_closed(turn)
+            }
             ChangeOrder::Decide { .. } => self.ask(turn, Step::DecideObserve, HsmCall::Observe),
         }
     }
@@ -43,9 +52,10 @@ impl Rules {
         if turn.slot.applications_pending() {
             return Outcome::Transition(State::ClosingApplications);
         }
-        if turn.slot.application_fault().is_some() {
+        if turn.slot.unaccepted_application_fault().is_some() {
             return self.abort(turn, Answer::Refused(Refusal::ApplicationUnreachable));
         }
+        leave_accepted(turn, self.caller.map(|caller| caller.who));
         self.draw(turn)
     }
 
@@ -53,7 +63,13 @@ impl Rules {
         if !self.makes_a_code() {
             return self.intend(turn);
         }
-        let drawn = match turn.slot.record.pending {
+        let kept = match self.order {
+            ChangeOrder::BySo { .. } => self.unblocking_before.map(|kept| kept.generation),
+            ChangeOrder::Change { .. } | ChangeOrder::Initialise { .. } | ChangeOrder::Decide { .. } => {
+                turn.slot.record.pending
+            }
+        };
+        let drawn = match kept {
             Some(generation) if self.goes_on => turn.unseal(generation),
             Some(_) | None => turn.random(),
         };
@@ -77,6 +93,9 @@ impl Rules {
 
     /// Intent, and the new code if it is ours, become durable.
     pub(super) fn intend(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
+        if let ChangeOrder::BySo { .. } = self.order {
+            return self.intend_by_so(turn);
+        }
         turn.slot.record.change = Some(Change::intended(self.kind));
         if let (true, false, Some(new)) = (self.makes_a_code(), self.goes_on, self.new) {
             let generation = turn.slot.record.next_generation;
@@ -89,7 +108,67 @@ impl Rules {
         turn.journal(self.caller.map(|caller| caller.who), AuditEvent::ChangeIntended(self.kind));
         match self.order {
             ChangeOrder::Initialise { so_pin, free_slot, .. } => self.call_initialise(turn, so_pin, free_slot),
-            ChangeOrder::Change { .. } | ChangeOrder::Decide { .. } => self.ask(turn, Step::Observe, HsmCall::Observe),
+            ChangeOrder::Change { .. } | ChangeOrder::BySo { .. } | ChangeOrder::Decide { .. } => {
+                self.ask(turn, Step::Observe, HsmCall::Observe)
+            }
+        }
+    }
+
+    /// As `intend`, beside what the record says of earlier changes. Where the SO PIN has a call
+    /// under way that nobody saw the end of, this one counts as called from here on.
+    fn intend_by_so(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
+        let called = self.by_so_before.is_some_and(|before| before.calling);
+        let change = if called { Change::calling(self.kind) } else { Change::intended(self.kind) };
+        turn.slot.record.by_so = Some(change);
+        if let (true, false, Some(new)) = (self.makes_a_code(), self.goes_on, self.new) {
+            let generation = turn.slot.record.next_generation;
+            turn.slot.record.next_generation = generation.saturating_add(1);
+            turn.slot.record.unblocking = Some(Unblocking::drawn(generation));
+            let key = turn.code_key(generation);
+            turn.out.seal(key, new);
+        }
+        turn.save();
+        turn.journal(self.caller.map(|caller| caller.who), AuditEvent::ChangeIntended(self.kind));
+        self.ask(turn, Step::Observe, HsmCall::Observe)
+    }
+
+    /// The flags are fresh: goes to the token with the SO PIN, from a session without a login.
+    fn observed_by_so(&mut self, turn: &mut Turn<'_>, token: TokenState) -> Outcome<State> {
+        if token.so_locked {
+            return self.abort(turn, Answer::Refused(Refusal::SoPinBlocked));
+        }
+        let needs_user_pin = self.kind != ChangeKind::Decommission;
+        if !token.initialised || (needs_user_pin && !token.user_pin) {
+            return self.abort(turn, Answer::Refused(Refusal::SlotUninitialised));
+        }
+        if turn.slot.record.so.needs_confirmation(turn.tries, token.so_final_try) && !self.confirmed() {
+            return self.abort(turn, Answer::Refused(Refusal::LastTryUnconfirmed));
+        }
+        match token.login {
+            LoginState::Public => self.call_by_so(turn),
+            LoginState::User | LoginState::SecurityOfficer if self.cleared => {
+                self.abort(turn, Answer::Failed(Fault::ModuleLies(Function::Logout)))
+            }
+            LoginState::User | LoginState::SecurityOfficer => {
+                self.cleared = true;
+                self.ask(turn, Step::Clear, HsmCall::Logout)
+            }
+        }
+    }
+
+    fn call_by_so(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
+        let Some(so_pin) = self.so_pin() else { return self.bug(turn, BUG_NO_PIN) };
+        turn.slot.record.so.begin();
+        turn.slot.record.by_so = Some(Change::calling(self.kind));
+        if let (true, Some(kept)) = (self.makes_a_code(), &mut turn.slot.record.unblocking) {
+            *kept = kept.calling();
+        }
+        turn.save();
+        turn.journal(self.caller.map(|caller| caller.who), AuditEvent::ChangeCalling(self.kind));
+        match (self.kind, self.new) {
+            (ChangeKind::Decommission, _) => self.ask(turn, Step::Erase, HsmCall::Erase { so_pin }),
+            (_, Some(new)) => self.ask(turn, Step::Unblock, HsmCall::Unblock { so_pin, new }),
+            (_, None) => self.bug(turn, BUG_NO_PIN),
         }
     }
 
@@ -119,6 +198,9 @@ impl Rules {
             self.logged_in = false;
             return self.abort(turn, Answer::Refused(refusal));
         };
+        if let ChangeOrder::BySo { .. } = self.order {
+            return self.observed_by_so(turn, token);
+        }
         if token.locked {
             return self.abort(turn, Answer::Refused(Refusal::SlotBlocked));
         }

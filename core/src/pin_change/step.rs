@@ -11,6 +11,8 @@ pub enum Which {
     Pending,
     /// The one accepted last.
     Accepted,
+    /// The one that an unblock gave the token, or may have given.
+    Unblocking,
 }
 
 /// What the token was asked.
@@ -27,6 +29,10 @@ pub enum Step {
     SetPin,
     /// `C_InitToken` and `C_InitPIN`.
     Initialise,
+    /// `C_InitPIN` by the SO.
+    Unblock,
+    /// `C_InitToken` on the slot's own token.
+    Erase,
     /// Log out after the change.
     Logout,
     /// The state must read as public before the new PIN is proven.
@@ -55,7 +61,8 @@ impl Step {
             Step::Clear | Step::Logout | Step::DecideClear => Function::Logout,
             Step::LoginOld | Step::LoginNew | Step::DecideLogin(..) => Function::Login,
             Step::SetPin => Function::SetPin,
-            Step::Initialise => Function::InitPin,
+            Step::Initialise | Step::Unblock => Function::InitPin,
+            Step::Erase => Function::InitToken,
             Step::Settle | Step::DecideSettle(..) | Step::DecideSettleShown => Function::Settle,
         }
     }
@@ -66,6 +73,8 @@ impl Step {
             Step::Observe | Step::Clear | Step::LoginOld => false,
             Step::SetPin
             | Step::Initialise
+            | Step::Unblock
+            | Step::Erase
             | Step::Logout
             | Step::ReadPublic
             | Step::LoginNew
@@ -80,7 +89,18 @@ impl Step {
 
     /// Whether the token may have been changed by an earlier step, even if this one was not made.
     pub(super) const fn leaves_doubt_when_not_made(self) -> bool {
-        self.is_after_calling() && !matches!(self, Step::SetPin | Step::Initialise)
+        self.is_after_calling() && !self.changes_the_token()
+    }
+
+    /// Whether this step is the call that changes the token.
+    #[must_use]
+    pub const fn changes_the_token(self) -> bool {
+        matches!(self, Step::SetPin | Step::Initialise | Step::Unblock | Step::Erase)
+    }
+
+    /// Whether it proves the SO PIN.
+    pub(super) const fn is_by_so(self) -> bool {
+        matches!(self, Step::Initialise | Step::Unblock | Step::Erase)
     }
 
     pub(super) const fn is_login(self) -> bool {
@@ -95,6 +115,8 @@ impl Step {
             | Step::LoginOld
             | Step::SetPin
             | Step::Initialise
+            | Step::Unblock
+            | Step::Erase
             | Step::Logout
             | Step::ReadPublic
             | Step::LoginNew

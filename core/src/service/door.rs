@@ -102,14 +102,20 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             Command::Init { slot, so_pin, free_slot, confirmed } => {
                 self.slot_event(slot, SlotEvent::InitOrdered { caller, so_pin, free_slot, confirmed });
             }
-            Command::ChangeCode { slot, code, new_code, confirmed } => {
+            Command::Unblock { slot, so_pin, to, new_code, confirmed, accept } => {
+                self.slot_event(slot, SlotEvent::UnblockOrdered { caller, so_pin, to, new_code, confirmed, accept });
+            }
+            Command::Decommission { slot, so_pin, confirmed, accept } => {
+                self.slot_event(slot, SlotEvent::DecommissionOrdered { caller, so_pin, confirmed, accept });
+            }
+            Command::ChangeCode { slot, code, new_code, confirmed, accept } => {
                 let to = self.slot_record(slot).map_or(Mode::Manual, |record| record.mode);
                 let kind = CommandKind::ChangeCode;
-                self.slot_event(slot, SlotEvent::ChangeOrdered { caller, kind, to, code, new_code, confirmed });
+                self.slot_event(slot, SlotEvent::ChangeOrdered { caller, kind, to, code, new_code, confirmed, accept });
             }
-            Command::Mode { slot, to, code, new_code, confirmed } => {
+            Command::Mode { slot, to, code, new_code, confirmed, accept } => {
                 let kind = CommandKind::Mode;
-                self.slot_event(slot, SlotEvent::ChangeOrdered { caller, kind, to, code, new_code, confirmed });
+                self.slot_event(slot, SlotEvent::ChangeOrdered { caller, kind, to, code, new_code, confirmed, accept });
             }
         }
     }

@@ -38,6 +38,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::Init { .. }
             | Command::ChangeCode { .. }
             | Command::Mode { .. }
+            | Command::Unblock { .. }
+            | Command::Decommission { .. }
             | Command::Approve { .. }
             | Command::Withdraw { .. }
             | Command::Stop => Ok(()),

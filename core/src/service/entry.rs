@@ -40,6 +40,16 @@ impl Entry {
         let data = &mut self.data;
         data.dirty |= data.record.user.close_after_restart();
         data.dirty |= data.record.so.close_after_restart();
+        if let Some(by_so) = data.record.by_so.filter(|by_so| !by_so.calling) {
+            data.record.by_so = None;
+            data.dirty = true;
+            if let Some(drawn) = data.record.unblocking.filter(|kept| !kept.called) {
+                data.record.unblocking = None;
+                let generation = drawn.generation;
+                out.erase(SecretKey { kind: SecretKind::GeneratedCode, owner: data.owner, generation });
+            }
+            out.journal(None, data.id, AuditEvent::ChangeUndone(by_so.kind));
+        }
         let Some(change) = data.record.change else { return };
         if change.calling {
             return;
@@ -96,9 +106,9 @@ impl Entry {
 
     /// Whether a call that changes the token is under way, within its deadline.
     pub(super) fn is_changing_its_token(&self) -> bool {
-        use pin_change::{State, Step};
+        use pin_change::State;
         match self.change.as_ref().map(PinChange::state) {
-            Some(State::AtToken { step, .. }) => matches!(step, Step::SetPin | Step::Initialise),
+            Some(State::AtToken { step, .. }) => step.changes_the_token(),
             Some(
                 State::Waiting
                 | State::ClosingApplications
@@ -147,6 +157,7 @@ impl Entry {
             doubt,
             refusal: data.refusal,
             fault: data.fault,
+            so_proven_s: data.record.so_proven_s,
         }
     }
 

@@ -276,23 +276,27 @@ pub(super) fn supersedes(turn: &Turn<'_>) -> bool {
     let record = &turn.slot.record;
     record.accepted.is_some()
         || record.pending.is_some()
+        || record.unblocking.is_some()
         || record.doubt.is_some()
         || record.change.is_some()
+        || record.by_so.is_some()
         || record.mode == Mode::Generated
 }
 
 /// A typed code was accepted and settled: it rules, and the sealed ones go (rule 2).
 pub(super) fn forget_superseded(turn: &mut Turn<'_>) {
-    let (accepted, pending) = (turn.slot.record.accepted, turn.slot.record.pending);
-    turn.erase(accepted);
-    turn.erase(pending);
+    for generation in turn.slot.record.sealed() {
+        turn.erase(generation);
+    }
     let record = &mut turn.slot.record;
-    let resolved = record.doubt.is_some() || record.change.is_some();
+    let resolved = record.doubt.is_some() || record.change.is_some() || record.by_so.is_some();
     let switched = record.mode != Mode::Manual;
     record.accepted = None;
     record.pending = None;
     record.doubt = None;
     record.change = None;
+    record.unblocking = None;
+    record.by_so = None;
     record.mode = Mode::Manual;
     turn.save();
     if resolved {

@@ -45,7 +45,7 @@ pub(super) fn activated_if_all_answered(
     }
     turn.journal(caller.map(|(caller, _)| caller.who), AuditEvent::Activated);
     if let Some((caller, kind)) = caller {
-        match turn.slot.application_fault() {
+        match turn.slot.unaccepted_application_fault() {
             None => {
                 turn.journal(Some(caller.who), AuditEvent::Completed(kind));
                 turn.reply(caller, Answer::Done);

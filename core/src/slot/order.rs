@@ -6,12 +6,22 @@ use super::{After, Source, State, Step, Try, hand_over, rest};
 use crate::audit::{AttemptCause, AuditEvent};
 use crate::code;
 use crate::command::{Answer, Caller, CommandKind};
-use crate::effect::HsmCall;
+use crate::effect::{ApplicationSet, HsmCall};
 use crate::fault::{Fault, Refusal};
 use crate::pin_change::ChangeOrder;
 use crate::record::{ChangeKind, Doubt, Mode};
 use crate::safe::SecretId;
 use crate::turn::Turn;
+
+/// A person's wish to bring a token back by its SO PIN.
+#[derive(Clone, Copy)]
+pub(super) struct Rescue {
+    pub(super) caller: Caller,
+    pub(super) so_pin: SecretId,
+    pub(super) to: Mode,
+    pub(super) new_code: Option<SecretId>,
+    pub(super) confirmed: bool,
+}
 
 /// A person's wish for another token PIN.
 #[derive(Clone, Copy)]
@@ -64,6 +74,7 @@ pub(super) fn end_refused(turn: &mut Turn<'_>, attempt: Try, refusal: Refusal) -
 }
 
 pub(super) fn activate(turn: &mut Turn<'_>, caller: Caller, code: Option<SecretId>, confirmed: bool) -> Outcome<State> {
+    turn.slot.accept = ApplicationSet::NONE;
     let record = &turn.slot.record;
     let stored_rules = record.mode == Mode::Generated && record.accepted.is_some();
     let undisturbed = !record.user.automatic_stopped && turn.slot.doubt().is_none();
@@ -79,7 +90,11 @@ pub(super) fn activate(turn: &mut Turn<'_>, caller: Caller, code: Option<SecretI
         }
         None => {
             let kept = record.mode == Mode::Manual && leaves_a_kept_code(turn);
-            let decidable = record.change.is_some() || record.doubt == Some(Doubt::BothRefused) || (kept && confirmed);
+            // The code of an unblock that nobody saw the end of: it may be the one that rules.
+            let rescued = record.unblocking.is_some_and(|kept| kept.may_rule()) && record.user.automatic_stopped;
+            let decidable = turn.slot.has_open_change()
+                || record.doubt == Some(Doubt::BothRefused)
+                || ((kept || rescued) && confirmed);
             if !stored_rules && !decidable {
                 let refusal = if kept { Refusal::KeptCode } else { Refusal::CodeMissing };
                 return refuse(turn, caller, CommandKind::Activate, refusal, [None, None]);
@@ -133,8 +148,90 @@ pub(super) fn leaves_a_kept_code(turn: &Turn<'_>) -> bool {
     let record = &turn.slot.record;
     match record.mode {
         Mode::Generated => record.pending.is_some(),
-        Mode::Manual => record.pending.is_some() || record.accepted.is_some(),
+        Mode::Manual => record.sealed().iter().any(Option::is_some),
     }
+}
+
+/// Another token PIN by the SO PIN: checked as far as it can be before the token is touched.
+pub(super) fn unblock(turn: &mut Turn<'_>, rescue: Rescue) -> Outcome<State> {
+    let Rescue { caller, so_pin, to, new_code, confirmed } = rescue;
+    if let Err(refusal) = may_unblock(turn, rescue) {
+        return refuse(turn, caller, CommandKind::Unblock, refusal, [Some(so_pin), new_code]);
+    }
+    turn.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Unblock));
+    turn.slot.held = false;
+    let kind = match to {
+        Mode::Generated => ChangeKind::Unblock,
+        Mode::Manual => ChangeKind::UnblockToManual,
+    };
+    *turn.change = Some(ChangeOrder::BySo { kind, caller, confirmed, so_pin, new_code });
+    Outcome::Transition(State::Changing)
+}
+
+fn may_unblock(turn: &mut Turn<'_>, rescue: Rescue) -> Result<(), Refusal> {
+    may_prove_so(turn, rescue.so_pin)?;
+    match (rescue.to, rescue.new_code) {
+        (Mode::Generated, Some(_)) => Err(Refusal::NewCodeNotWanted),
+        (Mode::Generated, None) => code::generated_chars(turn.slot.pin_chars_max()).map(|_| ()),
+        (Mode::Manual, None) => Err(Refusal::NewCodeMissing),
+        (Mode::Manual, Some(id)) => check_code(turn, id),
+    }
+}
+
+/// The end of a slot's life, with its token there.
+pub(super) fn decommission(
+    turn: &mut Turn<'_>,
+    caller: Caller,
+    so_pin: Option<SecretId>,
+    confirmed: bool,
+) -> Outcome<State> {
+    if turn.slot.token.is_none() {
+        // A free token is not the slot's own.
+        return forget_token(turn, caller, so_pin);
+    }
+    let Some(so_pin) = so_pin else {
+        return refuse(turn, caller, CommandKind::Decommission, Refusal::TokenIsThere, [None, None]);
+    };
+    if let Err(refusal) = may_prove_so(turn, so_pin) {
+        return refuse(turn, caller, CommandKind::Decommission, refusal, [Some(so_pin), None]);
+    }
+    turn.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Decommission));
+    let kind = ChangeKind::Decommission;
+    *turn.change = Some(ChangeOrder::BySo { kind, caller, confirmed, so_pin, new_code: None });
+    Outcome::Transition(State::Changing)
+}
+
+/// The end of a slot's life, with its token gone or replaced: what is kept for it is forgotten.
+pub(super) fn forget_token(turn: &mut Turn<'_>, caller: Caller, so_pin: Option<SecretId>) -> Outcome<State> {
+    let refusal = match (so_pin, turn.slot.refusal) {
+        _ if !turn.slot.looked => Some(Refusal::NotStarted),
+        (Some(_), Some(refusal)) => Some(refusal),
+        (Some(_), None) => Some(Refusal::SoPinNotWanted),
+        // One of those tokens may be the slot's own.
+        (None, Some(refusal @ Refusal::SlotAmbiguous)) => Some(refusal),
+        (None, _) => None,
+    };
+    if let Some(refusal) = refusal {
+        return refuse(turn, caller, CommandKind::Decommission, refusal, [so_pin, None]);
+    }
+    turn.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Decommission));
+    for generation in turn.slot.record.sealed() {
+        turn.erase(generation);
+    }
+    turn.slot.forget();
+    turn.journal(Some(caller.who), AuditEvent::SlotForgotten);
+    turn.journal(Some(caller.who), AuditEvent::Completed(CommandKind::Decommission));
+    turn.reply(caller, Answer::Done);
+    // Another token may be waiting there; the next look shows it.
+    Outcome::Transition(rest::rest(turn))
+}
+
+/// Whether a try of the SO PIN may be made, as far as is known without asking the token.
+fn may_prove_so(turn: &mut Turn<'_>, so_pin: SecretId) -> Result<(), Refusal> {
+    if turn.slot.is_so_cooling(turn.now) {
+        return Err(Refusal::SlotCoolingDown);
+    }
+    check_so_pin(turn, so_pin)
 }
 
 pub(super) fn initialise(

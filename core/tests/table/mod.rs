@@ -73,6 +73,9 @@ pub fn difference(before: &SlotRecord, after: &SlotRecord) -> String {
     field("doubt", before.doubt == after.doubt, format!("{:?}", after.doubt));
     field("user", before.user == after.user, format!("{:?}", after.user));
     field("so", before.so == after.so, format!("{:?}", after.so));
+    field("by_so", before.by_so == after.by_so, format!("{:?}", after.by_so));
+    field("unblocking", before.unblocking == after.unblocking, format!("{:?}", after.unblocking));
+    field("so_proven_s", before.so_proven_s == after.so_proven_s, format!("{:?}", after.so_proven_s));
     field("shows_count_low", before.shows_count_low == after.shows_count_low, format!("{}", after.shows_count_low));
     fields.join(", ")
 }

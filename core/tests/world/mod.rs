@@ -9,9 +9,10 @@
 use slotwarden_core::audit::{AuditRecord, Chain};
 use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
 use slotwarden_core::effect::{
-    ApplicationId, ApplicationOrder, Effect, HsmAnswer, HsmCall, Input, Outcome, Room, SlotId, StoreResult,
+    ApplicationId, ApplicationOrder, ApplicationSet, Effect, HsmAnswer, HsmCall, Input, Outcome, Room, SlotId,
+    StoreResult,
 };
-use slotwarden_core::fault::{Function, HsmFailure, rv};
+use slotwarden_core::fault::{ApplicationFault, Fault, Function, HsmFailure, rv};
 use slotwarden_core::person::{PersonId, Persons, Role, Roles};
 use slotwarden_core::record::{Attempts, Change, ChangeKind};
 use slotwarden_core::record::{Mode, Owner, PolicyRecord, Record, SecretKey, SlotRecord};
@@ -23,6 +24,8 @@ use std::collections::BTreeMap;
 
 pub type Small = Service<2, 16, 48>;
 pub const SLOT: SlotId = SlotId(0);
+/// The wall clock stands still: nothing is decided by it.
+pub const WALL_S: Option<u64> = Some(1_700_000_000);
 
 /// An answer that a call gets instead of its own.
 pub type Otherwise = fn(&HsmCall) -> Option<Result<HsmAnswer, HsmFailure>>;
@@ -45,12 +48,19 @@ pub struct World {
     pub stopped: bool,
     pub final_try: bool,
     pub user_pin: bool,
+    pub locked: bool,
+    pub so_refused: u32,
+    pub so_final_try: bool,
+    pub so_locked: bool,
+    pub objects: u32,
+    pub serial: [u8; 16],
     pub hold: bool,
     pub held: Vec<Input>,
     pub logins: u32,
     pub answer_to: Option<Otherwise>,
     pub silent: Option<fn(&HsmCall) -> bool>,
     pub app_silent: bool,
+    pub app_fails: bool,
     pub calls: Vec<HsmCall>,
     pub left: u32,
     pub ended_worker: bool,
@@ -90,12 +100,19 @@ impl World {
             stopped: false,
             final_try: false,
             user_pin: true,
+            locked: false,
+            so_refused: 0,
+            so_final_try: false,
+            so_locked: false,
+            objects: 3,
+            serial: *b"0123456789abcdef",
             hold: false,
             held: Vec::new(),
             logins: 0,
             answer_to: None,
             silent: None,
             app_silent: false,
+            app_fails: false,
             calls: Vec::new(),
             left: 3000,
             ended_worker: false,
@@ -136,12 +153,15 @@ impl World {
 
     pub fn token(&self) -> TokenState {
         TokenState {
-            serial: *b"0123456789abcdef",
+            serial: self.serial,
             initialised: true,
             user_pin: self.user_pin,
             count_low: self.refused > 0,
             final_try: self.final_try,
-            locked: false,
+            locked: self.locked,
+            so_count_low: self.so_refused > 0,
+            so_final_try: self.so_final_try,
+            so_locked: self.so_locked,
             pin_chars_max: 0,
             login: self.login,
         }
@@ -170,7 +190,7 @@ impl World {
         self.replies += 1;
         let reply = ReplyId(self.replies);
         let caller = Caller { who, reply };
-        let now = Now { mono_ms: self.now_ms, wall_s: None };
+        let now = Now { mono_ms: self.now_ms, wall_s: WALL_S };
         if let Err(refusal) = self.service.handle(now, Input::Command { caller, command }) {
             return Answer::Refused(refusal);
         }
@@ -181,7 +201,7 @@ impl World {
     /// As `order`, but the secrets of active slots are gone when it is answered.
     pub fn stop(&mut self) {
         let caller = Caller { who: PersonId(0), reply: ReplyId(0) };
-        let now = Now { mono_ms: self.now_ms, wall_s: None };
+        let now = Now { mono_ms: self.now_ms, wall_s: WALL_S };
         self.service.handle(now, Input::Command { caller, command: Command::Stop }).expect("a stop is taken");
         self.perform_all();
     }
@@ -192,7 +212,7 @@ impl World {
     }
 
     pub fn input(&mut self, input: Input) {
-        let now = Now { mono_ms: self.now_ms, wall_s: None };
+        let now = Now { mono_ms: self.now_ms, wall_s: WALL_S };
         self.service.handle(now, input).expect("only commands are refused");
         self.perform();
     }
@@ -253,7 +273,7 @@ impl World {
                             // It takes effect; only the answer differs.
                             let _ = self.call(call);
                         }
-                        let now = Now { mono_ms: self.now_ms, wall_s: None };
+                        let now = Now { mono_ms: self.now_ms, wall_s: WALL_S };
                         self.service
                             .handle(now, Input::Done { ticket, outcome: Outcome::Hsm(result) })
                             .expect("only commands are refused");
@@ -282,6 +302,10 @@ impl World {
                     Some(Input::Done { ticket, outcome: Outcome::Unsealed(Ok(())) })
                 }
                 Effect::Application { .. } if self.app_silent => None,
+                Effect::Application { ticket, .. } if self.app_fails => {
+                    let fault = Fault::Application(ApplicationFault::NotWritten);
+                    Some(Input::Done { ticket, outcome: Outcome::Application(Err(fault)) })
+                }
                 Effect::Application { ticket, order, .. } => {
                     self.handed_over = match order {
                         ApplicationOrder::HandOver { pin } => self.service.with(pin, <[u8]>::to_vec),
@@ -304,7 +328,7 @@ impl World {
                 Effect::Checkpoint { .. } => None,
             };
             if let Some(answer) = answer {
-                let now = Now { mono_ms: self.now_ms, wall_s: None };
+                let now = Now { mono_ms: self.now_ms, wall_s: WALL_S };
                 self.service.handle(now, answer).expect("only commands are refused");
             }
         }
@@ -316,6 +340,9 @@ impl World {
             HsmCall::Observe => Ok(HsmAnswer::Observed(self.token())),
             HsmCall::Login { pin } => {
                 assert_eq!(self.login, LoginState::Public);
+                if self.locked {
+                    return refuse(rv::PIN_LOCKED, Function::Login);
+                }
                 if self.service.with(pin, |pin| pin == self.pin) == Some(true) {
                     self.login = LoginState::User;
                     self.refused = 0;
@@ -347,11 +374,66 @@ impl World {
                 Ok(HsmAnswer::Initialised(self.token()))
             }
             HsmCall::Settle => Ok(HsmAnswer::Settled),
+            HsmCall::Unblock { so_pin, new } => {
+                assert_eq!(self.login, LoginState::Public);
+                self.check_so_pin(so_pin, Function::Login)?;
+                self.pin = self.service.with(new, <[u8]>::to_vec).expect("the new PIN is in the safe");
+                self.locked = false;
+                self.refused = 0;
+                Ok(HsmAnswer::Unblocked)
+            }
+            HsmCall::Erase { so_pin } => {
+                assert_eq!(self.login, LoginState::Public);
+                self.check_so_pin(so_pin, Function::InitToken)?;
+                self.pin.clear();
+                self.user_pin = false;
+                self.locked = false;
+                self.refused = 0;
+                self.objects = 0;
+                Ok(HsmAnswer::Erased(self.token()))
+            }
         }
     }
 
+    fn check_so_pin(&mut self, so_pin: SecretId, function: Function) -> Result<(), HsmFailure> {
+        let code = if self.so_locked { rv::PIN_LOCKED } else { rv::PIN_INCORRECT };
+        if self.so_locked || self.service.with(so_pin, |pin| pin == b"right so pin") != Some(true) {
+            self.so_refused += 1;
+            return Err(HsmFailure::Pkcs11 { code, function });
+        }
+        self.so_refused = 0;
+        Ok(())
+    }
+
+    pub fn unblock(&mut self, so_pin: &str, new_code: Option<&str>, confirmed: bool) -> Answer {
+        let command = self.unblocking(so_pin, new_code, confirmed);
+        self.order(command)
+    }
+
+    pub fn unblocking(&mut self, so_pin: &str, new_code: Option<&str>, confirmed: bool) -> Command {
+        let so_pin = self.secret(so_pin);
+        let to = if new_code.is_some() { Mode::Manual } else { Mode::Generated };
+        let new_code = new_code.map(|code| self.secret(code));
+        Command::Unblock { slot: SLOT, so_pin, to, new_code, confirmed, accept: ApplicationSet::NONE }
+    }
+
+    pub fn decommission(&mut self, so_pin: Option<&str>, confirmed: bool) -> Answer {
+        let so_pin = so_pin.map(|pin| self.secret(pin));
+        self.order(Command::Decommission { slot: SLOT, so_pin, confirmed, accept: ApplicationSet::NONE })
+    }
+
+    /// Somebody types wrong PINs past us until the token blocks.
+    pub fn block(&mut self) {
+        self.locked = true;
+        self.present();
+    }
+
+    pub fn record(&self) -> SlotRecord {
+        self.records[&Owner(7)]
+    }
+
     pub fn state(&self) -> StateName {
-        self.service.status(Now { mono_ms: self.now_ms, wall_s: None }).slots[0].state
+        self.service.status(Now { mono_ms: self.now_ms, wall_s: WALL_S }).slots[0].state
     }
 }
 
@@ -374,7 +456,7 @@ impl World {
         self.replies += 1;
         let reply = ReplyId(self.replies);
         let caller = Caller { who: PersonId(0), reply };
-        let now = Now { mono_ms: self.now_ms, wall_s: None };
+        let now = Now { mono_ms: self.now_ms, wall_s: WALL_S };
         if let Err(refusal) = self.service.handle(now, Input::Command { caller, command }) {
             return (reply.0, Some(Answer::Refused(refusal)));
         }
@@ -382,13 +464,20 @@ impl World {
         (reply.0, self.answers.get(&reply.0).copied())
     }
     pub fn raw(&mut self, input: Input) {
-        let now = Now { mono_ms: self.now_ms, wall_s: None };
+        let now = Now { mono_ms: self.now_ms, wall_s: WALL_S };
         self.service.handle(now, input).expect("only commands are refused");
         self.perform_all();
     }
     pub fn generated(&mut self) {
         let code = Some(self.secret("right code"));
-        let c = Command::Mode { slot: SLOT, to: Mode::Generated, code, new_code: None, confirmed: false };
+        let c = Command::Mode {
+            slot: SLOT,
+            to: Mode::Generated,
+            code,
+            new_code: None,
+            confirmed: false,
+            accept: ApplicationSet::NONE,
+        };
         assert_eq!(self.order(c), Answer::Done);
     }
     pub fn present(&mut self) {

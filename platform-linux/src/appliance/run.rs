@@ -10,6 +10,7 @@ use sd_notify::NotifyState;
 use tracing::{error, warn};
 
 use super::{Prepared, harden, prepare, start_log};
+use crate::cli::DaemonStart;
 use crate::config::{self, Settings};
 use crate::daemon::{self, Devices, Notice};
 use crate::hsm::{WantedToken, WorkerHsm, WorkerSettings};
@@ -20,9 +21,9 @@ use crate::{control, signals};
 ///
 /// # Errors
 /// Why it could not start. What happens after the start is in its log and its status.
-pub fn run(config: &Path, detached: bool) -> Result<(), Problem> {
+pub fn run(config: &Path, start: DaemonStart) -> Result<(), Problem> {
     let settings = config::load(config)?;
-    if detached {
+    if start.detached {
         // EPERM: we lead a process group already, so there is no terminal to leave.
         match rustix::process::setsid() {
             Ok(_) | Err(Errno::PERM) => {}
@@ -37,7 +38,7 @@ pub fn run(config: &Path, detached: bool) -> Result<(), Problem> {
     }
     let (events, arriving) = channel();
     signals::watch(events.clone()).map_err(|error| Own::SpawnFailed.with(error.to_string()))?;
-    let Prepared { setup, store, applications } = prepare(&settings, &events)?;
+    let Prepared { setup, store, applications } = prepare(&settings, start.new_store, &events)?;
     let socket = control::listen(&settings.socket, Arc::clone(&setup.names), events.clone())?;
     let hsm = WorkerHsm::start(worker_settings(&settings)?, events.clone())
         .map_err(|error| Own::SpawnFailed.with(format!("the HSM worker's keeper: {error}")))?;

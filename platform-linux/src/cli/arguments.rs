@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Command, Parser, Subcommand, ValueEnum};
 use slotwarden_core::record::Mode;
 
-use super::{CONFIRM_END_CALL, CONFIRM_LAST_TRY};
+use super::{CONFIRM_DECOMMISSION, CONFIRM_END_CALL, CONFIRM_LAST_TRY};
 use crate::config::PATH_DEFAULT;
 use crate::output::Format;
 use crate::problem::{EXITS, Own, Problem};
@@ -23,6 +23,7 @@ pub(super) const CONFIRMATIONS: (&str, &[(&str, &str)]) = (
     &[
         (CONFIRM_LAST_TRY, "one more wrong code could block the token"),
         (CONFIRM_END_CALL, "end the HSM worker although the HSM has not answered"),
+        (CONFIRM_DECOMMISSION, "destroy every key of the token of the slot NAME"),
     ],
 );
 
@@ -66,6 +67,13 @@ pub(super) enum Verb {
         /// Leave the terminal (`boot --spawn` does).
         #[arg(long, hide = true)]
         detached: bool,
+        /// Make a new store where the old one was lost; refused where nothing was lost.
+        ///
+        /// What is left of the old one is moved into `lost-DATE` in the state directory. The sealed
+        /// codes in it are lost with it. Every token is adopted again, locked, its keys kept;
+        /// `slot unblock` opens it by its SO PIN.
+        #[arg(long)]
+        new_store: bool,
     },
     /// Wait until every slot that needs nobody was tried; say what the others wait for.
     ///
@@ -167,7 +175,48 @@ pub(super) enum SlotVerb {
         #[command(flatten)]
         new_code: NewCodeSource,
         #[command(flatten)]
+        accept: Accept,
+        #[command(flatten)]
         confirm: Confirm,
+    },
+    /// Give a token another user PIN by its SO PIN; every key stays.
+    ///
+    /// For a token that is blocked, and for one whose code is lost: with the store, with the
+    /// machine, or because nobody remembers it. The slot must not be active. At a terminal it
+    /// says what it will do and asks first.
+    Unblock {
+        /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
+        name: String,
+        /// The mode from then on.
+        #[arg(default_value = "generated")]
+        to: ModeWord,
+        #[command(flatten)]
+        so_pin: SoPinSource,
+        #[command(flatten)]
+        new_code: NewCodeSource,
+        #[command(flatten)]
+        accept: Accept,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
+    /// End the life of a slot: erase its token with every key, and forget its codes.
+    ///
+    /// Nothing brings the keys back. Afterwards `slot init` begins anew. A token that is gone, or
+    /// replaced by another, cannot be erased: --without-token forgets the sealed codes kept for it.
+    Decommission {
+        /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
+        name: String,
+        /// The token is gone for good: only forget what is kept for it.
+        #[arg(long, conflicts_with_all = ["so_pin_file", "so_pin_fd"])]
+        without_token: bool,
+        #[command(flatten)]
+        so_pin: SoPinSource,
+        #[command(flatten)]
+        accept: Accept,
+        /// "decommission NAME" with the slot's name: every key is destroyed. "last try": try
+        /// although one more wrong SO PIN could block it. May be given twice.
+        #[arg(long, value_name = "TEXT")]
+        confirm: Vec<String>,
     },
     /// Switch between a generated and a manual code; the token gets a new one.
     ///
@@ -181,6 +230,8 @@ pub(super) enum SlotVerb {
         code: CodeSource,
         #[command(flatten)]
         new_code: NewCodeSource,
+        #[command(flatten)]
+        accept: Accept,
         #[command(flatten)]
         confirm: Confirm,
     },
@@ -274,6 +325,14 @@ pub(super) struct Confirm {
     /// "last try": try although one more wrong code could block the token.
     #[arg(long, value_name = "TEXT")]
     pub(super) confirm: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Accept {
+    /// An application that cannot be told to let go, and need not be: it keeps the old PIN, and
+    /// may spend tries with it. May be given several times.
+    #[arg(long = "accept-application", value_name = "NAME")]
+    pub(super) accept: Vec<String>,
 }
 
 #[derive(Args, Debug)]

@@ -7,7 +7,7 @@ use slotwarden_core::Refusal;
 use slotwarden_core::record::Mode;
 use slotwarden_core::status::StateName;
 
-use super::arguments::{Confirm, ModeWord, SlotVerb, Verb};
+use super::arguments::{Accept, Confirm, ModeWord, SlotVerb, Verb};
 use super::{CONFIRM_END_CALL, CONFIRM_LAST_TRY};
 use crate::client::{Client, Refused};
 use crate::interrupt::Interrupts;
@@ -15,7 +15,7 @@ use crate::output::{self, Format};
 use crate::problem::{EXIT_DONE, EXIT_USAGE, Own, Problem};
 use crate::secret::{self, Secret};
 use crate::status_json::{SlotDetail, StatusView, mode_word};
-use crate::wire::{Answered, Ask, Order, SecretRole};
+use crate::wire::{self, Answered, Ask, Order, SecretRole};
 use crate::{boot, config};
 
 /// A client with what it needs for one verb.
@@ -106,7 +106,7 @@ impl Session {
                 self.order(|_| order.clone(), true, Vec::new())?;
                 self.ended(&name)?;
             }
-            SlotVerb::ChangeCode { name, code, new_code, confirm } => {
+            SlotVerb::ChangeCode { name, code, new_code, accept: Accept { accept }, confirm } => {
                 let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
                 let code = code.source().read(SecretRole::Code)?;
                 let new_code = new_code.source().read(SecretRole::NewCode)?;
@@ -114,10 +114,11 @@ impl Session {
                 let manual = found.slot.mode == mode_word(Mode::Manual);
                 let mut secrets = self.present_code("Present code", &name, &found, code)?;
                 self.new_code(&name, manual, new_code, &mut secrets)?;
-                self.order(|confirmed| Order::ChangeCode { slot: name.clone(), confirmed }, confirmed, secrets)?;
+                let order = |confirmed| Order::ChangeCode { slot: name.clone(), confirmed, accept: accept.clone() };
+                self.order_of(&name, order, confirmed, secrets)?;
                 self.ended(&name)?;
             }
-            SlotVerb::Mode { name, to, code, new_code, confirm } => {
+            SlotVerb::Mode { name, to, code, new_code, accept: Accept { accept }, confirm } => {
                 let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
                 let code = code.source().read(SecretRole::Code)?;
                 let new_code = new_code.source().read(SecretRole::NewCode)?;
@@ -133,8 +134,50 @@ impl Session {
                 };
                 let asks = switches && matches!(to, ModeWord::Manual);
                 self.new_code(&name, asks, new_code, &mut secrets)?;
-                let order = |confirmed| Order::Mode { slot: name.clone(), to: to.mode(), confirmed };
-                self.order(order, confirmed, secrets)?;
+                let order =
+                    |confirmed| Order::Mode { slot: name.clone(), to: to.mode(), confirmed, accept: accept.clone() };
+                self.order_of(&name, order, confirmed, secrets)?;
+                self.ended(&name)?;
+            }
+            SlotVerb::Unblock { name, to, so_pin, new_code, accept: Accept { accept }, confirm } => {
+                let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
+                let so_pin = so_pin.source().read(SecretRole::SoPin)?;
+                let new_code = new_code.source().read(SecretRole::NewCode)?;
+                let found = self.slot(&name)?;
+                // Nobody is asked about a slot that is well, to be told so.
+                let asks = !found.slot.is_active();
+                if asks {
+                    explain_unblock(to)?;
+                }
+                let mut secrets = so_pin_of(&name, so_pin, asks)?;
+                self.new_code(&name, asks && matches!(to, ModeWord::Manual), new_code, &mut secrets)?;
+                let order =
+                    |confirmed| Order::Unblock { slot: name.clone(), to: to.mode(), confirmed, accept: accept.clone() };
+                self.order_of(&name, order, confirmed, secrets)?;
+                self.ended(&name)?;
+            }
+            SlotVerb::Decommission { name, without_token, so_pin, accept: Accept { accept }, mut confirm } => {
+                let so_pin = so_pin.source().read(SecretRole::SoPin)?;
+                let found = self.slot(&name)?;
+                let text = wire::decommission_text(&found.slot.name);
+                if let Some(other) = confirm.iter().find(|typed| **typed != text && *typed != CONFIRM_LAST_TRY) {
+                    return Err(Own::ConfirmationWrong.with(format!("{other:?}; here it would be {text:?}")).into());
+                }
+                if !confirm.contains(&text) && !found.slot.is_active() && secret::on_terminal() {
+                    output::aside(decommission_meaning(without_token));
+                    typed(&format!("Type `{text}` to go on: "), &text)?;
+                    confirm.push(text);
+                }
+                let confirmed = confirm.iter().any(|typed| typed == CONFIRM_LAST_TRY);
+                let secrets = so_pin_of(&name, so_pin, !without_token && !found.slot.is_active())?;
+                let order = |confirmed: bool| {
+                    let mut confirm = confirm.clone();
+                    if confirmed {
+                        confirm.push(CONFIRM_LAST_TRY.to_owned());
+                    }
+                    Order::Decommission { slot: name.clone(), confirm, accept: accept.clone() }
+                };
+                self.order_of(&name, order, confirmed, secrets)?;
                 self.ended(&name)?;
             }
         }
@@ -216,6 +259,28 @@ impl Session {
         }
     }
 
+    /// As `order`, for one that tells applications to let go: which of them could not be told
+    /// stands in the refusal.
+    fn order_of(
+        &self,
+        name: &str,
+        order: impl Fn(bool) -> Order,
+        confirmed: bool,
+        secrets: Vec<(SecretRole, Secret)>,
+    ) -> Result<(), Refused> {
+        let ended = self.order(order, confirmed, secrets);
+        let Err(mut refused) = ended else { return ended };
+        if refused.problem.is(Refusal::ApplicationUnreachable)
+            && let Ok(found) = self.slot(name)
+        {
+            let failed = found.slot.applications.iter().filter(|application| application.fault.is_some());
+            let options: Vec<String> =
+                failed.map(|application| format!("--accept-application {}", application.name)).collect();
+            *refused.problem = refused.problem.clone().with(options.join(" "));
+        }
+        Err(refused)
+    }
+
     /// Says in which state the slot is after an order.
     fn ended(&self, name: &str) -> Result<(), Refused> {
         let detail = self.slot(name)?;
@@ -241,6 +306,40 @@ fn explain(to: ModeWord) -> Result<(), Problem> {
         return Ok(());
     }
     typed("Type `yes` to switch: ", "yes").map_err(|_| Problem::from(Own::NotConfirmed))
+}
+
+/// Says what an unblock does; asks only at a terminal.
+fn explain_unblock(to: ModeWord) -> Result<(), Problem> {
+    output::aside(
+        "The token gets another user PIN by its SO PIN. Every key stays; no code from before opens it any more.",
+    );
+    output::aside(to.meaning());
+    if !secret::on_terminal() {
+        return Ok(());
+    }
+    typed("Type `yes` to unblock: ", "yes").map_err(|_| Problem::from(Own::NotConfirmed))
+}
+
+/// What the end of a slot's life means.
+const fn decommission_meaning(without_token: bool) -> &'static str {
+    if without_token {
+        "The sealed codes of this slot are forgotten. Should its token come back, nothing here opens it;\n\
+         its SO PIN still does (`slotwarden slot unblock`)."
+    } else {
+        "Every key of the token is destroyed, and the sealed codes of the slot are forgotten.\n\
+         Nothing brings them back. To keep the keys use `slotwarden slot unblock`."
+    }
+}
+
+/// The SO PIN: as given, or asked for where the order needs it.
+fn so_pin_of(name: &str, given_pin: Option<Secret>, wanted: bool) -> Result<Vec<(SecretRole, Secret)>, Problem> {
+    let pin = match given_pin {
+        None if wanted && secret::on_terminal() => {
+            Some(secret::ask(SecretRole::SoPin, &format!("SO PIN of the token of {name}"), false)?)
+        }
+        pin => pin,
+    };
+    Ok(given(SecretRole::SoPin, pin))
 }
 
 /// Asks for a text that is not secret.

@@ -5,18 +5,19 @@ use std::time::Instant;
 
 use slotwarden_core::Refusal;
 use slotwarden_core::command::{Command, CommandKind};
-use slotwarden_core::effect::SlotId;
+use slotwarden_core::effect::{ApplicationSet, SlotId};
 use slotwarden_core::limits::PLACE_BYTES;
 use slotwarden_core::person::PersonId;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::held::{Held, LOOK_WAIT};
 use super::{Loop, Waiting};
+use crate::cli::CONFIRM_LAST_TRY;
 use crate::control;
 use crate::devices::{Applications, Hsm, Store};
 use crate::names::Peer;
 use crate::problem::Problem;
-use crate::wire::{Ask, Order, SecretRole};
+use crate::wire::{self, Ask, Order, SecretRole};
 
 impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     /// Turns a client's order into a command. `hold`: the HSM may be looked at first.
@@ -42,6 +43,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Order::Boot => Some(CommandKind::Boot),
             Order::Activate { .. } => Some(CommandKind::Activate),
             Order::Init { .. } => Some(CommandKind::Init),
+            Order::Unblock { .. } => Some(CommandKind::Unblock),
+            Order::Decommission { .. } => Some(CommandKind::Decommission),
             Order::Deactivate { .. } | Order::EndCall { .. } | Order::ChangeCode { .. } | Order::Mode { .. } => None,
         };
         // Who may not is refused by the core at once, which also records it.
@@ -55,12 +58,35 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             self.held.push(held);
             return;
         }
-        match self.command(order, slot, &request.secrets) {
+        let command =
+            self.accepted(order, slot).and_then(|accept| Ok(self.command(order, slot, accept, &request.secrets)?));
+        match command {
             Ok(command) => self.order(who, Waiting::Client(request.answer), command),
-            Err(refusal) => {
-                let _ = request.answer.try_send(Problem::from(refusal).into());
+            Err(problem) => {
+                let _ = request.answer.try_send(problem.into());
             }
         }
+    }
+
+    /// The applications an order accepts as dead. What ends a slot's life is refused here
+    /// unless the text that names the slot was typed.
+    fn accepted(&self, order: &Order, slot: Option<SlotId>) -> Result<ApplicationSet, Problem> {
+        let accept = match order {
+            Order::ChangeCode { accept, .. } | Order::Mode { accept, .. } | Order::Unblock { accept, .. } => accept,
+            Order::Decommission { confirm, accept, .. } => {
+                let text = wire::decommission_text(&self.names.slot_name(slot.unwrap_or(SlotId(0))));
+                if !confirm.contains(&text) {
+                    return Err(Problem::from(Refusal::DecommissionUnconfirmed).with(format!("--confirm {text:?}")));
+                }
+                accept
+            }
+            Order::Boot
+            | Order::Activate { .. }
+            | Order::Deactivate { .. }
+            | Order::EndCall { .. }
+            | Order::Init { .. } => return Ok(ApplicationSet::NONE),
+        };
+        self.names.application_set(accept)
     }
 
     /// The command of the core, with its secrets in the Safe.
@@ -68,13 +94,15 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         &mut self,
         order: &Order,
         slot: Option<SlotId>,
+        accept: ApplicationSet,
         secrets: &[(SecretRole, Zeroizing<Vec<u8>>)],
     ) -> Result<Command, Refusal> {
         // A role that the order does not take, or one that came twice, has no place in it.
         let wanted: &[SecretRole] = match order {
             Order::Boot | Order::Deactivate { .. } | Order::EndCall { .. } => &[],
             Order::Activate { .. } => &[SecretRole::Code],
-            Order::Init { .. } => &[SecretRole::SoPin],
+            Order::Init { .. } | Order::Decommission { .. } => &[SecretRole::SoPin],
+            Order::Unblock { .. } => &[SecretRole::SoPin, SecretRole::NewCode],
             Order::ChangeCode { .. } | Order::Mode { .. } => &[SecretRole::Code, SecretRole::NewCode],
         };
         for (place, (role, secret)) in secrets.iter().enumerate() {
@@ -111,11 +139,26 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Order::Deactivate { .. } => Command::Deactivate { slot },
             Order::EndCall { .. } => Command::EndCall { slot },
             Order::Init { free_slot, confirmed, .. } => {
-                let so_pin = id(SecretRole::SoPin).ok_or(Refusal::CodeMissing)?;
+                let so_pin = id(SecretRole::SoPin).ok_or(Refusal::SoPinMissing)?;
                 Command::Init { slot, so_pin, free_slot: *free_slot, confirmed: *confirmed }
             }
-            Order::ChangeCode { confirmed, .. } => Command::ChangeCode { slot, code, new_code, confirmed: *confirmed },
-            Order::Mode { to, confirmed, .. } => Command::Mode { slot, to: *to, code, new_code, confirmed: *confirmed },
+            Order::ChangeCode { confirmed, .. } => {
+                Command::ChangeCode { slot, code, new_code, confirmed: *confirmed, accept }
+            }
+            Order::Mode { to, confirmed, .. } => {
+                Command::Mode { slot, to: *to, code, new_code, confirmed: *confirmed, accept }
+            }
+            Order::Unblock { to, confirmed, .. } => {
+                let Some(so_pin) = id(SecretRole::SoPin) else {
+                    new_code.into_iter().for_each(|id| self.service.wipe(id));
+                    return Err(Refusal::SoPinMissing);
+                };
+                Command::Unblock { slot, so_pin, to: *to, new_code, confirmed: *confirmed, accept }
+            }
+            Order::Decommission { confirm, .. } => {
+                let confirmed = confirm.iter().any(|text| text == CONFIRM_LAST_TRY);
+                Command::Decommission { slot, so_pin: id(SecretRole::SoPin), confirmed, accept }
+            }
         })
     }
 }
@@ -130,7 +173,9 @@ impl Order {
             | Order::EndCall { slot }
             | Order::Init { slot, .. }
             | Order::ChangeCode { slot, .. }
-            | Order::Mode { slot, .. } => Some(slot),
+            | Order::Mode { slot, .. }
+            | Order::Unblock { slot, .. }
+            | Order::Decommission { slot, .. } => Some(slot),
         }
     }
 }

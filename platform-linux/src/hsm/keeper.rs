@@ -552,7 +552,7 @@ impl Keeper {
             // Not an answer: the outcome is unknown, which `WorkerLost` says.
             return self.distrust("answered another question");
         }
-        if let Ok(HsmAnswer::Initialised(state)) = result {
+        if let Ok(HsmAnswer::Initialised(state) | HsmAnswer::Erased(state)) = result {
             self.told.remember(call.slot, Presence::Present(state));
         }
         self.told.answer(ticket, result);

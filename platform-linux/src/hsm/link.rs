@@ -60,13 +60,18 @@ impl InFlight {
             HsmAnswer::LoggedOut => self.order == Order::Logout,
             HsmAnswer::PinSet => self.order == Order::SetPin,
             HsmAnswer::Initialised(_) => matches!(self.order, Order::Initialise { .. }),
+            HsmAnswer::Unblocked => matches!(self.order, Order::Unblock),
+            HsmAnswer::Erased(_) => matches!(self.order, Order::Erase),
             HsmAnswer::Settled => self.order == Order::Settle,
         }
     }
 
     /// Whether a PIN change makes such a call, and makes another after it.
     pub(super) fn may_be_of_a_change(&self) -> bool {
-        matches!(self.order, Order::Login | Order::Logout | Order::SetPin | Order::Initialise { .. })
+        matches!(
+            self.order,
+            Order::Login | Order::Logout | Order::SetPin | Order::Initialise { .. } | Order::Unblock | Order::Erase
+        )
     }
 }
 
@@ -149,7 +154,9 @@ impl Link {
             return End::Ended;
         }
         let orders = || self.in_flight.values().map(|call| call.order);
-        let unread = if orders().any(|order| matches!(order, Order::SetPin | Order::Initialise { .. })) {
+        let unread = if orders()
+            .any(|order| matches!(order, Order::SetPin | Order::Initialise { .. } | Order::Unblock | Order::Erase))
+        {
             Some(Rewrites::Pin)
         } else {
             (!logins_too && orders().any(|order| order == Order::Login)).then_some(Rewrites::Flags)

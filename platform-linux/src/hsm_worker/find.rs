@@ -216,6 +216,9 @@ pub(super) fn state(info: &TokenInfo, login: LoginState) -> TokenState {
         count_low: info.user_pin_count_low(),
         final_try: info.user_pin_final_try(),
         locked: info.user_pin_locked(),
+        so_count_low: info.so_pin_count_low(),
+        so_final_try: info.so_pin_final_try(),
+        so_locked: info.so_pin_locked(),
         pin_chars_max: u16::try_from(info.max_pin_length()).unwrap_or(u16::MAX),
         login,
     }

@@ -29,9 +29,9 @@ use crate::hsm_wire::Report;
 /// `CK_TOKEN_INFO.label`, bytes. A longer label would be cut and never found again.
 const LABEL_BYTES: usize = 32;
 /// How often the token is asked for its state after `C_InitPIN`.
-const READS_MAX: u32 = 3;
+pub(super) const READS_MAX: u32 = 3;
 /// Between two of these.
-const READ_INTERVAL: Duration = Duration::from_millis(200);
+pub(super) const READ_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Token {
     /// Gives the slot's token its first user PIN; makes the token first where none is there.
@@ -147,7 +147,7 @@ impl Token {
     }
 
     /// Where the token is that `C_InitToken` just made.
-    fn made_token(&self) -> Result<Slot, HsmFailure> {
+    pub(super) fn made_token(&self) -> Result<Slot, HsmFailure> {
         let sightings = find::sightings(&self.module)?;
         match find::matching(&self.wanted, &sightings).as_slice() {
             [only] => Ok(only.number),

@@ -59,6 +59,8 @@ impl Token {
                 self.initialise(session, &mut call, free_slot).map(HsmAnswer::Initialised)
             }
             Order::Settle => self.settle().map(|()| HsmAnswer::Settled),
+            Order::Unblock => self.unblock(session, &mut call).map(|()| HsmAnswer::Unblocked),
+            Order::Erase => self.erase(session, &mut call).map(HsmAnswer::Erased),
             Order::Random => return self.random(session, call.request),
             Order::Look => return self.notice_loss(session),
         };

@@ -253,6 +253,8 @@ impl State {
             HsmCall::Login { .. } => token.login(&order.first),
             HsmCall::Logout => token.logout(),
             HsmCall::SetPin { .. } => token.set_pin(&order.first, &order.second),
+            HsmCall::Unblock { .. } => token.unblock(&order.first, &order.second),
+            HsmCall::Erase { .. } => token.erase(&order.first),
             HsmCall::Observe | HsmCall::Initialise { .. } | HsmCall::Settle => Ok(HsmAnswer::Observed(token.state())),
         }
     }
@@ -296,7 +298,8 @@ impl Hsm for SimHsm {
             HsmCall::Observe | HsmCall::Logout | HsmCall::Settle => none.zip(none),
             HsmCall::Login { pin } => lend(pin).zip(none),
             HsmCall::SetPin { old, new } => lend(old).zip(lend(new)),
-            HsmCall::Initialise { so_pin, new, .. } => lend(so_pin).zip(lend(new)),
+            HsmCall::Initialise { so_pin, new, .. } | HsmCall::Unblock { so_pin, new } => lend(so_pin).zip(lend(new)),
+            HsmCall::Erase { so_pin } => lend(so_pin).zip(none),
         };
         let state = self.bench.lock();
         let failure = match (lent, &state.worker) {

@@ -40,7 +40,7 @@ impl Running {
     pub(super) fn start(stage: &Stage, bench: &Bench, happens: &Sender<Happening>) -> Result<Self, Problem> {
         let settings = config::load(&stage.path("slotwarden.toml"))?;
         let (events, arriving) = channel();
-        let Prepared { setup, store, applications } = appliance::prepare(&settings, &events)?;
+        let Prepared { setup, store, applications } = appliance::prepare(&settings, false, &events)?;
         let socket = control::listen(&settings.socket, Arc::clone(&setup.names), events.clone())?;
         let powered = Arc::new(AtomicBool::new(true));
         let store = Powered { store, powered: Arc::clone(&powered), events: events.clone() };

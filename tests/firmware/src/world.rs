@@ -8,7 +8,7 @@
 
 use slotwarden_core::audit::Chain;
 use slotwarden_core::effect::{
-    ApplicationId, ApplicationOrder, HsmAnswer, HsmCall, Outcome, Room, SlotId, StoreResult, Ticket,
+    ApplicationId, ApplicationOrder, ApplicationSet, HsmAnswer, HsmCall, Outcome, Room, SlotId, StoreResult, Ticket,
 };
 use slotwarden_core::fault::{Fault, Function, HsmFailure, rv};
 use slotwarden_core::limits::PLACE_BYTES;
@@ -173,7 +173,14 @@ impl World {
         let code = steps.secret(ADOPTED)?;
         let to = Mode::Generated;
         steps.order(
-            Command::Mode { slot: ADOPTED_SLOT, to, code: Some(code), new_code: None, confirmed: false },
+            Command::Mode {
+                slot: ADOPTED_SLOT,
+                to,
+                code: Some(code),
+                new_code: None,
+                confirmed: false,
+                accept: ApplicationSet::NONE,
+            },
             Answer::Done,
         )?;
         steps.changed_pin(ADOPTED_SLOT, ADOPTED)?;
@@ -197,7 +204,14 @@ impl World {
         let new_code = steps.secret(TYPED)?;
         let to = Mode::Manual;
         steps.order(
-            Command::Mode { slot: FREE_SLOT, to, code: None, new_code: Some(new_code), confirmed: false },
+            Command::Mode {
+                slot: FREE_SLOT,
+                to,
+                code: None,
+                new_code: Some(new_code),
+                confirmed: false,
+                accept: ApplicationSet::NONE,
+            },
             Answer::Done,
         )?;
         steps.has_pin(FREE_SLOT, TYPED)?;
@@ -329,6 +343,15 @@ impl World {
                 Ok(HsmAnswer::Initialised(token.state(slot)))
             }
             HsmCall::Settle => Ok(HsmAnswer::Settled),
+            HsmCall::Unblock { new, .. } => {
+                token.pin = service.with(new, Kept::of);
+                token.count_low = false;
+                Ok(HsmAnswer::Unblocked)
+            }
+            HsmCall::Erase { .. } => {
+                token.pin = None;
+                Ok(HsmAnswer::Erased(token.state(slot)))
+            }
         }
     }
 
@@ -395,6 +418,9 @@ impl Token {
             count_low: self.count_low,
             final_try: false,
             locked: false,
+            so_count_low: false,
+            so_final_try: false,
+            so_locked: false,
             pin_chars_max: 0,
             login: self.login,
         }
