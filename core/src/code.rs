@@ -1,10 +1,10 @@
 //! Authentication codes: what a typed one must look like, and how a generated one is made.
 
-use hkdf::{Hkdf, HkdfExtract};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::derive;
 use crate::fault::{Fault, Refusal};
 use crate::limits::{CODE_CHARS_MAX, CODE_CHARS_MIN, GENERATED_CHARS, GENERATED_CHARS_MIN};
 use crate::safe::{SecretId, Secrets};
@@ -100,8 +100,12 @@ impl RandomWatch {
         if stuck == [true, true] {
             return Err(Fault::RandomStuck);
         }
-        let (_, kdf) = Hkdf::<Sha256>::extract(Some(first), second);
-        kdf.expand(b"slotwarden/random/v1", key).map_err(|_| Fault::RandomUnavailable)
+        let mut prk = Zeroizing::new([0; derive::KEY_BYTES]);
+        if derive::extract(first, &[second], &mut prk) && derive::expand(&prk, [b"slotwarden/random/v1", &[]], key) {
+            Ok(())
+        } else {
+            Err(Fault::RandomUnavailable)
+        }
     }
 
     /// Notes this draw of a source, and whether it gives no new randomness.
@@ -120,11 +124,10 @@ impl RandomWatch {
 
 /// Fills `place` with `chars` Base58 characters expanded from `key`; returns how many it wrote.
 fn expand_base58(key: &[u8; 32], place: &mut [u8], chars: usize) -> usize {
-    let Ok(kdf) = Hkdf::<Sha256>::from_prk(key) else { return 0 };
     // 255 is HKDF's bound on blocks; one block of 64 bytes yields 58 characters on average.
     for round in 0..=u8::MAX {
         let mut stream = Zeroizing::new([0u8; 128]);
-        if kdf.expand_multi_info(&[b"slotwarden/code/v1", &[round]], stream.as_mut_slice()).is_err() {
+        if !derive::expand(key, [b"slotwarden/code/v1", &[round]], stream.as_mut_slice()) {
             return 0;
         }
         let written = base58_digits(stream.as_slice(), place, chars);
@@ -161,13 +164,11 @@ pub fn token_pin(
     if !(GENERATED_CHARS_MIN..=GENERATED_CHARS).contains(&chars) {
         return 0;
     }
-    let mut extract = HkdfExtract::<Sha256>::new(Some(slot_uid));
-    for part in [secret, &code_len.to_be_bytes(), code] {
-        extract.input_ikm(part);
-    }
-    let (_, kdf) = extract.finalize();
+    let mut prk = Zeroizing::new([0; derive::KEY_BYTES]);
     let mut stream = Zeroizing::new([0u8; 128]);
-    if kdf.expand_multi_info(&[b"slotwarden/slot-pin/v1", set_id], stream.as_mut_slice()).is_err() {
+    if !derive::extract(slot_uid, &[secret, &code_len.to_be_bytes(), code], &mut prk)
+        || !derive::expand(&prk, [b"slotwarden/slot-pin/v1", set_id], stream.as_mut_slice())
+    {
         return 0;
     }
     let written = base58_digits(stream.as_slice(), out, chars);

@@ -21,6 +21,7 @@
 //! | [`attempts`] | when a try may be made, and what it costs |
 //! | [`service`] | routing, durability, deadlines: the four verbs |
 //! | [`share`] | codes that m of n custodians know together: quorum, typed shares, sets |
+//! | [`derive`] | keys from keys |
 //! | [`safe`] | where secrets live, and the only place |
 //! | [`record`] | what is durable |
 //! | [`audit`] | the chained log |
@@ -42,6 +43,7 @@ pub mod attempts;
 pub mod audit;
 pub mod code;
 pub mod command;
+pub mod derive;
 pub mod effect;
 pub mod fault;
 pub mod limits;

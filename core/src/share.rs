@@ -17,12 +17,11 @@ pub mod set;
 pub mod shamir;
 pub mod typed;
 
-use hkdf::Hkdf;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use crate::derive;
 use crate::fault::Refusal;
 use crate::limits::SHARES_MAX;
 use shamir::Lanes;
@@ -92,10 +91,8 @@ impl<'de> Deserialize<'de> for Quorum {
 #[must_use]
 pub fn set_id(key: &[u8; 32]) -> [u8; 16] {
     let mut id = [0; 16];
-    // 16 bytes are within HKDF's bound, and 32 are a whole PRK: nothing can be refused.
-    if let Ok(kdf) = Hkdf::<Sha256>::from_prk(key) {
-        let _ = kdf.expand(SET_ID_INFO, &mut id);
-    }
+    // 16 bytes are within HKDF's bound: nothing can be refused.
+    let _ = derive::expand(key, [SET_ID_INFO, &[]], &mut id);
     id
 }
 
@@ -126,8 +123,7 @@ fn value_at(key: &[u8; 32], set_id: &[u8; 16], quorum: Quorum, x: u8, y: &mut [u
     let (blocks, _) = stream.as_chunks_mut::<SECRET_BYTES>();
     let Some(blocks) = blocks.get_mut(..m) else { return false };
     let Some(coefficients) = coefficients.get_mut(..m) else { return false };
-    Hkdf::<Sha256>::from_prk(key)
-        .is_ok_and(|kdf| kdf.expand_multi_info(&[COEFFICIENTS_INFO, set_id], blocks.as_flattened_mut()).is_ok())
+    derive::expand(key, [COEFFICIENTS_INFO, set_id], blocks.as_flattened_mut())
         && coefficients.iter_mut().zip(&*blocks).all(|(lanes, block)| lanes.read(block))
         && shamir::evaluate(coefficients, x, &mut value)
         && value.write(y)

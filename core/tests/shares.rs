@@ -157,11 +157,15 @@ enum Generator {
 }
 
 impl Generator {
-    fn values(self) -> impl Iterator<Item = u8> {
-        match self {
-            Generator::Uniform => 0..=u8::MAX,
-            Generator::NeverZero => 1..=u8::MAX,
-        }
+    /// Every value it draws, and how many they are; what follows them does not count.
+    fn values(self) -> ([u8; 256], usize) {
+        let mut values = [0; 256];
+        let (drawn, count) = match self {
+            Generator::Uniform => (0..=u8::MAX, 256),
+            Generator::NeverZero => (1..=u8::MAX, 255),
+        };
+        values.iter_mut().zip(drawn).for_each(|(place, value)| *place = value);
+        (values, count)
     }
 }
 
@@ -169,14 +173,9 @@ impl Generator {
 /// all the coefficients that a generator draws: then the share says nothing about the secret.
 fn one_of_two_says_nothing(secret: u8, x: u8, generator: Generator) -> bool {
     let mut seen = [0u32; 256];
-    let coefficients: Vec<u8> = generator.values().collect();
-    for eight in coefficients.chunks(8) {
-        let mut first = [0; 8];
-        first[..eight.len()].copy_from_slice(eight);
-        let y = value_of_eight(&[[secret; 8], first], x);
-        for y in &y[..eight.len()] {
-            seen[usize::from(*y)] += 1;
-        }
+    let (first, count) = generator.values();
+    for y in &values(&[[secret; 256], first], x)[..count] {
+        seen[usize::from(*y)] += 1;
     }
     seen.iter().all(|count| *count == seen[0])
 }
@@ -184,26 +183,21 @@ fn one_of_two_says_nothing(secret: u8, x: u8, generator: Generator) -> bool {
 /// The same for the pair of shares at two x with m = 3: 65,536 pairs of values.
 fn two_of_three_say_nothing(secret: u8, xs: [u8; 2], generator: Generator) -> bool {
     let mut seen = vec![0u32; 1 << 16];
-    let coefficients: Vec<u8> = generator.values().collect();
-    for second in generator.values() {
-        for eight in coefficients.chunks(8) {
-            let mut first = [0; 8];
-            first[..eight.len()].copy_from_slice(eight);
-            let polynomial = [[secret; 8], first, [second; 8]];
-            let values = xs.map(|x| value_of_eight(&polynomial, x));
-            for place in 0..eight.len() {
-                seen[usize::from(values[0][place]) << 8 | usize::from(values[1][place])] += 1;
-            }
+    let (first, count) = generator.values();
+    for second in &first[..count] {
+        let [one, other] = xs.map(|x| values(&[[secret; 256], first, [*second; 256]], x));
+        for (one, other) in one.iter().zip(&other).take(count) {
+            seen[usize::from(*one) << 8 | usize::from(*other)] += 1;
         }
     }
     seen.iter().all(|count| *count == seen[0])
 }
 
-/// Eight polynomials of bytes beside each other.
-fn value_of_eight(coefficients: &[[u8; 8]], x: u8) -> [u8; 8] {
-    let mut y = Lanes::<1>::zero();
-    let mut bytes = [0; 8];
-    let coefficients: heapless::Vec<Lanes<1>, 3> = coefficients.iter().map(|eight| lanes(eight)).collect();
+/// The values at `x` of 256 polynomials of bytes beside each other.
+fn values(coefficients: &[[u8; 256]], x: u8) -> [u8; 256] {
+    let mut y = Lanes::<32>::zero();
+    let mut bytes = [0; 256];
+    let coefficients: heapless::Vec<Lanes<32>, 3> = coefficients.iter().map(|bytes| lanes(bytes)).collect();
     assert!(evaluate(&coefficients, x, &mut y) && y.write(&mut bytes));
     bytes
 }

@@ -55,10 +55,11 @@ impl Set {
             holders: [None; SHARES_MAX],
             confirmed: [false; SHARES_MAX],
         };
-        for x in 1..=quorum.n() {
-            let fingerprint = set.share(key, x).map(|share| share.fingerprint());
-            if let (Some(place), Some(fingerprint)) = (set.fingerprints.get_mut(index(x)), fingerprint) {
-                *place = fingerprint;
+        let id = set.id;
+        for (x, place) in (1..=quorum.n()).zip(&mut set.fingerprints) {
+            let mut share = TypedShare::blank(&id, quorum, x, generation);
+            if super::share_of(key, &id, quorum, x, share.y_mut()) {
+                *place = share.fingerprint();
             }
         }
         set

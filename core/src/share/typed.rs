@@ -41,7 +41,8 @@ const VERSION_AND_KIND: u8 = 0x12;
 /// What the spare bits of the last data character may not hold.
 const SPARE_BITS: u8 = 0x0F;
 
-/// A whole share. It cannot be printed or copied, and is wiped when dropped.
+/// A whole share. It cannot be printed or copied, and is wiped when dropped. A move can leave
+/// the bytes of this one share behind on the stack: read it where it is used.
 pub struct TypedShare {
     quorum: Quorum,
     x: u8,
