@@ -2,6 +2,7 @@
 //!
 //! - [`pin_file`]: a file in memory. Written and removed by the loop itself: nothing in it waits.
 //! - [`exec`]: a program with the PIN on its standard input.
+//! - [`systemd`]: a unit that is restarted, with a file or without, and has to stay healthy.
 //!
 //! What waits for a process, a bus or a server has a thread of its own for each application
 //! ([`line`]): its orders keep their order, the loop never waits, and an application that
@@ -11,11 +12,15 @@
 //! handed over: that run may have been killed.
 
 pub mod exec;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod line;
 pub mod memory;
 pub mod pin;
 pub mod pin_file;
 pub mod program;
+#[cfg(feature = "systemd")]
+pub mod systemd;
 
 use std::time::{Duration, Instant};
 
@@ -147,8 +152,14 @@ fn pin_file(settings: &PinFileSettings) -> Result<PinFile, String> {
 fn served(adapter: &Adapter, about: About) -> Result<(Box<dyn Served>, Duration), String> {
     match adapter {
         Adapter::Exec(exec) => Ok((Box::new(Exec::new(exec, about)?), exec.timeout)),
+        #[cfg(feature = "systemd")]
+        Adapter::Systemd(unit) => {
+            let file = unit.pin_file.as_ref().map(pin_file).transpose()?;
+            Ok((Box::new(systemd::Unit::new(unit, file, about)), unit.timeout))
+        }
         // The configuration refuses what this program is built without.
         Adapter::PinFile(_) => Err("a hand-over file needs no thread".into()),
+        #[cfg(not(feature = "systemd"))]
         Adapter::Systemd(_) => Err("this program is built without systemd".into()),
         Adapter::EjbcaRest(_) => Err("this program is built without HTTP".into()),
     }

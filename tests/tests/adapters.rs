@@ -7,6 +7,12 @@
 
 #[path = "adapters/exec.rs"]
 mod exec;
+#[path = "adapters/fake_systemd.rs"]
+mod fake_systemd;
+#[path = "adapters/server.rs"]
+mod server;
+#[path = "adapters/systemd.rs"]
+mod systemd;
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +23,7 @@ use slotwarden_tests::stage::Stage;
 const CODE: &str = "Canary-manual-code-8KdR";
 const NEW_CODE: &str = "Canary-new-manual-code-5WmT";
 /// What is answered at once, with a machine that is busy.
-const AT_ONCE: Duration = Duration::from_secs(5);
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 /// What the status says about the one application of a slot: its state, and its fault's
 /// particulars.

@@ -126,7 +126,7 @@ fn a_program_that_fails_is_a_named_fault_and_one_that_ends_well_has_the_pin_unti
 
 #[test]
 fn a_program_that_hangs_delays_nobody_and_is_killed_after_its_time() {
-    let mut standin = Standin::new("timeout_s = 8");
+    let mut standin = Standin::new("timeout_s = 15");
     standin.mood("hang");
     standin.stage.start();
     let begun = standin.stage.begin_with(&["slot", "activate", "ca"], "--code-file", CODE);
