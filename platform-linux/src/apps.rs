@@ -3,6 +3,7 @@
 //! - [`pin_file`]: a file in memory. Written and removed by the loop itself: nothing in it waits.
 //! - [`exec`]: a program with the PIN on its standard input.
 //! - [`systemd`]: a unit that is restarted, with a file or without, and has to stay healthy.
+//! - [`ejbca_rest`]: a crypto token of EJBCA Enterprise.
 //!
 //! What waits for a process, a bus or a server has a thread of its own for each application
 //! ([`line`]): its orders keep their order, the loop never waits, and an application that
@@ -11,6 +12,8 @@
 //! After a start each application is first told to give back what an earlier run may have
 //! handed over: that run may have been killed.
 
+#[cfg(feature = "http")]
+pub mod ejbca_rest;
 pub mod exec;
 #[cfg(feature = "http")]
 pub mod http;
@@ -157,10 +160,13 @@ fn served(adapter: &Adapter, about: About) -> Result<(Box<dyn Served>, Duration)
             let file = unit.pin_file.as_ref().map(pin_file).transpose()?;
             Ok((Box::new(systemd::Unit::new(unit, file, about)), unit.timeout))
         }
+        #[cfg(feature = "http")]
+        Adapter::EjbcaRest(ejbca) => Ok((Box::new(ejbca_rest::CryptoToken::new(ejbca)?), ejbca.timeout)),
         // The configuration refuses what this program is built without.
         Adapter::PinFile(_) => Err("a hand-over file needs no thread".into()),
         #[cfg(not(feature = "systemd"))]
         Adapter::Systemd(_) => Err("this program is built without systemd".into()),
+        #[cfg(not(feature = "http"))]
         Adapter::EjbcaRest(_) => Err("this program is built without HTTP".into()),
     }
 }

@@ -5,6 +5,8 @@
 //! the daemon answers everybody else meanwhile. What an application was given is compared
 //! with what opens the token.
 
+#[path = "adapters/ejbca_rest.rs"]
+mod ejbca_rest;
 #[path = "adapters/exec.rs"]
 mod exec;
 #[path = "adapters/fake_systemd.rs"]
