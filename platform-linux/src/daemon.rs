@@ -45,6 +45,8 @@ use held::Held;
 const STOP_WAIT: Duration = Duration::from_millis(2 * STOP_DEADLINE_MS);
 /// The loop looks up at least so often, so that a wrong clock cannot put it to sleep for ever.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
+/// Events taken in before the status is told, although more wait.
+const UNTOLD_MAX: u32 = 2 * SLOTS_APPLIANCE as u32;
 
 /// The devices of one appliance.
 #[derive(Debug)]
@@ -96,9 +98,21 @@ pub fn run<H: Hsm, S: Store, A: Applications>(
     let mut running = Loop::new(setup, devices, notice)?;
     running.turn(Input::Start);
     running.order(PersonId::SERVICE, Waiting::Boot, Command::Boot);
+    let mut untold = 0;
     while !running.ended {
-        running.tell_changes();
-        match events.recv_timeout(running.sleep()) {
+        // What waits already is taken in first: 64 tokens that come up at once are one change
+        // to whoever reads the status, and telling it takes longer than taking it in.
+        let waiting = if untold < UNTOLD_MAX { events.try_recv().ok() } else { None };
+        let event = match waiting {
+            Some(event) => Ok(event),
+            None => {
+                untold = 0;
+                running.tell_changes();
+                events.recv_timeout(running.sleep())
+            }
+        };
+        untold += 1;
+        match event {
             Ok(event) => running.take(event),
             Err(RecvTimeoutError::Timeout) => running.turn(Input::Tick),
             // Every sender is gone: nothing can ever arrive again.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use slotwarden_core::effect::{HsmAnswer, Input, SlotId, Ticket};
 use slotwarden_core::fault::HsmFailure;
 use slotwarden_core::token::Presence;
+use tracing::info;
 
 use super::distrust::{Distrust, Look};
 use super::link::{InFlight, Link, Waiting};
@@ -167,6 +168,7 @@ impl Keeper {
             loss_interval_ms: super::milliseconds(waits.loss_interval),
         };
         let number = self.link_number();
+        info!("the HSM worker starts");
         match Link::start(&self.settings, duty, number, &self.happenings) {
             Ok(link) => {
                 self.told.shown().process = Some(link.process());
