@@ -137,5 +137,6 @@ int main(int argc, char **argv)
         return 1;
     }
     printf("%ld\n", (ended.tv_sec - began.tv_sec) * 1000000L + (ended.tv_nsec - began.tv_nsec) / 1000L);
+    fflush(stdout);
     return 0;
 }

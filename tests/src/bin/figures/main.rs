@@ -1,6 +1,7 @@
 //! Prints the figures of the README: `tests/figures` builds and runs this.
 
 mod activation;
+mod appliance;
 mod dispatch;
 mod shares;
 mod whole;
