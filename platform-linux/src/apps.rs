@@ -39,8 +39,11 @@ use crate::config::{self, Adapter, PinFileSettings, Settings};
 use crate::devices::{Applications, Event, Events, Lend};
 use crate::problem::{Own, Problem};
 
-/// How long the end of the daemon waits for applications that are still giving back.
-pub const END_WAIT: Duration = Duration::from_secs(10);
+/// How long the end of the daemon waits for applications that are still giving back: a
+/// little more than an order may take, so that no program of ours outlives us with a PIN.
+pub const END_WAIT: Duration = Duration::from_secs(26);
+/// What is left of that to end what has no time any more.
+const END_MARGIN: Duration = Duration::from_secs(1);
 
 /// Why an order was not carried out: the fault that people see, and the reason for the log.
 /// Nothing that a program or a server said is in it: that could be the token PIN.
@@ -226,7 +229,7 @@ impl Drop for Adapters {
         let until = Instant::now() + END_WAIT;
         for application in &mut self.applications {
             if let Application::Line(line) = application {
-                line.close();
+                line.close(until - END_MARGIN);
             }
         }
         for application in &mut self.applications {

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io;
 use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ enum Order {
 pub struct Line {
     application: String,
     orders: Option<SyncSender<Order>>,
+    /// When the daemon ends, once that is known: no order lasts longer.
+    end: Arc<OnceLock<Instant>>,
     ended: Receiver<()>,
 }
 
@@ -42,13 +45,18 @@ impl Line {
     pub fn start(application: &str, served: Box<dyn Served>, timeout: Duration, events: Events) -> io::Result<Self> {
         let (orders, arriving) = mpsc::sync_channel(ORDERS_MAX);
         let (ending, ended) = mpsc::channel();
-        let name = application.to_owned();
+        let end = Arc::new(OnceLock::new());
+        let (name, known_end) = (application.to_owned(), Arc::clone(&end));
         thread::Builder::new().name("application".into()).spawn(move || {
-            carry_out(&name, served, timeout, &arriving, &events);
+            let until = move || {
+                let until = Instant::now() + timeout;
+                known_end.get().map_or(until, |end| until.min(*end))
+            };
+            carry_out(&name, served, &until, &arriving, &events);
             // Nobody listens where the daemon did not wait.
             let _ = ending.send(());
         })?;
-        Ok(Line { application: application.to_owned(), orders: Some(orders), ended })
+        Ok(Line { application: application.to_owned(), orders: Some(orders), end, ended })
     }
 
     /// Queues a hand-over; the answer comes by the events.
@@ -86,8 +94,10 @@ impl Line {
         ))
     }
 
-    /// No order follows; the thread ends after those that wait.
-    pub(super) fn close(&mut self) {
+    /// No order follows; those that wait have until `end`.
+    pub(super) fn close(&mut self, end: Instant) {
+        // Said once; the first word counts.
+        let _ = self.end.set(end);
         self.orders = None;
     }
 
@@ -107,7 +117,7 @@ impl fmt::Debug for Line {
 fn carry_out(
     application: &str,
     mut served: Box<dyn Served>,
-    timeout: Duration,
+    until: &dyn Fn() -> Instant,
     arriving: &Receiver<Order>,
     events: &Events,
 ) {
@@ -115,7 +125,7 @@ fn carry_out(
     // Nobody knows what an earlier run left.
     let mut may_have = true;
     while let Ok(order) = arriving.recv() {
-        let until = Instant::now() + timeout;
+        let until = until();
         match order {
             Order::HandOver(ticket, pin) => {
                 may_have = true;

@@ -14,6 +14,7 @@ const PROGRAM: &str = r#"
 cat /proc/$$/environ /proc/$$/cmdline >> $folder/seen
 tr '\0' '\n' < /proc/$$/environ | grep ^SLOTWARDEN_ > $folder/words
 echo "$*" > $folder/arguments
+echo $$ >> $folder/processes
 pin=$(cat)
 echo "$pin"
 echo "$pin" >&2
@@ -142,6 +143,26 @@ fn a_program_that_hangs_delays_nobody_and_is_killed_after_its_time() {
     standin.stage.run(&["boot"]).exits(1);
     standin.mood("well");
     standin.stage.run(&["slot", "deactivate", "ca"]).exits(0);
+}
+
+#[test]
+fn p03_no_program_that_hangs_outlives_the_daemon_with_its_pin() {
+    let mut standin = Standin::new("timeout_s = 3");
+    standin.mood("hang");
+    standin.stage.start();
+    let begun = standin.stage.begin_with(&["slot", "activate", "ca"], "--code-file", CODE);
+    standin.stage.wait_slot("ca", "handing over", |slot| {
+        slot.applications.iter().any(|application| application.state == "pending")
+    });
+    standin.stage.stop();
+    assert_ne!(begun.end().exit, 0);
+    let processes = standin.wrote("processes").expect("it ran");
+    assert!(processes.lines().count() >= 2, "it was also asked to give back: {processes}");
+    for process in processes.lines() {
+        let state = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        // Whoever adopts orphans may be slow to reap them.
+        assert!(state.is_empty() || state.contains(") Z ") || state.contains(") X "), "{state}");
+    }
 }
 
 #[test]
