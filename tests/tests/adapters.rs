@@ -19,7 +19,7 @@ mod systemd;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use slotwarden_tests::stage::Stage;
+use slotwarden_tests::stage::{Stage, proc_file};
 
 /// A manual code that can be recognised anywhere.
 const CODE: &str = "Canary-manual-code-8KdR";
@@ -45,13 +45,20 @@ fn at_once<T>(act: impl FnOnce() -> T) -> T {
     answer
 }
 
-/// Fails when one of the secrets is in the log, the status or what was printed.
+/// Fails when one of the secrets is in the log, the status, the daemon's own words and
+/// arguments, or what was printed.
 #[track_caller]
 fn tells_no_secret(stage: &Stage, told: &[&str], secrets: &[&str]) {
     let status = stage.run(&["status", "--output", "json"]);
     let audit = stage.run(&["audit", "show", "--last", "1000"]);
     let log = stage.log();
-    for text in [&log, &status.stdout, &audit.stdout].into_iter().map(String::as_str).chain(told.iter().copied()) {
+    let own = ["environ", "cmdline"].map(|file| proc_file(stage.daemon_process(), file));
+    let own = own.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    for text in [&log, &own[0], &own[1], &status.stdout, &audit.stdout]
+        .into_iter()
+        .map(String::as_str)
+        .chain(told.iter().copied())
+    {
         for secret in secrets {
             assert!(!text.contains(secret), "{text}");
         }
