@@ -164,7 +164,7 @@ fn served(adapter: &Adapter, about: About) -> Result<(Box<dyn Served>, Duration)
             Ok((Box::new(systemd::Unit::new(unit, file, about)), unit.timeout))
         }
         #[cfg(feature = "http")]
-        Adapter::EjbcaRest(ejbca) => Ok((Box::new(ejbca_rest::CryptoToken::new(ejbca)?), ejbca.timeout)),
+        Adapter::EjbcaRest(ejbca) => Ok((Box::new(ejbca_rest::CryptoToken::new(ejbca)), ejbca.timeout)),
         // The configuration refuses what this program is built without.
         Adapter::PinFile(_) => Err("a hand-over file needs no thread".into()),
         #[cfg(not(feature = "systemd"))]

@@ -31,7 +31,7 @@ use zeroize::Zeroizing;
 use super::http::{Http, OK};
 use super::pin::Pin;
 use super::{Failed, Served};
-use crate::config::EjbcaRestSettings;
+use crate::config::{EjbcaRestSettings, TlsSettings};
 
 /// Pause between two looks at the health check.
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
@@ -43,7 +43,7 @@ const DEVICE_OFFLINE: u16 = 503;
 /// One crypto token.
 #[derive(Debug)]
 pub struct CryptoToken {
-    http: Http,
+    tls: Option<TlsSettings>,
     activate: String,
     deactivate: String,
     health: String,
@@ -51,22 +51,26 @@ pub struct CryptoToken {
 
 impl CryptoToken {
     /// As configured.
-    ///
-    /// # Errors
-    /// A certificate or key that cannot be used.
-    pub fn new(settings: &EjbcaRestSettings) -> Result<Self, String> {
-        let http = settings.tls.as_ref().map_or_else(|| Ok(Http::plain()), Http::encrypted)?;
+    #[must_use]
+    pub fn new(settings: &EjbcaRestSettings) -> Self {
         let token = format!("{}/v1/cryptotoken/{}", settings.base_url, path_segment(&settings.crypto_token));
-        Ok(CryptoToken {
-            http,
+        CryptoToken {
+            tls: settings.tls.clone(),
             activate: format!("{token}/activate"),
             deactivate: format!("{token}/deactivate"),
             health: settings.health_url.clone(),
-        })
+        }
     }
 
-    fn put(&self, what: &str, url: &str, json: Option<&[u8]>, until: Instant) -> Result<(), Failed> {
-        let fault = match self.http.put(url, json, until)? {
+    /// Files are read for each order: a renewed certificate needs no restart, and one that
+    /// cannot be used stops this application alone.
+    fn http(&self) -> Result<Http, Failed> {
+        let http = self.tls.as_ref().map_or_else(|| Ok(Http::plain()), Http::encrypted);
+        http.map_err(|why| Failed::new(ApplicationFault::Unreachable, why))
+    }
+
+    fn put(&self, http: &Http, what: &str, url: &str, json: Option<&[u8]>, until: Instant) -> Result<(), Failed> {
+        let fault = match http.put(url, json, until)? {
             OK => return Ok(()),
             DEVICE_OFFLINE => Failed::new(ApplicationFault::Unreachable, format!("`{what}`: its device is offline")),
             status => Failed::new(ApplicationFault::Refused, format!("`{what}` was answered with {status}")),
@@ -75,9 +79,9 @@ impl CryptoToken {
     }
 
     /// Whether the health check comes to say this before `until`.
-    fn becomes(&self, well: bool, until: Instant) -> Result<bool, Failed> {
+    fn becomes(&self, http: &Http, well: bool, until: Instant) -> Result<bool, Failed> {
         loop {
-            match self.http.get(&self.health, until) {
+            match http.get(&self.health, until) {
                 Ok(status) if (status == OK) == well => return Ok(true),
                 Ok(_) => {}
                 Err(failed) if failed.fault == ApplicationFault::TimedOut => return Ok(false),
@@ -90,11 +94,11 @@ impl CryptoToken {
         }
     }
 
-    fn give_back(&self, until: Instant) -> Result<(), Failed> {
-        self.put("deactivate", &self.deactivate, None, until)?;
+    fn give_back(&self, http: &Http, until: Instant) -> Result<(), Failed> {
+        self.put(http, "deactivate", &self.deactivate, None, until)?;
         let now = Instant::now();
         let follows = now + until.saturating_duration_since(now) / FOLLOW_PART;
-        if self.becomes(false, follows)? {
+        if self.becomes(http, false, follows)? {
             return Ok(());
         }
         let reason = "the health check stays well after `deactivate`: auto-activation is on, or no CA that it \
@@ -105,20 +109,21 @@ impl CryptoToken {
 
 impl Served for CryptoToken {
     fn hand_over(&mut self, pin: Pin, until: Instant) -> Result<(), Failed> {
-        self.give_back(until)?;
+        let http = self.http()?;
+        self.give_back(&http, until)?;
         let body = activation(&pin);
         drop(pin);
-        let answer = self.put("activate", &self.activate, Some(&body), until);
+        let answer = self.put(&http, "activate", &self.activate, Some(&body), until);
         drop(body);
         answer?;
-        if self.becomes(true, until)? {
+        if self.becomes(&http, true, until)? {
             return Ok(());
         }
         Err(Failed::new(ApplicationFault::NotHealthy, "the health check does not become well after `activate`"))
     }
 
     fn withdraw(&mut self, until: Instant) -> Result<(), Failed> {
-        self.give_back(until)
+        self.give_back(&self.http()?, until)
     }
 }
 

@@ -346,6 +346,16 @@ fn over_tls_both_sides_have_to_be_who_they_should_be() {
         if served {
             activated.exits(0);
             assert_eq!(ejbca.has().as_deref(), Some(CODE));
+            // Its files are read each time, and stop nobody else.
+            let (key, kept) = (stage.path("key_file"), stage.path("kept"));
+            fs::rename(&key, &kept).expect("the stage's own");
+            stage.run(&["slot", "deactivate", "ca"]).exits(1);
+            assert_eq!(application(&stage, "ca"), ("failed".to_owned(), UNREACHABLE.to_owned()));
+            stage.stop();
+            stage.start();
+            stage.activate("other", CODE).exits(0);
+            fs::rename(&kept, &key).expect("the stage's own");
+            stage.activate("ca", CODE).exits(0);
         } else {
             activated.exits(1);
             assert_eq!(application(&stage, "ca"), ("failed".to_owned(), UNREACHABLE.to_owned()));
