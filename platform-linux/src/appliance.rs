@@ -27,7 +27,7 @@ use tracing_subscriber::fmt::MakeWriter;
 pub use run::run;
 
 use crate::apps::Adapters;
-use crate::config::Settings;
+use crate::config::{self, Offered, Places, Settings};
 use crate::daemon::Setup;
 use crate::devices::Applications as _;
 use crate::devices::{Events, Store as _};
@@ -44,6 +44,8 @@ pub struct Prepared {
     pub store: DiskStore,
     /// The adapters; what an earlier run left was taken back.
     pub applications: Adapters,
+    /// What is in force: the file, or under dual control what two persons approved.
+    pub settings: Settings,
 }
 
 /// Opens the store, or with `new_store` makes one where it was lost; takes back what an
@@ -51,36 +53,76 @@ pub struct Prepared {
 ///
 /// # Errors
 /// What the store, the configuration or the kernel refuses.
-pub fn prepare(settings: &Settings, new_store: bool, events: &Events) -> Result<Prepared, Problem> {
-    let mut applications = Adapters::new(settings, events)?;
-    let place = store_settings(settings);
+pub fn prepare(offered: &Offered, new_store: bool, events: &Events) -> Result<Prepared, Problem> {
+    let place = store_settings(&offered.places);
+    if let Err(wrong) = &offered.settings
+        && !DiskStore::is_at(&place.state_dir)
+    {
+        // Nobody could have approved anything here.
+        return Err(wrong.clone());
+    }
     let made_room = if new_store { set_lost_aside(&place) } else { Ok(()) };
     let mut store = match made_room.and_then(|()| DiskStore::open(&place, events.clone())) {
         Ok(store) => store,
         Err(refused) => {
-            if refused.refusal != Refusal::StoreLocked {
-                applications.withdraw_all();
+            if refused.refusal != Refusal::StoreLocked
+                && let Ok(settings) = &offered.settings
+            {
+                Adapters::new(settings, events)?.withdraw_all();
             }
             return Err(refused.into());
         }
     };
+    let settings = in_force(offered, &mut store)?;
+    let mut applications = Adapters::new(&settings, events)?;
     applications.withdraw_all();
     for person in &settings.persons {
         store.person_of(&person.name)?;
     }
     let numbered = store.persons().map(|(name, person)| (name.to_owned(), person)).collect();
-    let mut names = Names::new(settings, numbered);
+    let mut names = Names::new(&settings, numbered);
     let configured = |name: &str| settings.slots.iter().any(|slot| slot.name == name);
     names.left_out = store.with_sealed_code().filter(|name| !configured(name)).map(str::to_owned).collect();
     for name in &names.left_out {
         warn!("{}", output::kept_code(name));
     }
-    let configuration = core_configuration(settings, &mut store)?;
+    let configuration = core_configuration(&settings, offered, &mut store)?;
     let (records, chain) = (store.loaded().slots.clone(), store.loaded().chain);
     info!(seal = store.seal(), records = chain.sequence, "the store is open");
     let policy = store.loaded().policy;
-    let setup = Setup { names: Arc::new(names), configuration, records, policy, chain };
-    Ok(Prepared { setup, store, applications })
+    let setup = Setup {
+        names: Arc::new(names),
+        configuration,
+        records,
+        policy,
+        chain,
+        protected: settings.protected.clone(),
+        configuration_file: offered.path.clone(),
+    };
+    Ok(Prepared { setup, store, applications, settings })
+}
+
+/// The settings that count: those of the file, or under dual control those that two persons
+/// approved, whatever the file says meanwhile, usable or not.
+fn in_force(offered: &Offered, store: &mut DiskStore) -> Result<Settings, Problem> {
+    let policy = store.loaded().policy;
+    store.keep_only(&policy.configuration)?;
+    if !policy.dual_control {
+        return offered.settings.clone();
+    }
+    // The store was refused if it did not hold this.
+    let approved = store.configuration(&policy.configuration).ok_or(Refusal::StoreUnreadable)?;
+    match &offered.settings {
+        Ok(settings) if config::digest(&settings.protected) == policy.configuration => {}
+        Ok(settings) => {
+            warn!("configuration change waits for two persons: what they approved stays in force");
+            for difference in config::differences(approved, &settings.protected) {
+                warn!("not in force: {difference}");
+            }
+        }
+        Err(wrong) => warn!("{wrong}; what two persons approved stays in force"),
+    }
+    config::approved(approved, &offered.places)
 }
 
 /// Begins the log. The service manager takes it from standard error; a closed terminal
@@ -110,15 +152,19 @@ fn set_lost_aside(place: &StoreSettings) -> Result<(), Refused> {
     Ok(())
 }
 
-fn store_settings(settings: &Settings) -> StoreSettings {
-    let mut store = StoreSettings::new(&settings.state_dir);
-    if let Some(key_file) = &settings.seal_key_file {
+fn store_settings(places: &Places) -> StoreSettings {
+    let mut store = StoreSettings::new(&places.state_dir);
+    if let Some(key_file) = &places.seal_key_file {
         store.seal.key_file.clone_from(key_file);
     }
     store
 }
 
-fn core_configuration(settings: &Settings, store: &mut DiskStore) -> Result<Configuration<SLOTS_APPLIANCE>, Problem> {
+fn core_configuration(
+    settings: &Settings,
+    offered: &Offered,
+    store: &mut DiskStore,
+) -> Result<Configuration<SLOTS_APPLIANCE>, Problem> {
     let mut slots = heapless::Vec::new();
     for slot in &settings.slots {
         let mut applications = heapless::Vec::new();
@@ -138,5 +184,8 @@ fn core_configuration(settings: &Settings, store: &mut DiskStore) -> Result<Conf
         persons.add(store.person_of(&person.name)?, person.roles)?;
     }
     let (tries, digest) = (settings.tries, settings.digest);
-    Ok(Configuration { slots, persons, tries, digest, in_force: [0; 32], offered: [0; 32] })
+    let in_force = config::digest(&settings.protected);
+    // A file that cannot be used offers nothing that was approved.
+    let offered = offered.settings.as_ref().map_or([0; 32], |settings| config::digest(&settings.protected));
+    Ok(Configuration { slots, persons, tries, digest, in_force, offered })
 }

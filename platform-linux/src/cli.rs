@@ -15,9 +15,11 @@ use std::process::ExitCode;
 
 use clap::{Command, CommandFactory as _, Parser as _};
 
-use crate::client::Refused;
+use crate::client::{Client, Refused};
+use crate::config::Settings;
 use crate::output::Format;
 use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_USAGE, Problem};
+use crate::wire::{Answered, Ask};
 use crate::{config, harden, output};
 use arguments::{Arguments, Verb};
 use session::Session;
@@ -113,12 +115,28 @@ fn print(text: &[u8]) -> u8 {
 }
 
 fn check_config(path: &Path, format: Format) -> Result<u8, Problem> {
-    let problems = match config::check(&config::read(path)?) {
-        Ok(settings) => [config::check_machine(&settings), config::check_places(&settings)].concat(),
-        Err(problems) => problems,
+    let (problems, differences) = match config::check(&config::read(path)?) {
+        Ok(settings) => {
+            let problems = [config::check_machine(&settings), config::check_places(&settings)].concat();
+            (problems, approved(&settings).map(|approved| config::differences(&approved, &settings.protected)))
+        }
+        Err(problems) => (problems, None),
     };
-    output::configuration(format, &problems);
+    output::configuration(format, &problems, differences.as_deref());
     Ok(if problems.is_empty() { EXIT_DONE } else { EXIT_ERROR })
+}
+
+/// What two persons approved, from the daemon, or from its store while it does not run; as
+/// far as whoever asks may know it.
+fn approved(settings: &Settings) -> Option<Vec<u8>> {
+    let client = Client::new(&settings.socket);
+    if client.answers() {
+        return match client.ask(Ask::Configuration, &[]) {
+            Ok(Answered::Configuration(approved)) => approved,
+            Ok(_) | Err(_) => None,
+        };
+    }
+    crate::audit::Log::of_store(&settings.state_dir).ok()?.approved().map(<[u8]>::to_vec)
 }
 
 #[cfg(test)]

@@ -28,11 +28,13 @@ pub struct Refused {
     pub problem: Box<Problem>,
     /// Tokens that `--free-slot` may name.
     pub free_tokens: Vec<FreeTokenView>,
+    /// Id and code, when a second person is wanted first.
+    pub approval: Option<(u32, String)>,
 }
 
 impl From<Problem> for Refused {
     fn from(problem: Problem) -> Self {
-        Refused { problem: Box::new(problem), free_tokens: Vec::new() }
+        Refused { problem: Box::new(problem), free_tokens: Vec::new(), approval: None }
     }
 }
 
@@ -88,7 +90,11 @@ impl Client {
         // A daemon that turned us away has answered already, so its answer is read first.
         match (frame::receive(&mut Timed::new(&stream, None), Kind::Answer), sent) {
             (Ok(Answered::Problem { problem, free_tokens }), _) => {
-                Err(Refused { problem: Box::new(problem), free_tokens })
+                Err(Refused { problem: Box::new(problem), free_tokens, approval: None })
+            }
+            (Ok(Answered::NeedsApproval { id, code }), _) => {
+                let problem = Box::new(Own::NeedsApproval.with(format!("request {id}, code {code}")));
+                Err(Refused { problem, free_tokens: Vec::new(), approval: Some((id, code)) })
             }
             (Ok(answered), Ok(())) => Ok(answered),
             (Err(FrameProblem::Unreadable | FrameProblem::WrongKind | FrameProblem::TooLong), _) => {

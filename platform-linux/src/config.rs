@@ -9,6 +9,7 @@
 mod application;
 mod file;
 mod places;
+mod protected;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -25,6 +26,7 @@ pub use application::{
 };
 pub use file::check;
 pub use places::check_places;
+pub use protected::{Offered, Places, approved, differences, digest, names_two};
 
 use crate::problem::{Own, Problem};
 use crate::token_uri::TokenUri;
@@ -60,13 +62,15 @@ pub struct Settings {
     pub slots: Vec<SlotSettings>,
     /// The applications: the place is the core's `ApplicationId`.
     pub applications: Vec<ApplicationSettings>,
-    /// The persons: the place is the core's `PersonId`. Empty: the daemon's own user is
+    /// The persons; the store knows the number of each name. Empty: the daemon's own user is
     /// the only administrator.
     pub persons: Vec<PersonSettings>,
     /// Manual tries in a row before each further one needs a confirmation.
     pub tries: u8,
     /// SHA-256 of the text.
     pub digest: [u8; 32],
+    /// The part that counts only as approved, once dual control is on: see [`digest`].
+    pub protected: Vec<u8>,
 }
 
 /// The PKCS#11 module.

@@ -15,6 +15,7 @@ mod orders;
 mod readings;
 
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -72,6 +73,10 @@ pub struct Setup {
     pub policy: PolicyRecord,
     /// The end of the audit chain found in the store.
     pub chain: Chain,
+    /// The protected part of the configuration in force.
+    pub protected: Vec<u8>,
+    /// The configuration file, to be read again when somebody wants it adopted.
+    pub configuration_file: Option<PathBuf>,
 }
 
 /// What the loop tells its owner.
@@ -159,6 +164,8 @@ struct Loop<'n, H, S, A> {
     notice: &'n mut dyn FnMut(Notice<'_>),
     stop_by: Option<Instant>,
     ended: bool,
+    protected: Vec<u8>,
+    configuration_file: Option<PathBuf>,
 }
 
 impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
@@ -185,6 +192,8 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             notice,
             stop_by: None,
             ended: false,
+            protected: setup.protected,
+            configuration_file: setup.configuration_file,
         })
     }
 
@@ -301,9 +310,10 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
     fn reply(&mut self, reply: ReplyId, answer: Answer) {
         match self.waiting.remove(&reply.0) {
             Some(Waiting::Client(client)) => {
-                let answered = match problem::of_answer(answer) {
-                    Ok(()) => Answered::Done,
-                    Err(problem) => {
+                let answered = match (answer, problem::of_answer(answer)) {
+                    (Answer::NeedsApproval { id, code }, _) => Answered::NeedsApproval { id, code: code.to_string() },
+                    (_, Ok(())) => Answered::Done,
+                    (_, Err(problem)) => {
                         let free_tokens =
                             if problem.is(Refusal::SeveralFreeTokens) { self.free_tokens() } else { vec![] };
                         Answered::Problem { problem, free_tokens }
@@ -402,6 +412,9 @@ fn differs(one: &Status<SLOTS_APPLIANCE>, other: &Status<SLOTS_APPLIANCE>) -> bo
         let mut status = status.clone();
         for wait in status.slots.iter_mut().filter_map(|slot| slot.waits_for.as_mut()) {
             wait.seconds_left = None;
+        }
+        for approval in &mut status.approvals {
+            approval.seconds_left = 0;
         }
         status
     };

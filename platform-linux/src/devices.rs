@@ -100,6 +100,8 @@ pub trait Store {
     /// # Errors
     /// [`Refusal::StoreFailed`].
     fn keep_configuration(&mut self, bytes: &[u8]) -> Result<(), Refusal>;
+    /// What [`Store::keep_configuration`] kept under this SHA-256.
+    fn kept_configuration(&self, digest: &[u8; 32]) -> Option<Vec<u8>>;
     /// What protects the sealed codes, as `status` shows it: `key-file`, `systemd-credential`.
     fn seal(&self) -> &'static str;
     /// The node's public key (Ed25519).

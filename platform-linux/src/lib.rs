@@ -25,6 +25,7 @@ pub mod hsm_wire;
 pub mod hsm_worker;
 pub mod interrupt;
 pub mod names;
+pub mod operation;
 pub mod output;
 pub mod problem;
 pub mod random;

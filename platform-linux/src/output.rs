@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::client::Refused;
 use crate::config::ConfigProblem;
-use crate::status_json::{SCHEMA, SlotDetail, SlotView, StatusView, Told};
+use crate::status_json::{ApprovalView, SCHEMA, SlotDetail, SlotView, StatusView, Told};
 use crate::wire::AuditPage;
 
 /// How answers are printed.
@@ -63,7 +63,13 @@ pub fn refused(format: Format, refused: &Refused) {
             .iter()
             .map(|token| json!({"slot_number": token.slot_number, "description": token.description}))
             .collect();
-        json(&json!({"schema": SCHEMA, "problem": Told::from((**problem).clone()), "free_tokens": free}));
+        let approval = refused.approval.as_ref().map(|(id, code)| json!({"id": id, "code": code}));
+        json(&json!({
+            "schema": SCHEMA,
+            "problem": Told::from((**problem).clone()),
+            "free_tokens": free,
+            "approval": approval,
+        }));
     }
 }
 
@@ -74,10 +80,21 @@ pub fn status(format: Format, status: &StatusView) {
     }
     line(&slots_table(&status.slots));
     line(&status.sentence());
-    let mode = if status.single_person { "single-person mode" } else { "several persons" };
+    let mode = if status.single_person { "single-person mode" } else { "dual control" };
     line(&format!("stored codes protected by {}; {mode}; backups: {}", status.seal, status.security_level));
     let worker = if status.hsm.worker { "" } else { " (its worker does not run)" };
     line(&format!("HSM: {}{worker}; random sources: {}", status.hsm.module, status.random));
+    if status.configuration_waits {
+        line(
+            "configuration change waits for two persons: what they approved stays in force (`slotwarden check-config`)",
+        );
+    }
+    if status.restart_wanted {
+        line("the approved configuration counts from the next start of the daemon on");
+    }
+    for approval in &status.approvals {
+        line(&approval_line(approval));
+    }
     for name in &status.kept_codes {
         line(&kept_code(name));
     }
@@ -87,6 +104,36 @@ pub fn status(format: Format, status: &StatusView) {
     if let Some(halted) = &status.halted {
         line(&told("halted", halted));
     }
+}
+
+/// Prints the approvals under way.
+pub fn approvals(format: Format, status: &StatusView) {
+    if format == Format::Json {
+        return json(&json!({"schema": SCHEMA, "approvals": status.approvals}));
+    }
+    if status.approvals.is_empty() {
+        line("nothing waits for a second person");
+    }
+    for found in &status.approvals {
+        approval(found);
+    }
+}
+
+/// Prints one approval with everything its second person should read.
+pub fn approval(approval: &ApprovalView) {
+    line(&approval_line(approval));
+    for difference in &approval.differences {
+        line(&format!("  {difference}"));
+    }
+}
+
+fn approval_line(approval: &ApprovalView) -> String {
+    let ApprovalView { id, requester, operation, seconds_left, .. } = approval;
+    let waits = match &approval.approver {
+        None => "waits for a second person".to_owned(),
+        Some(approver) => format!("approved by {approver}, waits for {requester} to give the order again"),
+    };
+    format!("request {id}: {requester} wants to {operation}; {waits}, {seconds_left} s left")
 }
 
 /// What there is to say about a slot that only the store still knows.
@@ -177,9 +224,11 @@ pub fn audit(format: Format, page: &AuditPage) {
 }
 
 /// Prints what a check of the configuration found.
-pub fn configuration(format: Format, problems: &[ConfigProblem]) {
+///
+/// `differences`: from what two persons approved; `None`: that is not known, or dual control is off.
+pub fn configuration(format: Format, problems: &[ConfigProblem], differences: Option<&[String]>) {
     if format == Format::Json {
-        return json(&json!({"schema": SCHEMA, "problems": problems}));
+        return json(&json!({"schema": SCHEMA, "problems": problems, "differs_from_approved": differences}));
     }
     if problems.is_empty() {
         line("the configuration has no problems");
@@ -187,6 +236,17 @@ pub fn configuration(format: Format, problems: &[ConfigProblem]) {
     for problem in problems {
         line(&format!("{}: {}", problem.place, problem.sentence));
         line(&format!("  {}", problem.remedy));
+    }
+    match differences {
+        Some([]) => line("it is what two persons approved"),
+        Some(differences) => {
+            line("it differs from what two persons approved, which stays in force:");
+            for difference in differences {
+                line(&format!("  {difference}"));
+            }
+            line("  `slotwarden dual-control adopt` asks for its approval");
+        }
+        None => {}
     }
 }
 

@@ -109,6 +109,10 @@ own_refusals! {
         "the file given by --checkpoint is neither a whole export nor lines of checkpoints" "name an earlier export as it was written, or give the number of a record";
     626 UnknownApplication "unknown-application" Wrong
         "no application has this name" "`slotwarden slot show NAME` lists those of the slot";
+    640 NeedsApproval "needs-approval" WaitsForPeople
+        "this needs a second person; nothing was done yet" "have an approver or another administrator run `slotwarden approve` with this id and read them the code; then give the same order again, within 5 minutes";
+    641 ApprovalCodeMissing "approval-code-missing" Wrong
+        "the code of the request is needed" "have the person who asked read it to you: `slotwarden approve ID CODE`";
 }
 
 /// One refusal or fault as it travels and is printed. Nothing secret is in it.

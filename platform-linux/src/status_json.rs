@@ -6,9 +6,10 @@
 use serde::{Deserialize, Serialize};
 use slotwarden_core::fault::Fault;
 use slotwarden_core::record::{Doubt, Mode};
-use slotwarden_core::status::{ApplicationState, Attention, SlotStatus, StateName, Status, WaitKind};
+use slotwarden_core::status::{ApplicationState, ApprovalStatus, Attention, SlotStatus, StateName, Status, WaitKind};
 
 use crate::names::Names;
+use crate::operation;
 use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_LATER, EXIT_WAITS, Problem};
 
 /// Version of the JSON.
@@ -31,6 +32,12 @@ pub struct StatusView {
     pub halted: Option<Told>,
     /// How backups are protected. This version makes none: `none`.
     pub security_level: String,
+    /// Orders that wait for a second person, or for being given again.
+    pub approvals: Vec<ApprovalView>,
+    /// Whether the configuration file differs from what two persons approved.
+    pub configuration_waits: bool,
+    /// Whether what they approved counts only from the next start on.
+    pub restart_wanted: bool,
     /// Whether the automatic slots have all been tried since the daemon started.
     pub boot_done: bool,
     /// Whether less than 4 MiB is free for the store.
@@ -88,6 +95,29 @@ pub struct SlotView {
     pub refusal: Option<Told>,
     /// When the SO PIN was last proven here, seconds since 1970; null: never.
     pub so_pin_proven_s: Option<u64>,
+}
+
+/// One order that needs two persons. Its code is told to its requester only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalView {
+    /// Names it for `slotwarden approve`.
+    pub id: u32,
+    /// Who gave the order.
+    pub requester: String,
+    /// The order, as scripts know it: `mode`, `init`, …
+    pub order: String,
+    /// The order in full words.
+    pub operation: String,
+    /// The slot it is about.
+    pub slot: Option<String>,
+    /// `requested`: it waits for another person; `approved`: for being given again.
+    pub state: String,
+    /// Who approved it.
+    pub approver: Option<String>,
+    /// Seconds until it ends by itself.
+    pub seconds_left: u32,
+    /// What would change, where the order is about the configuration.
+    pub differences: Vec<String>,
 }
 
 /// One application of a slot.
@@ -169,6 +199,9 @@ pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &
         single_person: status.single_person,
         halted: status.halted.map(Told::from),
         security_level: "none".to_owned(),
+        approvals: status.approvals.iter().map(|approval| approval_view(approval, names)).collect(),
+        configuration_waits: status.configuration_waits,
+        restart_wanted: status.restart_wanted,
         boot_done: status.boot_done,
         disk_reserve: status.disk_reserve,
         hsm: HsmView { worker: status.worker, module: around.module.clone() },
@@ -291,6 +324,20 @@ pub const fn mode_word(mode: Mode) -> &'static str {
     }
 }
 
+fn approval_view(approval: &ApprovalStatus, names: &Names) -> ApprovalView {
+    ApprovalView {
+        id: approval.id,
+        requester: names.person_name(approval.requester),
+        order: operation::word(approval.operation.kind()),
+        operation: operation::sentence(&approval.operation, names),
+        slot: approval.operation.slot().map(|slot| names.slot_name(slot)),
+        state: if approval.by.is_some() { "approved" } else { "requested" }.to_owned(),
+        approver: approval.by.map(|by| names.person_name(by)),
+        seconds_left: approval.seconds_left,
+        differences: Vec::new(),
+    }
+}
+
 fn slot_view(slot: &SlotStatus, names: &Names) -> SlotView {
     let token = names.slots.get(usize::from(slot.slot.0)).map_or_else(String::new, |slot| slot.token.to_string());
     let applications = slot.applications.iter().map(|application| {
@@ -347,8 +394,10 @@ const fn doubt_word(doubt: Doubt) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use slotwarden_core::effect::{ApplicationId, SlotId};
+    use slotwarden_core::command::Command;
+    use slotwarden_core::effect::{ApplicationId, ApplicationSet, SlotId};
     use slotwarden_core::fault::{ApplicationFault, Function, Refusal};
+    use slotwarden_core::person::PersonId;
     use slotwarden_core::status::{ApplicationStatus, WaitsFor};
 
     use super::*;
@@ -478,7 +527,21 @@ mod tests {
         doubtful.doubt = Some(Doubt::CallUnanswered);
         doubtful.fault = Some(Fault::Pkcs11 { code: 0x30, function: Function::Login });
         doubtful.refusal = Some(Refusal::SlotDoubtful);
-        let view = view(&status(vec![active, waits, doubtful]));
+        let mut all = status(vec![active, waits, doubtful]);
+        let operation = |slot| Command::Mode {
+            slot: SlotId(slot),
+            to: Mode::Generated,
+            code: None,
+            new_code: None,
+            confirmed: false,
+            accept: ApplicationSet::NONE,
+        };
+        for (id, by) in [(7, None), (8, Some(PersonId::OWN_USER))] {
+            let approval =
+                ApprovalStatus { id, requester: PersonId(3), operation: operation(1), by, seconds_left: 300 };
+            all.approvals.push(approval).expect("eight fit");
+        }
+        let view = view(&all);
         let json = serde_json::to_string_pretty(&view).expect("strings and numbers") + "\n";
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/status.json");
         if std::env::var_os("GOLDEN_WRITE").is_some() {

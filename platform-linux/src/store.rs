@@ -214,6 +214,12 @@ impl DiskStore {
         })
     }
 
+    /// Whether a store was ever made in this directory. Changes nothing.
+    #[must_use]
+    pub fn is_at(state_dir: &Path) -> bool {
+        state_dir.is_dir() && matches!(Directory { path: state_dir.to_owned() }.look(), Ok(Found::Store { .. }))
+    }
+
     /// What was found at the start.
     #[must_use]
     pub fn loaded(&self) -> &Loaded {
@@ -369,6 +375,10 @@ impl Store for DiskStore {
 
     fn checkpoints(&mut self) -> Result<Vec<Checkpoint>, Refusal> {
         format::checkpoints(&*self.database).map_err(|refused| refused.refusal)
+    }
+
+    fn kept_configuration(&self, digest: &[u8; 32]) -> Option<Vec<u8>> {
+        self.configuration(digest).map(<[u8]>::to_vec)
     }
 
     fn keep_configuration(&mut self, bytes: &[u8]) -> Result<(), Refusal> {

@@ -47,6 +47,8 @@ pub enum Ask {
     },
     /// An order to the core; answered when it ended.
     Order(Order),
+    /// What two persons approved of the configuration.
+    Configuration,
     /// A part of the audit log.
     Audit {
         /// From this record on, counting from 1; `None`: the last ones.
@@ -132,6 +134,25 @@ pub enum Order {
         /// Applications that need not be told to let go, by name.
         accept: Vec<String>,
     },
+    /// Approve what another person asked for.
+    Approve {
+        /// Which request.
+        id: u32,
+        /// The code that its requester reads aloud.
+        code: String,
+    },
+    /// Withdraw a request for an approval.
+    Withdraw {
+        /// Which request.
+        id: u32,
+    },
+    /// Switch dual control.
+    DualControl {
+        /// On or off.
+        on: bool,
+    },
+    /// Let the configuration file count as it is now.
+    AdoptConfiguration,
 }
 
 /// What a secret is.
@@ -150,6 +171,15 @@ pub enum SecretRole {
 pub enum Answered {
     /// The order was carried out: the device confirmed it, and it is durable.
     Done,
+    /// Nothing was done yet: a second person has to approve it first.
+    NeedsApproval {
+        /// Names the request.
+        id: u32,
+        /// What the person reads to whoever approves.
+        code: String,
+    },
+    /// What two persons approved of the configuration; `None`: dual control is off.
+    Configuration(Option<Vec<u8>>),
     /// It was not.
     Problem {
         /// Why, and what to do.

@@ -146,6 +146,10 @@ impl Store for TinyStore {
         Ok(vec![Checkpoint { sequence: 1, head: [1; 32], signature: [2; 64] }])
     }
 
+    fn kept_configuration(&self, _digest: &[u8; 32]) -> Option<Vec<u8>> {
+        None
+    }
+
     fn keep_configuration(&mut self, _bytes: &[u8]) -> Result<(), Refusal> {
         Ok(())
     }
@@ -220,6 +224,8 @@ fn world_that_looks(present: bool, found_by_look: bool, look_ends: bool) -> Worl
         records: Vec::new(),
         policy: PolicyRecord::default(),
         chain: Chain::default(),
+        protected: b"{}".to_vec(),
+        configuration_file: None,
     };
     let (ready, is_ready) = channel();
     let looped = std::thread::spawn(move || {

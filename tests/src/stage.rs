@@ -328,6 +328,13 @@ impl Stage {
         self.run_with(&["slot", "activate", slot], "--code-file", code)
     }
 
+    /// The same as another user.
+    pub fn activate_as(&self, uid: u32, slot: &str, code: &str) -> Ran {
+        let file = self.secret_file(code);
+        let mut command = self.command();
+        run(command.args(["slot", "activate", slot, "--code-file"]).arg(file).uid(uid).gid(uid))
+    }
+
     /// A file with this secret, which no other command uses.
     pub fn secret_file(&self, secret: impl AsRef<[u8]>) -> PathBuf {
         self.secrets.set(self.secrets.get() + 1);

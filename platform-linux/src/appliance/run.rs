@@ -11,7 +11,7 @@ use tracing::{error, warn};
 
 use super::{Prepared, harden, prepare, start_log};
 use crate::cli::DaemonStart;
-use crate::config::{self, Settings};
+use crate::config::{self, Offered, Settings};
 use crate::daemon::{self, Devices, Notice};
 use crate::hsm::{WantedToken, WorkerHsm, WorkerSettings};
 use crate::problem::{Own, Problem};
@@ -22,7 +22,7 @@ use crate::{control, signals};
 /// # Errors
 /// Why it could not start. What happens after the start is in its log and its status.
 pub fn run(config: &Path, start: DaemonStart) -> Result<(), Problem> {
-    let settings = config::load(config)?;
+    let offered = Offered::read(config);
     if start.detached {
         // EPERM: we lead a process group already, so there is no terminal to leave.
         match rustix::process::setsid() {
@@ -32,13 +32,13 @@ pub fn run(config: &Path, start: DaemonStart) -> Result<(), Problem> {
     }
     start_log(std::io::stderr);
     harden();
+    let (events, arriving) = channel();
+    signals::watch(events.clone()).map_err(|error| Own::SpawnFailed.with(error.to_string()))?;
+    let Prepared { setup, store, applications, settings } = prepare(&offered, start.new_store, &events)?;
     // What is wrong with the machine stops some orders, not the daemon; it should be in the log.
     for problem in config::check_machine(&settings).into_iter().chain(config::check_places(&settings)) {
         warn!("{problem}");
     }
-    let (events, arriving) = channel();
-    signals::watch(events.clone()).map_err(|error| Own::SpawnFailed.with(error.to_string()))?;
-    let Prepared { setup, store, applications } = prepare(&settings, start.new_store, &events)?;
     let socket = control::listen(&settings.socket, Arc::clone(&setup.names), events.clone())?;
     let hsm = WorkerHsm::start(worker_settings(&settings)?, events.clone())
         .map_err(|error| Own::SpawnFailed.with(format!("the HSM worker's keeper: {error}")))?;

@@ -70,6 +70,14 @@ impl Log {
         &self.content.persons
     }
 
+    /// The configuration that two persons approved, if dual control is on.
+    #[must_use]
+    pub fn approved(&self) -> Option<&[u8]> {
+        let policy = self.content.policy;
+        let kept = self.content.configurations.iter().find(|(digest, _)| *digest == policy.configuration);
+        kept.filter(|_| policy.dual_control).map(|(_, bytes)| bytes.as_slice())
+    }
+
     /// Writes the log as an export.
     ///
     /// # Errors

@@ -99,6 +99,30 @@ pub(super) enum Verb {
     /// people and never stored.
     #[command(subcommand)]
     Slot(SlotVerb),
+    /// Approve what another person asked for, or list what waits for that.
+    ///
+    /// With dual control on, some orders wait for a second person: an approver or another
+    /// administrator. The order tells its requester an id and a short code; read the code to each
+    /// other, so that both mean the same order. After the approval the requester gives the same
+    /// order again, within 5 minutes.
+    Approve {
+        /// Which request; without it: list them all.
+        id: Option<u32>,
+        /// The code that the requester was told; asked for at the terminal when absent.
+        code: Option<String>,
+        /// Withdraw the request instead: your own, or as an administrator anybody's.
+        #[arg(long, requires = "id", conflicts_with = "code")]
+        withdraw: bool,
+    },
+    /// Have two persons decide what one alone should not; needs two persons to leave.
+    ///
+    /// While it is on, persons, roles, policy, slots, applications and the module of the
+    /// configuration file count only as two persons approved them.
+    DualControl {
+        /// What to do.
+        #[command(subcommand)]
+        verb: DualControlVerb,
+    },
     /// Show, verify and export the log of everything that was ordered and done.
     #[command(subcommand)]
     Audit(AuditVerb),
@@ -235,6 +259,16 @@ pub(super) enum SlotVerb {
         #[command(flatten)]
         confirm: Confirm,
     },
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(super) enum DualControlVerb {
+    /// Switch it on. What the daemon runs with becomes what is approved.
+    On,
+    /// Switch it off again.
+    Off,
+    /// Let the configuration file count as it is now, from the next start of the daemon on.
+    Adopt,
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,16 +7,17 @@ use slotwarden_core::Refusal;
 use slotwarden_core::record::Mode;
 use slotwarden_core::status::StateName;
 
-use super::arguments::{Accept, Confirm, ModeWord, SlotVerb, Verb};
+use super::arguments::{Accept, Confirm, DualControlVerb, ModeWord, SlotVerb, Verb};
 use super::{CONFIRM_END_CALL, CONFIRM_LAST_TRY};
+use crate::boot;
 use crate::client::{Client, Refused};
+use crate::config::Offered;
 use crate::interrupt::Interrupts;
 use crate::output::{self, Format};
 use crate::problem::{EXIT_DONE, EXIT_USAGE, Own, Problem};
 use crate::secret::{self, Secret};
-use crate::status_json::{SlotDetail, StatusView, mode_word};
+use crate::status_json::{SCHEMA, SlotDetail, StatusView, mode_word};
 use crate::wire::{self, Answered, Ask, Order, SecretRole};
-use crate::{boot, config};
 
 /// A client with what it needs for one verb.
 pub(super) struct Session {
@@ -28,8 +29,13 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn open(config: &Path, format: Format) -> Result<Self, Refused> {
-        let settings = config::load(config)?;
-        let client = Client::new(&settings.socket);
+        let Offered { settings, places, .. } = Offered::read(config);
+        let client = Client::new(&places.socket);
+        if let Err(wrong) = settings
+            && !client.answers()
+        {
+            return Err(wrong.into());
+        }
         Ok(Session { client, config: config.to_owned(), format, interrupts: Interrupts::watch() })
     }
 
@@ -51,6 +57,26 @@ impl Session {
                 Ok(status.exit())
             }
             Verb::Slot(verb) => self.slot_verb(verb),
+            Verb::Approve { id: None, .. } => {
+                output::approvals(self.format, &self.status()?);
+                Ok(EXIT_DONE)
+            }
+            Verb::Approve { id: Some(id), withdraw: true, .. } => {
+                self.order(|_| Order::Withdraw { id }, true, Vec::new())?;
+                self.done(&format!("request {id} is withdrawn"))
+            }
+            Verb::Approve { id: Some(id), code, withdraw: false } => self.approve(id, code),
+            Verb::DualControl { verb } => {
+                let (order, done) = match verb {
+                    DualControlVerb::On => (Order::DualControl { on: true }, "dual control is on"),
+                    DualControlVerb::Off => (Order::DualControl { on: false }, "dual control is off"),
+                    DualControlVerb::Adopt => {
+                        (Order::AdoptConfiguration, "the configuration is approved; it counts from the next start on")
+                    }
+                };
+                self.order(|_| order.clone(), true, Vec::new())?;
+                self.done(done)
+            }
             // Answered by `main`, since they do without a daemon.
             Verb::Audit(_)
             | Verb::Daemon { .. }
@@ -180,6 +206,34 @@ impl Session {
                 self.order_of(&name, order, confirmed, secrets)?;
                 self.ended(&name)?;
             }
+        }
+        Ok(EXIT_DONE)
+    }
+
+    /// Shows what is to be approved, asks for its code where there is a terminal, approves.
+    fn approve(&self, id: u32, code: Option<String>) -> Result<u8, Refused> {
+        let code = match code {
+            Some(code) => code,
+            None if secret::on_terminal() => {
+                let status = self.status()?;
+                let found = status.approvals.iter().find(|approval| approval.id == id);
+                let found = found.ok_or_else(|| Problem::from(Refusal::ApprovalUnknown))?;
+                output::approval(found);
+                line_typed(&format!("Code that {} reads to you (nothing: leave it): ", found.requester))?
+            }
+            None => return Err(Own::ApprovalCodeMissing.into()),
+        };
+        if code.is_empty() {
+            return Err(Own::NotConfirmed.into());
+        }
+        self.order(|_| Order::Approve { id, code: code.clone() }, true, Vec::new())?;
+        self.done(&format!("request {id} is approved; its requester gives the order once more, within 5 minutes"))
+    }
+
+    fn done(&self, sentence: &str) -> Result<u8, Refused> {
+        match self.format {
+            Format::Json => output::json(&serde_json::json!({"schema": SCHEMA, "done": sentence})),
+            Format::Table => output::line(sentence),
         }
         Ok(EXIT_DONE)
     }
@@ -344,12 +398,19 @@ fn so_pin_of(name: &str, given_pin: Option<Secret>, wanted: bool) -> Result<Vec<
 
 /// Asks for a text that is not secret.
 fn typed(prompt: &str, text: &str) -> Result<(), Problem> {
+    if line_typed(prompt)? == text {
+        return Ok(());
+    }
+    Err(Own::ConfirmationWrong.with(format!("here it would be {text:?}")))
+}
+
+/// One line from the terminal, without its end.
+fn line_typed(prompt: &str) -> Result<String, Problem> {
     use std::io::Write as _;
     let _ = write!(std::io::stderr(), "{prompt}");
     let mut line = String::new();
     match std::io::stdin().read_line(&mut line) {
-        Ok(_) if line.trim_end_matches(['\r', '\n']) == text => Ok(()),
-        Ok(_) => Err(Own::ConfirmationWrong.with(format!("here it would be {text:?}"))),
+        Ok(_) => Ok(line.trim_end_matches(['\r', '\n']).to_owned()),
         Err(error) => Err(Own::TerminalClosed.with(error.to_string())),
     }
 }

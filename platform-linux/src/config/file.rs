@@ -11,6 +11,7 @@ use slotwarden_core::limits::{
 use slotwarden_core::person::{Role, Roles};
 
 use super::application::{ApplicationTable, check_applications};
+use super::protected;
 use super::{
     CALLS_IN_FLIGHT_MAX, ConfigProblem, HsmSettings, LOOK_INTERVAL_S_MAX, NAME_CHARS_MAX, PersonSettings, Settings,
     SlotSettings, TRIES_MAX,
@@ -23,6 +24,20 @@ use crate::token_uri::TokenUri;
 /// Every problem that was found.
 pub fn check(text: &str) -> Result<Settings, Vec<ConfigProblem>> {
     let file: ConfigFile = toml::from_str(text).map_err(|error| vec![syntax_problem(text, &error)])?;
+    check_file(file, Sha256::digest(text).into(), protected::of_text(text))
+}
+
+/// The same for a table that was put together: its digest and protected part are known.
+pub(super) fn check_table(
+    table: toml::Table,
+    digest: [u8; 32],
+    protected: Vec<u8>,
+) -> Result<Settings, Vec<ConfigProblem>> {
+    let file: ConfigFile = table.try_into().map_err(|error| vec![syntax_problem("", &error)])?;
+    check_file(file, digest, protected)
+}
+
+fn check_file(file: ConfigFile, digest: [u8; 32], protected: Vec<u8>) -> Result<Settings, Vec<ConfigProblem>> {
     let mut problems = Problems::default();
     problems.absolute("state_dir", &file.state_dir);
     problems.absolute("socket", &file.socket);
@@ -72,7 +87,8 @@ pub fn check(text: &str) -> Result<Settings, Vec<ConfigProblem>> {
         applications,
         persons,
         tries,
-        digest: Sha256::digest(text).into(),
+        digest,
+        protected,
     })
 }
 

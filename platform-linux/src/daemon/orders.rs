@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use slotwarden_core::Refusal;
+use slotwarden_core::approval::ApprovalCode;
 use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::{ApplicationSet, SlotId};
 use slotwarden_core::limits::PLACE_BYTES;
@@ -13,11 +14,11 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::held::{Held, LOOK_WAIT};
 use super::{Loop, Waiting};
 use crate::cli::CONFIRM_LAST_TRY;
-use crate::control;
 use crate::devices::{Applications, Hsm, Store};
 use crate::names::Peer;
 use crate::problem::Problem;
 use crate::wire::{self, Ask, Order, SecretRole};
+use crate::{config, control};
 
 impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     /// Turns a client's order into a command. `hold`: the HSM may be looked at first.
@@ -45,7 +46,14 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Order::Init { .. } => Some(CommandKind::Init),
             Order::Unblock { .. } => Some(CommandKind::Unblock),
             Order::Decommission { .. } => Some(CommandKind::Decommission),
-            Order::Deactivate { .. } | Order::EndCall { .. } | Order::ChangeCode { .. } | Order::Mode { .. } => None,
+            Order::Deactivate { .. }
+            | Order::EndCall { .. }
+            | Order::ChangeCode { .. }
+            | Order::Mode { .. }
+            | Order::Approve { .. }
+            | Order::Withdraw { .. }
+            | Order::DualControl { .. }
+            | Order::AdoptConfiguration => None,
         };
         // Who may not is refused by the core at once, which also records it.
         if hold
@@ -59,7 +67,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             return;
         }
         let command =
-            self.accepted(order, slot).and_then(|accept| Ok(self.command(order, slot, accept, &request.secrets)?));
+            self.accepted(order, slot).and_then(|accept| self.command(who, order, slot, accept, &request.secrets));
         match command {
             Ok(command) => self.order(who, Waiting::Client(request.answer), command),
             Err(problem) => {
@@ -84,22 +92,49 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Activate { .. }
             | Order::Deactivate { .. }
             | Order::EndCall { .. }
-            | Order::Init { .. } => return Ok(ApplicationSet::NONE),
+            | Order::Init { .. }
+            | Order::Approve { .. }
+            | Order::Withdraw { .. }
+            | Order::DualControl { .. }
+            | Order::AdoptConfiguration => return Ok(ApplicationSet::NONE),
         };
         self.names.application_set(accept)
+    }
+
+    /// The digest of the configuration file as it is now, kept in the store before anybody
+    /// can approve it. Read only for who may order it and where it can count.
+    fn offered_digest(&mut self, who: PersonId) -> Result<[u8; 32], Problem> {
+        if !self.service.may(who, CommandKind::AdoptConfiguration) || !self.service.policy().dual_control {
+            // The core says which of the two, and writes it down.
+            return Ok([0; 32]);
+        }
+        let path = self.configuration_file.as_ref().ok_or(Refusal::ConfigurationSame)?;
+        let settings = config::load(path)?;
+        if !config::names_two(&settings) {
+            return Err(Problem::from(Refusal::TooFewPersons).with("in the changed file"));
+        }
+        self.devices.store.keep_configuration(&settings.protected)?;
+        Ok(config::digest(&settings.protected))
     }
 
     /// The command of the core, with its secrets in the Safe.
     pub(super) fn command(
         &mut self,
+        who: PersonId,
         order: &Order,
         slot: Option<SlotId>,
         accept: ApplicationSet,
         secrets: &[(SecretRole, Zeroizing<Vec<u8>>)],
-    ) -> Result<Command, Refusal> {
+    ) -> Result<Command, Problem> {
         // A role that the order does not take, or one that came twice, has no place in it.
         let wanted: &[SecretRole] = match order {
-            Order::Boot | Order::Deactivate { .. } | Order::EndCall { .. } => &[],
+            Order::Boot
+            | Order::Deactivate { .. }
+            | Order::EndCall { .. }
+            | Order::Approve { .. }
+            | Order::Withdraw { .. }
+            | Order::DualControl { .. }
+            | Order::AdoptConfiguration => &[],
             Order::Activate { .. } => &[SecretRole::Code],
             Order::Init { .. } | Order::Decommission { .. } => &[SecretRole::SoPin],
             Order::Unblock { .. } => &[SecretRole::SoPin, SecretRole::NewCode],
@@ -108,14 +143,13 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         for (place, (role, secret)) in secrets.iter().enumerate() {
             let twice = secrets.iter().take(place).any(|(before, _)| before == role);
             if twice || !wanted.contains(role) {
-                return Err(if *role == SecretRole::NewCode {
-                    Refusal::NewCodeNotWanted
-                } else {
-                    Refusal::CodeNotWanted
-                });
+                let not_wanted =
+                    if *role == SecretRole::NewCode { Refusal::NewCodeNotWanted } else { Refusal::CodeNotWanted };
+                return Err(not_wanted.into());
             }
             if secret.len() > PLACE_BYTES {
-                return Err(if *role == SecretRole::SoPin { Refusal::SecretTooLong } else { Refusal::CodeTooLong });
+                let too_long = if *role == SecretRole::SoPin { Refusal::SecretTooLong } else { Refusal::CodeTooLong };
+                return Err(too_long.into());
             }
         }
         let slot = slot.unwrap_or(SlotId(0));
@@ -127,7 +161,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                     for (_, id) in filled {
                         self.service.wipe(id);
                     }
-                    return Err(refusal);
+                    return Err(refusal.into());
                 }
             }
         }
@@ -151,7 +185,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Order::Unblock { to, confirmed, .. } => {
                 let Some(so_pin) = id(SecretRole::SoPin) else {
                     new_code.into_iter().for_each(|id| self.service.wipe(id));
-                    return Err(Refusal::SoPinMissing);
+                    return Err(Refusal::SoPinMissing.into());
                 };
                 Command::Unblock { slot, so_pin, to: *to, new_code, confirmed: *confirmed, accept }
             }
@@ -159,6 +193,19 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 let confirmed = confirm.iter().any(|text| text == CONFIRM_LAST_TRY);
                 Command::Decommission { slot, so_pin: id(SecretRole::SoPin), confirmed, accept }
             }
+            Order::Approve { id, code } => {
+                let code = ApprovalCode::parse(code).ok_or(Refusal::ApprovalCodeWrong)?;
+                Command::Approve { id: *id, code }
+            }
+            Order::Withdraw { id } => Command::Withdraw { id: *id },
+            Order::DualControl { on } => {
+                if *on && self.service.may(who, CommandKind::DualControl) {
+                    // What is in force becomes what is approved: kept before the latch can name it.
+                    self.devices.store.keep_configuration(&self.protected)?;
+                }
+                Command::DualControl { on: *on }
+            }
+            Order::AdoptConfiguration => Command::AdoptConfiguration { digest: self.offered_digest(who)? },
         })
     }
 }
@@ -167,7 +214,11 @@ impl Order {
     /// The slot it is about, as the person named it.
     fn slot(&self) -> Option<&str> {
         match self {
-            Order::Boot => None,
+            Order::Boot
+            | Order::Approve { .. }
+            | Order::Withdraw { .. }
+            | Order::DualControl { .. }
+            | Order::AdoptConfiguration => None,
             Order::Activate { slot, .. }
             | Order::Deactivate { slot }
             | Order::EndCall { slot }

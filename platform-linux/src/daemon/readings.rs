@@ -1,17 +1,17 @@
 //! What clients may read: status, one slot, the audit log. Names are joined here.
 
 use slotwarden_core::Refusal;
-use slotwarden_core::command::CommandKind;
+use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::SlotId;
 
 use super::Loop;
-use crate::control;
 use crate::devices::{Applications, Hsm, Store};
 use crate::names::Peer;
 use crate::problem::Problem;
 use crate::random::FirstSource;
 use crate::status_json::{self, SCHEMA, SlotDetail, StatusView, Surroundings};
 use crate::wire::{AUDIT_PAGE, Answered, Ask, AuditPage, CHECKPOINT_PAGE, CheckpointPage, FreeTokenView};
+use crate::{config, control};
 
 impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     /// What can be answered without the core; `None` for an order.
@@ -26,6 +26,12 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 reads(CommandKind::ReadStatus)?;
                 let slot = self.names.slot(slot)?;
                 Ok(Some(Answered::Slot(Box::new(self.detail(slot)?))))
+            }
+            Ask::Configuration => {
+                reads(CommandKind::ReadStatus)?;
+                let policy = self.service.policy();
+                let kept = self.devices.store.kept_configuration(&policy.configuration);
+                Ok(Some(Answered::Configuration(kept.filter(|_| policy.dual_control))))
             }
             Ask::Audit { first, count } => {
                 reads(CommandKind::ReadAudit)?;
@@ -60,7 +66,15 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     }
 
     pub(super) fn status(&self) -> StatusView {
-        status_json::join(&self.service.status(self.now()), &self.names, &self.surroundings())
+        let mut view = status_json::join(&self.service.status(self.now()), &self.names, &self.surroundings());
+        let policy = self.service.policy();
+        let kept = |digest: &[u8; 32]| self.devices.store.kept_configuration(digest).unwrap_or_default();
+        for (shown, approval) in view.approvals.iter_mut().zip(&self.service.status(self.now()).approvals) {
+            if let Command::AdoptConfiguration { digest } = approval.operation {
+                shown.differences = config::differences(&kept(&policy.configuration), &kept(&digest));
+            }
+        }
+        view
     }
 
     pub(super) fn detail(&self, slot: SlotId) -> Result<SlotDetail, Problem> {

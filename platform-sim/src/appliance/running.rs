@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
 
 use slotwarden::appliance::{self, Prepared};
-use slotwarden::config;
+use slotwarden::config::Offered;
 use slotwarden::control::{self, Request};
 use slotwarden::daemon::{self, Devices, Notice};
 use slotwarden::devices::{Checkpoint, Event, Events, Lend, Store};
@@ -38,9 +38,9 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn start(stage: &Stage, bench: &Bench, happens: &Sender<Happening>) -> Result<Self, Problem> {
-        let settings = config::load(&stage.path("slotwarden.toml"))?;
+        let offered = Offered::read(&stage.path("slotwarden.toml"));
         let (events, arriving) = channel();
-        let Prepared { setup, store, applications } = appliance::prepare(&settings, false, &events)?;
+        let Prepared { setup, store, applications, settings } = appliance::prepare(&offered, false, &events)?;
         let socket = control::listen(&settings.socket, Arc::clone(&setup.names), events.clone())?;
         let powered = Arc::new(AtomicBool::new(true));
         let store = Powered { store, powered: Arc::clone(&powered), events: events.clone() };
@@ -146,6 +146,10 @@ impl Store for Powered {
 
     fn checkpoints(&mut self) -> Result<Vec<Checkpoint>, Refusal> {
         self.store.checkpoints()
+    }
+
+    fn kept_configuration(&self, digest: &[u8; 32]) -> Option<Vec<u8>> {
+        self.store.kept_configuration(digest)
     }
 
     fn keep_configuration(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
