@@ -8,7 +8,7 @@ use crate::fault::{ApplicationFault, Fault, Refusal};
 use crate::limits::APPLICATIONS_PER_SLOT_MAX;
 use crate::outbox::Act;
 use crate::person::PersonId;
-use crate::record::{Doubt, Mode, Owner, SlotRecord};
+use crate::record::{Change, ChangeKind, Doubt, Mode, Owner, SlotRecord};
 use crate::safe::SecretId;
 use crate::status::{ApplicationState, Attention};
 use crate::time::Now;
@@ -109,7 +109,11 @@ impl SlotData {
 
     /// Takes in what the token says about itself.
     pub fn observe(&mut self, token: TokenState) {
-        if self.record.serial.is_some_and(|serial| serial != token.serial) {
+        // C_InitToken may give a token another serial (Kryoptic): one without a user PIN under the
+        // slot's label is what a decommission left.
+        let ends = |by_so: Change| by_so.calling && by_so.kind == ChangeKind::Decommission;
+        let erased = !token.user_pin && self.record.by_so.is_some_and(ends);
+        if self.record.serial.is_some_and(|serial| serial != token.serial) && !erased {
             self.token = None;
             self.refusal = Some(Refusal::TokenReplaced);
             return;

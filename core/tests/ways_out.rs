@@ -351,6 +351,27 @@ fn p35_a_decommission_that_was_cut_is_decided_by_the_flags() {
 }
 
 #[test]
+fn p35_an_erased_token_may_have_another_serial_also_after_a_cut() {
+    for cut in [false, true] {
+        let mut world = blocked();
+        world.new_serial_when_erased = true;
+        if cut {
+            let so_pin = Some(world.secret("right so pin"));
+            let command = Command::Decommission { slot: SLOT, so_pin, confirmed: false, accept: ApplicationSet::NONE };
+            world.silent = Some(|call| matches!(call, HsmCall::Settle));
+            world.ask(command);
+            world.silent = None;
+            world.held.clear();
+            world.restart();
+        } else {
+            assert_eq!(world.decommission(Some("right so pin"), false), DONE);
+        }
+        assert_eq!((world.state(), world.sealed.len()), (StateName::Uninitialised, 0), "cut: {cut}");
+        assert_eq!(world.init("right so pin", false), DONE);
+    }
+}
+
+#[test]
 fn p44_a_token_that_says_erased_and_still_has_its_pin_is_not_forgotten() {
     let mut world = blocked();
     world.answer_to = Some(|call| {
@@ -382,6 +403,18 @@ fn the_codes_of_a_token_that_is_gone_are_forgotten_on_a_persons_word() {
     world.present();
     assert_eq!(world.state(), StateName::Locked, "the other token is adopted: manual, locked");
     assert_eq!(world.record().mode, Mode::Manual);
+}
+
+#[test]
+fn p35_a_code_that_an_initialisation_may_have_given_is_not_forgotten() {
+    let mut world = World::without_token();
+    world.answer_to = Some(|call| {
+        let unknown = HsmFailure::Pkcs11 { code: rv::DEVICE_ERROR, function: Function::InitPin };
+        matches!(call, HsmCall::Initialise { .. }).then_some(Err(unknown))
+    });
+    assert!(matches!(world.init("right so pin", false), Answer::Failed(_)));
+    assert_eq!(world.decommission(None, false), refused(Refusal::SlotUninitialised));
+    assert_eq!(world.sealed.len(), 1);
 }
 
 #[test]

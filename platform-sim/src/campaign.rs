@@ -170,7 +170,8 @@ fn open(world: &mut World, slot: u8) {
             }
             StateName::Absent | StateName::Locked | StateName::Doubtful => {
                 // Of an undecided change the service decides itself, when a person asks for it.
-                let undecided = status.state == StateName::Doubtful && status.doubt != Some(Doubt::OldOrNew);
+                let kept = world.disk.codes(Owner(u16::from(slot))).next().is_some();
+                let undecided = status.state == StateName::Doubtful && (kept || status.doubt != Some(Doubt::OldOrNew));
                 // A code that people know opens a slot whose stored code was refused.
                 let typed = match status.mode {
                     Mode::Manual => !(undecided && service_decides),

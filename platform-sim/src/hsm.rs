@@ -288,6 +288,10 @@ impl Token {
         self.live.wrong_in_row = 0;
         self.live.count_low = false;
         self.has_objects = false;
+        if self.character.settles_itself {
+            // Kryoptic gives it another serial.
+            self.serial[4] = self.serial[4].wrapping_add(1);
+        }
         self.written();
         Ok(HsmAnswer::Erased(self.state()))
     }

@@ -40,6 +40,8 @@ pub struct Stage {
     pub hsm: String,
     /// Tables after the slots and applications: persons.
     pub more: String,
+    /// Options of the daemon beside its configuration.
+    pub arguments: Vec<String>,
     /// Whether the daemon logs everything it can.
     pub talkative: bool,
     /// The module in the configuration, if it is not the bench's.
@@ -110,6 +112,7 @@ impl Stage {
             top: String::new(),
             hsm: String::new(),
             more: String::new(),
+            arguments: Vec::new(),
             talkative: false,
             module: None,
             slots: String::new(),
@@ -233,7 +236,8 @@ impl Stage {
     #[must_use]
     pub fn daemon_command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg("daemon").arg("--config").arg(self.path("slotwarden.toml")).envs(self.bench.environment());
+        command.arg("daemon").arg("--config").arg(self.path("slotwarden.toml")).args(&self.arguments);
+        command.envs(self.bench.environment());
         if self.talkative {
             command.env("RUST_LOG", "trace");
         }

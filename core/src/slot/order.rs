@@ -186,8 +186,9 @@ pub(super) fn decommission(
     confirmed: bool,
 ) -> Outcome<State> {
     if turn.slot.token.is_none() {
-        // A free token is not the slot's own.
-        return forget_token(turn, caller, so_pin);
+        // A free token is not the slot's own, and an initialisation that nobody saw the end of may
+        // have made one: its sealed code is kept, and `init` goes on.
+        return refuse(turn, caller, CommandKind::Decommission, Refusal::SlotUninitialised, [so_pin, None]);
     }
     let Some(so_pin) = so_pin else {
         return refuse(turn, caller, CommandKind::Decommission, Refusal::TokenIsThere, [None, None]);

@@ -54,6 +54,7 @@ pub struct World {
     pub so_locked: bool,
     pub objects: u32,
     pub serial: [u8; 16],
+    pub new_serial_when_erased: bool,
     pub hold: bool,
     pub held: Vec<Input>,
     pub logins: u32,
@@ -106,6 +107,7 @@ impl World {
             so_locked: false,
             objects: 3,
             serial: *b"0123456789abcdef",
+            new_serial_when_erased: false,
             hold: false,
             held: Vec::new(),
             logins: 0,
@@ -390,6 +392,9 @@ impl World {
                 self.locked = false;
                 self.refused = 0;
                 self.objects = 0;
+                if self.new_serial_when_erased {
+                    self.serial = *b"new after erase ";
+                }
                 Ok(HsmAnswer::Erased(self.token()))
             }
         }

@@ -1,7 +1,8 @@
 //! One verb as a client of the daemon: what is asked for, sent and printed.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use slotwarden_core::Refusal;
 use slotwarden_core::record::Mode;
@@ -18,6 +19,11 @@ use crate::problem::{EXIT_DONE, EXIT_USAGE, Own, Problem};
 use crate::secret::{self, Secret};
 use crate::status_json::{SCHEMA, SlotDetail, StatusView, mode_word};
 use crate::wire::{self, Answered, Ask, Order, SecretRole};
+
+/// Wait for applications that are being served, to name those that cannot be.
+const ANSWERS_WAIT: Duration = Duration::from_secs(5);
+/// Between two looks.
+const ANSWERS_PAUSE: Duration = Duration::from_millis(50);
 
 /// A client with what it needs for one verb.
 pub(super) struct Session {
@@ -325,7 +331,7 @@ impl Session {
         let ended = self.order(order, confirmed, secrets);
         let Err(mut refused) = ended else { return ended };
         if refused.problem.is(Refusal::ApplicationUnreachable)
-            && let Ok(found) = self.slot(name)
+            && let Ok(found) = self.slot_with_answers(name)
         {
             let failed = found.slot.applications.iter().filter(|application| application.fault.is_some());
             let options: Vec<String> =
@@ -333,6 +339,19 @@ impl Session {
             *refused.problem = refused.problem.clone().with(options.join(" "));
         }
         Err(refused)
+    }
+
+    /// The slot once each of its applications has answered: those that were told to let go in vain
+    /// are given the old PIN again, at the same time as the refusal is on its way.
+    fn slot_with_answers(&self, name: &str) -> Result<SlotDetail, Refused> {
+        let until = Instant::now() + ANSWERS_WAIT;
+        loop {
+            let found = self.slot(name)?;
+            if Instant::now() >= until || !found.slot.applications.iter().any(|one| one.state == "pending") {
+                return Ok(found);
+            }
+            thread::sleep(ANSWERS_PAUSE);
+        }
     }
 
     /// Says in which state the slot is after an order.
