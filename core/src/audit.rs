@@ -128,6 +128,43 @@ pub enum AuditEvent {
     ApplicationLeft(ApplicationId),
     /// What was known of the slot's token, and its sealed codes, are gone: the slot starts anew.
     SlotForgotten,
+    /// People are called together for this order; the number of this record names the attempt.
+    CollectionBegan(CommandKind),
+    /// A share was entered and is good.
+    ShareEntered {
+        /// Which of its set.
+        x: u8,
+    },
+    /// A part was entered; only the token can judge it.
+    PartEntered,
+    /// A new share is shown to this person, and never again.
+    ShareShown {
+        /// Which of its set.
+        x: u8,
+    },
+    /// The person typed their new share back.
+    ShareConfirmed {
+        /// Which of its set.
+        x: u8,
+    },
+    /// A collection is over.
+    CollectionEnded(CollectionEnd),
+    /// A set that was being handed out never came into force: its shares are void.
+    SetVoid,
+}
+
+/// How a collection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum CollectionEnd {
+    /// Everything was entered; what follows is the slot's.
+    Complete,
+    /// A person ended it.
+    Reset,
+    /// Nobody went on in time.
+    Expired,
+    /// The slot was not any more what was collected for.
+    Superseded,
 }
 
 /// Why a PIN is tried.

@@ -32,6 +32,16 @@ pub fn check_typed(code: &[u8], chars_max: u16) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Checks a typed code in the Safe, as [`check_typed`] does.
+///
+/// # Errors
+/// As [`check_typed`]; [`Refusal::CodeMissing`] for a place that holds none.
+pub fn check_in_safe(secrets: &dyn Secrets, id: SecretId, token_chars_max: u16) -> Result<(), Refusal> {
+    let mut verdict = Err(Refusal::CodeMissing);
+    secrets.lend(id, &mut |bytes| verdict = check_typed(bytes, token_chars_max));
+    verdict
+}
+
 /// Whether two secrets are equal, in constant time for equal lengths.
 #[must_use]
 pub fn equal(one: &[u8], other: &[u8]) -> bool {
@@ -212,7 +222,7 @@ mod tests {
         let mut safe = Safe::<1>::new();
         let Ok(id) = safe.fill(|place| {
             place[..32].copy_from_slice(&halves[0]);
-            place[32..].copy_from_slice(&halves[1]);
+            place[32..64].copy_from_slice(&halves[1]);
             64
         }) else {
             panic!("the safe is empty")

@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 use crate::approval::ApprovalCode;
 use crate::effect::{ApplicationSet, SlotId};
 use crate::fault::{Fault, Refusal};
-use crate::person::PersonId;
+use crate::person::{PersonId, Roster};
 use crate::record::Mode;
 use crate::safe::SecretId;
+use crate::share::Quorum;
+use crate::status::Progress;
 
 /// The platform's name for an answer that somebody waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +82,8 @@ pub enum Command {
         slot: SlotId,
         /// The mode to switch to.
         to: Mode,
+        /// Who knows the new manual code: one person, or several in conjunction, each with a part.
+        parts: Option<Roster>,
         /// The present manual code, when the slot is manual.
         code: Option<SecretId>,
         /// The new manual code, when the slot becomes manual.
@@ -140,6 +144,38 @@ pub enum Command {
         /// SHA-256 of the protected part of the file.
         digest: [u8; 32],
     },
+    /// Make a new secret for the slot's code and hand its shares out: any m of n persons know
+    /// the code together from then on.
+    Split {
+        /// Which slot.
+        slot: SlotId,
+        /// How many of how many.
+        quorum: Quorum,
+        /// Who the shares are for; nobody in particular: whoever may hold one and asks first.
+        custodians: Roster,
+        /// The present manual code, when one person knows it.
+        code: Option<SecretId>,
+        /// Whether the person typed the confirmation that a last try needs.
+        confirmed: bool,
+        /// Applications that need not be told to let go.
+        accept: ApplicationSet,
+    },
+    /// What a custodian does for a slot, whatever it wants of them now: without a code fetch
+    /// their share, once; with one type that share back, or enter a share or a part.
+    Share {
+        /// Which slot.
+        slot: SlotId,
+        /// The share or the part.
+        code: Option<SecretId>,
+        /// Whether the person typed the confirmation that a last try needs.
+        confirmed: bool,
+    },
+    /// End the collection of a slot: what was entered is wiped, a set that was being handed
+    /// out is void.
+    Reset {
+        /// Which slot.
+        slot: SlotId,
+    },
     /// Deactivate nothing, but take hand-over files back, wipe the Safe and end.
     Stop,
 }
@@ -164,14 +200,6 @@ pub enum CommandKind {
     Mode,
     /// [`Command::Stop`]
     Stop,
-    /// [`Command::Approve`]
-    Approve,
-    /// [`Command::Withdraw`]
-    Withdraw,
-    /// [`Command::DualControl`]
-    DualControl,
-    /// [`Command::AdoptConfiguration`]
-    AdoptConfiguration,
     /// Reading the status; the platform asks before it shows one.
     ReadStatus,
     /// Reading the audit log; the platform asks before it shows it.
@@ -180,11 +208,25 @@ pub enum CommandKind {
     Unblock,
     /// [`Command::Decommission`]
     Decommission,
+    /// [`Command::Approve`]
+    Approve,
+    /// [`Command::Withdraw`]
+    Withdraw,
+    /// [`Command::DualControl`]
+    DualControl,
+    /// [`Command::AdoptConfiguration`]
+    AdoptConfiguration,
+    /// [`Command::Split`]
+    Split,
+    /// [`Command::Share`]
+    Share,
+    /// [`Command::Reset`]
+    Reset,
 }
 
 impl CommandKind {
     /// Every kind, in the order of the enum. New ones go to its end: audit records hold their places.
-    pub const ALL: [CommandKind; 16] = [
+    pub const ALL: [CommandKind; 19] = [
         CommandKind::Boot,
         CommandKind::Activate,
         CommandKind::Deactivate,
@@ -193,14 +235,17 @@ impl CommandKind {
         CommandKind::ChangeCode,
         CommandKind::Mode,
         CommandKind::Stop,
-        CommandKind::Approve,
-        CommandKind::Withdraw,
-        CommandKind::DualControl,
-        CommandKind::AdoptConfiguration,
         CommandKind::ReadStatus,
         CommandKind::ReadAudit,
         CommandKind::Unblock,
         CommandKind::Decommission,
+        CommandKind::Approve,
+        CommandKind::Withdraw,
+        CommandKind::DualControl,
+        CommandKind::AdoptConfiguration,
+        CommandKind::Split,
+        CommandKind::Share,
+        CommandKind::Reset,
     ];
 }
 
@@ -218,6 +263,9 @@ impl Command {
             Command::Mode { .. } => CommandKind::Mode,
             Command::Unblock { .. } => CommandKind::Unblock,
             Command::Decommission { .. } => CommandKind::Decommission,
+            Command::Split { .. } => CommandKind::Split,
+            Command::Share { .. } => CommandKind::Share,
+            Command::Reset { .. } => CommandKind::Reset,
             Command::Stop => CommandKind::Stop,
             Command::Approve { .. } => CommandKind::Approve,
             Command::Withdraw { .. } => CommandKind::Withdraw,
@@ -243,7 +291,10 @@ impl Command {
             | Command::ChangeCode { slot, .. }
             | Command::Mode { slot, .. }
             | Command::Unblock { slot, .. }
-            | Command::Decommission { slot, .. } => Some(*slot),
+            | Command::Decommission { slot, .. }
+            | Command::Split { slot, .. }
+            | Command::Share { slot, .. }
+            | Command::Reset { slot } => Some(*slot),
         }
     }
 
@@ -258,8 +309,9 @@ impl Command {
             | Command::Approve { .. }
             | Command::Withdraw { .. }
             | Command::DualControl { .. }
-            | Command::AdoptConfiguration { .. } => [None, None],
-            Command::Activate { code, .. } => [*code, None],
+            | Command::AdoptConfiguration { .. }
+            | Command::Reset { .. } => [None, None],
+            Command::Activate { code, .. } | Command::Split { code, .. } | Command::Share { code, .. } => [*code, None],
             Command::Init { so_pin, .. } => [Some(*so_pin), None],
             Command::Unblock { so_pin, new_code, .. } => [Some(*so_pin), *new_code],
             Command::Decommission { so_pin, .. } => [*so_pin, None],
@@ -278,8 +330,9 @@ impl Command {
             | Command::Approve { .. }
             | Command::Withdraw { .. }
             | Command::DualControl { .. }
-            | Command::AdoptConfiguration { .. } => {}
-            Command::Activate { code, .. } => *code = None,
+            | Command::AdoptConfiguration { .. }
+            | Command::Reset { .. } => {}
+            Command::Activate { code, .. } | Command::Split { code, .. } | Command::Share { code, .. } => *code = None,
             Command::Init { so_pin, .. } => *so_pin = SecretId::NONE,
             Command::Unblock { so_pin, new_code, .. } => {
                 *so_pin = SecretId::NONE;
@@ -318,4 +371,16 @@ pub enum Answer {
     Refused(Refusal),
     /// A device failed; the slot's status says in which state it is.
     Failed(Fault),
+    /// What was entered is good; the slot waits for more people.
+    Waits(Progress),
+    /// The person's share, shown this once: the place holds its text, and is wiped when the
+    /// answer was performed.
+    Share {
+        /// Its text.
+        id: SecretId,
+        /// Which of the set's shares.
+        x: u8,
+        /// How many of how many.
+        quorum: Quorum,
+    },
 }

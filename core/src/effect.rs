@@ -66,6 +66,7 @@ pub struct Ticket {
 
 /// One order to the platform.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant)] // sets of shares are large, and there is no allocator to box them
 pub enum Effect {
     /// A durable record; with those before the next `Commit` one transaction.
     Store(Record),

@@ -15,7 +15,8 @@
 //! | [`effect`] | what the platform performs, and how it reports back |
 //! | [`slot`] | the slot machine: locked, activating, active, … |
 //! | [`pin_change`] | the token PIN change as a transaction that survives power cuts |
-//! | [`slot_data`] | what both machines of a slot share |
+//! | [`quorum`] | people who know a code together: collecting, and handing new shares out |
+//! | [`slot_data`] | what the machines of a slot share |
 //! | [`turn`] | what a machine may do while it handles one event |
 //! | [`outbox`] | durable first, then the act |
 //! | [`attempts`] | when a try may be made, and what it costs |
@@ -50,6 +51,7 @@ pub mod limits;
 pub mod outbox;
 pub mod person;
 pub mod pin_change;
+pub mod quorum;
 pub mod record;
 pub mod safe;
 pub mod service;

@@ -10,8 +10,9 @@ pub const SLOTS_FIRMWARE: usize = 8;
 pub const PLACES_APPLIANCE: usize = 128;
 /// Places of the Safe of a firmware.
 pub const PLACES_FIRMWARE: usize = 24;
-/// Bytes of one place: the longest code (64 characters) and two random halves of 32 bytes.
-pub const PLACE_BYTES: usize = 64;
+/// Bytes of one place: a typed share in groups of five (65 characters) with a few separators
+/// more; the longest code (64 characters) and two random halves of 32 bytes need less.
+pub const PLACE_BYTES: usize = 80;
 /// Queued effects of an appliance while a commit is under way: for each slot four
 /// application orders given and taken back, a device call, a reply and three wipes, plus
 /// the answers of the service itself. A queue that overflows all the same halts the service.
@@ -41,8 +42,17 @@ pub const APPLICATIONS_MAX: usize = 64;
 
 /// Shortest authentication code, characters (the product page: "at least 8 characters").
 pub const CODE_CHARS_MIN: usize = 8;
-/// Longest authentication code, characters: what one place holds.
-pub const CODE_CHARS_MAX: usize = PLACE_BYTES;
+/// Longest authentication code, characters (the product page: "at most 64").
+pub const CODE_CHARS_MAX: usize = 64;
+/// Persons of one quorum (the product page: "n ≤ 16").
+pub const ROSTER_MAX: usize = 16;
+/// Persons in conjunction: as many parts of 8 characters as fit the longest code.
+pub const PARTS_MAX: usize = CODE_CHARS_MAX / CODE_CHARS_MIN;
+/// Collections of shares or parts under way at once, over all slots: each may hold 16 places
+/// of the Safe, and so many people rarely meet twice.
+pub const COLLECTIONS_MAX: usize = 2;
+/// Former sets of a slot whose shares are refused as outdated rather than as foreign.
+pub const FORMER_SETS_MAX: usize = 4;
 /// Length of a generated code, Base58 characters: 32 × log2(58) = 187 bit.
 pub const GENERATED_CHARS: usize = 32;
 /// Shortest token PIN we generate for a token with a small maximum: 22 × log2(58) = 128 bit.
@@ -57,6 +67,12 @@ pub const APPLICATION_DEADLINE_MS: u64 = 30_000;
 pub const PLATFORM_DEADLINE_MS: u64 = 30_000;
 /// Wait at a stop for what is under way, milliseconds. A supervisor kills after 90 s.
 pub const STOP_DEADLINE_MS: u64 = 20_000;
+/// Wait for the next share or part, milliseconds (10 min): after it what was entered is wiped,
+/// so that nobody can block the others by staying away (P29).
+pub const COLLECTION_IDLE_MS: u64 = 600_000;
+/// Wait for the next custodian to fetch or confirm their share, milliseconds (1 h): people are
+/// called in for it.
+pub const HAND_OUT_IDLE_MS: u64 = 3_600_000;
 /// First wait after a refused last try, milliseconds; doubles with each further one.
 pub const BACK_OFF_FIRST_MS: u64 = 30_000;
 /// Longest wait after a refused last try, milliseconds (15 min).

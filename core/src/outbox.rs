@@ -94,6 +94,7 @@ struct Entry {
 
 /// What the next poll gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // as `Effect`
 pub enum Next {
     /// A record of the transaction that forms now; slots add theirs (`Outbox::poll_records`).
     Record(Effect),
@@ -158,6 +159,13 @@ impl<const CAPACITY: usize> Outbox<CAPACITY> {
     #[must_use]
     pub const fn chain(&self) -> Chain {
         self.chain
+    }
+
+    /// The number that the next audit record will have.
+    #[must_use]
+    pub fn next_sequence(&self) -> u64 {
+        let waiting = u64::try_from(self.journal.len()).unwrap_or(u64::MAX);
+        self.chain.sequence.saturating_add(waiting).saturating_add(1)
     }
 
     /// A turn begins at this wall time.
@@ -256,7 +264,11 @@ impl<const CAPACITY: usize> Outbox<CAPACITY> {
         let durable = self.durable;
         for (batch, act) in self.acts.iter_mut() {
             *batch = durable;
-            if let Act::Reply { answer: answer @ (Answer::Done | Answer::NeedsApproval { .. }), .. } = act {
+            if let Act::Reply {
+                answer: answer @ (Answer::Done | Answer::NeedsApproval { .. } | Answer::Waits(_) | Answer::Share { .. }),
+                ..
+            } = act
+            {
                 *answer = Answer::Refused(refusal);
             }
             if !act.is_allowed_when_halted() {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, CommandKind};
 use crate::fault::Refusal;
-use crate::limits::PERSONS_MAX;
+use crate::limits::{PERSONS_MAX, ROSTER_MAX};
 use crate::record::Mode;
 
 /// A person's number: given to a name when the platform first saw it, and never reused, so
@@ -25,6 +25,55 @@ impl PersonId {
     pub const LAST: PersonId = PersonId(u8::MAX - 1);
     /// Nobody: the service itself, which orders boot and stop by administrator's right.
     pub const SERVICE: PersonId = PersonId(u8::MAX);
+}
+
+/// Several persons in an order that matters: who knows a code in conjunction, or to whom the
+/// shares of a set go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Roster {
+    persons: [PersonId; ROSTER_MAX],
+    count: u8,
+}
+
+impl Roster {
+    /// Nobody in particular.
+    pub const NOBODY: Roster = Roster { persons: [PersonId::SERVICE; ROSTER_MAX], count: 0 };
+
+    /// These persons in this order.
+    ///
+    /// # Errors
+    /// [`Refusal::RosterInvalid`] for more than [`ROSTER_MAX`], or one named twice.
+    pub fn new(persons: &[PersonId]) -> Result<Self, Refusal> {
+        let twice = |person: &PersonId| persons.iter().filter(|other| *other == person).count() > 1;
+        if persons.len() > ROSTER_MAX || persons.iter().any(twice) {
+            return Err(Refusal::RosterInvalid);
+        }
+        let mut roster = Roster::NOBODY;
+        for (place, person) in roster.persons.iter_mut().zip(persons) {
+            *place = *person;
+            roster.count = roster.count.saturating_add(1);
+        }
+        Ok(roster)
+    }
+
+    /// The persons in their order.
+    #[must_use]
+    pub fn persons(&self) -> &[PersonId] {
+        self.persons.get(..usize::from(self.count)).unwrap_or(&[])
+    }
+
+    /// How many they are.
+    #[must_use]
+    pub const fn count(&self) -> u8 {
+        self.count
+    }
+
+    /// The place of a person, counted from 0.
+    #[must_use]
+    pub fn place_of(&self, who: PersonId) -> Option<u8> {
+        (0..self.count).zip(self.persons()).find_map(|(place, person)| (*person == who).then_some(place))
+    }
 }
 
 /// The roles of the product page.
@@ -114,6 +163,12 @@ impl Persons {
         self.list.push((who, roles)).map_err(|_| Refusal::TooManyPersons)
     }
 
+    /// How many may hold a share.
+    #[must_use]
+    pub fn holders(&self) -> usize {
+        self.list.iter().filter(|(_, roles)| may_hold_a_share(*roles)).count()
+    }
+
     /// The roles of a person; an unknown person has none.
     #[must_use]
     pub fn roles(&self, who: PersonId) -> Roles {
@@ -141,9 +196,10 @@ impl Persons {
 }
 
 /// Whether an order needs a second person under dual control, by the product page. The
-/// golden table `tests/golden/roles.md` lists them.
+/// golden table `tests/golden/roles.md` lists them. `lowers` says that fewer persons would open
+/// the slot than now.
 #[must_use]
-pub const fn needs_two(command: &Command) -> bool {
+pub const fn needs_two(command: &Command, lowers: bool) -> bool {
     match command {
         Command::Init { .. }
         | Command::Unblock { .. }
@@ -153,15 +209,23 @@ pub const fn needs_two(command: &Command) -> bool {
         // A last try: the confirmation is the second person's.
         Command::Activate { confirmed, .. }
         | Command::ChangeCode { confirmed, .. }
-        | Command::Mode { to: Mode::Manual, confirmed, .. } => *confirmed,
+        | Command::Share { confirmed, .. } => *confirmed,
+        Command::Mode { to: Mode::Manual, confirmed, .. } | Command::Split { confirmed, .. } => *confirmed || lowers,
         Command::DualControl { on } => !*on,
         Command::Boot
         | Command::Deactivate { .. }
         | Command::EndCall { .. }
         | Command::Approve { .. }
         | Command::Withdraw { .. }
+        | Command::Reset { .. }
         | Command::Stop => false,
     }
+}
+
+/// Whether somebody with these roles may hold a share or know a part of a code.
+#[must_use]
+pub const fn may_hold_a_share(roles: Roles) -> bool {
+    roles.has(Role::Administrator) || roles.has(Role::Custodian)
 }
 
 /// Whether somebody with these roles may give this order. The golden table
@@ -176,12 +240,15 @@ pub const fn may(roles: Roles, what: CommandKind) -> bool {
         CommandKind::Init
         | CommandKind::ChangeCode
         | CommandKind::Mode
+        | CommandKind::Split
         | CommandKind::EndCall
         | CommandKind::Stop
         | CommandKind::Unblock
         | CommandKind::Decommission
         | CommandKind::DualControl
         | CommandKind::AdoptConfiguration => administrator,
+        CommandKind::Share => may_hold_a_share(roles),
+        CommandKind::Reset => administrator || operator || may_hold_a_share(roles),
         CommandKind::Approve => administrator || roles.has(Role::Approver),
         // Whose request it is decides: one's own, or as an administrator.
         CommandKind::Withdraw => administrator || operator,

@@ -55,7 +55,7 @@ use crate::command::{Answer, Caller, CommandKind};
 use crate::effect::{HsmCall, Outcome as EffectOutcome, Ticket};
 use crate::fault::{Fault, Function};
 use crate::fmt;
-use crate::record::{Change, ChangeKind, Unblocking};
+use crate::record::{Change, ChangeKind, Knowledge, Unblocking};
 use crate::safe::SecretId;
 use crate::slot_data::{application_answered, applications_overdue};
 use crate::token::Serial;
@@ -81,6 +81,8 @@ pub enum ChangeOrder {
         code: Option<SecretId>,
         /// The new manual code.
         new_code: Option<SecretId>,
+        /// Who knows the new manual code.
+        next: Knowledge,
     },
     /// Give the token its first user PIN.
     Initialise {

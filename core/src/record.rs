@@ -4,16 +4,24 @@
 //! A turn's records are one transaction, durable before the turn's other effects are
 //! performed. After a restart the platform loads every record before `Input::Start`.
 
+use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Refusal;
+use crate::limits::FORMER_SETS_MAX;
+use crate::person::Roster;
 use crate::safe::SecretId;
+use crate::share::Set;
 use crate::token::Serial;
 
 /// Version of the encoding of [`SlotRecord`]. A store with a higher one is refused.
 pub const SLOT_RECORD_VERSION: u8 = 2;
-/// Bytes that always hold an encoded [`SlotRecord`] (95 with every field in use, by test).
-pub const SLOT_RECORD_BYTES_MAX: usize = 128;
+/// Bytes that always hold an encoded [`SlotRecord`] (132 with every field in use, by test).
+pub const SLOT_RECORD_BYTES_MAX: usize = 160;
+/// Version of the encoding of [`Sets`]. A store with a higher one is refused.
+pub const SETS_VERSION: u8 = 1;
+/// Bytes that always hold encoded [`Sets`] (683 with every field in use, by test).
+pub const SETS_BYTES_MAX: usize = 768;
 
 /// A number the platform gave a slot name when it first saw it; never reused, so a sealed
 /// code can never be taken for another slot's.
@@ -23,6 +31,7 @@ pub struct Owner(pub u16);
 
 /// One durable change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant)] // as `Effect`
 pub enum Record {
     /// The state of a slot; replaces the one before.
     Slot {
@@ -30,6 +39,13 @@ pub enum Record {
         owner: Owner,
         /// The state.
         record: SlotRecord,
+    },
+    /// The sets of shares of a slot; replaces those before.
+    Sets {
+        /// Whose.
+        owner: Owner,
+        /// The sets.
+        sets: Sets,
     },
     /// Seal this secret under its key.
     Seal {
@@ -122,6 +138,11 @@ pub struct SlotRecord {
     pub uid: [u8; 16],
     /// The code mode.
     pub mode: Mode,
+    /// Who knows the manual code: in generated mode [`Knowledge::Whole`].
+    pub knowledge: Knowledge,
+    /// Who knows the new manual code, while a change to one is under way, or its outcome is
+    /// *old or new*.
+    pub knowledge_next: Option<Knowledge>,
     /// Serial of the token last opened; another token with the same label is not tried.
     pub serial: Option<Serial>,
     /// Whether this token was ever seen with a low count: only then does the absence of
@@ -182,6 +203,110 @@ impl Unblocking {
     #[must_use]
     pub const fn may_rule(self) -> bool {
         self.called && !self.refused
+    }
+}
+
+/// Who knows a manual code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Knowledge {
+    /// One person, or several as one: the whole code is typed.
+    Whole,
+    /// Persons in conjunction: each types a part, in any order; parts are joined in the order of the roster.
+    Parts(Roster),
+    /// Any m of n persons, each with a share of the set in the slot's [`Sets`].
+    Shares,
+}
+
+/// Which of two codes a person means while a change is undecided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Knows {
+    /// The one that ruled last.
+    Current,
+    /// The one that a change was to bring.
+    Next,
+    /// Another than those two, known whole: what the SO PIN was to set, or what the service made.
+    Rescued,
+}
+
+/// The sets of shares of one slot. Nothing here is secret: each share is known by a hash of
+/// its 128 random bits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sets {
+    /// The set in force, or the last one that was.
+    pub current: Option<Set>,
+    /// A set that is being handed out, or that a change of the token PIN makes the one in force.
+    pub next: Option<Set>,
+    /// Beginnings of the ids of sets that are void or superseded: their shares are refused by that name.
+    pub former: Vec<[u8; 6], FORMER_SETS_MAX>,
+    /// Generation of the set that was made last; 0: none.
+    pub last_generation: u16,
+}
+
+impl Sets {
+    /// A slot that never had a set.
+    #[must_use]
+    pub const fn none() -> Self {
+        Sets { current: None, next: None, former: Vec::new(), last_generation: 0 }
+    }
+
+    /// A set is being handed out.
+    pub fn begin_next(&mut self, set: Set) {
+        self.void_next();
+        self.last_generation = set.generation;
+        self.next = Some(set);
+    }
+
+    /// The next set never came into force: its shares are void. Returns whether there was one.
+    pub fn void_next(&mut self) -> bool {
+        match self.next.take() {
+            Some(set) => {
+                self.remember(set.set_mark());
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The next set is in force from here on.
+    pub fn promote_next(&mut self) {
+        if let Some(next) = self.next.take()
+            && let Some(superseded) = self.current.replace(next)
+        {
+            self.remember(superseded.set_mark());
+        }
+    }
+
+    /// Writes version and sets into `out`; returns the part written.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreUnreadable`] when `out` is smaller than [`SETS_BYTES_MAX`].
+    pub fn encode<'out>(&self, out: &'out mut [u8]) -> Result<&'out [u8], Refusal> {
+        encode(SETS_VERSION, self, out)
+    }
+
+    /// Reads what [`Sets::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreNewer`] for a higher version, [`Refusal::StoreUnreadable`] for
+    /// anything that is not exactly the sets of one slot.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
+        decode(SETS_VERSION, bytes)
+    }
+
+    /// Whether a share with this mark is of a set that is void or superseded.
+    #[must_use]
+    pub fn is_former(&self, mark: [u8; 6]) -> bool {
+        self.former.contains(&mark)
+    }
+
+    fn remember(&mut self, mark: [u8; 6]) {
+        if self.former.is_full() {
+            self.former.remove(0);
+        }
+        // One place was just made free.
+        let _ = self.former.push(mark);
     }
 }
 
@@ -272,6 +397,8 @@ impl SlotRecord {
         SlotRecord {
             uid,
             mode: Mode::Manual,
+            knowledge: Knowledge::Whole,
+            knowledge_next: None,
             serial: None,
             shows_count_low: false,
             accepted: None,
@@ -323,7 +450,7 @@ impl SlotRecord {
     }
 }
 
-/// The record as 0.1.0 wrote it.
+/// The record as 0.1.0 wrote it: every manual code was known whole.
 #[derive(Deserialize)]
 struct SlotRecordV1 {
     uid: [u8; 16],
@@ -341,8 +468,19 @@ struct SlotRecordV1 {
 
 impl From<SlotRecordV1> for SlotRecord {
     fn from(old: SlotRecordV1) -> Self {
+        let to_manual = |change: Change| match change.kind {
+            ChangeKind::GeneratedToManual | ChangeKind::ManualToManual => true,
+            ChangeKind::Initialise
+            | ChangeKind::GeneratedToGenerated
+            | ChangeKind::ManualToGenerated
+            | ChangeKind::Unblock
+            | ChangeKind::UnblockToManual
+            | ChangeKind::Decommission => false,
+        };
+        let undecided = old.change.is_some_and(to_manual) || old.doubt == Some(Doubt::OldOrNew);
         SlotRecord {
             mode: old.mode,
+            knowledge_next: undecided.then_some(Knowledge::Whole),
             serial: old.serial,
             shows_count_low: old.shows_count_low,
             accepted: old.accepted,
@@ -388,9 +526,15 @@ pub(crate) fn decode<'bytes, T: Deserialize<'bytes>>(version: u8, bytes: &'bytes
 #[allow(clippy::arithmetic_side_effects)] // a test that overflows has found something
 mod tests {
     use super::*;
+    use crate::person::PersonId;
 
     fn owned(bytes: &[u8]) -> heapless::Vec<u8, SLOT_RECORD_BYTES_MAX> {
         heapless::Vec::from_slice(bytes).expect("an encoded record is within its bound")
+    }
+
+    fn full_roster() -> Roster {
+        let persons: heapless::Vec<PersonId, 16> = (240..=255).map(PersonId).collect();
+        Roster::new(&persons).expect("sixteen different persons")
     }
 
     /// Every number at its longest encoding, every option in use.
@@ -405,6 +549,8 @@ mod tests {
         SlotRecord {
             uid: [0xFF; 16],
             mode: Mode::Manual,
+            knowledge: Knowledge::Parts(full_roster()),
+            knowledge_next: Some(Knowledge::Parts(full_roster())),
             serial: Some([0xFF; 16]),
             shows_count_low: true,
             accepted: Some(u32::MAX),
@@ -433,7 +579,9 @@ mod tests {
     #[test]
     fn a_record_of_0_1_0_is_read_for_ever() {
         let expected = SlotRecord { by_so: None, unblocking: None, so_proven_s: None, ..largest() };
-        let expected = SlotRecord { change: Some(Change::calling(ChangeKind::ManualToManual)), ..expected };
+        // Known whole, and so is what the open change leads to.
+        let (knowledge, knowledge_next) = (Knowledge::Whole, Some(Knowledge::Whole));
+        let expected = SlotRecord { knowledge, knowledge_next, ..expected };
         assert_eq!(SlotRecord::decode(&V1), Ok(expected));
         for len in 0..V1.len() {
             assert_eq!(SlotRecord::decode(&V1[..len]), Err(Refusal::StoreUnreadable));
@@ -444,8 +592,25 @@ mod tests {
     fn the_largest_record_fits_and_comes_back() {
         let mut bytes = [0; SLOT_RECORD_BYTES_MAX];
         let encoded = largest().encode(&mut bytes).map(owned).expect("the bound holds");
-        assert_eq!(encoded.len(), 95, "the documented size of the largest record");
+        assert_eq!(encoded.len(), 132, "the documented size of the largest record");
         assert_eq!(SlotRecord::decode(&encoded), Ok(largest()));
+    }
+
+    #[test]
+    fn the_largest_sets_fit_and_come_back() {
+        let mut set = Set::new(&[7; 32], u16::MAX, crate::share::Quorum::new(16, 16).expect("a quorum"), u8::MAX);
+        set.id = [0xFF; 16];
+        set.fingerprints = [[0xFF; 16]; 16];
+        for x in 1..=16 {
+            assert!(set.hand_out(x, PersonId(x)) && set.confirm(x));
+        }
+        let former = heapless::Vec::from_slice(&[[0xFF; 6]; FORMER_SETS_MAX]).expect("its capacity");
+        let sets = Sets { current: Some(set.clone()), next: Some(set), former, last_generation: u16::MAX };
+        let mut bytes = [0; SETS_BYTES_MAX];
+        let encoded = sets.encode(&mut bytes).expect("the bound holds");
+        assert_eq!(encoded.len(), 683, "the documented size of the largest sets");
+        assert_eq!(Sets::decode(encoded), Ok(sets));
+        assert_eq!(Sets::decode(&encoded[..encoded.len() - 1]), Err(Refusal::StoreUnreadable));
     }
 
     #[test]

@@ -14,10 +14,12 @@
 mod door;
 mod dual_control;
 mod entry;
+mod people;
 
 use heapless::Vec;
 
 use self::entry::{Armed, Entry, Waits};
+use self::people::Collecting;
 
 use crate::approval::Approvals;
 use crate::audit::{AuditEvent, Chain};
@@ -26,14 +28,15 @@ use crate::command::{Answer, Caller, CommandKind, ReplyId};
 use crate::effect::{ApplicationId, Effect, Input, Outcome, Room, SlotId, StoreResult, Ticket};
 use crate::fault::{Fault, Refusal};
 use crate::limits::{
-    APPLICATION_DEADLINE_MS, APPLICATIONS_PER_SLOT_MAX, CALL_DEADLINE_MS, CHECKPOINT_INTERVAL_MS, COMMANDS_MAX,
-    OUTBOX_APPLIANCE, OUTBOX_FIRMWARE, PLACES_APPLIANCE, PLACES_FIRMWARE, PLATFORM_DEADLINE_MS, SLOTS_APPLIANCE,
-    SLOTS_FIRMWARE, TRIES_DEFAULT,
+    APPLICATION_DEADLINE_MS, APPLICATIONS_PER_SLOT_MAX, CALL_DEADLINE_MS, CHECKPOINT_INTERVAL_MS, COLLECTIONS_MAX,
+    COMMANDS_MAX, OUTBOX_APPLIANCE, OUTBOX_FIRMWARE, PLACES_APPLIANCE, PLACES_FIRMWARE, PLATFORM_DEADLINE_MS,
+    SLOTS_APPLIANCE, SLOTS_FIRMWARE, TRIES_DEFAULT,
 };
 use crate::outbox::{Act, Next, Outbox, bug_fault};
 use crate::person::{self, PersonId, Persons};
 use crate::pin_change::{self, ChangeEnd, ChangeEvent, ChangeOrder, PinChange};
-use crate::record::{Owner, PolicyRecord, Record, SlotRecord};
+use crate::quorum::Collection;
+use crate::record::{Owner, PolicyRecord, Record, Sets, SlotRecord};
 use crate::safe::{Safe, SecretId};
 use crate::slot::{SlotEvent, SlotMachine, State};
 use crate::slot_data::{Bound, SlotData};
@@ -81,6 +84,7 @@ pub struct SlotConfiguration {
 /// until it yields nothing, then wait until [`Service::poll_deadline`] or the next input.
 pub struct Service<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> {
     entries: Vec<Entry, SLOTS>,
+    collections: Vec<Collecting, COLLECTIONS_MAX>,
     safe: Safe<PLACES>,
     outbox: Outbox<OUTBOX>,
     persons: Persons,
@@ -144,6 +148,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         const { assert!(SLOTS <= 128, "a SlotId counts slots in one byte") };
         Service {
             entries: Vec::new(),
+            collections: Vec::new(),
             safe: Safe::new(),
             outbox: Outbox::new(),
             persons: Persons::none(),
@@ -207,6 +212,13 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     pub const fn load_policy(&mut self, policy: PolicyRecord) {
         self.policy = policy;
         self.policy_dirty = false;
+    }
+
+    /// Hands over the sets of shares found in the store. Before `Input::Start` only.
+    pub fn load_sets(&mut self, owner: Owner, sets: Sets) {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.data.owner == owner) {
+            entry.data.sets = sets;
+        }
     }
 
     /// Hands over the end of the audit chain found in the store. Before `Input::Start` only.
@@ -292,9 +304,14 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 if core::mem::take(policy_dirty) {
                     return Some(Record::Policy(policy));
                 }
-                let entry = entries.iter_mut().find(|entry| entry.data.dirty)?;
-                entry.data.dirty = false;
-                Some(Record::Slot { owner: entry.data.owner, record: entry.data.record })
+                let entry = entries.iter_mut().find(|entry| entry.data.dirty || entry.data.sets_dirty)?;
+                let (owner, data) = (entry.data.owner, &mut entry.data);
+                if data.dirty {
+                    data.dirty = false;
+                    return Some(Record::Slot { owner, record: data.record });
+                }
+                data.sets_dirty = false;
+                Some(Record::Sets { owner, sets: data.sets.clone() })
             });
             match next {
                 Next::Nothing => return None,
@@ -320,12 +337,14 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             return None;
         }
         let of_slots = self.entries.iter().filter_map(Entry::due_ms).min();
+        let of_collections = self.collections.iter().map(|collecting| collecting.collection.due_ms()).min();
         let of_stop = match self.phase {
             Phase::Stopping { deadline_ms, .. } => Some(deadline_ms),
             Phase::Loading | Phase::Running | Phase::Stopped => None,
         };
         let of_approvals = self.approvals.due_ms();
-        [of_slots, of_stop, of_approvals, self.checkpoint_due_ms, self.commit_due_ms].into_iter().flatten().min()
+        let of_people = [of_collections, of_approvals].into_iter().flatten().min();
+        [of_slots, of_people, of_stop, self.checkpoint_due_ms, self.commit_due_ms].into_iter().flatten().min()
     }
 
     /// What everybody may see.
@@ -334,7 +353,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         let mut slots = Vec::new();
         for entry in &self.entries {
             // As many as there are entries, in a table of the same capacity.
-            let _ = slots.push(entry.status(now, self.tries));
+            let _ = slots.push(entry.status(now, self.tries, self.collecting(entry.data.id)));
         }
         Status {
             slots,
@@ -383,7 +402,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     #[must_use]
     pub fn secrets_taken_and_owned(&self) -> (usize, usize) {
         let owned = self.entries.iter().map(Entry::secrets).fold(0usize, usize::saturating_add);
-        (self.safe.taken(), owned)
+        let collected = self.collections.iter().map(|collecting| collecting.collection.secrets());
+        (self.safe.taken(), collected.fold(owned, usize::saturating_add))
     }
 
     /// Whether every free place of the Safe holds only zero bytes (P16).
@@ -419,6 +439,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     fn done(&mut self, ticket: Ticket, outcome: Outcome) {
         let Some(slot) = ticket.slot else { return };
+        if self.collection_done(ticket, outcome) {
+            return;
+        }
         let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { return };
         if entry.armed.is_some_and(|armed| armed.waits == Waits::Effect(ticket)) {
             entry.armed = None;
@@ -469,6 +492,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             }
         }
         self.expire_approvals();
+        self.tick_collections();
         // A disk that does not answer is as good as one that fails; what it may still write is
         // what a power cut would have left.
         if self.commit_due_ms.is_some_and(|due_ms| due_ms <= self.now.mono_ms) {
@@ -500,6 +524,39 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.run(slot, Work::Change(event));
     }
 
+    /// Runs a collection, which may deliver a code to the slot machine. It is put back unless
+    /// it is over.
+    fn run_collection(&mut self, slot: SlotId, work: impl FnOnce(&mut Turn<'_>) -> Collection) {
+        let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { return };
+        let (mut order, mut end, mut deliver) = (None, None, None);
+        let collection = work(&mut Turn {
+            now: self.now,
+            tries: self.tries,
+            stopping: matches!(self.phase, Phase::Stopping { .. }) || self.halted.is_some(),
+            halted: self.halted.is_some(),
+            slot: &mut entry.data,
+            secrets: &mut self.safe,
+            watch: &mut self.watch,
+            out: &mut self.outbox,
+            change: &mut order,
+            change_end: &mut end,
+            deliver: &mut deliver,
+        });
+        if !collection.is_over() {
+            // It was taken out of this table, or a place in it was seen to be free.
+            let _ = self.collections.push(Collecting { slot, collection });
+        }
+        let Some(event) = deliver else { return };
+        self.slot_event(slot, event);
+        if let (SlotEvent::ChangeOrdered { .. }, Some(entry)) = (event, self.entries.get_mut(usize::from(slot.0)))
+            && entry.change.is_none()
+            && entry.data.record.change.is_none()
+        {
+            // The slot machine refused it: the shares that were handed out are void.
+            entry.data.sets_dirty |= entry.data.sets.void_next();
+        }
+    }
+
     /// Runs one event, then whatever the two machines of the slot have for each other.
     fn run(&mut self, slot: SlotId, first: Work) {
         let stopping = matches!(self.phase, Phase::Stopping { .. }) || self.halted.is_some();
@@ -507,7 +564,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         let mut next = Some(first);
         for _ in 0..WORKS_PER_INPUT_MAX {
             let Some(work) = next.take() else { return };
-            let (mut order, mut end) = (None, None);
+            let (mut order, mut end, mut deliver) = (None, None, None);
             let mut turn = Turn {
                 now: self.now,
                 tries: self.tries,
@@ -519,6 +576,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 out: &mut self.outbox,
                 change: &mut order,
                 change_end: &mut end,
+                deliver: &mut deliver,
             };
             match work {
                 Work::Slot(event) => entry.machine.handle(event, &mut turn),
@@ -543,6 +601,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// A turn for a machine that is being made; it has nothing to say yet.
     fn with_turn<T>(&mut self, data: &mut SlotData, make: impl FnOnce(&mut Turn<'_>) -> T) -> T {
         let (mut order, mut end): (Option<ChangeOrder>, Option<ChangeEnd>) = (None, None);
+        let mut deliver = None;
         make(&mut Turn {
             now: self.now,
             tries: self.tries,
@@ -554,12 +613,14 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             out: &mut self.outbox,
             change: &mut order,
             change_end: &mut end,
+            deliver: &mut deliver,
         })
     }
 
     // The end of a turn.
 
     fn conclude(&mut self) {
+        self.end_superseded_collections();
         let working = self.entries.iter().any(|entry| entry.machine.state().is_working());
         let all_looked_at = self.entries.iter().all(|entry| entry.data.looked);
         if self.phase == Phase::Running && all_looked_at && !working {
@@ -582,12 +643,13 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             // What a machine reserved or kept meanwhile leads nowhere any more.
             self.safe.wipe_all();
         }
-        let dirty = self.policy_dirty || self.entries.iter().any(|entry| entry.data.dirty);
+        let dirty = self.policy_dirty || self.entries.iter().any(|entry| entry.data.dirty || entry.data.sets_dirty);
         self.outbox.end_turn(dirty && self.phase != Phase::Loading);
     }
 
     fn stop(&mut self, caller: Caller) {
         self.phase = Phase::Stopped;
+        self.collections.clear();
         self.outbox.withdraw_calls();
         self.outbox.journal_service(Some(caller.who), AuditEvent::Stopped);
         self.outbox.act(Act::Checkpoint);
@@ -609,6 +671,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.answer_all_open(stopping, refusal);
         self.boot_callers.clear();
         self.end_callers.clear();
+        self.collections.clear();
         self.commit_due_ms = None;
         self.checkpoint_due_ms = None;
         self.safe.wipe_all();
@@ -664,7 +727,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     fn arm_ticket(&mut self, ticket: Ticket, wait_ms: u64) {
-        if let Some(slot) = ticket.slot {
+        // A collection has its own deadline, beside that of its slot.
+        let collected = self.collections.iter().any(|found| found.collection.state().awaited() == Some(ticket));
+        if let Some(slot) = ticket.slot
+            && !collected
+        {
             self.arm(slot, Waits::Effect(ticket), wait_ms);
         }
     }

@@ -51,7 +51,7 @@ use crate::effect::{ApplicationSet, HsmCall, Outcome as EffectOutcome, Ticket};
 use crate::fault::{Fault, Function, Refusal};
 use crate::fmt;
 use crate::pin_change::{ChangeEnd, Then};
-use crate::record::{Doubt, Mode};
+use crate::record::{Doubt, Knowledge, Knows, Mode};
 use crate::safe::SecretId;
 use crate::slot_data::{application_answered, applications_overdue};
 use crate::status::StateName;
@@ -70,8 +70,10 @@ pub enum SlotEvent {
     ActivateOrdered {
         /// Who.
         caller: Caller,
-        /// The typed code.
+        /// The code: typed whole, or made of what people entered.
         code: Option<SecretId>,
+        /// Whose code it is.
+        by: Knows,
         /// Whether the last-try confirmation was typed.
         confirmed: bool,
     },
@@ -92,6 +94,8 @@ pub enum SlotEvent {
         code: Option<SecretId>,
         /// The new manual code.
         new_code: Option<SecretId>,
+        /// Who knows the new manual code.
+        next: Knowledge,
         /// Whether the last-try confirmation was typed.
         confirmed: bool,
         /// Applications that need not be told to let go.
@@ -395,9 +399,9 @@ impl blocking::State<Rules> for State {
                 };
                 order::refuse(turn, caller, kind, refusal, [code, new_code])
             }
-            (State::Locked, On::ChangeOrdered { caller, kind, to, code, new_code, confirmed, accept }) => {
+            (State::Locked, On::ChangeOrdered { caller, kind, to, code, new_code, next, confirmed, accept }) => {
                 turn.slot.accept = accept;
-                order::change(turn, None, order::Wish { caller, kind, to, code, new_code, confirmed })
+                order::change(turn, None, order::Wish { caller, kind, to, code, new_code, next, confirmed })
             }
             (State::Absent, On::DecommissionOrdered { caller, so_pin, .. }) => {
                 order::forget_token(turn, caller, so_pin)
@@ -510,9 +514,12 @@ impl blocking::State<Rules> for State {
             {
                 order::refuse(turn, caller, kind, Refusal::SlotCoolingDown, [code, new_code])
             }
-            (State::Active { pin }, On::ChangeOrdered { caller, kind, to, code, new_code, confirmed, accept }) => {
+            (
+                State::Active { pin },
+                On::ChangeOrdered { caller, kind, to, code, new_code, next, confirmed, accept },
+            ) => {
                 turn.slot.accept = accept;
-                order::change(turn, Some(pin), order::Wish { caller, kind, to, code, new_code, confirmed })
+                order::change(turn, Some(pin), order::Wish { caller, kind, to, code, new_code, next, confirmed })
             }
             // Nothing that the SO PIN does takes an active slot out of service unasked.
             (State::Active { .. }, On::UnblockOrdered { caller, so_pin, new_code, .. }) => {
@@ -561,6 +568,7 @@ impl blocking::State<Rules> for State {
                     source: Source::Kept(pin),
                     cause: AttemptCause::Repeat,
                     caller: None,
+                    by: Knows::Current,
                     confirmed: false,
                     cleared: false,
                 };
@@ -603,8 +611,8 @@ impl blocking::Superstate<Rules> for Superstate {
         use Outcome::{Handled, Super, Transition};
         use SlotEvent as On;
         match (*self, *event) {
-            (Superstate::Closed, On::ActivateOrdered { caller, code, confirmed }) => {
-                order::activate(turn, caller, code, confirmed)
+            (Superstate::Closed, On::ActivateOrdered { caller, code, by, confirmed }) => {
+                order::activate(turn, caller, code, by, confirmed)
             }
 
             (Superstate::Resting, On::Token(presence)) => {

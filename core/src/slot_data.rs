@@ -8,8 +8,9 @@ use crate::fault::{ApplicationFault, Fault, Refusal};
 use crate::limits::APPLICATIONS_PER_SLOT_MAX;
 use crate::outbox::Act;
 use crate::person::PersonId;
-use crate::record::{Change, ChangeKind, Doubt, Mode, Owner, SlotRecord};
+use crate::record::{Change, ChangeKind, Doubt, Knowledge, Knows, Mode, Owner, Sets, SlotRecord};
 use crate::safe::SecretId;
+use crate::share::Set;
 use crate::status::{ApplicationState, Attention};
 use crate::time::Now;
 use crate::token::{LoginState, Presence, Serial, TokenState};
@@ -26,6 +27,12 @@ pub struct SlotData {
     pub record: SlotRecord,
     /// Whether the record has to join the turn's transaction.
     pub dirty: bool,
+    /// The sets of shares of the slot's codes; durable like the record.
+    pub sets: Sets,
+    /// Whether the sets have to join the turn's transaction.
+    pub sets_dirty: bool,
+    /// *Old or new*, and both are typed alike: the old one is asked for now.
+    pub asks_old: bool,
     /// Whether the platform has looked for the token since the start.
     pub looked: bool,
     /// The token, if it is there and is the right one.
@@ -78,6 +85,9 @@ impl SlotData {
             owner,
             record,
             dirty: false,
+            sets: Sets::none(),
+            sets_dirty: false,
+            asks_old: false,
             looked: false,
             token: None,
             free: false,
@@ -195,6 +205,70 @@ impl SlotData {
         now.mono_ms < *self.so_cooling_until_ms.get_or_insert(now.after_ms(wait_ms))
     }
 
+    /// Who knows the code that people would open the slot with: what is asked for now, and
+    /// the other one while a change of it is undecided.
+    #[must_use]
+    pub fn known(&self) -> [(Knows, Knowledge); 2] {
+        let current = (Knows::Current, self.record.knowledge);
+        let next = (Knows::Next, self.record.knowledge_next.unwrap_or(self.record.knowledge));
+        match self.record.knowledge_next {
+            Some(_) if !self.asks_old => [next, current],
+            Some(_) => [current, next],
+            None => [current, current],
+        }
+    }
+
+    /// Who knows one of the two codes.
+    #[must_use]
+    pub fn knowledge(&self, by: Knows) -> Knowledge {
+        match by {
+            Knows::Current => self.record.knowledge,
+            Knows::Next => self.record.knowledge_next.unwrap_or(self.record.knowledge),
+            Knows::Rescued => Knowledge::Whole,
+        }
+    }
+
+    /// The set whose shares make one of the two codes.
+    #[must_use]
+    pub fn set(&self, by: Knows) -> Option<&Set> {
+        match (by, self.record.knowledge_next) {
+            (Knows::Next, Some(Knowledge::Shares)) => self.sets.next.as_ref(),
+            (Knows::Current | Knows::Next | Knows::Rescued, _) => self.sets.current.as_ref(),
+        }
+    }
+
+    /// Whether a sealed code is kept that only an accepted code may replace (rule 2).
+    #[must_use]
+    pub fn keeps_a_code(&self) -> bool {
+        match self.record.mode {
+            Mode::Generated => self.record.pending.is_some(),
+            Mode::Manual => self.record.sealed().iter().any(Option::is_some),
+        }
+    }
+
+    /// The new code is known to nobody any more, or to nobody but those who know the old one.
+    pub fn forget_next(&mut self) {
+        self.record.knowledge_next = None;
+        self.asks_old = false;
+        self.sets_dirty |= self.sets.void_next();
+    }
+
+    /// The code that these persons know rules from here on.
+    pub fn rule(&mut self, by: Knows) {
+        match (by, self.record.knowledge_next) {
+            (Knows::Next, Some(next)) => {
+                self.record.knowledge = next;
+                if next == Knowledge::Shares {
+                    self.sets.promote_next();
+                    self.sets_dirty = true;
+                }
+            }
+            (Knows::Rescued, _) => self.record.knowledge = Knowledge::Whole,
+            (Knows::Current | Knows::Next, _) => {}
+        }
+        self.forget_next();
+    }
+
     /// The longest code the token says it takes; 0: unstated.
     #[must_use]
     pub fn pin_chars_max(&self) -> u16 {
@@ -246,6 +320,7 @@ impl SlotData {
     pub fn forget(&mut self) {
         self.record = self.record.forgotten();
         self.dirty = true;
+        self.forget_next();
         self.tried_serial = None;
         self.refusal = None;
         self.attention = None;

@@ -7,12 +7,13 @@
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
-use crate::command::Command;
+use crate::command::{Command, CommandKind};
 use crate::effect::{ApplicationId, SlotId};
 use crate::fault::{Fault, Refusal};
-use crate::limits::{APPLICATIONS_PER_SLOT_MAX, APPROVALS_MAX};
-use crate::person::PersonId;
+use crate::limits::{APPLICATIONS_PER_SLOT_MAX, APPROVALS_MAX, ROSTER_MAX};
+use crate::person::{PersonId, Roster};
 use crate::record::{Doubt, Mode};
+use crate::share::Quorum;
 
 /// The whole service at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +61,10 @@ pub struct SlotStatus {
     pub slot: SlotId,
     /// Its code mode.
     pub mode: Mode,
+    /// Who knows its manual code.
+    pub knowledge: KnowledgeStatus,
+    /// The collection under way.
+    pub collection: Option<CollectionStatus>,
     /// Its state, in the product's words.
     pub state: StateName,
     /// The applications bound to it.
@@ -81,6 +86,18 @@ pub struct SlotStatus {
     pub so_proven_s: Option<u64>,
 }
 
+/// Who knows a manual code, as everybody may see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum KnowledgeStatus {
+    /// One person, or several as one.
+    Whole,
+    /// These persons in conjunction.
+    Parts(Roster),
+    /// Any m of n persons.
+    Shares(Quorum),
+}
+
 /// States of a slot as people are told them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -91,6 +108,8 @@ pub enum StateName {
     Uninitialised,
     /// The token is there, its PIN not proven.
     Locked,
+    /// People are entering what opens the slot.
+    Collecting,
     /// The PIN is being proven and handed over.
     Activating,
     /// Proven and handed over.
@@ -107,10 +126,11 @@ pub enum StateName {
 
 impl StateName {
     /// All names, in the order of the enum.
-    pub const ALL: [StateName; 9] = [
+    pub const ALL: [StateName; 10] = [
         StateName::Absent,
         StateName::Uninitialised,
         StateName::Locked,
+        StateName::Collecting,
         StateName::Activating,
         StateName::Active,
         StateName::Changing,
@@ -126,6 +146,7 @@ impl StateName {
             StateName::Absent => "absent",
             StateName::Uninitialised => "uninitialised",
             StateName::Locked => "locked",
+            StateName::Collecting => "collecting",
             StateName::Activating => "activating",
             StateName::Active => "active",
             StateName::Changing => "changing",
@@ -142,16 +163,67 @@ impl StateName {
 pub struct WaitsFor {
     /// For what.
     pub kind: WaitKind,
+    /// How many are there already.
+    pub have: u8,
+    /// How many it takes.
+    pub need: u8,
+    /// The attempt, if one was begun.
+    pub attempt: Option<u64>,
     /// Seconds until something can be done, where that is known.
     pub seconds_left: Option<u32>,
 }
 
-/// Kinds of waiting. Parts, shares, cards and approvals join when they exist.
+/// How far a collection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Progress {
+    /// What people are asked for.
+    pub kind: WaitKind,
+    /// How many were entered, or confirmed.
+    pub have: u8,
+    /// How many it takes.
+    pub need: u8,
+    /// The attempt: the number of the audit record that began it, so never the same twice.
+    pub attempt: u64,
+}
+
+/// A collection under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectionStatus {
+    /// For which order.
+    pub command: CommandKind,
+    /// How far it is.
+    pub progress: Progress,
+    /// Who entered, fetched or confirmed.
+    pub persons: Vec<CollectionPerson, ROSTER_MAX>,
+    /// Seconds until it ends by itself, unless somebody goes on.
+    pub seconds_left: u32,
+}
+
+/// What one person did in a collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct CollectionPerson {
+    /// Who.
+    pub who: PersonId,
+    /// Whether that is all that is wanted of them: entered, or confirmed after fetching.
+    pub done: bool,
+}
+
+/// Kinds of waiting. Cards and approvals join when they exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum WaitKind {
     /// A manual code.
     Code,
+    /// Parts of a code that several persons know in conjunction.
+    Parts,
+    /// Parts of a new code.
+    NewParts,
+    /// Shares of a code.
+    Shares,
+    /// Custodians who fetch their new shares and type them back.
+    Custodians,
     /// A person who looks into it.
     Person,
 }

@@ -13,6 +13,7 @@ use crate::person::PersonId;
 use crate::pin_change::{ChangeEnd, ChangeOrder};
 use crate::record::{SecretKey, SecretKind};
 use crate::safe::{SecretId, Secrets};
+use crate::slot::SlotEvent;
 use crate::slot_data::SlotData;
 use crate::time::Now;
 
@@ -38,6 +39,8 @@ pub struct Turn<'t> {
     pub change: &'t mut Option<ChangeOrder>,
     /// Set by the token PIN change: it ended.
     pub change_end: &'t mut Option<ChangeEnd>,
+    /// Set by a collection: what the slot machine should be told.
+    pub deliver: &'t mut Option<SlotEvent>,
 }
 
 /// Where effects go; the outbox of the service, or a list in a test.

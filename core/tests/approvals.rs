@@ -43,6 +43,7 @@ fn to_generated(world: &mut World, code: &str) -> Command {
     Command::Mode {
         slot: SLOT,
         to: Mode::Generated,
+        parts: None,
         code,
         new_code: None,
         confirmed: false,
@@ -121,7 +122,7 @@ fn p26_every_pair_of_roles_and_every_order_needs_the_two_it_should() {
                 let one = first.iter().fold(Roles::NONE, |set, role| set.with(*role));
                 let two = second.iter().fold(Roles::NONE, |set, role| set.with(*role));
                 let allowed = may(one, given.kind());
-                let needs = needs_two(&given);
+                let needs = needs_two(&given, false);
                 for id in [so_pin, typed] {
                     if !given.secrets().contains(&Some(id)) {
                         world.service.wipe(id);
@@ -180,6 +181,7 @@ fn orders(approval: ApprovalCode) -> Vec<(&'static str, Make)> {
             make(move |_, code| Command::Mode {
                 slot,
                 to: Mode::Generated,
+                parts: None,
                 code: Some(code),
                 new_code: None,
                 confirmed: false,
@@ -191,6 +193,7 @@ fn orders(approval: ApprovalCode) -> Vec<(&'static str, Make)> {
             make(move |_, code| Command::Mode {
                 slot,
                 to: Mode::Manual,
+                parts: None,
                 code: None,
                 new_code: Some(code),
                 confirmed: false,

@@ -24,7 +24,7 @@ use slotwarden_core::fault::{Fault, Function, HsmFailure, Refusal, rv};
 use slotwarden_core::outbox::Pushed;
 use slotwarden_core::person::PersonId;
 use slotwarden_core::pin_change::{self, ChangeEnd, ChangeEvent, ChangeOrder, PinChange, Rules, Then, Which};
-use slotwarden_core::record::{Change, ChangeKind, Doubt, Mode, Owner, SlotRecord, Unblocking};
+use slotwarden_core::record::{Change, ChangeKind, Doubt, Knowledge, Knows, Mode, Owner, SlotRecord, Unblocking};
 use slotwarden_core::safe::{Safe, SecretId};
 use slotwarden_core::slot::{self, After, SlotEvent, SlotMachine, Source, State, Step, Try};
 use slotwarden_core::slot_data::{Bound, SlotData};
@@ -117,6 +117,7 @@ fn doubtful(doubt: Doubt) -> SlotRecord {
     if doubt == Doubt::OldOrNew {
         record = manual();
         record.doubt = Some(doubt);
+        record.knowledge_next = Some(Knowledge::Whole);
     } else {
         record.pending = Some(5);
         record.next_generation = 6;
@@ -132,7 +133,9 @@ fn interrupted(kind: ChangeKind) -> SlotRecord {
         ChangeKind::Unblock | ChangeKind::UnblockToManual | ChangeKind::Decommission => return by_so(kind),
     };
     record.change = Some(Change::calling(kind));
-    if !matches!(kind, ChangeKind::GeneratedToManual | ChangeKind::ManualToManual) {
+    if matches!(kind, ChangeKind::GeneratedToManual | ChangeKind::ManualToManual) {
+        record.knowledge_next = Some(Knowledge::Whole);
+    } else {
         record.pending = Some(record.next_generation);
         record.next_generation += 1;
     }
@@ -163,7 +166,7 @@ fn cooling() -> SlotData {
 
 fn attempt(source: Source, cause: AttemptCause) -> Try {
     let caller = (cause == AttemptCause::Person).then_some(CALLER);
-    Try { source, cause, caller, confirmed: false, cleared: false }
+    Try { source, cause, caller, by: Knows::Current, confirmed: false, cleared: false }
 }
 
 /// Results that a device may give, under the names of the table.
@@ -277,13 +280,14 @@ fn slot_states(s: &Secrets) -> Vec<(&'static str, State, SlotData)> {
 
 fn slot_events(s: &Secrets) -> Vec<(String, SlotEvent)> {
     let token_is = |state| SlotEvent::Token(Presence::Present(state));
-    let activate = |code, confirmed| SlotEvent::ActivateOrdered { caller: CALLER, code, confirmed };
+    let activate = |code, confirmed| SlotEvent::ActivateOrdered { caller: CALLER, code, by: Knows::Current, confirmed };
     let change = |kind, to, code, new_code| SlotEvent::ChangeOrdered {
         caller: CALLER,
         kind,
         to,
         code,
         new_code,
+        next: Knowledge::Whole,
         confirmed: false,
         accept: ApplicationSet::NONE,
     };
@@ -349,6 +353,7 @@ fn change_orders(s: &Secrets) -> Vec<(&'static str, ChangeOrder, SlotData)> {
         active,
         code,
         new_code,
+        next: Knowledge::Whole,
     };
     let decide = ChangeOrder::Decide { caller: None, confirmed: false };
     let init = ChangeOrder::Initialise { caller: CALLER, confirmed: false, so_pin: s.so_pin, free_slot: None };
@@ -527,6 +532,7 @@ fn run<M>(
     let mut pushed = Pushed { not_seen_yet, ..Pushed::default() };
     let mut watch = RandomWatch::default();
     let (mut began, mut ended) = (None, None);
+    let mut delivered = None;
     let mut turn = Turn {
         now: Now { mono_ms: 60_000, wall_s: None },
         tries: 3,
@@ -538,6 +544,7 @@ fn run<M>(
         out: &mut pushed,
         change: &mut began,
         change_end: &mut ended,
+        deliver: &mut delivered,
     };
     let mut machine = make(&mut turn);
     handle(&mut machine, &mut turn);

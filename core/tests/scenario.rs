@@ -59,8 +59,15 @@ fn a_generated_slot_is_active_after_a_restart_without_a_hand() {
     let mut world = World::with_token(b"right code");
     let code = Some(world.secret("right code"));
     let to = Mode::Generated;
-    let command =
-        Command::Mode { slot: SLOT, to, code, new_code: None, confirmed: false, accept: ApplicationSet::NONE };
+    let command = Command::Mode {
+        slot: SLOT,
+        to,
+        parts: None,
+        code,
+        new_code: None,
+        confirmed: false,
+        accept: ApplicationSet::NONE,
+    };
     assert_eq!(world.order(command), Answer::Done);
     assert_eq!(world.state(), StateName::Active);
     assert_eq!(world.pin.len(), 32);
@@ -79,6 +86,7 @@ fn a_generated_slot_is_active_after_a_restart_without_a_hand() {
     let command = Command::Mode {
         slot: SLOT,
         to: Mode::Manual,
+        parts: None,
         code: None,
         new_code,
         confirmed: false,

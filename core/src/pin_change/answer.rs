@@ -317,7 +317,7 @@ impl Rules {
         fault: Fault,
         worker_lost: bool,
     ) -> Outcome<State> {
-        if step.is_login() || step == Step::SetPin {
+        if step.is_login() || (step == Step::SetPin && turn.slot.record.user.open) {
             attempts::unknown(turn, self.caller, fault);
         }
         if step.is_by_so() {

@@ -7,7 +7,7 @@ use crate::audit::AuditEvent;
 use crate::command::Answer;
 use crate::effect::HsmCall;
 use crate::fault::{Fault, Function, Refusal, rv};
-use crate::record::{ChangeKind, Doubt, Mode};
+use crate::record::{ChangeKind, Doubt, Knowledge, Knows, Mode};
 use crate::token::{LoginState, TokenState};
 use crate::turn::Turn;
 
@@ -155,6 +155,8 @@ impl Rules {
         record.by_so = None;
         record.change = None;
         record.mode = Mode::Manual;
+        // The new code is known whole; who knows the old one stays so.
+        record.knowledge_next.get_or_insert(Knowledge::Whole);
         self.arise(turn, Doubt::OldOrNew);
         if switched {
             turn.journal(None, AuditEvent::ModeIs(Mode::Manual));
@@ -234,6 +236,16 @@ impl Rules {
     pub(super) fn ends_manual(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
         turn.slot.record.change = None;
         turn.slot.record.mode = Mode::Manual;
+        match self.kind {
+            ChangeKind::GeneratedToManual => turn.slot.rule(Knows::Next),
+            ChangeKind::ManualToGenerated
+            | ChangeKind::Initialise
+            | ChangeKind::GeneratedToGenerated
+            | ChangeKind::ManualToManual
+            | ChangeKind::Unblock
+            | ChangeKind::UnblockToManual
+            | ChangeKind::Decommission => {}
+        }
         turn.save();
         let event = match self.kind {
             ChangeKind::GeneratedToManual => AuditEvent::ChangeCompleted(self.kind),
@@ -311,6 +323,15 @@ impl Rules {
             turn.erase(superseded);
             Mode::Manual
         };
+        match self.kind {
+            ChangeKind::GeneratedToManual | ChangeKind::ManualToManual => turn.slot.rule(Knows::Next),
+            ChangeKind::Initialise
+            | ChangeKind::GeneratedToGenerated
+            | ChangeKind::ManualToGenerated
+            | ChangeKind::Unblock
+            | ChangeKind::UnblockToManual
+            | ChangeKind::Decommission => turn.slot.rule(Knows::Rescued),
+        }
         forget_unblocking(turn);
         let switched = turn.slot.record.mode != mode;
         turn.slot.record.mode = mode;
@@ -332,6 +353,7 @@ impl Rules {
         turn.slot.record.mode = Mode::Generated;
         turn.slot.record.change = None;
         turn.slot.record.doubt = None;
+        turn.slot.rule(Knows::Rescued);
         turn.save();
         turn.journal(None, AuditEvent::ChangeUndone(self.kind));
         if switched {

@@ -18,8 +18,8 @@ impl Rules {
                 turn.journal(Some(caller.who), AuditEvent::Refused(self.command(), refusal));
             }
             Answer::Failed(fault) => turn.journal(Some(caller.who), AuditEvent::Failed(self.command(), fault)),
-            // An approval is asked for at the door; what came this far has it.
-            Answer::NeedsApproval { .. } => {}
+            // A change ends in one of the three above; these are a collection's and the door's.
+            Answer::Waits(_) | Answer::Share { .. } | Answer::NeedsApproval { .. } => {}
         }
         turn.reply(caller, answer);
     }
@@ -64,6 +64,10 @@ impl Rules {
             }
             turn.save();
             turn.journal(None, AuditEvent::ChangeUndone(self.kind));
+        }
+        if matches!(self.order, ChangeOrder::Change { .. }) {
+            // Shares of the new code may be in people's hands: they are void.
+            turn.slot.forget_next();
         }
         if let Answer::Failed(fault) = answer {
             turn.slot.fault = Some(fault);

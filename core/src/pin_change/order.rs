@@ -97,6 +97,9 @@ impl Rules {
             return self.intend_by_so(turn);
         }
         turn.slot.record.change = Some(Change::intended(self.kind));
+        if let (false, ChangeOrder::Change { next, .. }) = (self.makes_a_code(), self.order) {
+            turn.slot.record.knowledge_next = Some(next);
+        }
         if let (true, false, Some(new)) = (self.makes_a_code(), self.goes_on, self.new) {
             let generation = turn.slot.record.next_generation;
             turn.slot.record.next_generation = generation.saturating_add(1);
@@ -241,10 +244,23 @@ impl Rules {
         let (Some(old), Some(new)) = (self.old.or(self.active()), self.new) else {
             return self.bug(turn, BUG_NO_PIN);
         };
-        // A wrong old PIN here is a counted try (rule 4).
-        turn.slot.record.user.begin();
+        // A wrong old PIN here is a counted try (rule 4). One that a login just proved cannot be
+        // wrong: a call whose outcome stays unknown then says nothing about tries.
+        if !self.relogged && !self.is_proven(turn, old) {
+            turn.slot.record.user.begin();
+        }
         self.calling(turn);
         self.ask(turn, Step::SetPin, HsmCall::SetPin { old, new })
+    }
+
+    /// Whether this is the PIN that the slot is active with.
+    fn is_proven(&self, turn: &Turn<'_>, old: SecretId) -> bool {
+        let Some(active) = self.active() else { return false };
+        let mut same = false;
+        turn.secrets.lend(active, &mut |active| {
+            turn.secrets.lend(old, &mut |old| same = code::equal(active, old));
+        });
+        same
     }
 
     pub(super) fn bug(&mut self, turn: &mut Turn<'_>, place: u16) -> Outcome<State> {

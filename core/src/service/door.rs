@@ -10,7 +10,6 @@ use crate::fault::Refusal;
 use crate::limits::STOP_DEADLINE_MS;
 use crate::outbox::Act;
 use crate::person::PersonId;
-use crate::record::Mode;
 use crate::slot::SlotEvent;
 use crate::turn::Out;
 
@@ -95,28 +94,31 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             Command::Withdraw { id } => self.withdraw(id, caller),
             Command::DualControl { on } => self.switch_dual_control(on, caller),
             Command::AdoptConfiguration { digest } => self.adopt_configuration(digest, caller),
-            Command::Activate { slot, code, confirmed } => {
-                self.slot_event(slot, SlotEvent::ActivateOrdered { caller, code, confirmed });
-            }
+            Command::Activate { slot, code, confirmed } => self.activate(slot, caller, code, confirmed),
             Command::Deactivate { slot } => self.slot_event(slot, SlotEvent::DeactivateOrdered { caller }),
             Command::Init { slot, so_pin, free_slot, confirmed } => {
                 self.slot_event(slot, SlotEvent::InitOrdered { caller, so_pin, free_slot, confirmed });
             }
             Command::Unblock { slot, so_pin, to, new_code, confirmed, accept } => {
+                // What people were entering leads nowhere any more.
+                self.supersede_collection(slot);
                 self.slot_event(slot, SlotEvent::UnblockOrdered { caller, so_pin, to, new_code, confirmed, accept });
             }
             Command::Decommission { slot, so_pin, confirmed, accept } => {
+                self.supersede_collection(slot);
                 self.slot_event(slot, SlotEvent::DecommissionOrdered { caller, so_pin, confirmed, accept });
             }
             Command::ChangeCode { slot, code, new_code, confirmed, accept } => {
-                let to = self.slot_record(slot).map_or(Mode::Manual, |record| record.mode);
-                let kind = CommandKind::ChangeCode;
-                self.slot_event(slot, SlotEvent::ChangeOrdered { caller, kind, to, code, new_code, confirmed, accept });
+                self.change_code(slot, caller, [code, new_code], (confirmed, accept));
             }
-            Command::Mode { slot, to, code, new_code, confirmed, accept } => {
-                let kind = CommandKind::Mode;
-                self.slot_event(slot, SlotEvent::ChangeOrdered { caller, kind, to, code, new_code, confirmed, accept });
+            Command::Mode { slot, to, parts, code, new_code, confirmed, accept } => {
+                self.mode(slot, caller, (to, parts), [code, new_code], (confirmed, accept));
             }
+            Command::Split { slot, quorum, custodians, code, confirmed, accept } => {
+                self.split(slot, caller, (quorum, custodians), code, (confirmed, accept));
+            }
+            Command::Share { slot, code, confirmed } => self.share(slot, caller, code, confirmed),
+            Command::Reset { slot } => self.reset(slot, caller),
         }
     }
 

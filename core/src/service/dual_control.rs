@@ -8,13 +8,14 @@ use crate::command::{Answer, Caller, Command, CommandKind};
 use crate::fault::Refusal;
 use crate::outbox::Outbox;
 use crate::person::{self, PersonId, Role};
-use crate::record::PolicyRecord;
+use crate::quorum::wanted;
+use crate::record::{Knows, Mode, PolicyRecord};
 
 impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS, PLACES, OUTBOX> {
     /// Whether an order that somebody may give may begin now, or waits for a second person.
     pub(super) fn standing(&mut self, who: PersonId, command: &Command) -> Result<Standing, Refusal> {
         self.is_of_use(command)?;
-        if !self.policy.dual_control || !person::needs_two(command) {
+        if !self.policy.dual_control || !person::needs_two(command, self.lowers(command)) {
             return Ok(Standing::Approved);
         }
         let head = self.outbox.chain().head;
@@ -40,10 +41,42 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::Mode { .. }
             | Command::Unblock { .. }
             | Command::Decommission { .. }
+            | Command::Split { .. }
+            | Command::Share { .. }
+            | Command::Reset { .. }
             | Command::Approve { .. }
             | Command::Withdraw { .. }
             | Command::Stop => Ok(()),
         }
+    }
+
+    /// Whether fewer persons would open the slot than now.
+    fn lowers(&self, command: &Command) -> bool {
+        let new = match command {
+            Command::Split { quorum, .. } => quorum.m(),
+            Command::Mode { parts: Some(roster), .. } => roster.count(),
+            Command::Mode { parts: None, .. } => 1,
+            Command::Boot
+            | Command::Activate { .. }
+            | Command::Deactivate { .. }
+            | Command::EndCall { .. }
+            | Command::Init { .. }
+            | Command::ChangeCode { .. }
+            | Command::Unblock { .. }
+            | Command::Decommission { .. }
+            | Command::Share { .. }
+            | Command::Reset { .. }
+            | Command::Approve { .. }
+            | Command::Withdraw { .. }
+            | Command::DualControl { .. }
+            | Command::AdoptConfiguration { .. }
+            | Command::Stop => return false,
+        };
+        let entry = command.slot().and_then(|slot| self.entries.get(usize::from(slot.0)));
+        entry.is_some_and(|entry| match entry.data.record.mode {
+            Mode::Manual => new < wanted(&entry.data, Knows::Current).1,
+            Mode::Generated => false,
+        })
     }
 
     pub(super) fn approve(&mut self, id: u32, code: ApprovalCode, caller: Caller) {

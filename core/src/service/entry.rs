@@ -5,10 +5,14 @@ use heapless::Vec;
 use crate::audit::AuditEvent;
 use crate::effect::Ticket;
 use crate::pin_change::{self, PinChange};
-use crate::record::{Doubt, Mode, SecretKey, SecretKind};
+use crate::quorum::{Collection, Want, wanted};
+use crate::record::{Doubt, Knowledge, Knows, Mode, SecretKey, SecretKind};
 use crate::slot::{SlotMachine, State};
 use crate::slot_data::SlotData;
-use crate::status::{ApplicationStatus, Attention, SlotStatus, StateName, WaitKind, WaitsFor};
+use crate::status::{
+    ApplicationStatus, Attention, CollectionStatus, KnowledgeStatus, Progress, SlotStatus, StateName, WaitKind,
+    WaitsFor,
+};
 use crate::time::Now;
 use crate::turn::Out;
 
@@ -50,13 +54,21 @@ impl Entry {
             }
             out.journal(None, data.id, AuditEvent::ChangeUndone(by_so.kind));
         }
-        let Some(change) = data.record.change else { return };
+        let Some(change) = data.record.change else {
+            // A set that was being handed out, its secret gone with the last run.
+            if data.record.knowledge_next.is_none() && data.sets.void_next() {
+                data.sets_dirty = true;
+                out.journal(None, data.id, AuditEvent::SetVoid);
+            }
+            return;
+        };
         if change.calling {
             return;
         }
         // Without *calling* nothing changed: no login is needed (rule 1).
         data.record.change = None;
         data.dirty = true;
+        data.forget_next();
         if let Some(generation) = data.record.pending.take() {
             out.erase(SecretKey { kind: SecretKind::GeneratedCode, owner: data.owner, generation });
         }
@@ -134,9 +146,21 @@ impl Entry {
         of_change.saturating_add(usize::from(self.machine.state().secret().is_some()))
     }
 
-    pub(super) fn status(&self, now: Now, tries: u8) -> SlotStatus {
+    pub(super) fn status(&self, now: Now, tries: u8, collection: Option<&Collection>) -> SlotStatus {
         let data = &self.data;
-        let state = if self.is_unanswered() { StateName::Doubtful } else { self.machine.state().name() };
+        let opens = collection.is_some_and(|collection| collection.order().want == Want::Activate);
+        let name = self.machine.state().name();
+        let state = match (self.is_unanswered(), name == StateName::Locked && opens) {
+            (true, _) => StateName::Doubtful,
+            (false, true) => StateName::Collecting,
+            (false, false) => name,
+        };
+        let collection = collection.map(|collection| collection.status(data, now));
+        let knowledge = match (data.record.knowledge, data.set(Knows::Current)) {
+            (Knowledge::Shares, Some(set)) => KnowledgeStatus::Shares(set.quorum),
+            (Knowledge::Parts(roster), _) => KnowledgeStatus::Parts(roster),
+            (Knowledge::Whole | Knowledge::Shares, _) => KnowledgeStatus::Whole,
+        };
         let mut applications = Vec::new();
         for bound in &data.applications {
             let _ = applications.push(ApplicationStatus { application: bound.application, state: bound.state });
@@ -149,9 +173,11 @@ impl Entry {
         SlotStatus {
             slot: data.id,
             mode: data.record.mode,
+            knowledge,
             state,
             applications,
-            waits_for: self.waits_for(state, now),
+            waits_for: self.waits_for(state, now, collection.as_ref()),
+            collection,
             tries_left: data.record.user.tries_left(tries, data.final_try()),
             attention,
             doubt,
@@ -161,28 +187,36 @@ impl Entry {
         }
     }
 
-    pub(super) fn waits_for(&self, state: StateName, now: Now) -> Option<WaitsFor> {
-        let kind = match self.data.record.mode {
-            Mode::Manual => WaitKind::Code,
-            Mode::Generated => WaitKind::Person,
+    pub(super) fn waits_for(
+        &self,
+        state: StateName,
+        now: Now,
+        collection: Option<&CollectionStatus>,
+    ) -> Option<WaitsFor> {
+        let person = WaitsFor { kind: WaitKind::Person, have: 0, need: 1, attempt: None, seconds_left: None };
+        if let Some(CollectionStatus { progress, seconds_left, .. }) = collection {
+            let Progress { kind, have, need, attempt } = *progress;
+            return Some(WaitsFor { kind, have, need, attempt: Some(attempt), seconds_left: Some(*seconds_left) });
+        }
+        let (by, _) = self.data.known()[0];
+        let (kind, need) = wanted(&self.data, by);
+        let code = WaitsFor { kind, need, ..person };
+        let for_mode = match self.data.record.mode {
+            Mode::Manual => code,
+            Mode::Generated => person,
         };
         match (state, self.machine.state()) {
-            (StateName::Locked, _) => Some(WaitsFor { kind, seconds_left: None }),
+            (StateName::Locked | StateName::Collecting, _) => Some(for_mode),
             (StateName::CoolingDown, State::CoolingDown { until_ms }) => {
                 let left_ms = until_ms.saturating_sub(now.mono_ms);
                 let left_s = u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX);
-                Some(WaitsFor { kind, seconds_left: Some(left_s) })
+                Some(WaitsFor { seconds_left: Some(left_s), ..for_mode })
             }
-            (StateName::Doubtful, State::InDoubt) => {
-                let kind = match self.data.record.doubt {
-                    Some(Doubt::OldOrNew) => WaitKind::Code,
-                    Some(Doubt::BothRefused | Doubt::CallUnanswered) | None => WaitKind::Person,
-                };
-                Some(WaitsFor { kind, seconds_left: None })
-            }
-            (StateName::Uninitialised | StateName::Blocked | StateName::Doubtful, _) => {
-                Some(WaitsFor { kind: WaitKind::Person, seconds_left: None })
-            }
+            (StateName::Doubtful, State::InDoubt) => Some(match self.data.record.doubt {
+                Some(Doubt::OldOrNew) => code,
+                Some(Doubt::BothRefused | Doubt::CallUnanswered) | None => person,
+            }),
+            (StateName::Uninitialised | StateName::Blocked | StateName::Doubtful, _) => Some(person),
             (
                 StateName::Absent
                 | StateName::Activating

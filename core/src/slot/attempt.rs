@@ -8,7 +8,7 @@ use crate::audit::{AttemptCause, AuditEvent};
 use crate::command::{Answer, CommandKind};
 use crate::effect::{HsmAnswer, HsmCall};
 use crate::fault::{Fault, Function, HsmFailure, Refusal, rv};
-use crate::record::Mode;
+use crate::record::{Knows, Mode};
 use crate::safe::SecretId;
 use crate::token::LoginState;
 use crate::turn::Turn;
@@ -96,7 +96,7 @@ pub(super) fn token_answered(turn: &mut Turn<'_>, step: Step, result: Result<Hsm
         Step::Login(attempt, id) => login_answered(turn, attempt, id, result),
         Step::Settle(attempt, id) => match result {
             Ok(HsmAnswer::Settled) => {
-                forget_superseded(turn);
+                forget_superseded(turn, attempt.by);
                 hand_over::served(turn, attempt, id)
             }
             Ok(_) => wrong_answer(turn, step),
@@ -198,6 +198,8 @@ pub(super) fn login_answered(
 pub(super) fn login_refused(turn: &mut Turn<'_>, attempt: Try, id: SecretId, locked: bool) -> Outcome<State> {
     attempts::refused(turn, attempt.caller, attempt.cause == AttemptCause::Person);
     turn.wipe(id);
+    // *Old or new*: the other one is asked for next.
+    turn.slot.asks_old = turn.slot.record.knowledge_next.is_some() && attempt.by == Knows::Next;
     if let Some(token) = &mut turn.slot.token {
         token.locked |= locked;
     }
@@ -284,7 +286,7 @@ pub(super) fn supersedes(turn: &Turn<'_>) -> bool {
 }
 
 /// A typed code was accepted and settled: it rules, and the sealed ones go (rule 2).
-pub(super) fn forget_superseded(turn: &mut Turn<'_>) {
+pub(super) fn forget_superseded(turn: &mut Turn<'_>, by: Knows) {
     for generation in turn.slot.record.sealed() {
         turn.erase(generation);
     }
@@ -298,6 +300,7 @@ pub(super) fn forget_superseded(turn: &mut Turn<'_>) {
     record.unblocking = None;
     record.by_so = None;
     record.mode = Mode::Manual;
+    turn.slot.rule(by);
     turn.save();
     if resolved {
         turn.journal(None, AuditEvent::DoubtResolved);

@@ -9,7 +9,7 @@ use crate::command::{Answer, Caller, CommandKind};
 use crate::effect::{ApplicationSet, HsmCall};
 use crate::fault::{Fault, Refusal};
 use crate::pin_change::ChangeOrder;
-use crate::record::{ChangeKind, Doubt, Mode};
+use crate::record::{ChangeKind, Doubt, Knowledge, Knows, Mode};
 use crate::safe::SecretId;
 use crate::turn::Turn;
 
@@ -31,6 +31,7 @@ pub(super) struct Wish {
     pub(super) to: Mode,
     pub(super) code: Option<SecretId>,
     pub(super) new_code: Option<SecretId>,
+    pub(super) next: Knowledge,
     pub(super) confirmed: bool,
 }
 
@@ -73,7 +74,13 @@ pub(super) fn end_refused(turn: &mut Turn<'_>, attempt: Try, refusal: Refusal) -
     Outcome::Transition(rest::rest(turn))
 }
 
-pub(super) fn activate(turn: &mut Turn<'_>, caller: Caller, code: Option<SecretId>, confirmed: bool) -> Outcome<State> {
+pub(super) fn activate(
+    turn: &mut Turn<'_>,
+    caller: Caller,
+    code: Option<SecretId>,
+    by: Knows,
+    confirmed: bool,
+) -> Outcome<State> {
     turn.slot.accept = ApplicationSet::NONE;
     let record = &turn.slot.record;
     let stored_rules = record.mode == Mode::Generated && record.accepted.is_some();
@@ -83,13 +90,13 @@ pub(super) fn activate(turn: &mut Turn<'_>, caller: Caller, code: Option<SecretI
             if stored_rules && undisturbed {
                 return refuse(turn, caller, CommandKind::Activate, Refusal::CodeNotWanted, [code, None]);
             }
-            if let Err(refusal) = check_code(turn, id) {
+            if let Err(refusal) = code::check_in_safe(turn.secrets, id, turn.slot.pin_chars_max()) {
                 return refuse(turn, caller, CommandKind::Activate, refusal, [code, None]);
             }
             Source::Typed(id)
         }
         None => {
-            let kept = record.mode == Mode::Manual && leaves_a_kept_code(turn);
+            let kept = record.mode == Mode::Manual && turn.slot.keeps_a_code();
             // The code of an unblock that nobody saw the end of: it may be the one that rules.
             let rescued = record.unblocking.is_some_and(|kept| kept.may_rule()) && record.user.automatic_stopped;
             let decidable = turn.slot.has_open_change()
@@ -108,7 +115,7 @@ pub(super) fn activate(turn: &mut Turn<'_>, caller: Caller, code: Option<SecretI
     };
     turn.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Activate));
     turn.slot.held = false;
-    let attempt = Try { source, cause: AttemptCause::Person, caller: Some(caller), confirmed, cleared: false };
+    let attempt = Try { source, cause: AttemptCause::Person, caller: Some(caller), by, confirmed, cleared: false };
     let ticket = turn.call(HsmCall::Observe);
     Outcome::Transition(State::AtToken { ticket, step: Step::Observe(attempt) })
 }
@@ -116,7 +123,7 @@ pub(super) fn activate(turn: &mut Turn<'_>, caller: Caller, code: Option<SecretI
 pub(super) fn change(turn: &mut Turn<'_>, pin: Option<SecretId>, wish: Wish) -> Outcome<State> {
     let from = turn.slot.record.mode;
     let kind = match (wish.kind, from, wish.to) {
-        (CommandKind::Mode, Mode::Generated, Mode::Generated) | (CommandKind::Mode, Mode::Manual, Mode::Manual) => {
+        (CommandKind::Mode, _, _) if from == wish.to && turn.slot.record.knowledge == wish.next => {
             return refuse(turn, wish.caller, wish.kind, Refusal::ModeAlready, [wish.code, wish.new_code]);
         }
         (_, Mode::Generated, Mode::Generated) => ChangeKind::GeneratedToGenerated,
@@ -124,7 +131,7 @@ pub(super) fn change(turn: &mut Turn<'_>, pin: Option<SecretId>, wish: Wish) -> 
         (_, Mode::Manual, Mode::Generated) => ChangeKind::ManualToGenerated,
         (_, Mode::Manual, Mode::Manual) => ChangeKind::ManualToManual,
     };
-    if leaves_a_kept_code(turn) {
+    if turn.slot.keeps_a_code() {
         return refuse(turn, wish.caller, wish.kind, Refusal::ActivateFirst, [wish.code, wish.new_code]);
     }
     if let Err(refusal) = check_codes(turn, from, wish) {
@@ -139,17 +146,9 @@ pub(super) fn change(turn: &mut Turn<'_>, pin: Option<SecretId>, wish: Wish) -> 
         active: pin,
         code: wish.code,
         new_code: wish.new_code,
+        next: wish.next,
     });
     Outcome::Transition(State::Changing)
-}
-
-/// Whether a sealed code is kept that only an accepted code may replace (rule 2).
-pub(super) fn leaves_a_kept_code(turn: &Turn<'_>) -> bool {
-    let record = &turn.slot.record;
-    match record.mode {
-        Mode::Generated => record.pending.is_some(),
-        Mode::Manual => record.sealed().iter().any(Option::is_some),
-    }
 }
 
 /// Another token PIN by the SO PIN: checked as far as it can be before the token is touched.
@@ -172,9 +171,9 @@ fn may_unblock(turn: &mut Turn<'_>, rescue: Rescue) -> Result<(), Refusal> {
     may_prove_so(turn, rescue.so_pin)?;
     match (rescue.to, rescue.new_code) {
         (Mode::Generated, Some(_)) => Err(Refusal::NewCodeNotWanted),
-        (Mode::Generated, None) => code::generated_chars(turn.slot.pin_chars_max()).map(|_| ()),
+        (Mode::Generated, None) => code::generated_chars(turn.slot.new_pin_chars_max()).map(|_| ()),
         (Mode::Manual, None) => Err(Refusal::NewCodeMissing),
-        (Mode::Manual, Some(id)) => check_code(turn, id),
+        (Mode::Manual, Some(id)) => code::check_in_safe(turn.secrets, id, turn.slot.new_pin_chars_max()),
     }
 }
 
@@ -256,18 +255,6 @@ pub(super) fn initialise(
     Outcome::Transition(State::Changing)
 }
 
-/// Checks a typed code of this slot before its token is touched.
-pub(super) fn check_code(turn: &Turn<'_>, id: SecretId) -> Result<(), Refusal> {
-    check_length_and_form(turn, id, turn.slot.pin_chars_max())
-}
-
-fn check_length_and_form(turn: &Turn<'_>, id: SecretId, chars_max: u16) -> Result<(), Refusal> {
-    let mut verdict = Err(Refusal::CodeMissing);
-    let lent = turn.secrets.lend(id, &mut |bytes| verdict = code::check_typed(bytes, chars_max));
-    lent.ok_or(Refusal::CodeMissing)?;
-    verdict
-}
-
 /// An SO PIN has the token's own rules; we only refuse what nobody can have meant.
 pub(super) fn check_so_pin(turn: &Turn<'_>, id: SecretId) -> Result<(), Refusal> {
     let mut verdict = Err(Refusal::CodeMissing);
@@ -288,14 +275,14 @@ pub(super) fn check_codes(turn: &Turn<'_>, from: Mode, wish: Wish) -> Result<(),
     match (from, wish.code) {
         (Mode::Generated, Some(_)) => return Err(Refusal::CodeNotWanted),
         (Mode::Manual, None) => return Err(Refusal::CodeMissing),
-        (Mode::Manual, Some(id)) => check_code(turn, id)?,
+        (Mode::Manual, Some(id)) => code::check_in_safe(turn.secrets, id, turn.slot.pin_chars_max())?,
         (Mode::Generated, None) => {}
     }
     match (wish.to, wish.new_code) {
         (Mode::Generated, Some(_)) => return Err(Refusal::NewCodeNotWanted),
         (Mode::Generated, None) => code::generated_chars(turn.slot.new_pin_chars_max()).map(|_| ()),
         (Mode::Manual, None) => Err(Refusal::NewCodeMissing),
-        (Mode::Manual, Some(id)) => check_length_and_form(turn, id, turn.slot.new_pin_chars_max()),
+        (Mode::Manual, Some(id)) => code::check_in_safe(turn.secrets, id, turn.slot.new_pin_chars_max()),
     }?;
     let (Some(old), Some(new)) = (wish.code, wish.new_code) else { return Ok(()) };
     let mut unchanged = false;

@@ -8,6 +8,7 @@ use crate::command::Caller;
 use crate::effect::HsmCall;
 use crate::fault::{Fault, Refusal};
 use crate::pin_change::ChangeOrder;
+use crate::record::Knows;
 use crate::status::Attention;
 use crate::token::Presence;
 use crate::turn::Turn;
@@ -47,6 +48,7 @@ pub(super) fn go_on(turn: &mut Turn<'_>) -> Outcome<State> {
                 source: Source::Stored,
                 cause: AttemptCause::Automatic,
                 caller: None,
+                by: Knows::Current,
                 confirmed: false,
                 cleared: false,
             };
@@ -61,8 +63,14 @@ pub(super) fn go_on_with_fresh_flags(turn: &mut Turn<'_>) -> Outcome<State> {
     if turn.stopping || turn.slot.has_open_change() || !turn.slot.opens_by_itself() {
         return go_on(turn);
     }
-    let attempt =
-        Try { source: Source::Stored, cause: AttemptCause::Automatic, caller: None, confirmed: false, cleared: false };
+    let attempt = Try {
+        source: Source::Stored,
+        cause: AttemptCause::Automatic,
+        caller: None,
+        by: Knows::Current,
+        confirmed: false,
+        cleared: false,
+    };
     let ticket = turn.call(HsmCall::Observe);
     Outcome::Transition(State::AtToken { ticket, step: Step::Observe(attempt) })
 }

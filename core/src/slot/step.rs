@@ -3,6 +3,7 @@
 use crate::audit::AttemptCause;
 use crate::command::Caller;
 use crate::fault::Function;
+use crate::record::Knows;
 use crate::safe::SecretId;
 
 /// One try of a PIN, from the order to its end.
@@ -15,6 +16,8 @@ pub struct Try {
     pub cause: AttemptCause,
     /// Who waits for the end.
     pub caller: Option<Caller>,
+    /// Whose code it is, if people entered it.
+    pub by: Knows,
     /// Whether the last-try confirmation was typed.
     pub confirmed: bool,
     /// Whether a leftover login was already logged out for this try.

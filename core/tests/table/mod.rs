@@ -70,6 +70,9 @@ pub fn difference(before: &SlotRecord, after: &SlotRecord) -> String {
     field("accepted", before.accepted == after.accepted, format!("{:?}", after.accepted));
     field("pending", before.pending == after.pending, format!("{:?}", after.pending));
     field("change", before.change == after.change, format!("{:?}", after.change));
+    field("knowledge", before.knowledge == after.knowledge, format!("{:?}", after.knowledge));
+    let next = format!("{:?}", after.knowledge_next);
+    field("knowledge_next", before.knowledge_next == after.knowledge_next, next);
     field("doubt", before.doubt == after.doubt, format!("{:?}", after.doubt));
     field("user", before.user == after.user, format!("{:?}", after.user));
     field("so", before.so == after.so, format!("{:?}", after.so));

@@ -15,14 +15,14 @@ use slotwarden_core::effect::{
 use slotwarden_core::fault::{ApplicationFault, Fault, Function, HsmFailure, rv};
 use slotwarden_core::person::{PersonId, Persons, Role, Roles};
 use slotwarden_core::record::{Attempts, Change, ChangeKind};
-use slotwarden_core::record::{Mode, Owner, PolicyRecord, Record, SecretKey, SlotRecord};
+use slotwarden_core::record::{Mode, Owner, PolicyRecord, Record, SecretKey, Sets, SlotRecord};
 use slotwarden_core::service::{Configuration, Service, SlotConfiguration};
 use slotwarden_core::status::StateName;
 use slotwarden_core::token::{LoginState, Presence, TokenState};
 use slotwarden_core::{Now, SecretId};
 use std::collections::BTreeMap;
 
-pub type Small = Service<2, 16, 48>;
+pub type Small = Service<2, 64, 48>;
 pub const SLOT: SlotId = SlotId(0);
 /// The wall clock stands still: nothing is decided by it.
 pub const WALL_S: Option<u64> = Some(1_700_000_000);
@@ -39,6 +39,11 @@ pub struct World {
     pub records: BTreeMap<Owner, SlotRecord>,
     pub policy: PolicyRecord,
     pub configuration: Configuration<2>,
+    pub sets: BTreeMap<Owner, Sets>,
+    /// Who gives an order when nobody is named.
+    pub administrator: PersonId,
+    /// Every share that was shown: to which order, and its text.
+    pub shown: BTreeMap<u32, String>,
     pub sealed: BTreeMap<SecretKey, Vec<u8>>,
     pub journal: Vec<AuditRecord>,
     pub handed_over: Option<Vec<u8>>,
@@ -65,6 +70,8 @@ pub struct World {
     pub calls: Vec<HsmCall>,
     pub left: u32,
     pub ended_worker: bool,
+    /// A silent `C_SetPIN` takes effect all the same.
+    pub dies_after_set_pin: bool,
 }
 
 impl World {
@@ -92,6 +99,9 @@ impl World {
             refused: 0,
             login: LoginState::Public,
             records: BTreeMap::new(),
+            sets: BTreeMap::new(),
+            administrator: PersonId::OWN_USER,
+            shown: BTreeMap::new(),
             sealed: BTreeMap::new(),
             journal: Vec::new(),
             handed_over: None,
@@ -118,6 +128,7 @@ impl World {
             calls: Vec::new(),
             left: 3000,
             ended_worker: false,
+            dies_after_set_pin: false,
         };
         world.start();
         world
@@ -143,6 +154,9 @@ impl World {
         }
         self.service.load_policy(self.policy);
         self.service.load_chain(self.chain());
+        for (owner, sets) in &self.sets {
+            self.service.load_sets(*owner, sets.clone());
+        }
         self.start();
     }
 
@@ -184,8 +198,24 @@ impl World {
         last.map_or_else(Chain::default, |record| Chain { sequence: record.sequence, head: record.hash() })
     }
 
+    /// A world with so many custodians, numbered from 1, beside the administrator, who is 0.
+    pub fn with_custodians(pin: &[u8], custodians: u8) -> World {
+        let mut list = Persons::none();
+        list.add(PersonId(0), Roles::NONE.with(Role::Administrator)).expect("the first");
+        for who in 1..=custodians {
+            list.add(PersonId(who), Roles::NONE.with(Role::Custodian)).expect("few persons");
+        }
+        let mut world = World::of(configuration(list), pin);
+        world.administrator = PersonId(0);
+        world
+    }
+
     pub fn order(&mut self, command: Command) -> Answer {
-        self.order_as(PersonId::OWN_USER, command)
+        self.order_as(self.administrator, command)
+    }
+
+    pub fn order_by(&mut self, who: u8, command: Command) -> Answer {
+        self.order_as(PersonId(who), command)
     }
 
     pub fn order_as(&mut self, who: PersonId, command: Command) -> Answer {
@@ -239,6 +269,10 @@ impl World {
                     self.policy = policy;
                     None
                 }
+                Effect::Store(Record::Sets { owner, sets }) => {
+                    self.sets.insert(owner, sets);
+                    None
+                }
                 Effect::Store(Record::Seal { key, id }) => {
                     let code = self.service.with(id, <[u8]>::to_vec).expect("a secret to seal is in the safe");
                     self.sealed.insert(key, code);
@@ -267,6 +301,9 @@ impl World {
                         self.logins += 1;
                     }
                     if self.silent.is_some_and(|silent| silent(&call)) {
+                        if self.dies_after_set_pin && matches!(call, HsmCall::SetPin { .. }) {
+                            let _ = self.call(call);
+                        }
                         self.held.push(Input::Done { ticket, outcome: Outcome::Hsm(Err(HsmFailure::NoWorker)) });
                         continue;
                     }
@@ -316,6 +353,10 @@ impl World {
                     Some(Input::Done { ticket, outcome: Outcome::Application(Ok(())) })
                 }
                 Effect::Reply { reply, answer } => {
+                    if let Answer::Share { id, .. } = answer {
+                        let text = self.service.with(id, <[u8]>::to_vec).expect("the share is shown now");
+                        self.shown.insert(reply.0, String::from_utf8(text).expect("shares are text"));
+                    }
                     assert!(self.answers.insert(reply.0, answer).is_none(), "one answer for each order");
                     None
                 }
@@ -460,13 +501,24 @@ impl World {
     pub fn ask(&mut self, command: Command) -> (u32, Option<Answer>) {
         self.replies += 1;
         let reply = ReplyId(self.replies);
-        let caller = Caller { who: PersonId(0), reply };
+        let caller = Caller { who: self.administrator, reply };
         let now = Now { mono_ms: self.now_ms, wall_s: WALL_S };
         if let Err(refusal) = self.service.handle(now, Input::Command { caller, command }) {
             return (reply.0, Some(Answer::Refused(refusal)));
         }
         self.perform_all();
         (reply.0, self.answers.get(&reply.0).copied())
+    }
+    /// A person enters something, and the answer does not come.
+    pub fn enter_unanswered(&mut self, who: u8, text: &str) {
+        let code = Some(self.secret(text));
+        self.replies += 1;
+        let caller = Caller { who: PersonId(who), reply: ReplyId(self.replies) };
+        let now = Now { mono_ms: self.now_ms, wall_s: None };
+        let command = Command::Share { slot: SLOT, code, confirmed: false };
+        self.service.handle(now, Input::Command { caller, command }).expect("it enters");
+        self.perform_all();
+        assert!(!self.answers.contains_key(&self.replies), "it was answered");
     }
     pub fn raw(&mut self, input: Input) {
         let now = Now { mono_ms: self.now_ms, wall_s: WALL_S };
@@ -478,6 +530,7 @@ impl World {
         let c = Command::Mode {
             slot: SLOT,
             to: Mode::Generated,
+            parts: None,
             code,
             new_code: None,
             confirmed: false,
