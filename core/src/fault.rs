@@ -183,17 +183,17 @@ refusals! {
     407 SealWrong "seal-wrong" Wrong
         "the key does not open the stored codes" "bring back the key that belongs to this store; if it is lost for good, `slotwarden daemon --new-store` makes another store, without the codes";
 
-    601 QuorumInvalid "quorum-invalid" Wrong
+    801 QuorumInvalid "quorum-invalid" Wrong
         "no such quorum: m of n needs 2 ≤ m ≤ n ≤ 16" "choose m and n within these bounds";
-    602 ShareMistyped "share-mistyped" Wrong
+    802 ShareMistyped "share-mistyped" Wrong
         "a typing error: this is not a whole share" "compare the text group by group and enter it again; shares entered before are kept";
-    603 ShareForeign "share-foreign" Wrong
+    803 ShareForeign "share-foreign" Wrong
         "a share of something else: another slot, another set, another kind or a newer version" "enter the share of the set that `slotwarden slot show` names; shares entered before are kept";
-    604 ShareWrong "share-wrong" Wrong
+    804 ShareWrong "share-wrong" Wrong
         "the text is whole, but no such share was ever handed out" "it was altered or forged: find out by whom; shares entered before are kept";
-    605 ShareOfAnother "share-of-another" NotAllowed
+    805 ShareOfAnother "share-of-another" NotAllowed
         "this share was handed out to somebody else" "each person enters their own; shares entered before are kept";
-    606 SharesMissing "shares-missing" WaitsForPeople
+    806 SharesMissing "shares-missing" WaitsForPeople
         "fewer different shares than the quorum needs" "wait for more custodians; shares entered before are kept";
 
     701 ApprovalUnknown "approval-unknown" Wrong
@@ -232,35 +232,35 @@ refusals! {
     328 DecommissionUnconfirmed "decommission-unconfirmed" WaitsForPeople
         "this ends the life of the slot: every key of its token is destroyed, and its sealed codes are forgotten" "be sure that nothing needs the keys, then repeat with --confirm \"decommission NAME\" (the name as configured)";
 
-    607 ShareOutdated "share-outdated" Wrong
+    807 ShareOutdated "share-outdated" Wrong
         "a share of a set that is void, superseded, or not the one asked for now" "enter your share of the set that `slotwarden slot show` names; shares entered before are kept";
-    608 ShareRepeated "share-repeated" Wrong
+    808 ShareRepeated "share-repeated" Wrong
         "this share was entered already" "another custodian's share is wanted; shares entered before are kept";
-    609 ShareShownAlready "share-shown-already" NotAllowed
+    809 ShareShownAlready "share-shown-already" NotAllowed
         "your share was shown to you already, and is never shown again" "type it back; if it is lost, `slotwarden slot share NAME --reset` and split again";
-    610 ShareNotFetched "share-not-fetched" Wrong
+    810 ShareNotFetched "share-not-fetched" Wrong
         "you have no share of this set to type back" "fetch yours first: `slotwarden slot share NAME`";
-    611 NoShareLeft "no-share-left" Wrong
+    811 NoShareLeft "no-share-left" Wrong
         "every share of this set was handed out" "the custodians type theirs back now";
-    612 TooFewCustodians "too-few-custodians" Wrong
+    812 TooFewCustodians "too-few-custodians" Wrong
         "a split needs n different persons who may hold a share" "give n persons the role custodian or administrator, or name exactly n with --custodians";
-    613 NotInRoster "not-in-roster" NotAllowed
+    813 NotInRoster "not-in-roster" NotAllowed
         "you are not one of the persons this is for" "`slotwarden slot show NAME` names them";
-    614 PartsInvalid "parts-invalid" Wrong
+    814 PartsInvalid "parts-invalid" Wrong
         "a code in parts needs 2 to 8 different persons who may hold one, and is manual" "name persons with the role custodian or administrator";
-    615 PartRepeated "part-repeated" Wrong
+    815 PartRepeated "part-repeated" Wrong
         "your part was entered already" "the others' parts are wanted; `slotwarden slot share NAME --reset` begins again";
-    616 PartsTooLong "parts-too-long" Wrong
+    816 PartsTooLong "parts-too-long" Wrong
         "the parts together are longer than 64 characters or than the token allows" "agree on shorter parts; each has at least 8 characters";
-    617 RosterInvalid "roster-invalid" Wrong
+    817 RosterInvalid "roster-invalid" Wrong
         "too many persons, or one named twice" "name each of at most 16 persons once";
-    618 NothingCollected "nothing-collected" Wrong
+    818 NothingCollected "nothing-collected" Wrong
         "nothing is being collected or handed out for this slot" "`slotwarden slot show NAME` says what it waits for";
-    619 CollectionUnderWay "collection-under-way" Later
+    819 CollectionUnderWay "collection-under-way" Later
         "people are entering shares or parts for another order of this slot" "finish it, or end it with `slotwarden slot share NAME --reset`";
-    620 TooManyCollections "too-many-collections" Later
+    820 TooManyCollections "too-many-collections" Later
         "two slots collect shares or parts already" "finish one of them; `slotwarden status` names them";
-    621 CodeIsShared "code-is-shared" Wrong
+    821 CodeIsShared "code-is-shared" Wrong
         "the code is known in shares" "`slotwarden slot split NAME` makes a new set";
 }
 

@@ -14,6 +14,7 @@ use crate::limits::{APPLICATIONS_PER_SLOT_MAX, APPROVALS_MAX, ROSTER_MAX};
 use crate::person::{PersonId, Roster};
 use crate::record::{Doubt, Mode};
 use crate::share::Quorum;
+use crate::share::typed::SET_MARK_BYTES;
 
 /// The whole service at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,8 +95,20 @@ pub enum KnowledgeStatus {
     Whole,
     /// These persons in conjunction.
     Parts(Roster),
-    /// Any m of n persons.
-    Shares(Quorum),
+    /// Any m of n persons, with the shares of this set.
+    Shares(SetStatus),
+}
+
+/// A set of shares, as everybody may see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct SetStatus {
+    /// Any m of n.
+    pub quorum: Quorum,
+    /// Which set of its slot; rises with each.
+    pub generation: u16,
+    /// The beginning of its id, as each of its shares carries it.
+    pub mark: [u8; SET_MARK_BYTES],
 }
 
 /// States of a slot as people are told them.

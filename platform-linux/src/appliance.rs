@@ -87,13 +87,15 @@ pub fn prepare(offered: &Offered, new_store: bool, events: &Events) -> Result<Pr
         warn!("{}", output::kept_code(name));
     }
     let configuration = core_configuration(&settings, offered, &mut store)?;
-    let (records, chain) = (store.loaded().slots.clone(), store.loaded().chain);
+    let loaded = store.loaded();
+    let (records, sets, chain) = (loaded.slots.clone(), loaded.sets.clone(), loaded.chain);
     info!(seal = store.seal(), records = chain.sequence, "the store is open");
     let policy = store.loaded().policy;
     let setup = Setup {
         names: Arc::new(names),
         configuration,
         records,
+        sets,
         policy,
         chain,
         protected: settings.protected.clone(),

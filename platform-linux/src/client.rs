@@ -12,7 +12,8 @@ use zeroize::Zeroizing;
 use crate::control::{CLIENT_DEADLINE, Timed};
 use crate::frame::{self, FrameProblem, Kind};
 use crate::problem::{Own, Problem};
-use crate::wire::{Answered, Ask, FreeTokenView, Request, SecretRole, VERSION};
+use crate::secret::Secret;
+use crate::wire::{Answered, Ask, FreeTokenView, Request, SECRET_BYTES_MAX, SecretRole, VERSION};
 
 /// Where the daemon listens.
 #[derive(Clone, Debug)]
@@ -80,6 +81,18 @@ impl Client {
     /// # Errors
     /// What the daemon refused, or why it could not be asked.
     pub fn ask(&self, ask: Ask, secrets: &[(SecretRole, Zeroizing<Vec<u8>>)]) -> Result<Answered, Refused> {
+        self.ask_for_share(ask, secrets).map(|(answered, _)| answered)
+    }
+
+    /// The same, with the share that the answer announces.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn ask_for_share(
+        &self,
+        ask: Ask,
+        secrets: &[(SecretRole, Zeroizing<Vec<u8>>)],
+    ) -> Result<(Answered, Option<Secret>), Refused> {
         let stream = self.connect()?;
         let request = Request { version: VERSION, ask, secrets: secrets.iter().map(|(role, _)| *role).collect() };
         let mut timed = Timed::new(&stream, Some(CLIENT_DEADLINE));
@@ -96,7 +109,11 @@ impl Client {
                 let problem = Box::new(Own::NeedsApproval.with(format!("request {id}, code {code}")));
                 Err(Refused { problem, free_tokens: Vec::new(), approval: Some((id, code)) })
             }
-            (Ok(answered), Ok(())) => Ok(answered),
+            (Ok(answered @ Answered::Share { .. }), Ok(())) => {
+                let share = frame::receive_secret(&mut Timed::new(&stream, None), SECRET_BYTES_MAX);
+                share.map(|share| (answered, Some(share))).map_err(|_| Own::AnswerLost.into())
+            }
+            (Ok(answered), Ok(())) => Ok((answered, None)),
             (Err(FrameProblem::Unreadable | FrameProblem::WrongKind | FrameProblem::TooLong), _) => {
                 Err(Own::OtherVersion.into())
             }

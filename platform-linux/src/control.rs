@@ -53,7 +53,28 @@ pub struct Request {
     /// Their secrets, wiped when dropped.
     pub secrets: Vec<(SecretRole, Zeroizing<Vec<u8>>)>,
     /// Where the one answer goes; dropping it closes the connection.
-    pub answer: SyncSender<Answered>,
+    pub answer: SyncSender<Reply>,
+}
+
+/// An answer with the share it announces, if it does; wiped when dropped.
+pub struct Reply {
+    /// What is serialised.
+    pub answered: Answered,
+    /// The text of a share.
+    pub share: Option<Zeroizing<Vec<u8>>>,
+}
+
+/// Shares are not printed.
+impl fmt::Debug for Reply {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Reply").field("answered", &self.answered).finish_non_exhaustive()
+    }
+}
+
+impl<T: Into<Answered>> From<T> for Reply {
+    fn from(answered: T) -> Self {
+        Reply { answered: answered.into(), share: None }
+    }
 }
 
 /// Secrets are not printed, not even their lengths.
@@ -244,13 +265,18 @@ fn serve(stream: &UnixStream, peer: Peer, events: &Events) {
             // Without a deadline: the core answers every order, and its own deadlines bound the wait.
             match answered.recv() {
                 Ok(reply) => reply,
-                Err(_) => Refusal::Stopping.into_answer(),
+                Err(_) => Problem::from(Refusal::Stopping).into(),
             }
         }
         Err(problem) => problem.into(),
     };
     // A client that left does not get its answer; the order is done all the same.
-    let _ = frame::send(&mut Timed::new(stream, Some(CLIENT_DEADLINE)), Kind::Answer, &reply);
+    let mut timed = Timed::new(stream, Some(CLIENT_DEADLINE));
+    let sent = frame::send(&mut timed, Kind::Answer, &reply.answered);
+    if let (Ok(()), Some(share)) = (sent, &reply.share) {
+        // As above; whoever did not get their share resets the collection.
+        let _ = frame::send_secret(&mut timed, share);
+    }
 }
 
 type Received = (Ask, Vec<(SecretRole, Zeroizing<Vec<u8>>)>);
@@ -277,16 +303,6 @@ fn receive(stream: &UnixStream) -> Result<Received, Problem> {
 fn refuse(stream: &UnixStream, problem: Problem) {
     let _ =
         frame::send(&mut Timed::new(stream, Some(Duration::from_millis(100))), Kind::Answer, &Answered::from(problem));
-}
-
-trait IntoAnswer {
-    fn into_answer(self) -> Answered;
-}
-
-impl IntoAnswer for Refusal {
-    fn into_answer(self) -> Answered {
-        Answered::from(Problem::from(self))
-    }
 }
 
 #[cfg(test)]
@@ -336,7 +352,7 @@ mod tests {
             match self.events.recv_timeout(Duration::from_secs(5)) {
                 Ok(Event::Control(request)) => {
                     assert_eq!(request.ask, Ask::Status);
-                    request.answer.send(Answered::Done).expect("the client waits");
+                    request.answer.send(Answered::Done.into()).expect("the client waits");
                 }
                 other => panic!("a request was expected: {other:?}"),
             }

@@ -26,7 +26,7 @@ use slotwarden_core::effect::{Effect, Input, Outcome, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::limits::{SLOTS_APPLIANCE, STOP_DEADLINE_MS};
 use slotwarden_core::person::PersonId;
-use slotwarden_core::record::{Owner, PolicyRecord, SlotRecord};
+use slotwarden_core::record::{Owner, PolicyRecord, Sets, SlotRecord};
 use slotwarden_core::status::Status;
 use slotwarden_core::{Appliance, Configuration, Now, SecretId, Service};
 use tracing::{error, info, warn};
@@ -37,7 +37,7 @@ use crate::devices::{Applications, Event, Hsm, Lend, Store};
 use crate::names::Names;
 use crate::problem::{self, Problem};
 use crate::random::{self, FirstSource};
-use crate::status_json::{self, StatusView};
+use crate::status_json::{self, ProgressView, StatusView};
 use crate::wire::Answered;
 use held::Held;
 
@@ -71,6 +71,8 @@ pub struct Setup {
     pub records: Vec<(Owner, SlotRecord)>,
     /// What two persons decided, found in the store.
     pub policy: PolicyRecord,
+    /// Every slot's sets of shares found in the store.
+    pub sets: Vec<(Owner, Sets)>,
     /// The end of the audit chain found in the store.
     pub chain: Chain,
     /// The protected part of the configuration in force.
@@ -139,7 +141,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Lend for Serv
 /// Who waits for the answer to an order.
 enum Waiting {
     /// A client.
-    Client(SyncSender<Answered>),
+    Client(SyncSender<control::Reply>),
     /// The loop itself: boot.
     Boot,
     /// The loop itself: stop.
@@ -175,6 +177,9 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             service.load(*owner, *record);
         }
         service.load_policy(setup.policy);
+        for (owner, sets) in setup.sets {
+            service.load_sets(owner, sets);
+        }
         service.load_chain(setup.chain);
         Ok(Loop {
             service,
@@ -310,17 +315,8 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
     fn reply(&mut self, reply: ReplyId, answer: Answer) {
         match self.waiting.remove(&reply.0) {
             Some(Waiting::Client(client)) => {
-                let answered = match (answer, problem::of_answer(answer)) {
-                    (Answer::NeedsApproval { id, code }, _) => Answered::NeedsApproval { id, code: code.to_string() },
-                    (_, Ok(())) => Answered::Done,
-                    (_, Err(problem)) => {
-                        let free_tokens =
-                            if problem.is(Refusal::SeveralFreeTokens) { self.free_tokens() } else { vec![] };
-                        Answered::Problem { problem, free_tokens }
-                    }
-                };
                 // A client that left is not told; its order is done all the same.
-                let _ = client.try_send(answered);
+                let _ = client.try_send(self.told(answer));
             }
             Some(Waiting::Boot) => {
                 let status = self.status();
@@ -338,11 +334,28 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
         }
     }
 
+    /// What a client is told; the only place where a share leaves the Safe (P30).
+    fn told(&self, answer: Answer) -> control::Reply {
+        match (answer, problem::of_answer(answer)) {
+            (Answer::Waits(progress), _) => Answered::Waits(ProgressView::from(progress)).into(),
+            (Answer::Share { id, x, quorum }, _) => {
+                let share = self.service.with(id, |text| Zeroizing::new(text.to_vec()));
+                control::Reply { answered: Answered::Share { x, m: quorum.m(), n: quorum.n() }, share }
+            }
+            (Answer::NeedsApproval { id, code }, _) => Answered::NeedsApproval { id, code: code.to_string() }.into(),
+            (Answer::Done | Answer::Refused(_) | Answer::Failed(_), Ok(())) => Answered::Done.into(),
+            (Answer::Done | Answer::Refused(_) | Answer::Failed(_), Err(problem)) => {
+                let free_tokens = if problem.is(Refusal::SeveralFreeTokens) { self.free_tokens() } else { vec![] };
+                Answered::Problem { problem, free_tokens }.into()
+            }
+        }
+    }
+
     /// A client's request.
     fn request(&mut self, request: control::Request) {
         match self.answer(&request) {
             Ok(Some(answered)) => {
-                let _ = request.answer.try_send(answered);
+                let _ = request.answer.try_send(answered.into());
             }
             Ok(None) => self.client_order(request, true),
             Err(problem) => {
@@ -415,6 +428,9 @@ fn differs(one: &Status<SLOTS_APPLIANCE>, other: &Status<SLOTS_APPLIANCE>) -> bo
         }
         for approval in &mut status.approvals {
             approval.seconds_left = 0;
+        }
+        for collection in status.slots.iter_mut().filter_map(|slot| slot.collection.as_mut()) {
+            collection.seconds_left = 0;
         }
         status
     };

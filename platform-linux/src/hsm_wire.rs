@@ -293,11 +293,11 @@ mod tests {
 
     #[test]
     fn a_secret_longer_than_a_place_is_refused_and_never_sent() {
-        let mut header = 65u32.to_le_bytes().to_vec();
+        let mut header = u32::try_from(PLACE_BYTES + 1).expect("small").to_le_bytes().to_vec();
         header.extend_from_slice(&[0, 0, 0, 0, 0, Kind::Secret as u8]);
-        header.extend_from_slice(&[b'x'; 65]);
+        header.extend_from_slice(&[b'x'; PLACE_BYTES + 1]);
         assert!(Frame::read(&mut header.as_slice()).is_err());
-        assert!(Frame::secret(1, SlotId(0), &[b'x'; 65]).body.is_empty());
+        assert!(Frame::secret(1, SlotId(0), &[b'x'; PLACE_BYTES + 1]).body.is_empty());
     }
 
     #[test]

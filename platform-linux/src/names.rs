@@ -79,6 +79,16 @@ impl Names {
         }
     }
 
+    /// The person of this configured name.
+    ///
+    /// # Errors
+    /// [`Own::UnknownPerson`].
+    pub fn person(&self, name: &str) -> Result<PersonId, Problem> {
+        let place = self.persons.iter().position(|person| person.name == name);
+        let number = place.and_then(|place| u8::try_from(place).ok());
+        number.map(PersonId).ok_or_else(|| Own::UnknownPerson.with(name))
+    }
+
     /// Who a process of this user id acts for; `None`: a stranger.
     #[must_use]
     pub fn peer(&self, uid: u32, own_uid: u32) -> Option<Peer> {

@@ -2,6 +2,7 @@
 
 use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::{ApplicationId, ApplicationSet};
+use slotwarden_core::person::Roster;
 
 use crate::audit::hex;
 use crate::names::Names;
@@ -29,10 +30,25 @@ pub fn sentence(operation: &Command, names: &Names) -> String {
         Command::ChangeCode { slot, confirmed, accept, .. } => {
             format!("change the code of {}{}{}", names.slot_name(slot), dead(accept, names), last_try(confirmed))
         }
-        Command::Mode { slot, to, confirmed, accept, .. } => {
+        Command::Mode { slot, to, parts, confirmed, accept, .. } => {
             let (name, mode) = (names.slot_name(slot), mode_word(to));
-            format!("switch {name} to a {mode} code{}{}", dead(accept, names), last_try(confirmed))
+            let known =
+                parts.map_or_else(String::new, |roster| format!(" known to {} together", persons(roster, names)));
+            format!("switch {name} to a {mode} code{known}{}{}", dead(accept, names), last_try(confirmed))
         }
+        Command::Split { slot, quorum, custodians, confirmed, accept, .. } => {
+            let (name, m, n) = (names.slot_name(slot), quorum.m(), quorum.n());
+            let whose = match custodians.persons() {
+                [] => "whoever may hold one".to_owned(),
+                _ => persons(custodians, names),
+            };
+            let rest = format!("{}{}", dead(accept, names), last_try(confirmed));
+            format!("make a new code of {name} that any {m} of {n} persons know, shares for {whose}{rest}")
+        }
+        Command::Share { slot, confirmed, .. } => {
+            format!("fetch or enter a share or part of {}{}", names.slot_name(slot), last_try(confirmed))
+        }
+        Command::Reset { slot } => format!("end what is collected for {}", names.slot_name(slot)),
         Command::Unblock { slot, to, confirmed, accept, .. } => {
             let (name, mode) = (names.slot_name(slot), mode_word(to));
             let rest = format!("{}{}", dead(accept, names), last_try(confirmed));
@@ -56,6 +72,12 @@ pub fn sentence(operation: &Command, names: &Names) -> String {
         }
         Command::Stop => "stop the daemon".to_owned(),
     }
+}
+
+/// Several persons by name, in their order.
+fn persons(roster: Roster, names: &Names) -> String {
+    let named: Vec<String> = roster.persons().iter().map(|person| names.person_name(*person)).collect();
+    named.join(" and ")
 }
 
 /// The applications that need not be told to let go.
@@ -102,6 +124,23 @@ mod tests {
         assert!(decommission(Some(so_pin), none).contains("every key"));
         assert!(!decommission(None, none).contains("every key"));
         assert!(decommission(None, none.with(ApplicationId(2))).contains("application 2 accepted as dead"));
+        let quorum = |m, n| slotwarden_core::share::Quorum::new(m, n).expect("a quorum");
+        let roster = |who: &[u8]| {
+            Roster::new(&who.iter().copied().map(slotwarden_core::person::PersonId).collect::<Vec<_>>()).expect("few")
+        };
+        let split = |quorum, custodians| {
+            said(Command::Split { slot, quorum, custodians, code: None, confirmed: false, accept: none })
+        };
+        let splits = [
+            split(quorum(2, 3), Roster::NOBODY),
+            split(quorum(3, 3), Roster::NOBODY),
+            split(quorum(2, 2), Roster::NOBODY),
+            split(quorum(2, 2), roster(&[1, 2])),
+            split(quorum(2, 2), roster(&[1, 3])),
+        ];
+        for (place, one) in splits.iter().enumerate() {
+            assert!(splits[place + 1..].iter().all(|other| other != one), "{one}");
+        }
         let unblock = |to| said(Command::Unblock { slot, so_pin, to, new_code: None, confirmed: false, accept: none });
         assert_ne!(unblock(Mode::Generated), unblock(Mode::Manual));
         assert!(said(Command::AdoptConfiguration { digest: [0xAB; 32] }).contains(&"ab".repeat(32)));

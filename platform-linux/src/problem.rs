@@ -1,7 +1,7 @@
 //! What people are told when something was not done: number, sentence, remedy.
 //!
-//! Refusals and faults of the core keep their numbers (1xx to 5xx, `core::fault`). The
-//! program adds its own from 601 on: the socket, files of secrets, the configuration. The
+//! Refusals and faults of the core keep their numbers (1xx to 5xx, from 701 on, `core::fault`). The
+//! program has its own, 6xx: the socket, files of secrets, the configuration. The
 //! exit code is derived from the class here and nowhere else.
 
 use std::fmt;
@@ -113,6 +113,8 @@ own_refusals! {
         "this needs a second person; nothing was done yet" "have an approver or another administrator run `slotwarden approve` with this id and read them the code; then give the same order again, within 5 minutes";
     641 ApprovalCodeMissing "approval-code-missing" Wrong
         "the code of the request is needed" "have the person who asked read it to you: `slotwarden approve ID CODE`";
+    627 UnknownPerson "unknown-person" Wrong
+        "the configuration names no such person" "name persons as their [[person]] does";
 }
 
 /// One refusal or fault as it travels and is printed. Nothing secret is in it.
@@ -214,14 +216,15 @@ impl From<Fault> for Problem {
     }
 }
 
-/// The answer to an order, as a result.
+/// Whether an order was carried out, as far as one person can; an answer that waits for more
+/// people, or shows a share, is no problem.
 ///
 /// # Errors
 /// The refusal or fault in it.
 pub fn of_answer(answer: Answer) -> Result<(), Problem> {
     match answer {
         // What waits for a second person is told on the wire as an answer of its own.
-        Answer::Done | Answer::NeedsApproval { .. } => Ok(()),
+        Answer::Done | Answer::NeedsApproval { .. } | Answer::Waits(_) | Answer::Share { .. } => Ok(()),
         Answer::Refused(refusal) => Err(refusal.into()),
         Answer::Failed(fault) => Err(fault.into()),
     }

@@ -4,9 +4,13 @@
 //! structs travel on the control socket, so table, JSON and boot message cannot disagree.
 
 use serde::{Deserialize, Serialize};
+use slotwarden_core::command::CommandKind;
 use slotwarden_core::fault::Fault;
 use slotwarden_core::record::{Doubt, Mode};
-use slotwarden_core::status::{ApplicationState, ApprovalStatus, Attention, SlotStatus, StateName, Status, WaitKind};
+use slotwarden_core::status::{
+    ApplicationState, ApprovalStatus, Attention, CollectionPerson, CollectionStatus, KnowledgeStatus, Progress,
+    SlotStatus, StateName, Status, WaitKind,
+};
 
 use crate::names::Names;
 use crate::operation;
@@ -95,6 +99,10 @@ pub struct SlotView {
     pub refusal: Option<Told>,
     /// When the SO PIN was last proven here, seconds since 1970; null: never.
     pub so_pin_proven_s: Option<u64>,
+    /// Who knows its code.
+    pub knowledge: KnowledgeView,
+    /// The collection of shares or parts under way.
+    pub collection: Option<CollectionView>,
 }
 
 /// One order that needs two persons. Its code is told to its requester only.
@@ -134,16 +142,75 @@ pub struct ApplicationView {
 /// Who or what a slot waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitView {
-    /// `code`, `person`.
+    /// `code`, `parts`, `shares`, `person`.
     pub kind: String,
     /// How many of them are here.
     pub have: u8,
     /// How many are needed.
     pub need: u8,
-    /// The id of a collection under way; none exist for a single code.
+    /// The id of the collection under way, if one is.
     pub attempt: Option<String>,
     /// Seconds until something can be done, where that is known.
     pub seconds_left: Option<u32>,
+}
+
+/// Who knows a slot's code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnowledgeView {
+    /// `service` (a generated code), `whole`, `parts`, `shares`.
+    pub kind: String,
+    /// For parts: who, in the order in which their parts are joined.
+    pub persons: Vec<String>,
+    /// For shares: the set that is in force.
+    pub set: Option<SetView>,
+}
+
+/// A set of shares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetView {
+    /// How many persons open the slot.
+    pub m: u8,
+    /// Of how many.
+    pub n: u8,
+    /// Which set of its slot; rises with each.
+    pub generation: u16,
+    /// The beginning of its id, hexadecimal: each of its shares is shown with it.
+    pub mark: String,
+}
+
+/// People who enter, or are handed, what they know of a code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectionView {
+    /// For which order: `activate`, `change-code`, `mode`, `split`.
+    pub command: String,
+    /// What is done now, how far it is, and its id.
+    pub progress: ProgressView,
+    /// Who did something.
+    pub persons: Vec<CollectionPersonView>,
+    /// Seconds until it ends by itself, unless somebody goes on.
+    pub seconds_left: u32,
+}
+
+/// What one person did in a collection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectionPersonView {
+    /// The configured name.
+    pub name: String,
+    /// `entered`; or, of a new set, `fetched` or `confirmed`.
+    pub did: String,
+}
+
+/// How far a collection is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressView {
+    /// `parts`, `shares` (of the present code), `new-parts`, `new-shares`.
+    pub phase: String,
+    /// How many were entered, or of new shares typed back.
+    pub have: u8,
+    /// How many it takes.
+    pub need: u8,
+    /// The attempt's id: the number of the audit record that began it.
+    pub attempt: String,
 }
 
 /// A refusal or fault inside a status.
@@ -174,6 +241,8 @@ pub struct SlotDetail {
     pub serial: Option<String>,
     /// What protects its stored code, if it has one.
     pub seal: String,
+    /// Who asks, by their configured name.
+    pub you: Option<String>,
 }
 
 /// What the daemon knows beside the core's status.
@@ -271,6 +340,9 @@ impl SlotView {
                         format!("waits for a code{seconds}: the new one, then the old one")
                     }
                     "code" => format!("waits for a code{seconds}{}", fault.unwrap_or_default()),
+                    "parts" | "shares" => {
+                        format!("{}{}", self.waits_for_people(wait), fault.unwrap_or_default())
+                    }
                     _ => format!("waits for a person{seconds}{}", because.unwrap_or_default()),
                 }
             }
@@ -278,10 +350,33 @@ impl SlotView {
         }
     }
 
+    /// What several persons are wanted for, after the slot's name: "waits for 2 of 3 shares,
+    /// 1 entered".
+    fn waits_for_people(&self, wait: &WaitView) -> String {
+        let phase = self.collection.as_ref().map_or(wait.kind.as_str(), |collection| &collection.progress.phase);
+        let of = self.knowledge.set.as_ref().map_or_else(String::new, |set| format!(" of {}", set.n));
+        let mut text = match phase {
+            "shares" => format!("waits for {}{of} shares", wait.need),
+            "new-shares" => format!("waits for {} custodians to fetch and type back their new shares", wait.need),
+            "new-parts" => format!("waits for {} parts of its new code", wait.need),
+            _ => format!("waits for {} parts", wait.need),
+        };
+        if let Some(collection) = &self.collection {
+            let did = if phase == "new-shares" { "typed back" } else { "entered" };
+            text.push_str(&format!(", {} {did}", collection.progress.have));
+        } else if let Some(left) = wait.seconds_left {
+            text.push_str(&format!(" in {left} s"));
+        }
+        if self.doubt.as_deref() == Some(doubt_word(Doubt::OldOrNew)) {
+            text.push_str(": of the new code, or of the old one");
+        }
+        text
+    }
+
     /// A slot that a code opens waits for people, also after a fault: giving the code is
     /// how to go on. Otherwise a fault is told before whom it waits for.
     fn exit(&self) -> u8 {
-        let code = self.waits_for.as_ref().is_some_and(|wait| wait.kind == "code");
+        let code = self.waits_for.as_ref().is_some_and(|wait| wait.kind != "person");
         let under_way = [StateName::Activating.word(), StateName::Changing.word()];
         if self.applications.iter().any(|application| application.fault.is_some()) {
             // Active for us, but not for whoever needs the slot.
@@ -356,14 +451,10 @@ fn slot_view(slot: &SlotStatus, names: &Names) -> SlotView {
         state: slot.state.word().to_owned(),
         applications: applications.collect(),
         waits_for: slot.waits_for.map(|wait| WaitView {
-            kind: match wait.kind {
-                WaitKind::Code => "code",
-                WaitKind::Person => "person",
-            }
-            .to_owned(),
-            have: 0,
-            need: 1,
-            attempt: None,
+            kind: wait_word(wait.kind).to_owned(),
+            have: wait.have,
+            need: wait.need,
+            attempt: wait.attempt.map(|attempt| attempt.to_string()),
             seconds_left: wait.seconds_left,
         }),
         tries_left: slot.tries_left,
@@ -372,6 +463,104 @@ fn slot_view(slot: &SlotStatus, names: &Names) -> SlotView {
         fault: slot.fault.map(Told::from),
         refusal: slot.refusal.map(|refusal| Problem::from(refusal).into()),
         so_pin_proven_s: slot.so_proven_s,
+        knowledge: knowledge_view(slot, names),
+        collection: slot.collection.as_ref().map(|collection| collection_view(collection, names)),
+    }
+}
+
+fn knowledge_view(slot: &SlotStatus, names: &Names) -> KnowledgeView {
+    let view = |kind: &str| KnowledgeView { kind: kind.to_owned(), persons: Vec::new(), set: None };
+    match (slot.mode, slot.knowledge) {
+        (Mode::Generated, _) => view("service"),
+        (Mode::Manual, KnowledgeStatus::Whole) => view("whole"),
+        (Mode::Manual, KnowledgeStatus::Parts(roster)) => {
+            let persons = roster.persons().iter().map(|who| names.person_name(*who));
+            KnowledgeView { persons: persons.collect(), ..view("parts") }
+        }
+        (Mode::Manual, KnowledgeStatus::Shares(set)) => {
+            let mark = set.mark.iter().map(|byte| format!("{byte:02x}")).collect();
+            let (m, n) = (set.quorum.m(), set.quorum.n());
+            KnowledgeView { set: Some(SetView { m, n, generation: set.generation, mark }), ..view("shares") }
+        }
+    }
+}
+
+fn collection_view(collection: &CollectionStatus, names: &Names) -> CollectionView {
+    let handed_out = collection.progress.kind == WaitKind::Custodians;
+    let person = |person: &CollectionPerson| CollectionPersonView {
+        name: names.person_name(person.who),
+        did: match (handed_out, person.done) {
+            (true, false) => "fetched",
+            (true, true) => "confirmed",
+            (false, _) => "entered",
+        }
+        .to_owned(),
+    };
+    CollectionView {
+        command: match collection.command {
+            CommandKind::ChangeCode => "change-code",
+            CommandKind::Mode => "mode",
+            CommandKind::Split => "split",
+            // The others begin no collection.
+            CommandKind::Activate
+            | CommandKind::Boot
+            | CommandKind::Deactivate
+            | CommandKind::EndCall
+            | CommandKind::Init
+            | CommandKind::Share
+            | CommandKind::Reset
+            | CommandKind::Unblock
+            | CommandKind::Decommission
+            | CommandKind::Approve
+            | CommandKind::Withdraw
+            | CommandKind::DualControl
+            | CommandKind::AdoptConfiguration
+            | CommandKind::Stop
+            | CommandKind::ReadStatus
+            | CommandKind::ReadAudit => "activate",
+        }
+        .to_owned(),
+        progress: ProgressView::from(collection.progress),
+        persons: collection.persons.iter().map(person).collect(),
+        seconds_left: collection.seconds_left,
+    }
+}
+
+/// The words that others script against; whether a share or part is of the present or of a
+/// new code says the phase of the collection.
+const fn wait_word(kind: WaitKind) -> &'static str {
+    match kind {
+        WaitKind::Code => "code",
+        WaitKind::Parts | WaitKind::NewParts => "parts",
+        WaitKind::Shares | WaitKind::Custodians => "shares",
+        WaitKind::Person => "person",
+    }
+}
+
+impl From<Progress> for ProgressView {
+    fn from(progress: Progress) -> Self {
+        let Progress { kind, have, need, attempt } = progress;
+        let phase = match kind {
+            WaitKind::NewParts => "new-parts",
+            WaitKind::Custodians => "new-shares",
+            WaitKind::Code | WaitKind::Parts | WaitKind::Shares | WaitKind::Person => wait_word(kind),
+        };
+        ProgressView { phase: phase.to_owned(), have, need, attempt: attempt.to_string() }
+    }
+}
+
+impl ProgressView {
+    /// For people: "1 of 2 shares entered, attempt 41: waits for 1 more".
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let what = match self.phase.as_str() {
+            "parts" => "parts entered",
+            "new-parts" => "parts of the new code entered",
+            "new-shares" => "new shares fetched and typed back",
+            _ => "shares entered",
+        };
+        let (have, need, attempt) = (self.have, self.need, &self.attempt);
+        format!("{have} of {need} {what}, attempt {attempt}: waits for {} more", need.saturating_sub(have))
     }
 }
 
@@ -408,6 +597,8 @@ mod tests {
         SlotStatus {
             slot: SlotId(number),
             mode: Mode::Generated,
+            knowledge: KnowledgeStatus::Whole,
+            collection: None,
             state,
             applications: heapless::Vec::new(),
             waits_for: None,
@@ -455,7 +646,10 @@ mod tests {
     }
 
     fn waiting(number: u8, kind: WaitKind) -> SlotStatus {
-        SlotStatus { waits_for: Some(WaitsFor { kind, seconds_left: None }), ..slot(number, StateName::Locked) }
+        SlotStatus {
+            waits_for: Some(WaitsFor { kind, have: 0, need: 1, attempt: None, seconds_left: None }),
+            ..slot(number, StateName::Locked)
+        }
     }
 
     #[test]
@@ -520,7 +714,7 @@ mod tests {
         let mut waits = waiting(1, WaitKind::Code);
         waits.mode = Mode::Manual;
         waits.state = StateName::CoolingDown;
-        waits.waits_for = Some(WaitsFor { kind: WaitKind::Code, seconds_left: Some(30) });
+        waits.waits_for = waits.waits_for.map(|wait| WaitsFor { seconds_left: Some(30), ..wait });
         waits.tries_left = 0;
         let mut doubtful = waiting(2, WaitKind::Person);
         doubtful.state = StateName::Doubtful;
@@ -531,6 +725,7 @@ mod tests {
         let operation = |slot| Command::Mode {
             slot: SlotId(slot),
             to: Mode::Generated,
+            parts: None,
             code: None,
             new_code: None,
             confirmed: false,

@@ -38,7 +38,7 @@ use slotwarden_core::audit::{AuditRecord, Chain};
 use slotwarden_core::effect::Ticket;
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::person::PersonId;
-use slotwarden_core::record::{Owner, PolicyRecord, Record, SecretKey, SecretKind, SlotRecord};
+use slotwarden_core::record::{Owner, PolicyRecord, Record, SecretKey, SecretKind, Sets, SlotRecord};
 use zeroize::Zeroizing;
 
 use self::directory::{
@@ -117,6 +117,8 @@ pub struct Loaded {
     pub slots: Vec<(Owner, SlotRecord)>,
     /// What two persons decided.
     pub policy: PolicyRecord,
+    /// The slots' sets of shares.
+    pub sets: Vec<(Owner, Sets)>,
     /// The end of the audit chain, every record of which was checked.
     pub chain: Chain,
     /// The sealed codes and keys that are there.
@@ -199,6 +201,7 @@ impl DiskStore {
             loaded: Loaded {
                 slots: content.slots,
                 policy: content.policy,
+                sets: content.sets,
                 chain: content.chain,
                 secrets: content.secrets.iter().map(|(key, _)| *key).collect(),
             },
@@ -328,6 +331,7 @@ impl Store for DiskStore {
     fn put(&mut self, record: &Record, secrets: &dyn Lend) {
         let change = match record {
             Record::Slot { owner, record } => Ok(Change::Slot(*owner, *record)),
+            Record::Sets { owner, sets } => Ok(Change::Sets(*owner, Box::new(sets.clone()))),
             Record::Erase { key } => Ok(Change::Erase(*key)),
             Record::Seal { key, id } => self.sealed(*key, *id, secrets),
             Record::Policy(policy) => Ok(Change::Policy(*policy)),

@@ -1,7 +1,7 @@
 //! What clients ask on the control socket and what they are answered.
 //!
 //! One connection carries one request: the request's frame, one frame for each secret it
-//! announces, one answer. Slots travel by whatever name the person typed; the daemon knows
+//! announces, one answer, and one more frame where the answer announces a share. Slots travel by whatever name the person typed; the daemon knows
 //! which one is meant. Nothing here holds a secret. After a restart of the daemon a client
 //! that waits finds its connection closed and says so.
 
@@ -10,14 +10,14 @@ use slotwarden_core::audit::AuditRecord;
 use slotwarden_core::record::Mode;
 
 use crate::problem::Problem;
-use crate::status_json::{SlotDetail, StatusView};
+use crate::status_json::{ProgressView, SlotDetail, StatusView};
 
 /// Version of this conversation. Program and daemon of different versions refuse each other.
 pub const VERSION: u16 = 2;
 /// Secrets of one request: the present code and the new one.
 pub const SECRETS_MAX: usize = 2;
-/// Longest secret on the socket, bytes. Longer than a place of the Safe (64), so that a
-/// code of 65 characters is answered with its own refusal.
+/// Longest secret on the socket, bytes. Longer than a place of the Safe (80), so that what
+/// does not fit one is answered with its own refusal.
 pub const SECRET_BYTES_MAX: usize = 256;
 /// Audit records of one answer: 192 bytes each at most, so they fit one frame.
 pub const AUDIT_PAGE: u32 = 256;
@@ -109,6 +109,8 @@ pub enum Order {
         slot: String,
         /// To which.
         to: Mode,
+        /// Names of the persons who will know the manual code in conjunction; empty: one does.
+        parts: Vec<String>,
         /// The confirmation for a last try was typed.
         confirmed: bool,
         /// Applications that need not be told to let go, by name.
@@ -153,12 +155,39 @@ pub enum Order {
     },
     /// Let the configuration file count as it is now.
     AdoptConfiguration,
+    /// Make a new secret and hand its shares out.
+    Split {
+        /// Name, label or URI.
+        slot: String,
+        /// How many persons open the slot.
+        m: u8,
+        /// Of how many.
+        n: u8,
+        /// Their names; empty: whoever may hold a share and asks first.
+        custodians: Vec<String>,
+        /// The confirmation for a last try was typed.
+        confirmed: bool,
+        /// Applications that need not be told to let go, by name.
+        accept: Vec<String>,
+    },
+    /// Fetch a share, type it back, enter a share or a part.
+    Share {
+        /// Name, label or URI.
+        slot: String,
+        /// The confirmation for a last try was typed.
+        confirmed: bool,
+    },
+    /// End what is being collected or handed out.
+    Reset {
+        /// Name, label or URI.
+        slot: String,
+    },
 }
 
 /// What a secret is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SecretRole {
-    /// The present code.
+    /// The present code, or a share or part of a code.
     Code,
     /// The new code.
     NewCode,
@@ -180,6 +209,17 @@ pub enum Answered {
     },
     /// What two persons approved of the configuration; `None`: dual control is off.
     Configuration(Option<Vec<u8>>),
+    /// What was entered is good; more people are wanted.
+    Waits(ProgressView),
+    /// The person's share, shown this once. Its text follows in a frame of its own.
+    Share {
+        /// Which of its set.
+        x: u8,
+        /// How many persons open the slot.
+        m: u8,
+        /// Of how many.
+        n: u8,
+    },
     /// It was not.
     Problem {
         /// Why, and what to do.

@@ -222,6 +222,7 @@ fn world_that_looks(present: bool, found_by_look: bool, look_ends: bool) -> Worl
         names: Arc::new(names),
         configuration,
         records: Vec::new(),
+        sets: Vec::new(),
         policy: PolicyRecord::default(),
         chain: Chain::default(),
         protected: b"{}".to_vec(),
@@ -244,7 +245,7 @@ impl World {
         let (answer, answered) = sync_channel(1);
         let secrets = secrets.iter().map(|(role, secret)| (*role, Zeroizing::new(secret.to_vec()))).collect();
         self.events.send(Event::Control(Request { peer, ask, secrets, answer })).expect("the loop runs");
-        answered.recv_timeout(Duration::from_secs(10)).expect("every request is answered")
+        answered.recv_timeout(Duration::from_secs(10)).expect("every request is answered").answered
     }
 
     fn ask(&self, ask: Ask, secrets: &[(SecretRole, &[u8])]) -> Answered {

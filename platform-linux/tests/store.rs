@@ -10,7 +10,7 @@ use slotwarden_core::audit::{AuditEvent, Chain};
 use slotwarden_core::effect::{Room, StoreResult};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::record::{Owner, Record, SecretKey, SecretKind};
-use support::{Purse, bytes_of, code, directory, event, open, record_after, refusal, settings, slot};
+use support::{Purse, bytes_of, code, directory, event, open, record_after, refusal, sets, settings, slot};
 
 const PLENTY: StoreResult = StoreResult::Durable(Room::Plenty);
 
@@ -23,6 +23,7 @@ fn filled(records: u64) -> tempfile::TempDir {
     for name in ["ca-root", "ca-issuing"] {
         let owner = open.store.owner_of(name).expect("numbers are left");
         open.store.put(&Record::Slot { owner, record: slot(owner.0 as u8) }, &purse);
+        open.store.put(&Record::Sets { owner, sets: sets(owner.0) }, &purse);
     }
     open.store.put(&Record::Seal { key: code(1, 1), id }, &purse);
     for number in 0..records {
@@ -235,6 +236,7 @@ fn what_was_answered_as_durable_is_there_after_a_restart() {
     let mut open = open(&settings(dir.path())).expect("it is whole");
     let loaded = open.store.loaded().clone();
     assert_eq!(loaded.slots, [(Owner(1), slot(1)), (Owner(2), slot(2))]);
+    assert_eq!(loaded.sets, [(Owner(1), sets(1)), (Owner(2), sets(2))]);
     assert_eq!(loaded.chain.sequence, 25);
     let node_key = SecretKey { kind: SecretKind::NodeKey, owner: Owner(0), generation: 1 };
     assert_eq!(loaded.secrets, [code(1, 1), node_key]);

@@ -21,7 +21,7 @@ use slotwarden::store::writer::{self, Job};
 use slotwarden_core::audit::Chain;
 use slotwarden_core::effect::{Input, Room, StoreResult, Ticket};
 use slotwarden_core::record::{Owner, SecretKey, SecretKind};
-use support::{code, event, record_after, slot};
+use support::{code, event, record_after, sets, slot};
 
 const NODE_KEY: SecretKey = SecretKey { kind: SecretKind::NodeKey, owner: Owner(0), generation: 1 };
 
@@ -186,6 +186,9 @@ fn live(count: u64, seed: &mut Seed) -> Life {
         for _ in 0..slots {
             let owner = 1 + seed.below(64) as u16;
             batch.push(Change::Slot(Owner(owner), slot(number as u8)));
+            if seed.below(3) == 0 {
+                batch.push(Change::Sets(Owner(owner), Box::new(sets(number as u16))));
+            }
             if seed.below(3) == 0 {
                 generation += 1;
                 batch.push(Change::Secret(code(owner, generation), vec![number as u8; 28 + seed.below(65)]));

@@ -168,7 +168,7 @@ fn open(world: &mut World, slot: u8) {
                 wish.to = Mode::Generated;
                 wish.typed = so_pin;
             }
-            StateName::Absent | StateName::Locked | StateName::Doubtful => {
+            StateName::Absent | StateName::Locked | StateName::Collecting | StateName::Doubtful => {
                 // Of an undecided change the service decides itself, when a person asks for it.
                 let kept = world.disk.codes(Owner(u16::from(slot))).next().is_some();
                 let undecided = status.state == StateName::Doubtful && (kept || status.doubt != Some(Doubt::OldOrNew));

@@ -340,6 +340,7 @@ impl Checkers {
                 StateName::Absent
                 | StateName::Uninitialised
                 | StateName::Locked
+                | StateName::Collecting
                 | StateName::CoolingDown
                 | StateName::Doubtful
                 | StateName::Blocked => {}
@@ -376,6 +377,7 @@ impl Checkers {
             StateName::Absent
             | StateName::Uninitialised
             | StateName::Locked
+            | StateName::Collecting
             | StateName::CoolingDown
             | StateName::Blocked => true,
             StateName::Activating | StateName::Active | StateName::Changing | StateName::Doubtful => false,
@@ -468,6 +470,7 @@ mod tests {
     use super::*;
     use slotwarden_core::audit::AttemptCause;
     use slotwarden_core::effect::SlotId;
+    use slotwarden_core::status::KnowledgeStatus;
 
     fn stored() -> Code {
         Code::new(&[b'g'; 32])
@@ -485,6 +488,8 @@ mod tests {
         SlotStatus {
             slot: SlotId(0),
             mode: Mode::Manual,
+            knowledge: KnowledgeStatus::Whole,
+            collection: None,
             state,
             applications: Vec::new(),
             waits_for: None,

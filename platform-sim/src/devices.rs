@@ -81,6 +81,18 @@ impl World {
                 }
                 self.disk.put(*owner, *record);
             }
+            Record::Sets { owner, sets } => {
+                let mut bytes = [0; slotwarden_core::record::SETS_BYTES_MAX];
+                match sets.encode(&mut bytes) {
+                    Ok(encoded) if self.trace.scans => {
+                        let secrets = self.secrets();
+                        self.checkers.p03_bytes(encoded, &secrets);
+                    }
+                    Ok(_) => {}
+                    Err(_) => self.checkers.violated("P36", 0, "the sets of a slot cannot be encoded"),
+                }
+                self.disk.put_sets(*owner, sets.clone());
+            }
             Record::Seal { key, id } => {
                 let slot = slot_of(key.owner);
                 match self.lend(*id) {
@@ -286,7 +298,7 @@ impl World {
         } else {
             if let Some(core) = &mut self.core {
                 core.refill(id, |place| {
-                    place.copy_from_slice(&bytes);
+                    place[..bytes.len()].copy_from_slice(&bytes);
                     bytes.len()
                 });
             }

@@ -140,7 +140,7 @@ impl People {
                 85..90 => CommandKind::Activate,
                 _ => return None,
             },
-            StateName::Locked => match dice {
+            StateName::Locked | StateName::Collecting => match dice {
                 0..55 => CommandKind::Activate,
                 55..59 => CommandKind::Unblock,
                 59..62 => CommandKind::Decommission,
@@ -250,6 +250,9 @@ impl People {
                 }
             }
             CommandKind::Boot
+            | CommandKind::Split
+            | CommandKind::Share
+            | CommandKind::Reset
             | CommandKind::Deactivate
             | CommandKind::EndCall
             | CommandKind::Stop
@@ -304,6 +307,9 @@ impl People {
                         Code::NONE
                     }
                     CommandKind::Boot
+                    | CommandKind::Split
+                    | CommandKind::Share
+                    | CommandKind::Reset
                     | CommandKind::Deactivate
                     | CommandKind::EndCall
                     | CommandKind::Stop
@@ -336,7 +342,7 @@ impl People {
                 }
             }
             // Two persons decide nothing here yet.
-            Answer::Failed(_) | Answer::NeedsApproval { .. } => {}
+            Answer::Failed(_) | Answer::NeedsApproval { .. } | Answer::Waits(_) | Answer::Share { .. } => {}
         }
         Some(order)
     }

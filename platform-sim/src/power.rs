@@ -1,7 +1,7 @@
 //! How the service and its worker start and end: gracefully, killed, or without power.
 
 use slotwarden_core::effect::{Input, SlotId};
-use slotwarden_core::record::Owner;
+use slotwarden_core::record::{Owner, Sets};
 use slotwarden_core::status::StateName;
 use slotwarden_core::token::Presence;
 
@@ -32,6 +32,9 @@ impl World {
         for slot in 0..self.slots {
             if let Some(record) = self.disk.durable.slots[usize::from(slot)] {
                 core.load(Owner(u16::from(slot)), record);
+            }
+            if let Some(sets) = &self.disk.durable.sets[usize::from(slot)] {
+                core.load_sets(Owner(u16::from(slot)), Sets::clone(sets));
             }
         }
         if let Some(policy) = self.disk.durable.policy {

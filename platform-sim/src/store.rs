@@ -8,7 +8,7 @@
 use heapless::Vec;
 use slotwarden_core::audit::{AuditRecord, Chain, ChainBreak};
 use slotwarden_core::effect::{Room, StoreResult};
-use slotwarden_core::record::{Owner, PolicyRecord, SecretKey, SlotRecord};
+use slotwarden_core::record::{Owner, PolicyRecord, SecretKey, Sets, SlotRecord};
 
 use crate::SLOTS;
 use crate::code::Code;
@@ -19,10 +19,11 @@ pub const SEALED_MAX: usize = 8 * SLOTS;
 pub const OPERATIONS_MAX: usize = 96;
 
 /// One operation of a transaction.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Operation {
     Slot(Owner, SlotRecord),
     Policy(PolicyRecord),
+    Sets(Owner, Box<Sets>),
     Seal(SecretKey, Code),
     Erase(SecretKey),
     Journal(AuditRecord),
@@ -35,6 +36,8 @@ pub struct Durable {
     pub slots: [Option<SlotRecord>; SLOTS],
     /// What two persons decided.
     pub policy: Option<PolicyRecord>,
+    /// The sets of shares of each slot, by owner.
+    pub sets: [Option<Box<Sets>>; SLOTS],
     /// The sealed secrets.
     pub sealed: Vec<(SecretKey, Code), SEALED_MAX>,
     /// The audit log.
@@ -64,6 +67,7 @@ impl Disk {
     pub fn clear(&mut self) {
         self.durable.slots = [None; SLOTS];
         self.durable.policy = None;
+        self.durable.sets = [const { None }; SLOTS];
         self.durable.sealed.clear();
         self.durable.journal.clear();
         self.durable.checked = Chain::default();
@@ -82,6 +86,11 @@ impl Disk {
     /// Adds what two persons decided to the open transaction.
     pub fn put_policy(&mut self, policy: PolicyRecord) {
         self.push(Operation::Policy(policy));
+    }
+
+    /// Adds a slot's sets of shares to the open transaction.
+    pub fn put_sets(&mut self, owner: Owner, sets: Sets) {
+        self.push(Operation::Sets(owner, Box::new(sets)));
     }
 
     /// Adds a secret to be sealed to the open transaction.
@@ -116,7 +125,7 @@ impl Disk {
     #[must_use]
     pub fn slot_in_flight(&self) -> u8 {
         let slot = self.in_flight.iter().find_map(|operation| match operation {
-            Operation::Slot(owner, _) => u8::try_from(owner.0).ok(),
+            Operation::Slot(owner, _) | Operation::Sets(owner, _) => u8::try_from(owner.0).ok(),
             Operation::Journal(record) => record.slot.map(|slot| slot.0),
             Operation::Policy(_) | Operation::Seal(..) | Operation::Erase(_) => None,
         });
@@ -181,14 +190,19 @@ impl Disk {
     }
 
     fn apply(&mut self) {
-        for operation in &self.in_flight {
-            match *operation {
+        for operation in self.in_flight.drain(..) {
+            match operation {
                 Operation::Slot(owner, record) => {
                     if let Some(place) = self.durable.slots.get_mut(usize::from(owner.0)) {
                         *place = Some(record);
                     }
                 }
                 Operation::Policy(policy) => self.durable.policy = Some(policy),
+                Operation::Sets(owner, sets) => {
+                    if let Some(place) = self.durable.sets.get_mut(usize::from(owner.0)) {
+                        *place = Some(sets);
+                    }
+                }
                 Operation::Seal(key, code) => {
                     self.durable.sealed.retain(|(present, _)| *present != key);
                     self.overflowed |= self.durable.sealed.push((key, code)).is_err();
@@ -197,7 +211,6 @@ impl Disk {
                 Operation::Journal(record) => self.durable.journal.push(record),
             }
         }
-        self.in_flight.clear();
         self.is_in_flight = false;
     }
 }

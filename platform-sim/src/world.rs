@@ -570,7 +570,9 @@ impl World {
                 None => Command::Boot,
             },
             CommandKind::ChangeCode => Command::ChangeCode { slot, code: typed, new_code: new, confirmed, accept },
-            CommandKind::Mode => Command::Mode { slot, to: wish.to, code: typed, new_code: new, confirmed, accept },
+            CommandKind::Mode => {
+                Command::Mode { slot, to: wish.to, parts: None, code: typed, new_code: new, confirmed, accept }
+            }
             CommandKind::Unblock => match typed {
                 Some(so_pin) => Command::Unblock { slot, so_pin, to: wish.to, new_code: new, confirmed, accept },
                 None => Command::Boot,
@@ -582,6 +584,10 @@ impl World {
             | CommandKind::Withdraw
             | CommandKind::DualControl
             | CommandKind::AdoptConfiguration
+            // People of this world know codes whole.
+            | CommandKind::Split
+            | CommandKind::Share
+            | CommandKind::Reset
             | CommandKind::ReadStatus
             | CommandKind::ReadAudit => Command::Boot,
         };
@@ -640,6 +646,9 @@ impl World {
             CommandKind::Activate
             | CommandKind::Deactivate
             | CommandKind::EndCall
+            | CommandKind::Split
+            | CommandKind::Share
+            | CommandKind::Reset
             | CommandKind::Boot
             | CommandKind::Stop
             | CommandKind::Approve

@@ -250,7 +250,7 @@ impl Campaign {
             (Mode::Generated, true) | (Mode::Manual, false) => Mode::Manual,
         };
         let order = if switch {
-            Order::Mode { slot: name, to, confirmed: false, accept: Vec::new() }
+            Order::Mode { slot: name, to, parts: Vec::new(), confirmed: false, accept: Vec::new() }
         } else {
             Order::ChangeCode { slot: name, confirmed: false, accept: Vec::new() }
         };

@@ -15,8 +15,9 @@ use slotwarden_core::approval::ApprovalCode;
 use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::{ApplicationSet, SlotId};
 use slotwarden_core::fault::{ApplicationFault, Class, Fault, Function, Refusal};
-use slotwarden_core::person::{Role, Roles, may, needs_two};
+use slotwarden_core::person::{Role, Roles, Roster, may, needs_two};
 use slotwarden_core::record::Mode;
+use slotwarden_core::share::Quorum;
 
 /// The promises, in the words of the threat model. Its tests are found by their names.
 const PROMISES: &[(u8, &str)] = &[
@@ -168,8 +169,11 @@ fn the_table_of_roles_is_the_code() {
          if they are another one.\n\n| order | alone | two persons |\n|---|---|---|\n",
     );
     for (name, command) in every_form_of_order() {
-        let row = if needs_two(&command) { "– | yes" } else { "yes | –" };
-        let _ = writeln!(table, "| {name} | {row} |");
+        let row = |lowers| if needs_two(&command, lowers) { "– | yes" } else { "yes | –" };
+        let _ = writeln!(table, "| {name} | {} |", row(false));
+        if row(true) != row(false) {
+            let _ = writeln!(table, "| {name}, and fewer persons open the slot than before | {} |", row(true));
+        }
     }
     check("roles.md", &table);
 }
@@ -178,6 +182,7 @@ fn the_table_of_roles_is_the_code() {
 /// makes a new order a compile error here.
 fn every_form_of_order() -> Vec<(String, Command)> {
     let (slot, so_pin, accept) = (SlotId(0), SecretId::NONE, ApplicationSet::NONE);
+    let quorum = Quorum::new(2, 3).expect("a quorum");
     let forms = |kind| match kind {
         CommandKind::Boot => vec![("", Command::Boot)],
         CommandKind::Activate => vec![
@@ -194,17 +199,53 @@ fn every_form_of_order() -> Vec<(String, Command)> {
         CommandKind::Mode => vec![
             (
                 "to generated",
-                Command::Mode { slot, to: Mode::Generated, code: None, new_code: None, confirmed: false, accept },
+                Command::Mode {
+                    slot,
+                    to: Mode::Generated,
+                    parts: None,
+                    code: None,
+                    new_code: None,
+                    confirmed: false,
+                    accept,
+                },
             ),
             (
                 "to manual",
-                Command::Mode { slot, to: Mode::Manual, code: None, new_code: None, confirmed: false, accept },
+                Command::Mode {
+                    slot,
+                    to: Mode::Manual,
+                    parts: None,
+                    code: None,
+                    new_code: None,
+                    confirmed: false,
+                    accept,
+                },
             ),
             (
                 "to manual, last try",
-                Command::Mode { slot, to: Mode::Manual, code: None, new_code: None, confirmed: true, accept },
+                Command::Mode {
+                    slot,
+                    to: Mode::Manual,
+                    parts: None,
+                    code: None,
+                    new_code: None,
+                    confirmed: true,
+                    accept,
+                },
             ),
         ],
+        CommandKind::Split => vec![
+            ("", Command::Split { slot, quorum, custodians: Roster::NOBODY, code: None, confirmed: false, accept }),
+            (
+                "last try",
+                Command::Split { slot, quorum, custodians: Roster::NOBODY, code: None, confirmed: true, accept },
+            ),
+        ],
+        CommandKind::Share => vec![
+            ("", Command::Share { slot, code: None, confirmed: false }),
+            ("last try", Command::Share { slot, code: None, confirmed: true }),
+        ],
+        CommandKind::Reset => vec![("", Command::Reset { slot })],
         CommandKind::Stop => vec![("", Command::Stop)],
         CommandKind::Approve => {
             let code = ApprovalCode::parse("0000-0000").expect("a code");

@@ -166,8 +166,13 @@ fn p35_a_token_that_softhsm_destroyed_leaves_its_slot_absent_and_both_codes_kept
 }
 
 fn to_generated(appliance: &Appliance, slot: usize) {
-    let order =
-        Order::Mode { slot: appliance.names[slot].clone(), to: Mode::Generated, confirmed: false, accept: Vec::new() };
+    let order = Order::Mode {
+        slot: appliance.names[slot].clone(),
+        to: Mode::Generated,
+        parts: Vec::new(),
+        confirmed: false,
+        accept: Vec::new(),
+    };
     appliance.order(order, &[(SecretRole::Code, PIN)]).expect("the code is right");
 }
 

@@ -10,8 +10,8 @@ use crate::record::{Doubt, Knowledge, Knows, Mode, SecretKey, SecretKind};
 use crate::slot::{SlotMachine, State};
 use crate::slot_data::SlotData;
 use crate::status::{
-    ApplicationStatus, Attention, CollectionStatus, KnowledgeStatus, Progress, SlotStatus, StateName, WaitKind,
-    WaitsFor,
+    ApplicationStatus, Attention, CollectionStatus, KnowledgeStatus, Progress, SetStatus, SlotStatus, StateName,
+    WaitKind, WaitsFor,
 };
 use crate::time::Now;
 use crate::turn::Out;
@@ -157,7 +157,10 @@ impl Entry {
         };
         let collection = collection.map(|collection| collection.status(data, now));
         let knowledge = match (data.record.knowledge, data.set(Knows::Current)) {
-            (Knowledge::Shares, Some(set)) => KnowledgeStatus::Shares(set.quorum),
+            (Knowledge::Shares, Some(set)) => {
+                let (quorum, generation, mark) = (set.quorum, set.generation, set.set_mark());
+                KnowledgeStatus::Shares(SetStatus { quorum, generation, mark })
+            }
             (Knowledge::Parts(roster), _) => KnowledgeStatus::Parts(roster),
             (Knowledge::Whole | Knowledge::Shares, _) => KnowledgeStatus::Whole,
         };

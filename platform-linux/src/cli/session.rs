@@ -166,8 +166,13 @@ impl Session {
                 };
                 let asks = switches && matches!(to, ModeWord::Manual);
                 self.new_code(&name, asks, new_code, &mut secrets)?;
-                let order =
-                    |confirmed| Order::Mode { slot: name.clone(), to: to.mode(), confirmed, accept: accept.clone() };
+                let order = |confirmed| Order::Mode {
+                    slot: name.clone(),
+                    to: to.mode(),
+                    parts: Vec::new(),
+                    confirmed,
+                    accept: accept.clone(),
+                };
                 self.order_of(&name, order, confirmed, secrets)?;
                 self.ended(&name)?;
             }

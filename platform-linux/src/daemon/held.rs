@@ -59,7 +59,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 self.held.push(order);
             } else if by_itself {
                 // A client that left is not told.
-                let _ = order.request.answer.try_send(Answered::Done);
+                let _ = order.request.answer.try_send(Answered::Done.into());
             } else {
                 self.client_order(order.request, false);
             }

@@ -7,8 +7,9 @@ use slotwarden_core::Refusal;
 use slotwarden_core::approval::ApprovalCode;
 use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::{ApplicationSet, SlotId};
-use slotwarden_core::limits::PLACE_BYTES;
-use slotwarden_core::person::PersonId;
+use slotwarden_core::limits::{CODE_CHARS_MAX, PLACE_BYTES};
+use slotwarden_core::person::{PersonId, Roster};
+use slotwarden_core::share::{Quorum, looks_like_share};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::held::{Held, LOOK_WAIT};
@@ -46,6 +47,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Order::Init { .. } => Some(CommandKind::Init),
             Order::Unblock { .. } => Some(CommandKind::Unblock),
             Order::Decommission { .. } => Some(CommandKind::Decommission),
+            Order::Share { .. } => Some(CommandKind::Share),
             Order::Deactivate { .. }
             | Order::EndCall { .. }
             | Order::ChangeCode { .. }
@@ -53,7 +55,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Approve { .. }
             | Order::Withdraw { .. }
             | Order::DualControl { .. }
-            | Order::AdoptConfiguration => None,
+            | Order::AdoptConfiguration
+            | Order::Split { .. }
+            | Order::Reset { .. } => None,
         };
         // Who may not is refused by the core at once, which also records it.
         if hold
@@ -66,9 +70,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             self.held.push(held);
             return;
         }
-        let command =
-            self.accepted(order, slot).and_then(|accept| self.command(who, order, slot, accept, &request.secrets));
-        match command {
+        let named = self.named(order).and_then(|persons| Ok((persons, self.accepted(order, slot)?)));
+        match named.and_then(|named| self.command(who, order, slot, named, &request.secrets)) {
             Ok(command) => self.order(who, Waiting::Client(request.answer), command),
             Err(problem) => {
                 let _ = request.answer.try_send(problem.into());
@@ -80,7 +83,10 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     /// unless the text that names the slot was typed.
     fn accepted(&self, order: &Order, slot: Option<SlotId>) -> Result<ApplicationSet, Problem> {
         let accept = match order {
-            Order::ChangeCode { accept, .. } | Order::Mode { accept, .. } | Order::Unblock { accept, .. } => accept,
+            Order::ChangeCode { accept, .. }
+            | Order::Mode { accept, .. }
+            | Order::Split { accept, .. }
+            | Order::Unblock { accept, .. } => accept,
             Order::Decommission { confirm, accept, .. } => {
                 let text = wire::decommission_text(&self.names.slot_name(slot.unwrap_or(SlotId(0))));
                 if !confirm.contains(&text) {
@@ -96,7 +102,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Approve { .. }
             | Order::Withdraw { .. }
             | Order::DualControl { .. }
-            | Order::AdoptConfiguration => return Ok(ApplicationSet::NONE),
+            | Order::AdoptConfiguration
+            | Order::Share { .. }
+            | Order::Reset { .. } => return Ok(ApplicationSet::NONE),
         };
         self.names.application_set(accept)
     }
@@ -117,13 +125,37 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         Ok(config::digest(&settings.protected))
     }
 
+    /// The persons that an order names.
+    fn named(&self, order: &Order) -> Result<Roster, Problem> {
+        let names = match order {
+            Order::Mode { parts, .. } => parts,
+            Order::Split { custodians, .. } => custodians,
+            Order::Boot
+            | Order::Activate { .. }
+            | Order::Deactivate { .. }
+            | Order::EndCall { .. }
+            | Order::Unblock { .. }
+            | Order::Decommission { .. }
+            | Order::Init { .. }
+            | Order::ChangeCode { .. }
+            | Order::Approve { .. }
+            | Order::Withdraw { .. }
+            | Order::DualControl { .. }
+            | Order::AdoptConfiguration
+            | Order::Share { .. }
+            | Order::Reset { .. } => return Ok(Roster::NOBODY),
+        };
+        let persons = names.iter().map(|name| self.names.person(name)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Roster::new(&persons)?)
+    }
+
     /// The command of the core, with its secrets in the Safe.
     pub(super) fn command(
         &mut self,
         who: PersonId,
         order: &Order,
         slot: Option<SlotId>,
-        accept: ApplicationSet,
+        (named, accept): (Roster, ApplicationSet),
         secrets: &[(SecretRole, Zeroizing<Vec<u8>>)],
     ) -> Result<Command, Problem> {
         // A role that the order does not take, or one that came twice, has no place in it.
@@ -134,8 +166,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Approve { .. }
             | Order::Withdraw { .. }
             | Order::DualControl { .. }
-            | Order::AdoptConfiguration => &[],
-            Order::Activate { .. } => &[SecretRole::Code],
+            | Order::AdoptConfiguration
+            | Order::Reset { .. } => &[],
+            Order::Activate { .. } | Order::Split { .. } | Order::Share { .. } => &[SecretRole::Code],
             Order::Init { .. } | Order::Decommission { .. } => &[SecretRole::SoPin],
             Order::Unblock { .. } => &[SecretRole::SoPin, SecretRole::NewCode],
             Order::ChangeCode { .. } | Order::Mode { .. } => &[SecretRole::Code, SecretRole::NewCode],
@@ -147,11 +180,18 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                     if *role == SecretRole::NewCode { Refusal::NewCodeNotWanted } else { Refusal::CodeNotWanted };
                 return Err(not_wanted.into());
             }
-            if secret.len() > PLACE_BYTES {
-                let too_long = if *role == SecretRole::SoPin { Refusal::SecretTooLong } else { Refusal::CodeTooLong };
+            let bytes_max = if *role == SecretRole::SoPin { CODE_CHARS_MAX } else { PLACE_BYTES };
+            if secret.len() > bytes_max {
+                let too_long = match role {
+                    SecretRole::SoPin => Refusal::SecretTooLong,
+                    SecretRole::Code if looks_like_share(secret) => Refusal::ShareMistyped,
+                    SecretRole::Code | SecretRole::NewCode => Refusal::CodeTooLong,
+                };
                 return Err(too_long.into());
             }
         }
+        // Before a secret is in the Safe, so that a refusal leaves none there.
+        let quorum = if let Order::Split { m, n, .. } = order { Some(Quorum::new(*m, *n)?) } else { None };
         let slot = slot.unwrap_or(SlotId(0));
         let mut filled = Vec::with_capacity(secrets.len());
         for (role, secret) in secrets {
@@ -179,8 +219,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Order::ChangeCode { confirmed, .. } => {
                 Command::ChangeCode { slot, code, new_code, confirmed: *confirmed, accept }
             }
-            Order::Mode { to, confirmed, .. } => {
-                Command::Mode { slot, to: *to, code, new_code, confirmed: *confirmed, accept }
+            Order::Mode { to, parts, confirmed, .. } => {
+                let parts = (!parts.is_empty()).then_some(named);
+                Command::Mode { slot, to: *to, parts, code, new_code, confirmed: *confirmed, accept }
             }
             Order::Unblock { to, confirmed, .. } => {
                 let Some(so_pin) = id(SecretRole::SoPin) else {
@@ -206,6 +247,12 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 Command::DualControl { on: *on }
             }
             Order::AdoptConfiguration => Command::AdoptConfiguration { digest: self.offered_digest(who)? },
+            Order::Split { confirmed, .. } => {
+                let quorum = quorum.ok_or(Refusal::QuorumInvalid)?;
+                Command::Split { slot, quorum, custodians: named, code, confirmed: *confirmed, accept }
+            }
+            Order::Share { confirmed, .. } => Command::Share { slot, code, confirmed: *confirmed },
+            Order::Reset { .. } => Command::Reset { slot },
         })
     }
 }
@@ -226,7 +273,10 @@ impl Order {
             | Order::ChangeCode { slot, .. }
             | Order::Mode { slot, .. }
             | Order::Unblock { slot, .. }
-            | Order::Decommission { slot, .. } => Some(slot),
+            | Order::Decommission { slot, .. }
+            | Order::Split { slot, .. }
+            | Order::Share { slot, .. }
+            | Order::Reset { slot } => Some(slot),
         }
     }
 }

@@ -25,7 +25,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Ask::Slot { slot } => {
                 reads(CommandKind::ReadStatus)?;
                 let slot = self.names.slot(slot)?;
-                Ok(Some(Answered::Slot(Box::new(self.detail(slot)?))))
+                Ok(Some(Answered::Slot(Box::new(self.detail(slot, request.peer)?))))
             }
             Ask::Configuration => {
                 reads(CommandKind::ReadStatus)?;
@@ -77,7 +77,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         view
     }
 
-    pub(super) fn detail(&self, slot: SlotId) -> Result<SlotDetail, Problem> {
+    pub(super) fn detail(&self, slot: SlotId, peer: Peer) -> Result<SlotDetail, Problem> {
         let status = self.status();
         let found = status.slots.into_iter().nth(usize::from(slot.0)).ok_or(Refusal::UnknownSlot)?;
         let record = self.service.slot_record(slot);
@@ -89,6 +89,10 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 .and_then(|record| record.serial)
                 .map(|serial| String::from_utf8_lossy(&serial).trim_end_matches([' ', '\0']).to_owned()),
             seal: status.seal,
+            you: match peer {
+                Peer::Person(who) => Some(self.names.person_name(who)),
+                Peer::OwnUser => None,
+            },
         })
     }
 

@@ -8,6 +8,7 @@
 //! | `persons` | person's name | person number, from 1; rows are never removed |
 //! | `configurations` | SHA-256 of the value | the protected part of a configuration |
 //! | `slots` | owner number | [`SlotRecord::encode`] |
+//! | `sets` | owner number | [`Sets::encode`]; made when a slot has its first set |
 //! | `secrets` | kind, owner, generation (big-endian) | nonce ‖ ciphertext ‖ tag |
 //! | `audit` | sequence | [`AuditRecord::encode`] |
 //! | `checkpoints` | sequence | head ‖ signature |
@@ -29,7 +30,7 @@ use slotwarden_core::audit::{AUDIT_RECORD_BYTES_MAX, AuditRecord, Chain};
 use slotwarden_core::fault::Refusal;
 use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{
-    Owner, POLICY_RECORD_BYTES_MAX, PolicyRecord, SLOT_RECORD_BYTES_MAX, SecretKey, SlotRecord,
+    Owner, POLICY_RECORD_BYTES_MAX, PolicyRecord, SETS_BYTES_MAX, SLOT_RECORD_BYTES_MAX, SecretKey, Sets, SlotRecord,
 };
 
 use super::Refused;
@@ -43,6 +44,7 @@ const OWNERS: TableDefinition<'_, &str, u16> = TableDefinition::new("owners");
 const PERSONS: TableDefinition<'_, &str, u8> = TableDefinition::new("persons");
 const CONFIGURATIONS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("configurations");
 const SLOTS: TableDefinition<'_, u16, &[u8]> = TableDefinition::new("slots");
+const SETS: TableDefinition<'_, u16, &[u8]> = TableDefinition::new("sets");
 const SECRETS: TableDefinition<'_, &[u8; 7], &[u8]> = TableDefinition::new("secrets");
 const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
 const CHECKPOINTS: TableDefinition<'_, u64, &[u8; 96]> = TableDefinition::new("checkpoints");
@@ -68,6 +70,8 @@ pub enum Change {
     ForgetConfiguration([u8; 32]),
     /// The state of a slot; replaces the one before.
     Slot(Owner, SlotRecord),
+    /// The sets of shares of a slot; replace those before.
+    Sets(Owner, Box<Sets>),
     /// A sealed secret.
     Secret(SecretKey, Vec<u8>),
     /// A sealed secret goes.
@@ -95,6 +99,8 @@ pub struct Content {
     pub configurations: Vec<KeptConfiguration>,
     /// The slots' records.
     pub slots: Vec<(Owner, SlotRecord)>,
+    /// The slots' sets of shares.
+    pub sets: Vec<(Owner, Sets)>,
     /// The sealed secrets.
     pub secrets: Vec<(SecretKey, Vec<u8>)>,
     /// The end of the journal; every record before it was checked.
@@ -144,6 +150,7 @@ pub fn initialise(
         meta.insert("node", node.as_slice())?;
         transaction.open_table(OWNERS)?;
         transaction.open_table(SLOTS)?;
+        transaction.open_table(SETS)?;
         transaction.open_table(SECRETS)?.insert(&secret_bytes(node_key.0), node_key.1)?;
         transaction.open_table(AUDIT)?;
         transaction.open_table(CHECKPOINTS)?;
@@ -192,6 +199,11 @@ pub fn apply(database: &Database, batch: &[Change]) -> Result<(), redb::Error> {
                 let mut place = [0; SLOT_RECORD_BYTES_MAX];
                 let bytes = record.encode(&mut place).map_err(|_| invariant("a slot record fits its bound"))?;
                 transaction.open_table(SLOTS)?.insert(owner.0, bytes)?;
+            }
+            Change::Sets(owner, sets) => {
+                let mut place = [0; SETS_BYTES_MAX];
+                let bytes = sets.encode(&mut place).map_err(|_| invariant("the sets of a slot fit their bound"))?;
+                transaction.open_table(SETS)?.insert(owner.0, bytes)?;
             }
             Change::Secret(key, sealed) => {
                 transaction.open_table(SECRETS)?.insert(&secret_bytes(*key), sealed.as_slice())?;
@@ -256,6 +268,7 @@ pub fn read(database: &impl ReadableDatabase) -> Result<Content, Refused> {
             .map_err(|refusal| Refused::new(refusal, format!("the record of owner {}", owner.value())))?;
         slots.push((Owner(owner.value()), record));
     }
+    let sets = read_sets(&transaction)?;
     let mut secrets = Vec::new();
     for row in transaction.open_table(SECRETS).map_err(unreadable)?.iter().map_err(unreadable)? {
         let (key, sealed) = row.map_err(unreadable)?;
@@ -264,7 +277,7 @@ pub fn read(database: &impl ReadableDatabase) -> Result<Content, Refused> {
     }
     let checkpoints = checkpoints(database)?;
     let chain = check_journal(&transaction.open_table(AUDIT).map_err(unreadable)?, &node, &checkpoints)?;
-    Ok(Content { cluster, node, owners, persons, policy, configurations, slots, secrets, chain, checkpoints })
+    Ok(Content { cluster, node, owners, persons, policy, configurations, slots, sets, secrets, chain, checkpoints })
 }
 
 fn persons(transaction: &ReadTransaction) -> Result<Vec<(String, PersonId)>, Refused> {
@@ -299,6 +312,23 @@ fn configurations(transaction: &ReadTransaction) -> Result<Vec<KeptConfiguration
         configurations.push((*digest.value(), bytes.value().to_vec()));
     }
     Ok(configurations)
+}
+
+/// The sets of shares; a store of 0.1.0 has no table of them.
+fn read_sets(transaction: &ReadTransaction) -> Result<Vec<(Owner, Sets)>, Refused> {
+    let table = match transaction.open_table(SETS) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(error)),
+    };
+    let mut sets = Vec::new();
+    for row in table.iter().map_err(unreadable)? {
+        let (owner, bytes) = row.map_err(unreadable)?;
+        let found = Sets::decode(bytes.value())
+            .map_err(|refusal| Refused::new(refusal, format!("the sets of owner {}", owner.value())))?;
+        sets.push((Owner(owner.value()), found));
+    }
+    Ok(sets)
 }
 
 /// A sealed secret; `None` if there is none under this key.

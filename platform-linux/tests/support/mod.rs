@@ -14,7 +14,8 @@ use slotwarden_core::command::CommandKind;
 use slotwarden_core::effect::{Input, Outcome, SlotId, StoreResult, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::person::PersonId;
-use slotwarden_core::record::{Owner, SecretKey, SecretKind, SlotRecord};
+use slotwarden_core::record::{Owner, SecretKey, SecretKind, Sets, SlotRecord};
+use slotwarden_core::share::{Quorum, Set};
 use slotwarden_core::{Safe, SecretId};
 
 /// A Safe of the core behind the platform's trait.
@@ -141,6 +142,16 @@ pub(crate) fn code(owner: u16, generation: u32) -> SecretKey {
 /// A slot record that can be told from others.
 pub(crate) fn slot(number: u8) -> SlotRecord {
     SlotRecord { next_generation: u32::from(number) + 1, ..SlotRecord::new([number; 16]) }
+}
+
+/// Sets of shares that can be told from others.
+pub(crate) fn sets(number: u16) -> Sets {
+    let quorum = Quorum::new(2, 3).expect("a quorum");
+    let mut set = Set::new(&[number as u8; 32], number, quorum, 32);
+    assert!(set.hand_out(1, PersonId(7)) && set.confirm(1) && set.hand_out(2, PersonId(8)));
+    let mut sets = Sets { last_generation: number, ..Sets::none() };
+    sets.begin_next(set);
+    sets
 }
 
 /// Every file of a directory with its bytes; the empty lock file is not state.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use slotwarden::appliance::{self, Prepared};
 use slotwarden::config::Offered;
-use slotwarden::control::{self, Request};
+use slotwarden::control::{self, Reply, Request};
 use slotwarden::daemon::{self, Devices, Notice};
 use slotwarden::devices::{Checkpoint, Event, Events, Lend, Store};
 use slotwarden::names::Peer;
@@ -69,7 +69,7 @@ impl Running {
         let request = Request { peer: Peer::OwnUser, ask: Ask::Status, secrets: Vec::new(), answer };
         self.events.send(Event::Control(request)).ok()?;
         match answered.recv_timeout(ANSWER_WAIT) {
-            Ok(Answered::Status(status)) => Some(status),
+            Ok(Reply { answered: Answered::Status(status), .. }) => Some(status),
             Ok(_) | Err(_) => None,
         }
     }

@@ -13,7 +13,7 @@ use slotwarden_core::effect::{
 use slotwarden_core::fault::{Fault, Function, HsmFailure, rv};
 use slotwarden_core::limits::PLACE_BYTES;
 use slotwarden_core::person::{PersonId, Persons};
-use slotwarden_core::record::{Mode, Owner, Record, SecretKey, SlotRecord};
+use slotwarden_core::record::{Mode, Owner, Record, SecretKey, Sets, SlotRecord};
 use slotwarden_core::status::StateName;
 use slotwarden_core::token::{LoginState, Presence, TokenState};
 use slotwarden_core::{
@@ -55,6 +55,7 @@ pub struct World {
     tokens: [Token; SLOTS],
     handed_over: [Option<Kept>; SLOTS],
     records: [Option<SlotRecord>; SLOTS],
+    sets: [Option<Sets>; SLOTS],
     sealed: [Option<Sealed>; SEALED_MAX],
     chain: Chain,
     chain_holds: bool,
@@ -126,6 +127,7 @@ impl World {
             tokens: [Token { pin: Some(Kept::of(ADOPTED)), ..Token::free() }, Token::free()],
             handed_over: [None; SLOTS],
             records: [None; SLOTS],
+            sets: [const { None }; SLOTS],
             sealed: [None; SEALED_MAX],
             chain: Chain { sequence: 0, head: [0; 32] },
             chain_holds: true,
@@ -176,6 +178,7 @@ impl World {
             Command::Mode {
                 slot: ADOPTED_SLOT,
                 to,
+                parts: None,
                 code: Some(code),
                 new_code: None,
                 confirmed: false,
@@ -207,6 +210,7 @@ impl World {
             Command::Mode {
                 slot: FREE_SLOT,
                 to,
+                parts: None,
                 code: None,
                 new_code: Some(new_code),
                 confirmed: false,
@@ -285,6 +289,11 @@ impl World {
             Record::Slot { owner, record } => {
                 if let Some(place) = self.records.get_mut(usize::from(owner.0)) {
                     *place = Some(record);
+                }
+            }
+            Record::Sets { owner, sets } => {
+                if let Some(place) = self.sets.get_mut(usize::from(owner.0)) {
+                    *place = Some(sets);
                 }
             }
             Record::Seal { key, id } => {
@@ -440,6 +449,11 @@ impl Steps<'_> {
         for (number, record) in (0u16..).zip(self.world.records) {
             if let Some(record) = record {
                 self.service.load(Owner(number), record);
+            }
+        }
+        for (number, sets) in (0u16..).zip(&self.world.sets) {
+            if let Some(sets) = sets {
+                self.service.load_sets(Owner(number), sets.clone());
             }
         }
         self.service.load_chain(self.world.chain);
