@@ -299,7 +299,7 @@ fn secrets_an_order_does_not_take_are_refused_and_fill_no_place_of_the_safe() {
         assert_eq!(refusal(&world.activate(&[(SecretRole::NewCode, PIN)])), Refusal::NewCodeNotWanted.number());
         assert_eq!(refusal(&world.activate(&[(SecretRole::Code, &long)])), Refusal::CodeTooLong.number());
         let init = Ask::Order(Order::Init { slot: "a".into(), free_slot: None, confirmed: false });
-        assert_eq!(refusal(&world.ask(init, &[])), Refusal::CodeMissing.number());
+        assert_eq!(refusal(&world.ask(init, &[])), Refusal::SoPinMissing.number());
     }
     assert_eq!(refusal(&world.activate(&[(SecretRole::Code, b"wrong-code")])), Refusal::CodeWrong.number());
     assert_eq!(world.activate(&[(SecretRole::Code, PIN)]), Answered::Done);
