@@ -7,7 +7,9 @@
 mod arguments;
 mod audit;
 mod man;
+mod meaning;
 mod session;
+mod shares;
 
 use std::ffi::OsString;
 use std::path::Path;

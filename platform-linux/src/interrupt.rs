@@ -20,6 +20,7 @@ use crate::problem::EXIT_INTERRUPTED;
 #[derive(Clone, Debug, Default)]
 pub struct Interrupts {
     order_sent: Arc<AtomicBool>,
+    share_shown: Arc<AtomicBool>,
 }
 
 impl Interrupts {
@@ -28,11 +29,15 @@ impl Interrupts {
     pub fn watch() -> Self {
         let interrupts = Interrupts::default();
         let terminal = tcgetattr(io::stdin()).ok();
-        let order_sent = Arc::clone(&interrupts.order_sent);
+        let (order_sent, share_shown) = (Arc::clone(&interrupts.order_sent), Arc::clone(&interrupts.share_shown));
         if let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) {
             thread::spawn(move || {
                 if signals.forever().next().is_some() {
-                    leave(terminal.as_ref(), order_sent.load(Ordering::SeqCst));
+                    leave(
+                        terminal.as_ref(),
+                        order_sent.load(Ordering::SeqCst),
+                        share_shown.load(Ordering::SeqCst),
+                    );
                 }
             });
         }
@@ -43,14 +48,24 @@ impl Interrupts {
     pub fn order_sent(&self, sent: bool) {
         self.order_sent.store(sent, Ordering::SeqCst);
     }
+
+    /// Whether a share stands on the screen now.
+    pub fn share_shown(&self, shown: bool) {
+        self.share_shown.store(shown, Ordering::SeqCst);
+    }
 }
 
-fn leave(terminal: Option<&Termios>, order_sent: bool) -> ! {
+fn leave(terminal: Option<&Termios>, order_sent: bool, share_shown: bool) -> ! {
+    if share_shown {
+        output::clear_screen();
+    }
     if let Some(settings) = terminal {
         // A closed terminal has no settings any more.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, settings);
     }
-    if order_sent {
+    if share_shown {
+        output::aside("\nslotwarden: your share was shown, and will not be shown again");
+    } else if order_sent {
         output::aside("\nslotwarden: the order goes on in the daemon; `slotwarden status` says how it ended");
     } else {
         output::aside("\nslotwarden: nothing was attempted");

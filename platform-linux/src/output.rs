@@ -49,6 +49,48 @@ pub fn json(value: &impl Serialize) {
     }
 }
 
+/// Shows a share at the terminal, on a screen of its own, which most terminals keep out of
+/// what can be scrolled back to. Not buffered: no copy of the share stays in this process.
+pub fn show_share(before: &str, share: &[u8], after: &str) {
+    write_out(&[ALTERNATE_SCREEN, before.as_bytes(), b"\n\n    ", share, b"\n\n", after.as_bytes()]);
+}
+
+/// Ends the share's screen.
+pub fn clear_screen() {
+    write_out(&[CLEARED_SCREEN]);
+}
+
+/// Writes a share as one line, for scripts.
+pub fn share_line(share: &[u8]) {
+    write_out(&[share, b"\n"]);
+}
+
+/// The same as JSON. The characters of a share need no escape.
+pub fn share_json(slot: &str, (x, m, n): (u8, u8, u8), share: &[u8]) {
+    let slot = Value::from(slot);
+    let before = format!("{{\"schema\":{SCHEMA},\"slot\":{slot},\"x\":{x},\"m\":{m},\"n\":{n},\"share\":\"");
+    write_out(&[before.as_bytes(), share, b"\"}\n"]);
+}
+
+/// Erases and enters the alternate screen (xterm's control sequences, `1049`).
+const ALTERNATE_SCREEN: &[u8] = b"\x1b[?1049h\x1b[2J\x1b[H";
+/// Erases it and returns to the normal one.
+const CLEARED_SCREEN: &[u8] = b"\x1b[2J\x1b[H\x1b[?1049l";
+
+fn write_out(parts: &[&[u8]]) {
+    for part in parts {
+        let mut rest = *part;
+        while !rest.is_empty() {
+            match rustix::io::write(rustix::stdio::stdout(), rest) {
+                Ok(written) => rest = rest.get(written..).unwrap_or(&[]),
+                Err(rustix::io::Errno::INTR) => {}
+                // Nobody reads any more.
+                Err(_) => return,
+            }
+        }
+    }
+}
+
 /// Prints why something was not done.
 pub fn refused(format: Format, refused: &Refused) {
     let problem = &refused.problem;
@@ -167,10 +209,20 @@ pub fn slot(format: Format, detail: &SlotDetail) {
     row("token", &slot.token);
     row("slot uid", detail.uid.as_deref().unwrap_or("given with its first record"));
     row("token last opened", detail.serial.as_deref().unwrap_or("none yet"));
-    row("mode", &slot.mode);
+    row("mode", &slot.mode_sentence());
+    if let Some(set) = &slot.knowledge.set {
+        row("shares", &format!("set {} ({})", set.generation, set.mark));
+    }
     row("state", &slot.state);
     if slot.waits_for.is_some() {
         row("", &slot.lack());
+    }
+    if let Some(collection) = &slot.collection {
+        row(&collection.command, &collection.progress.sentence());
+        for person in &collection.persons {
+            row("", &format!("{}: {}", person.name, person.did));
+        }
+        row("", &format!("ends in {} s unless somebody goes on", collection.seconds_left));
     }
     row("tries left", &slot.tries_left.to_string());
     row("SO PIN last proven", &slot.so_pin_proven_s.map_or_else(|| "never".to_owned(), utc));
@@ -257,12 +309,12 @@ pub fn slots_table(slots: &[SlotView]) -> String {
     for slot in slots {
         let applications: Vec<String> =
             slot.applications.iter().map(|found| format!("{} {}", found.name, found.state)).collect();
-        let lack = if slot.is_active() { String::new() } else { slot.lack() };
+        let lack = if slot.is_active() && slot.waits_for.is_none() { String::new() } else { slot.lack() };
         let lack = slot.attention.as_deref().map_or(lack.clone(), |attention| {
             let separator = if lack.is_empty() { "" } else { "; " };
             format!("{lack}{separator}attention: {attention}")
         });
-        table.add_row([&slot.name, &slot.mode, &slot.state, &applications.join(", "), &lack]);
+        table.add_row([&slot.name, &slot.mode_sentence(), &slot.state, &applications.join(", "), &lack]);
     }
     table.trim_fmt()
 }

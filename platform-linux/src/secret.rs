@@ -14,10 +14,11 @@ use std::time::Duration;
 use slotwarden_core::Refusal;
 use slotwarden_core::code::check_typed;
 use slotwarden_core::limits::CODE_CHARS_MAX;
+use slotwarden_core::share::looks_like_share;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::problem::{Own, Problem};
-use crate::wire::SecretRole;
+use crate::wire::{SECRET_BYTES_MAX, SecretRole};
 
 /// Longest file, bytes. A line with a secret is under 65; more is a wrong file.
 pub const FILE_BYTES_MAX: usize = 4096;
@@ -51,6 +52,7 @@ impl Source {
             (None, None) => return Ok(None),
         };
         let secret = read_line(&path)?;
+        let secret = without_groups(secret);
         check(role, &secret)?;
         Ok(Some(secret))
     }
@@ -64,7 +66,7 @@ pub fn ask(role: SecretRole, prompt: &str, twice: bool) -> Result<Secret, Proble
     if !on_terminal() {
         return Err(Own::NoTerminal.into());
     }
-    let first = prompt_once(&format!("{prompt} (not shown): "))?;
+    let first = without_groups(prompt_once(&format!("{prompt} (not shown): "))?);
     check(role, &first)?;
     if twice {
         let second = prompt_once(&format!("{prompt}, again: "))?;
@@ -73,6 +75,39 @@ pub fn ask(role: SecretRole, prompt: &str, twice: bool) -> Result<Secret, Proble
         }
     }
     Ok(first)
+}
+
+/// Asks at the terminal for a share or a part; nothing entered: `None`.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_if_any(prompt: &str) -> Result<Option<Secret>, Problem> {
+    if !on_terminal() {
+        return Err(Own::NoTerminal.into());
+    }
+    let typed = without_groups(prompt_once(&format!("{prompt} (not shown): "))?);
+    if typed.is_empty() {
+        return Ok(None);
+    }
+    check(SecretRole::Code, &typed)?;
+    Ok(Some(typed))
+}
+
+/// A share without the hyphens and spaces between its groups, in the same buffer; anything
+/// else as it is.
+fn without_groups(mut secret: Secret) -> Secret {
+    if looks_like_share(&secret) {
+        let mut kept = 0;
+        for place in 0..secret.len() {
+            if !matches!(secret[place], b' ' | b'-') {
+                secret[kept] = secret[place];
+                kept += 1;
+            }
+        }
+        secret[kept..].zeroize();
+        secret.truncate(kept);
+    }
+    secret
 }
 
 /// Whether somebody can be asked.
@@ -90,8 +125,10 @@ pub fn on_terminal() -> bool {
 pub fn check(role: SecretRole, secret: &[u8]) -> Result<(), Refusal> {
     match role {
         SecretRole::NewCode => check_typed(secret, 0),
+        // A share in its groups is longer than a code. The core knows which one is meant.
         SecretRole::Code => match check_typed(secret, 0) {
             Err(Refusal::CodeTooShort) if !secret.is_empty() => Ok(()),
+            Err(Refusal::CodeTooLong) if secret.len() <= SECRET_BYTES_MAX => Ok(()),
             checked => checked,
         },
         // PKCS#11 PINs are UTF-8 (v3.1, section 2.3); vendors' SO PINs need not keep to our rule for codes.
@@ -165,7 +202,7 @@ mod tests {
         assert_eq!(number(&[b'x'; 4097], SecretRole::Code), 609);
         assert_eq!(number(b"1234567\n", SecretRole::NewCode), Refusal::CodeTooShort.number());
         assert_eq!(number(&[b'x'; 65], SecretRole::NewCode), Refusal::CodeTooLong.number());
-        assert_eq!(number(&[b'x'; 65], SecretRole::Code), Refusal::CodeTooLong.number());
+        assert_eq!(number(&[b'x'; 257], SecretRole::Code), Refusal::CodeTooLong.number());
         assert_eq!(number(b"1234\n5678\n", SecretRole::Code), Refusal::CodeNotPrintable.number());
         assert_eq!(number(b"12345678\r\n", SecretRole::Code), Refusal::CodeNotPrintable.number());
         assert_eq!(number(b"12345678\n\n", SecretRole::Code), Refusal::CodeNotPrintable.number());

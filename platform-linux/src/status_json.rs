@@ -324,6 +324,16 @@ impl SlotView {
         self.state == StateName::Active.word()
     }
 
+    /// Its code mode, and who knows a manual code if several persons do.
+    #[must_use]
+    pub fn mode_sentence(&self) -> String {
+        match (&self.knowledge.set, self.knowledge.persons.split_last()) {
+            (Some(set), _) => format!("{}, any {} of {} persons", self.mode, set.m, set.n),
+            (None, Some((last, others))) => format!("{}, {} and {last} together", self.mode, others.join(", ")),
+            (None, None) => self.mode.clone(),
+        }
+    }
+
     /// Why it is not active, after its name in a sentence.
     #[must_use]
     pub fn lack(&self) -> String {

@@ -14,7 +14,8 @@ use crate::secret::Source;
 /// How secrets are entered.
 pub(super) const SECRETS: &str = "\
 Secrets are asked for at the terminal. Scripts name a file (--code-file, --new-code-file, --so-pin-file) or an open \
-descriptor (--code-fd and so on) that holds the secret as one line. No option takes a secret itself.";
+descriptor (--code-fd and so on) that holds the secret as one line. No option takes a secret itself. A new share is \
+shown on the terminal once, on a screen of its own that is cleared when you press Enter.";
 
 /// How an order is confirmed, and each text with what it confirms.
 pub(super) const CONFIRMATIONS: (&str, &[(&str, &str)]) = (
@@ -170,7 +171,8 @@ pub(super) enum SlotVerb {
     },
     /// Log in to the slot's token and hand the token PIN to the applications.
     ///
-    /// A slot with a manual code asks for it; one with a generated code needs nothing.
+    /// A slot with a manual code asks for it, or for your share or part of it; one with a
+    /// generated code needs nothing.
     Activate {
         /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
         name: String,
@@ -190,7 +192,8 @@ pub(super) enum SlotVerb {
     },
     /// Give the token a new code; a generated one stays generated, a manual one manual.
     ///
-    /// A manual code is asked for: the present one, then the new one twice.
+    /// A manual code is asked for: the present one, then the new one twice. Where several
+    /// persons know it in parts, each enters both with `slot share`.
     ChangeCode {
         /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
         name: String,
@@ -242,20 +245,70 @@ pub(super) enum SlotVerb {
         #[arg(long, value_name = "TEXT")]
         confirm: Vec<String>,
     },
-    /// Switch between a generated and a manual code; the token gets a new one.
+    /// Switch between a generated and a manual code, or change who knows a manual one.
     ///
-    /// At a terminal it says what the switch means and asks first.
+    /// The token gets a new code. A manual code is known to one person, or with --parts to
+    /// several together; `slot split` makes one that any m of n persons know. At a terminal it
+    /// says what the switch means and asks first.
     Mode {
         /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
         name: String,
         /// The mode to switch to.
         to: ModeWord,
+        /// Who will know the manual code together, each a part of it: 2 to 8 persons of the
+        /// configuration, in the order in which their parts are joined. Each enters theirs with
+        /// `slot share`.
+        #[arg(long, value_name = "NAME,NAME", value_delimiter = ',')]
+        parts: Vec<String>,
         #[command(flatten)]
         code: CodeSource,
         #[command(flatten)]
         new_code: NewCodeSource,
         #[command(flatten)]
         accept: Accept,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
+    /// Make a new code that any M of N persons open the slot with, and hand its shares out.
+    ///
+    /// The present code is asked for first; where several persons know it, each enters theirs
+    /// with `slot share`. Then each custodian fetches one new share, once, and types it back, also
+    /// with `slot share`. The token gets the new code when all N were typed back; until then the
+    /// old one rules.
+    Split {
+        /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
+        name: String,
+        /// How many persons open the slot together: 2 to N.
+        #[arg(short, value_name = "M")]
+        m: u8,
+        /// How many shares there are: at most 16.
+        #[arg(short, value_name = "N")]
+        n: u8,
+        /// Who the shares are for: N persons of the configuration. Without it any custodian or
+        /// administrator may fetch one.
+        #[arg(long, value_name = "NAME,NAME", value_delimiter = ',')]
+        custodians: Vec<String>,
+        #[command(flatten)]
+        code: CodeSource,
+        #[command(flatten)]
+        accept: Accept,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
+    /// Do your part for a code that several persons know, whatever the slot waits for now.
+    ///
+    /// Enters your share or your part; or shows you your new share, once, and takes it when you
+    /// type it back. A share typed wrongly is refused as that and costs nothing. A script gives
+    /// a share or part with --code-file; without one, and without a terminal, the new share is
+    /// written to standard output as one line.
+    Share {
+        /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
+        name: String,
+        /// End what is being collected or handed out: all begin again.
+        #[arg(long, conflicts_with_all = ["code_file", "code_fd"])]
+        reset: bool,
+        #[command(flatten)]
+        code: CodeSource,
         #[command(flatten)]
         confirm: Confirm,
     },
@@ -326,10 +379,10 @@ pub(super) enum ModeWord {
 
 #[derive(Args, Debug)]
 pub(super) struct CodeSource {
-    /// A file with the present code as one line.
+    /// A file with the present code, or your share or part of it, as one line.
     #[arg(long, value_name = "FILE", conflicts_with = "code_fd")]
     pub(super) code_file: Option<PathBuf>,
-    /// An open descriptor with the present code as one line.
+    /// An open descriptor with the same as one line.
     #[arg(long, value_name = "FD")]
     pub(super) code_fd: Option<u32>,
 }
@@ -402,20 +455,6 @@ impl ModeWord {
         match self {
             ModeWord::Generated => Mode::Generated,
             ModeWord::Manual => Mode::Manual,
-        }
-    }
-
-    /// What the switch means, in the product's words.
-    pub(super) const fn meaning(self) -> &'static str {
-        match self {
-            ModeWord::Generated => {
-                "A generated code is available without people, hard to guess, and nobody can disclose it;\n\
-                 but whoever steals the powered-off machine may extract the keys."
-            }
-            ModeWord::Manual => {
-                "With a manual code a stolen box gives nothing;\n\
-                 but after each reboot somebody has to activate the slot."
-            }
         }
     }
 }

@@ -6,18 +6,21 @@ use std::time::{Duration, Instant};
 
 use slotwarden_core::Refusal;
 use slotwarden_core::record::Mode;
+use slotwarden_core::share::Quorum;
 use slotwarden_core::status::StateName;
 
 use super::arguments::{Accept, Confirm, DualControlVerb, ModeWord, SlotVerb, Verb};
+use super::meaning::Knowledge;
+use super::shares;
 use super::{CONFIRM_END_CALL, CONFIRM_LAST_TRY};
 use crate::boot;
 use crate::client::{Client, Refused};
 use crate::config::Offered;
 use crate::interrupt::Interrupts;
 use crate::output::{self, Format};
-use crate::problem::{EXIT_DONE, EXIT_USAGE, Own, Problem};
+use crate::problem::{EXIT_DONE, EXIT_USAGE, EXIT_WAITS, Own, Problem};
 use crate::secret::{self, Secret};
-use crate::status_json::{SCHEMA, SlotDetail, StatusView, mode_word};
+use crate::status_json::{ProgressView, SCHEMA, SlotDetail, StatusView, mode_word};
 use crate::wire::{self, Answered, Ask, Order, SecretRole};
 
 /// Wait for applications that are being served, to name those that cannot be.
@@ -29,8 +32,8 @@ const ANSWERS_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Session {
     client: Client,
     config: PathBuf,
-    format: Format,
-    interrupts: Interrupts,
+    pub(super) format: Format,
+    pub(super) interrupts: Interrupts,
 }
 
 impl Session {
@@ -68,7 +71,7 @@ impl Session {
                 Ok(EXIT_DONE)
             }
             Verb::Approve { id: Some(id), withdraw: true, .. } => {
-                self.order(|_| Order::Withdraw { id }, true, Vec::new())?;
+                self.order(|_| Order::Withdraw { id }, true, &[])?;
                 self.done(&format!("request {id} is withdrawn"))
             }
             Verb::Approve { id: Some(id), code, withdraw: false } => self.approve(id, code),
@@ -80,7 +83,7 @@ impl Session {
                         (Order::AdoptConfiguration, "the configuration is approved; it counts from the next start on")
                     }
                 };
-                self.order(|_| order.clone(), true, Vec::new())?;
+                self.order(|_| order.clone(), true, &[])?;
                 self.done(done)
             }
             // Answered by `main`, since they do without a daemon.
@@ -97,11 +100,11 @@ impl Session {
         match verb {
             SlotVerb::List => {
                 output::slots(self.format, &self.status()?);
-                return Ok(EXIT_DONE);
+                Ok(EXIT_DONE)
             }
             SlotVerb::Show { name } => {
                 output::slot(self.format, &self.slot(&name)?);
-                return Ok(EXIT_DONE);
+                Ok(EXIT_DONE)
             }
             SlotVerb::Init { name, free_slot, so_pin, confirm } => {
                 let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
@@ -113,8 +116,7 @@ impl Session {
                     None => secret::ask(SecretRole::SoPin, &format!("SO PIN for the token of {name}"), true)?,
                 };
                 let order = |confirmed| Order::Init { slot: name.clone(), free_slot, confirmed };
-                self.order(order, confirmed, vec![(SecretRole::SoPin, pin)])?;
-                self.ended(&name)?;
+                self.carry_out(&name, order, confirmed, vec![(SecretRole::SoPin, pin)])
             }
             SlotVerb::Activate { name, code, confirm } => {
                 let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
@@ -126,8 +128,8 @@ impl Session {
                 } else {
                     self.present_code("Code", &name, &found, code)?
                 };
-                self.order(|confirmed| Order::Activate { slot: name.clone(), confirmed }, confirmed, secrets)?;
-                self.ended(&name)?;
+                let order = |confirmed| Order::Activate { slot: name.clone(), confirmed };
+                self.carry_out(&name, order, confirmed, secrets)
             }
             SlotVerb::Deactivate { name, confirm } => {
                 let order = if Confirm::from(confirm).is(CONFIRM_END_CALL)? {
@@ -135,46 +137,77 @@ impl Session {
                 } else {
                     Order::Deactivate { slot: name.clone() }
                 };
-                self.order(|_| order.clone(), true, Vec::new())?;
-                self.ended(&name)?;
+                self.carry_out(&name, |_| order.clone(), true, Vec::new())
             }
             SlotVerb::ChangeCode { name, code, new_code, accept: Accept { accept }, confirm } => {
                 let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
                 let code = code.source().read(SecretRole::Code)?;
                 let new_code = new_code.source().read(SecretRole::NewCode)?;
                 let found = self.slot(&name)?;
-                let manual = found.slot.mode == mode_word(Mode::Manual);
+                let whole = found.slot.knowledge.kind == "whole";
                 let mut secrets = self.present_code("Present code", &name, &found, code)?;
-                self.new_code(&name, manual, new_code, &mut secrets)?;
+                self.new_code(&name, whole, new_code, &mut secrets)?;
                 let order = |confirmed| Order::ChangeCode { slot: name.clone(), confirmed, accept: accept.clone() };
-                self.order_of(&name, order, confirmed, secrets)?;
-                self.ended(&name)?;
+                self.carry_out(&name, order, confirmed, secrets)
             }
-            SlotVerb::Mode { name, to, code, new_code, accept: Accept { accept }, confirm } => {
+            SlotVerb::Mode { name, to, parts, code, new_code, accept: Accept { accept }, confirm } => {
                 let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
                 let code = code.source().read(SecretRole::Code)?;
                 let new_code = new_code.source().read(SecretRole::NewCode)?;
                 let found = self.slot(&name)?;
-                let switches = found.slot.mode != mode_word(to.mode());
+                let knowledge = Knowledge::of_mode(to.mode(), &parts);
+                let stays = match &knowledge {
+                    Knowledge::Service => "service",
+                    Knowledge::Whole => "whole",
+                    // Other persons, or the same in another order, are a switch too.
+                    Knowledge::Parts(_) | Knowledge::Shares(..) => "",
+                };
+                let switches = found.slot.knowledge.kind != stays;
                 if switches {
-                    explain(to)?;
+                    explain(&knowledge)?;
                 }
                 let mut secrets = if switches {
                     self.present_code("Present code", &name, &found, code)?
                 } else {
                     given(SecretRole::Code, code)
                 };
-                let asks = switches && matches!(to, ModeWord::Manual);
+                let asks = switches && matches!(knowledge, Knowledge::Whole);
                 self.new_code(&name, asks, new_code, &mut secrets)?;
                 let order = |confirmed| Order::Mode {
                     slot: name.clone(),
                     to: to.mode(),
-                    parts: Vec::new(),
+                    parts: parts.clone(),
                     confirmed,
                     accept: accept.clone(),
                 };
-                self.order_of(&name, order, confirmed, secrets)?;
-                self.ended(&name)?;
+                self.carry_out(&name, order, confirmed, secrets)
+            }
+            SlotVerb::Split { name, m, n, custodians, code, accept: Accept { accept }, confirm } => {
+                let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
+                let code = code.source().read(SecretRole::Code)?;
+                let found = self.slot(&name)?;
+                // What can be no quorum is the daemon's to refuse, and means nothing.
+                if Quorum::new(m, n).is_ok() {
+                    explain(&Knowledge::Shares(m, n))?;
+                }
+                let secrets = self.present_code("Present code", &name, &found, code)?;
+                let order = |confirmed| Order::Split {
+                    slot: name.clone(),
+                    m,
+                    n,
+                    custodians: custodians.clone(),
+                    confirmed,
+                    accept: accept.clone(),
+                };
+                self.carry_out(&name, order, confirmed, secrets)
+            }
+            SlotVerb::Share { name, reset: true, .. } => {
+                self.carry_out(&name, |_| Order::Reset { slot: name.clone() }, true, Vec::new())
+            }
+            SlotVerb::Share { name, reset: false, code, confirm } => {
+                let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
+                let code = code.source().read(SecretRole::Code)?;
+                self.share(&name, code, confirmed)
             }
             SlotVerb::Unblock { name, to, so_pin, new_code, accept: Accept { accept }, confirm } => {
                 let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
@@ -190,8 +223,7 @@ impl Session {
                 self.new_code(&name, asks && matches!(to, ModeWord::Manual), new_code, &mut secrets)?;
                 let order =
                     |confirmed| Order::Unblock { slot: name.clone(), to: to.mode(), confirmed, accept: accept.clone() };
-                self.order_of(&name, order, confirmed, secrets)?;
-                self.ended(&name)?;
+                self.carry_out(&name, order, confirmed, secrets)
             }
             SlotVerb::Decommission { name, without_token, so_pin, accept: Accept { accept }, mut confirm } => {
                 let so_pin = so_pin.source().read(SecretRole::SoPin)?;
@@ -214,11 +246,9 @@ impl Session {
                     }
                     Order::Decommission { slot: name.clone(), confirm, accept: accept.clone() }
                 };
-                self.order_of(&name, order, confirmed, secrets)?;
-                self.ended(&name)?;
+                self.carry_out(&name, order, confirmed, secrets)
             }
         }
-        Ok(EXIT_DONE)
     }
 
     /// Shows what is to be approved, asks for its code where there is a terminal, approves.
@@ -237,7 +267,7 @@ impl Session {
         if code.is_empty() {
             return Err(Own::NotConfirmed.into());
         }
-        self.order(|_| Order::Approve { id, code: code.clone() }, true, Vec::new())?;
+        self.order(|_| Order::Approve { id, code: code.clone() }, true, &[])?;
         self.done(&format!("request {id} is approved; its requester gives the order once more, within 5 minutes"))
     }
 
@@ -256,7 +286,7 @@ impl Session {
         }
     }
 
-    fn slot(&self, name: &str) -> Result<SlotDetail, Refused> {
+    pub(super) fn slot(&self, name: &str) -> Result<SlotDetail, Refused> {
         match self.client.ask(Ask::Slot { slot: name.to_owned() }, &[])? {
             Answered::Slot(detail) => Ok(*detail),
             _ => Err(Own::OtherVersion.into()),
@@ -274,12 +304,15 @@ impl Session {
     ) -> Result<Vec<(SecretRole, Secret)>, Refused> {
         let helpless = [StateName::Uninitialised, StateName::Blocked, StateName::Activating, StateName::Changing];
         let helpless = helpless.iter().any(|state| found.slot.state == state.word());
-        let wanted = found.slot.mode == mode_word(Mode::Manual) && !helpless;
-        let code = match given_code {
-            None if wanted && secret::on_terminal() => {
+        let wanted = found.slot.mode == mode_word(Mode::Manual) && !helpless && found.slot.collection.is_none();
+        let code = match (given_code, shares::of_several(&found.slot)) {
+            (None, None) if wanted && secret::on_terminal() => {
                 Some(secret::ask(SecretRole::Code, &format!("{what} of {name}"), false)?)
             }
-            code => code,
+            (None, Some(own)) if wanted && secret::on_terminal() => {
+                secret::ask_if_any(&format!("{own} of {name}; only Enter if others begin"))?
+            }
+            (code, _) => code,
         };
         Ok(given(SecretRole::Code, code))
     }
@@ -302,39 +335,58 @@ impl Session {
         Ok(())
     }
 
-    /// Sends an order. A last try that was not confirmed is asked about at the terminal,
-    /// and sent again: the first time nothing was tried.
-    fn order(
+    /// Sends an order and says how it ended; answers with the exit code.
+    pub(super) fn carry_out(
         &self,
+        name: &str,
         order: impl Fn(bool) -> Order,
         confirmed: bool,
         secrets: Vec<(SecretRole, Secret)>,
-    ) -> Result<(), Refused> {
+    ) -> Result<u8, Refused> {
+        let answered = self.order(order, confirmed, &secrets);
+        match answered.map_err(|refused| self.name_unreachable(name, refused))? {
+            (Answered::Waits(progress), _) => self.waits(name, &progress),
+            (Answered::Share { x, m, n }, Some(share)) => self.shown(name, (x, m, n), &share),
+            (_, _) => {
+                self.ended(name)?;
+                Ok(EXIT_DONE)
+            }
+        }
+    }
+
+    /// Says for how many more people the slot waits.
+    pub(super) fn waits(&self, name: &str, progress: &ProgressView) -> Result<u8, Refused> {
+        match self.format {
+            Format::Json => output::json(&self.slot(name)?),
+            Format::Table => output::line(&format!("{name}: {}", progress.sentence())),
+        }
+        Ok(EXIT_WAITS)
+    }
+
+    /// Sends an order. A last try that was not confirmed is asked about at the terminal,
+    /// and sent again: the first time nothing was tried.
+    pub(super) fn order(
+        &self,
+        order: impl Fn(bool) -> Order,
+        confirmed: bool,
+        secrets: &[(SecretRole, Secret)],
+    ) -> Result<(Answered, Option<Secret>), Refused> {
         self.interrupts.order_sent(true);
-        let answered = self.client.ask(Ask::Order(order(confirmed)), &secrets);
+        let answered = self.client.ask_for_share(Ask::Order(order(confirmed)), secrets);
         self.interrupts.order_sent(false);
         match answered {
             Err(refused) if refused.problem.is(Refusal::LastTryUnconfirmed) && !confirmed && secret::on_terminal() => {
                 output::aside(&format!("{}.", refused.problem.sentence));
                 typed(&format!("Type `{CONFIRM_LAST_TRY}` to go on: "), CONFIRM_LAST_TRY)?;
                 self.interrupts.order_sent(true);
-                self.client.ask(Ask::Order(order(true)), &secrets).map(|_| ())
+                self.client.ask_for_share(Ask::Order(order(true)), secrets)
             }
-            answered => answered.map(|_| ()),
+            answered => answered,
         }
     }
 
-    /// As `order`, for one that tells applications to let go: which of them could not be told
-    /// stands in the refusal.
-    fn order_of(
-        &self,
-        name: &str,
-        order: impl Fn(bool) -> Order,
-        confirmed: bool,
-        secrets: Vec<(SecretRole, Secret)>,
-    ) -> Result<(), Refused> {
-        let ended = self.order(order, confirmed, secrets);
-        let Err(mut refused) = ended else { return ended };
+    /// Which applications could not be told to let go stands in the refusal.
+    fn name_unreachable(&self, name: &str, mut refused: Refused) -> Refused {
         if refused.problem.is(Refusal::ApplicationUnreachable)
             && let Ok(found) = self.slot_with_answers(name)
         {
@@ -343,7 +395,7 @@ impl Session {
                 failed.map(|application| format!("--accept-application {}", application.name)).collect();
             *refused.problem = refused.problem.clone().with(options.join(" "));
         }
-        Err(refused)
+        refused
     }
 
     /// The slot once each of its applications has answered: those that were told to let go in vain
@@ -367,7 +419,7 @@ impl Session {
             Format::Table => {
                 let slot = &detail.slot;
                 let lack = if slot.waits_for.is_some() { format!("; it {}", slot.lack()) } else { String::new() };
-                output::line(&format!("{} is {}, its code is {}{lack}", slot.name, slot.state, slot.mode));
+                output::line(&format!("{} is {}, its code is {}{lack}", slot.name, slot.state, slot.mode_sentence()));
                 for application in slot.applications.iter().filter(|application| application.fault.is_some()) {
                     output::line(&format!("the application {} could not be served", application.name));
                 }
@@ -378,8 +430,8 @@ impl Session {
 }
 
 /// Says what a switch means; asks only at a terminal.
-fn explain(to: ModeWord) -> Result<(), Problem> {
-    output::aside(to.meaning());
+fn explain(to: &Knowledge<'_>) -> Result<(), Problem> {
+    output::aside(&to.sentence());
     if !secret::on_terminal() {
         return Ok(());
     }
@@ -391,7 +443,7 @@ fn explain_unblock(to: ModeWord) -> Result<(), Problem> {
     output::aside(
         "The token gets another user PIN by its SO PIN. Every key stays; no code from before opens it any more.",
     );
-    output::aside(to.meaning());
+    output::aside(&Knowledge::of_mode(to.mode(), &[]).sentence());
     if !secret::on_terminal() {
         return Ok(());
     }
@@ -439,6 +491,6 @@ fn line_typed(prompt: &str) -> Result<String, Problem> {
     }
 }
 
-fn given(role: SecretRole, secret: Option<Secret>) -> Vec<(SecretRole, Secret)> {
+pub(super) fn given(role: SecretRole, secret: Option<Secret>) -> Vec<(SecretRole, Secret)> {
     secret.map(|secret| (role, secret)).into_iter().collect()
 }

@@ -1,0 +1,55 @@
+//! What a switch means, said before it is made, in the product's words.
+
+use slotwarden_core::record::Mode;
+
+/// What will be known, and by whom.
+pub(super) enum Knowledge<'a> {
+    /// The service makes and keeps it.
+    Service,
+    /// One person knows it.
+    Whole,
+    /// These persons together.
+    Parts(&'a [String]),
+    /// Any m of n persons.
+    Shares(u8, u8),
+}
+
+impl<'a> Knowledge<'a> {
+    /// What `slot mode` leads to.
+    pub(super) fn of_mode(to: Mode, parts: &'a [String]) -> Self {
+        match (to, parts) {
+            (Mode::Generated, _) => Knowledge::Service,
+            (Mode::Manual, []) => Knowledge::Whole,
+            (Mode::Manual, parts) => Knowledge::Parts(parts),
+        }
+    }
+
+    pub(super) fn sentence(&self) -> String {
+        match self {
+            Knowledge::Service => "A generated code is available without people, hard to guess, and nobody can disclose \
+                                   it;\nbut whoever steals the powered-off machine may extract the keys."
+                .to_owned(),
+            Knowledge::Whole => "With a manual code a stolen box gives nothing;\nbut after each reboot somebody has to \
+                                 activate the slot."
+                .to_owned(),
+            Knowledge::Parts(persons) => format!(
+                "With a code in parts a stolen box gives nothing, and nobody opens the slot alone;\nbut after each reboot \
+                 all of {} have to enter their parts, and one part that is forgotten loses the code.",
+                persons.join(", ")
+            ),
+            Knowledge::Shares(m, n) if m == n => format!(
+                "With a code in shares a stolen box gives nothing, and {} persons together know nothing of the code;\nbut \
+                 after each reboot all {n} have to enter their shares.\nWARNING: as many are needed as there are: one \
+                 share that is lost loses the code.",
+                m.saturating_sub(1)
+            ),
+            Knowledge::Shares(m, n) => format!(
+                "With a code in shares a stolen box gives nothing, and {} of the {n} persons together know nothing of the \
+                 code;\nbut after each reboot {m} of them have to enter their shares, and it is lost with more than {} \
+                 of them.",
+                m.saturating_sub(1),
+                n.saturating_sub(*m)
+            ),
+        }
+    }
+}
