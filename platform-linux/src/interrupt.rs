@@ -33,11 +33,7 @@ impl Interrupts {
         if let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) {
             thread::spawn(move || {
                 if signals.forever().next().is_some() {
-                    leave(
-                        terminal.as_ref(),
-                        order_sent.load(Ordering::SeqCst),
-                        share_shown.load(Ordering::SeqCst),
-                    );
+                    leave(terminal.as_ref(), order_sent.load(Ordering::SeqCst), share_shown.load(Ordering::SeqCst));
                 }
             });
         }

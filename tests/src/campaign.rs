@@ -8,6 +8,7 @@
 //! fixed), so a round that failed strikes at the same fraction of the operation again.
 
 pub mod appliance;
+pub mod custodians;
 pub mod destroyed;
 pub mod log;
 pub mod tally;

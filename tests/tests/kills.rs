@@ -14,12 +14,13 @@ use slotwarden_core::record::Mode;
 use slotwarden_tests::build;
 use slotwarden_tests::campaign::appliance::{Appliance, PATIENCE, give, is_over};
 use slotwarden_tests::campaign::destroyed::{codes_are_kept, no_init_is_offered};
-use slotwarden_tests::campaign::{self, Victim};
+use slotwarden_tests::campaign::{self, Victim, custodians};
 use slotwarden_tests::modules::{Bench, Kind, PIN};
 
 slotwarden_tests::on_both_modules! {
     p35_after_each_of_100_kills_of_the_daemon_every_slot_opens
     p44_after_each_of_50_kills_of_the_worker_every_slot_opens
+    p35_after_each_of_100_kills_between_shares_and_generated_somebody_opens_the_slot
     p34_a_boot_loop_spends_no_more_refused_tries_than_can_be_known
     p35_the_worker_of_a_killed_daemon_finishes_its_call_and_the_next_one_waits
 }
@@ -35,6 +36,12 @@ fn p35_after_each_of_100_kills_of_the_daemon_every_slot_opens(kind: Kind) {
 fn p44_after_each_of_50_kills_of_the_worker_every_slot_opens(kind: Kind) {
     let tally = campaign::run(kind, Victim::Worker, 50);
     assert!(tally.hits >= 10, "the kills came too early or too late: {tally}");
+}
+
+fn p35_after_each_of_100_kills_between_shares_and_generated_somebody_opens_the_slot(kind: Kind) {
+    let tally = custodians::run(kind, 100);
+    assert!(tally.hits >= 50, "the kills came too late: {tally}");
+    assert!(tally.old_shares > 0 && tally.new_shares > 0 && tally.stored > 0, "a way was never interrupted: {tally}");
 }
 
 /// The daemon is killed again and again just when a stored code that is wrong reaches its

@@ -26,12 +26,16 @@ impl<'a> Knowledge<'a> {
 
     pub(super) fn sentence(&self) -> String {
         match self {
-            Knowledge::Service => "A generated code is available without people, hard to guess, and nobody can disclose \
+            Knowledge::Service => {
+                "A generated code is available without people, hard to guess, and nobody can disclose \
                                    it;\nbut whoever steals the powered-off machine may extract the keys."
-                .to_owned(),
-            Knowledge::Whole => "With a manual code a stolen box gives nothing;\nbut after each reboot somebody has to \
+                    .to_owned()
+            }
+            Knowledge::Whole => {
+                "With a manual code a stolen box gives nothing;\nbut after each reboot somebody has to \
                                  activate the slot."
-                .to_owned(),
+                    .to_owned()
+            }
             Knowledge::Parts(persons) => format!(
                 "With a code in parts a stolen box gives nothing, and nobody opens the slot alone;\nbut after each reboot \
                  all of {} have to enter their parts, and one part that is forgotten loses the code.",
