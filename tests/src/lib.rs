@@ -6,3 +6,4 @@ pub mod driver;
 pub mod excluded;
 pub mod modules;
 pub mod stage;
+pub mod terminal;
