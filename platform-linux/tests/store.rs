@@ -9,7 +9,7 @@ use slotwarden::devices::{Event, Store as _};
 use slotwarden_core::audit::{AuditEvent, Chain};
 use slotwarden_core::effect::{Room, StoreResult};
 use slotwarden_core::fault::{Fault, Refusal};
-use slotwarden_core::record::{Owner, Record, SecretKey, SecretKind};
+use slotwarden_core::record::{Knowledge, Mode, Owner, Record, SecretKey, SecretKind, SlotRecord};
 use support::{Purse, bytes_of, code, directory, event, open, record_after, refusal, sets, settings, slot};
 
 const PLENTY: StoreResult = StoreResult::Durable(Room::Plenty);
@@ -380,4 +380,40 @@ fn a_damaged_byte_is_refused_with_every_byte_as_it_was_or_changes_nothing_that_c
     }
     println!("{refused} damaged bytes refused, {harmless} where nothing is stored");
     assert!(refused > 100);
+}
+
+/// A store that 0.1.0 wrote: `ca-root` manual and opened once, `issuing` generated. Stored
+/// state of each release loads for ever.
+#[test]
+fn a_store_of_0_1_0_opens_with_its_slots_its_sealed_code_and_its_log() {
+    let dir = directory();
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/store-0.1.0");
+    for file in fs::read_dir(golden).expect("it is in the repository") {
+        let file = file.expect("it is readable").path();
+        let kept = dir.path().join(file.file_name().expect("it has a name"));
+        fs::copy(&file, &kept).expect("writable");
+        fs::set_permissions(&kept, fs::Permissions::from_mode(0o600)).expect("just made");
+    }
+    let mut old = open(&settings(dir.path())).expect("a store of 0.1.0");
+    let loaded = old.store.loaded().clone();
+    let [(root, manual), (issuing, generated)] = loaded.slots.as_slice() else { panic!("two slots: {loaded:?}") };
+    assert_eq!(
+        (*root, manual.mode, manual.knowledge, manual.accepted),
+        (Owner(1), Mode::Manual, Knowledge::Whole, None)
+    );
+    assert_eq!((*issuing, generated.mode, generated.accepted), (Owner(2), Mode::Generated, Some(1)));
+    assert_eq!((manual.knowledge_next, generated.knowledge_next), (None, None));
+    assert!(loaded.sets.is_empty() && loaded.chain.sequence > 10, "{loaded:?}");
+    let mut place = [0; 64];
+    assert_eq!(old.store.unseal(code(2, 1), &mut place), Ok(32));
+
+    // From here on it is a store of this version.
+    let record = SlotRecord { knowledge: Knowledge::Shares, ..*manual };
+    old.store.put(&Record::Slot { owner: Owner(1), record }, &Purse::empty());
+    old.store.put(&Record::Sets { owner: Owner(1), sets: sets(1) }, &Purse::empty());
+    assert_eq!(old.commit(), PLENTY);
+    drop(old);
+    let new = open(&settings(dir.path())).expect("it was just written");
+    assert_eq!(new.store.loaded().slots[0], (Owner(1), record));
+    assert_eq!(new.store.loaded().sets, [(Owner(1), sets(1))]);
 }

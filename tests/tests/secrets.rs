@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 
 use rustix::process::Pid;
+use slotwarden_core::share::TypedShare;
 use slotwarden_tests::modules::Kind;
 use slotwarden_tests::stage::{Ran, Stage, proc_file, run};
 
 slotwarden_tests::on_both_modules! {
     p03_no_code_pin_or_so_pin_is_shown_logged_or_kept
+    p03_no_share_or_part_is_shown_twice_logged_or_kept
     p45_daemon_and_worker_are_not_dumpable_and_lock_their_memory
 }
 
@@ -151,6 +153,118 @@ fn p03_no_code_pin_or_so_pin_is_shown_logged_or_kept(kind: Kind) {
     }
     for answer in answers {
         assert_eq!(found(&told(&answer), &secrets), [""; 0], "{answer:?}");
+    }
+}
+
+/// In which forms a share could lie around: its text with and without groups, the bytes that
+/// the text carries, and its secret part alone.
+fn forms_of_share(text: &str) -> Vec<Vec<u8>> {
+    let share = TypedShare::parse(text.as_bytes()).expect("it was shown to be typed back");
+    let [high, low] = share.generation().to_be_bytes();
+    let quorum = (share.quorum().m() - 1) << 4 | (share.quorum().n() - 1);
+    // core/src/share/typed.rs has the table of this.
+    let payload = [&[0x12, quorum, share.x(), high, low], &share.set_mark()[..], share.y()].concat();
+    let plain = text.replace('-', "");
+    let texts = [text, &plain, &plain.to_uppercase(), &plain[16..40]].map(|text| text.as_bytes().to_vec());
+    texts.into_iter().chain([payload, share.y().to_vec()]).collect()
+}
+
+/// Shares and parts go through a whole life: handed out, typed back, entered, void. Each is
+/// shown to its person once and is nowhere else.
+fn p03_no_share_or_part_is_shown_twice_logged_or_kept(kind: Kind) {
+    const CUSTODIANS: [u32; 3] = [54_331, 54_332, 54_333];
+    const PARTS: [&str; 2] = ["Canary-part-of-one-2HsD", "Canary part of two 8KqV"];
+    let mut stage = Stage::new(kind, 1);
+    stage.bench.make_token_with("ca", SO_PIN, FIRST);
+    stage.slot("ca", "ca", "signer");
+    stage.talkative = true;
+    stage.more = "[[person]]\nname = \"root\"\nuids = [0]\nroles = [\"administrator\", \"auditor\"]\n".into();
+    for uid in CUSTODIANS {
+        stage.more += &format!("[[person]]\nname = \"p{uid}\"\nuids = [{uid}]\nroles = [\"custodian\"]\n");
+    }
+    stage.open_to_all();
+    stage.start();
+    let mut answers = Vec::new();
+    let enter = |stage: &Stage, uid: u32, text: &str| {
+        let file = stage.secret_file(text).display().to_string();
+        stage.run_as(uid, &["slot", "share", "ca", "--code-file", &file])
+    };
+    let mut secrets = vec![FIRST.to_owned(), PARTS[0].into(), PARTS[1].into()];
+    let mut forms: Vec<Vec<u8>> = Vec::new();
+    let mut hand_out = |stage: &Stage, code: Option<&str>, answers: &mut Vec<Ran>| {
+        let split = ["slot", "split", "ca", "-m", "2", "-n", "3"];
+        answers.push(match code {
+            Some(code) => stage.run_with(&split, "--code-file", code).exits(2),
+            None => stage.run(&split).exits(2),
+        });
+        let mut shares = Vec::new();
+        for uid in CUSTODIANS {
+            let share = stage.run_as(uid, &["slot", "share", "ca"]).exits(0).stdout.trim_end().to_owned();
+            forms.extend(forms_of_share(&share));
+            shares.push(share);
+        }
+        search_forms(stage, "handed out", &forms);
+        shares
+    };
+    // A set that becomes void, in every step of its short life.
+    let void = hand_out(&stage, Some(FIRST), &mut answers);
+    answers.push(enter(&stage, CUSTODIANS[1], &void[0]).exits(77));
+    answers.push(enter(&stage, CUSTODIANS[0], &void[0]).exits(2));
+    stage.kill();
+    stage.start();
+    // One that rules, entered right and wrong.
+    let shares = hand_out(&stage, Some(FIRST), &mut answers);
+    for (uid, share) in CUSTODIANS.iter().zip(&shares) {
+        answers.push(enter(&stage, *uid, share));
+    }
+    secrets.extend(stage.handed_over("signer"));
+    answers.push(stage.run(&["slot", "deactivate", "ca"]).exits(0));
+    answers.push(enter(&stage, CUSTODIANS[0], &void[0]).exits(1));
+    let other = if shares[0].ends_with('q') { "p" } else { "q" };
+    answers.push(enter(&stage, CUSTODIANS[0], &format!("{}{other}", &shares[0][..64])).exits(1));
+    answers.push(enter(&stage, CUSTODIANS[2], &shares[2]).exits(2));
+    answers.push(enter(&stage, CUSTODIANS[0], &shares[0]).exits(0));
+    // From shares to parts.
+    let names = format!("p{},p{}", CUSTODIANS[0], CUSTODIANS[1]);
+    answers.push(stage.run(&["slot", "mode", "ca", "manual", "--parts", &names]).exits(2));
+    answers.push(enter(&stage, CUSTODIANS[1], &shares[1]).exits(2));
+    answers.push(enter(&stage, CUSTODIANS[2], &shares[2]).exits(2));
+    answers.push(enter(&stage, CUSTODIANS[1], PARTS[1]).exits(2));
+    answers.push(enter(&stage, CUSTODIANS[0], PARTS[0]).exits(0));
+    let all: Vec<&str> = secrets.iter().map(String::as_str).collect();
+    forms.extend(shares.iter().flat_map(|share| forms_of_share(share)));
+    for when in ["shares and parts were entered", "after a restart"] {
+        search(&stage, when, &all);
+        search_forms(&stage, when, &forms);
+        assert!(stage.stop().success());
+        stage.start();
+    }
+    for answer in answers {
+        assert_eq!(found(&told(&answer), &all), [""; 0], "{answer:?}");
+        for form in &forms {
+            assert!(memchr::memmem::find(&told(&answer), form).is_none(), "{answer:?}");
+        }
+    }
+}
+
+/// Fails when something of the running appliance holds one of these, as it is or in hexadecimal.
+#[track_caller]
+fn search_forms(stage: &Stage, when: &str, forms: &[Vec<u8>]) {
+    let commands: [&[&str]; 3] =
+        [&["status", "--output", "json"], &["slot", "show", "ca"], &["audit", "show", "--last", "1000"]];
+    let mut places = kept(stage);
+    places.extend(commands.iter().map(|arguments| (arguments.join(" "), told(&stage.run(arguments)))));
+    for process in [stage.daemon_process(), stage.worker_process()] {
+        places.extend(["environ", "cmdline"].map(|file| (file.to_owned(), proc_file(process, file))));
+    }
+    for (place, bytes) in places {
+        for form in forms {
+            let hex: String = form.iter().map(|byte| format!("{byte:02x}")).collect();
+            let numbers: Vec<String> = form.iter().map(u8::to_string).collect();
+            for shape in [form.clone(), hex.to_uppercase().into(), hex.into(), numbers.join(", ").into()] {
+                assert!(memchr::memmem::find(&bytes, &shape).is_none(), "{when}: in {place}");
+            }
+        }
     }
 }
 

@@ -15,15 +15,16 @@ use rustix::process::{Signal, kill_process};
 use rustix::thread::set_thread_res_uid;
 use slotwarden::client::Client;
 use slotwarden::problem::{Own, Problem};
+use slotwarden::status_json::SlotView;
 use slotwarden::wire::{Answered, Ask, Order, SecretRole};
 use slotwarden_core::audit::AuditEvent;
 use slotwarden_core::fault::Refusal;
-use slotwarden_core::limits::GENERATED_CHARS;
+use slotwarden_core::limits::{BACK_OFF_FIRST_MS, GENERATED_CHARS};
 use slotwarden_core::record::Mode;
 use zeroize::Zeroizing;
 
 use super::SEED;
-use super::appliance::{Appliance, is_over};
+use super::appliance::{Appliance, PATIENCE, is_over};
 use crate::modules::{Bench, Kind, PIN};
 
 /// Any two of three open the slot.
@@ -257,7 +258,7 @@ impl Campaign {
         let mut opened = None;
         let mut told = Vec::new();
         for _ in 0..LOOKS_MAX {
-            let view = self.appliance.status().slots.swap_remove(0);
+            let view = self.cooled_down();
             if view.is_active() {
                 let knows = opened.unwrap_or(Knows::Service);
                 assert_eq!(view.mode == "generated", matches!(knows, Knows::Service), "{told:?}: {view:?}");
@@ -265,9 +266,7 @@ impl Campaign {
             }
             self.tally.doubtful += u32::from(told.is_empty() && view.doubt.as_deref() == Some("old-or-new"));
             told.push(format!("{}, {}, {:?}, {:?}", view.mode, view.state, view.doubt, view.waits_for));
-            if view.state == "cooling-down" {
-                thread::sleep(Duration::from_secs(5));
-            } else if view.mode == "generated" {
+            if view.mode == "generated" {
                 let activate = Order::Activate { slot: self.slot(), confirmed: true };
                 match order_as(&self.appliance.client, 0, activate, None) {
                     Ok(_) => {}
@@ -278,6 +277,19 @@ impl Campaign {
             }
         }
         panic!("round {}: {way:?}: nobody can open the slot: {told:#?}", self.round);
+    }
+
+    /// The slot once it can be tried: a confirmed try that was refused costs its first wait.
+    fn cooled_down(&self) -> SlotView {
+        let until = Instant::now() + Duration::from_millis(BACK_OFF_FIRST_MS) + PATIENCE;
+        loop {
+            let view = self.appliance.status().slots.swap_remove(0);
+            if view.state != "cooling-down" {
+                return view;
+            }
+            assert!(Instant::now() < until, "{view:?}");
+            thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// The custodians try the new set, then the old one; the one that opened the slot.
