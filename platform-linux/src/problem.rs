@@ -29,7 +29,7 @@ pub const EXIT_INTERRUPTED: u8 = 130;
 pub const EXITS: [(u8, &str); 7] = [
     (EXIT_DONE, "done; for `status` and `boot`: all slots are active"),
     (EXIT_ERROR, "refused or failed; the message says why and what to do"),
-    (EXIT_WAITS, "something waits for people, for example a slot for its code"),
+    (EXIT_WAITS, "something waits for people, for example a slot for its code or for more shares of it"),
     (EXIT_USAGE, "wrong usage"),
     (EXIT_LATER, "not now: try again later"),
     (EXIT_NOT_ALLOWED, "you are not allowed to"),

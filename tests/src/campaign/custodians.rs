@@ -234,7 +234,8 @@ impl Campaign {
             assert!(cut_short.contains(&problem.number), "round {}: {way:?}: {problem:?}", self.round);
         }
         self.appliance.start();
-        if rng.u8(0..4) == 0 {
+        let again = rng.u8(0..4) == 0;
+        if again {
             thread::sleep(Duration::from_millis(rng.u64(0..300)));
             self.appliance.kill();
             self.appliance.start();
@@ -244,8 +245,13 @@ impl Campaign {
         self.open(way, &did);
         let records = self.appliance.audit_from(first);
         let refused = records.iter().filter(|record| record.event == AuditEvent::AttemptRefused).count();
-        assert!(refused <= 1, "round {}: {way:?}: {refused} refused logins: {records:#?}", self.round);
-        self.tally.refused += u32::try_from(refused).expect("at most one");
+        // Another kill may come between a refused login and what follows from it.
+        assert!(
+            refused <= 1 + usize::from(again),
+            "round {}: {way:?}: {refused} refused logins: {records:#?}",
+            self.round
+        );
+        self.tally.refused += u32::try_from(refused).expect("at most two");
         let pin = self.appliance.handed_over(0).expect("it is active");
         assert_eq!(pin.len(), GENERATED_CHARS, "derived and generated PINs are as long");
         let seen = self.appliance.second_look(&[pin]);
