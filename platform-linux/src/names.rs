@@ -84,9 +84,8 @@ impl Names {
     /// # Errors
     /// [`Own::UnknownPerson`].
     pub fn person(&self, name: &str) -> Result<PersonId, Problem> {
-        let place = self.persons.iter().position(|person| person.name == name);
-        let number = place.and_then(|place| u8::try_from(place).ok());
-        number.map(PersonId).ok_or_else(|| Own::UnknownPerson.with(name))
+        let found = self.persons.iter().find(|person| person.name == name);
+        found.map(|person| person.id).ok_or_else(|| Own::UnknownPerson.with(name))
     }
 
     /// Who a process of this user id acts for; `None`: a stranger.
