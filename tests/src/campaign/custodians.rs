@@ -140,7 +140,14 @@ impl Campaign {
     /// Goes every way without a kill: from the code of the token's maker to shares, and on.
     fn measure(&mut self) {
         let mut shown = Shares::default();
-        let split = Order::Split { slot: self.slot(), m: M, n: N, custodians: Vec::new(), confirmed: false };
+        let split = Order::Split {
+            slot: self.slot(),
+            m: M,
+            n: N,
+            custodians: Vec::new(),
+            confirmed: false,
+            accept: Vec::new(),
+        };
         order_as(&self.appliance.client, 0, split, Some(PIN)).expect("the code is right");
         hand_out(&self.appliance.client, &self.slot(), &mut shown).expect("nothing is in the way");
         self.knows = Knows::Custodians(shown);
@@ -169,12 +176,21 @@ impl Campaign {
     fn go(&self, way: Way, meanwhile: impl FnOnce()) -> Did {
         let (client, slot) = (&self.appliance.client, self.slot());
         let order = match way {
-            Way::ToGenerated => {
-                Order::Mode { slot: slot.clone(), to: Mode::Generated, parts: Vec::new(), confirmed: false }
-            }
-            Way::ToShares | Way::ToOtherShares => {
-                Order::Split { slot: slot.clone(), m: M, n: N, custodians: Vec::new(), confirmed: false }
-            }
+            Way::ToGenerated => Order::Mode {
+                slot: slot.clone(),
+                to: Mode::Generated,
+                parts: Vec::new(),
+                confirmed: false,
+                accept: Vec::new(),
+            },
+            Way::ToShares | Way::ToOtherShares => Order::Split {
+                slot: slot.clone(),
+                m: M,
+                n: N,
+                custodians: Vec::new(),
+                confirmed: false,
+                accept: Vec::new(),
+            },
         };
         let present = match &self.knows {
             Knows::Service => Vec::new(),
