@@ -9,7 +9,8 @@ use slotwarden::devices::{Event, Store as _};
 use slotwarden_core::audit::{AuditEvent, Chain};
 use slotwarden_core::effect::{Room, StoreResult};
 use slotwarden_core::fault::{Fault, Refusal};
-use slotwarden_core::record::{Knowledge, Mode, Owner, Record, SecretKey, SecretKind, SlotRecord};
+use slotwarden_core::person::PersonId;
+use slotwarden_core::record::{Knowledge, Mode, Owner, PolicyRecord, Record, SecretKey, SecretKind, SlotRecord};
 use support::{Purse, bytes_of, code, directory, event, open, record_after, refusal, sets, settings, slot};
 
 const PLENTY: StoreResult = StoreResult::Durable(Room::Plenty);
@@ -228,6 +229,48 @@ fn owner_numbers_last_and_are_never_used_twice() {
     let owners: Vec<_> = again.store.owners().map(|(name, owner)| (name.to_owned(), owner)).collect();
     assert_eq!(owners, [("Wurzel ü 1".to_owned(), Owner(2)), ("ca-root".to_owned(), Owner(1))]);
     assert_eq!(again.store.owner_of("ocsp").ok(), Some(Owner(3)));
+}
+
+#[test]
+fn numbers_of_persons_last_and_are_never_used_twice() {
+    let dir = directory();
+    let mut first = open(&settings(dir.path())).expect("a new store");
+    assert_eq!(first.store.person_of("alice").ok(), Some(PersonId(1)));
+    assert_eq!(first.store.person_of("bob").ok(), Some(PersonId(2)));
+    assert_eq!(first.store.person_of("alice").ok(), Some(PersonId(1)));
+    drop(first);
+    let mut again = open(&settings(dir.path())).expect("it is whole");
+    assert_eq!(again.store.person_of("bob").ok(), Some(PersonId(2)), "whatever the configuration names meanwhile");
+    assert_eq!(again.store.person_of("carol").ok(), Some(PersonId(3)));
+    for number in 4..=254 {
+        assert!(again.store.person_of(&format!("person {number}")).is_ok());
+    }
+    let refused = again.store.person_of("one too many").expect_err("255 is the service itself");
+    assert_eq!(refused.refusal, Refusal::TooManyPersons);
+}
+
+#[test]
+fn p39_a_policy_is_kept_only_with_the_configuration_it_names() {
+    let dir = directory();
+    let mut first = open(&settings(dir.path())).expect("a new store");
+    let digest = slotwarden::config::digest(b"what counts");
+    let policy = PolicyRecord { dual_control: true, configuration: digest };
+    first.store.put(&Record::Policy(policy), &Purse::empty());
+    assert_eq!(first.commit(), StoreResult::Failed, "its text is not there");
+    drop(first);
+    let mut again = open(&settings(dir.path())).expect("nothing was stored");
+    assert_eq!(again.store.loaded().policy, PolicyRecord::default());
+    again.store.keep_configuration(b"what counts").expect("there is room");
+    again.store.keep_configuration(b"what nobody approved").expect("there is room");
+    again.store.put(&Record::Policy(policy), &Purse::empty());
+    assert_eq!(again.commit(), PLENTY);
+    drop(again);
+    let mut last = open(&settings(dir.path())).expect("it is whole");
+    assert_eq!(last.store.loaded().policy, policy);
+    last.store.keep_only(&digest).expect("there is room");
+    assert_eq!(last.store.configuration(&digest), Some(&b"what counts"[..]));
+    let other = slotwarden::config::digest(b"what nobody approved");
+    assert_eq!(last.store.kept_configuration(&other), None);
 }
 
 #[test]

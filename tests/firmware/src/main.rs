@@ -90,6 +90,7 @@ fn report(life: &str, outcome: Result<u32, Deviation>) -> Option<u32> {
                 Found::Answer(Some(slotwarden_core::Answer::Done)) => "done",
                 Found::Answer(Some(slotwarden_core::Answer::Refused(refusal))) => refusal.name(),
                 Found::Answer(Some(slotwarden_core::Answer::Failed(fault))) => fault.name(),
+                Found::Answer(Some(slotwarden_core::Answer::NeedsApproval { .. })) => "a second person is wanted",
                 Found::State(state) => state.map_or("no such slot", |state| state.word()),
                 Found::HandOver => "the application has something else",
                 Found::Runaway => "the core keeps asking for effects",
