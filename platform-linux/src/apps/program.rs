@@ -120,8 +120,15 @@ mod tests {
         assert_eq!(run(&["/bin/sh", "-c", &script], Duration::from_secs(1)), Err(ApplicationFault::TimedOut));
         let ids = std::fs::read_to_string(ids).expect("the script wrote it");
         for id in ids.split_whitespace() {
-            let state = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-            // Whoever adopts orphans may be slow to reap them.
+            // A killed process dies when it is next scheduled, and whoever adopts it may be slow to reap it.
+            let mut state = String::new();
+            for _ in 0..100 {
+                state = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+                if state.is_empty() || state.contains(") Z ") || state.contains(") X ") {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
             assert!(state.is_empty() || state.contains(") Z ") || state.contains(") X "), "{state}");
         }
     }
