@@ -398,6 +398,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.entries.get(usize::from(slot.0)).map(|entry| &entry.data.record)
     }
 
+    /// The sets of shares of a slot as the machines see them: for checkers.
+    #[must_use]
+    pub fn sets(&self, slot: SlotId) -> Option<&Sets> {
+        self.entries.get(usize::from(slot.0)).map(|entry| &entry.data.sets)
+    }
+
     /// The Safe, for checkers of P16: how many places are taken, and how many the states own.
     #[must_use]
     pub fn secrets_taken_and_owned(&self) -> (usize, usize) {
@@ -553,7 +559,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             && entry.data.record.change.is_none()
         {
             // The slot machine refused it: the shares that were handed out are void.
-            entry.data.sets_dirty |= entry.data.sets.void_next();
+            entry.data.void_handed_out();
         }
     }
 

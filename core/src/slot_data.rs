@@ -246,6 +246,23 @@ impl SlotData {
         }
     }
 
+    /// Whether the token has one of two codes of which several persons know at least one: the
+    /// record has room for these two, and for no third before they are settled. A slot is
+    /// active like this when its login succeeded and the module's files could not be settled.
+    #[must_use]
+    pub fn is_open_between_two(&self) -> bool {
+        let whole = |knowledge| matches!(knowledge, Knowledge::Whole);
+        self.record.knowledge_next.is_some_and(|next| !whole(next) || !whole(self.record.knowledge))
+    }
+
+    /// The set that is being handed out leads nowhere. Returns whether there was one: the next set
+    /// of an undecided change is another matter, since the token may have its PIN.
+    pub fn void_handed_out(&mut self) -> bool {
+        let void = self.record.knowledge_next.is_none() && self.sets.void_next();
+        self.sets_dirty |= void;
+        void
+    }
+
     /// The new code is known to nobody any more, or to nobody but those who know the old one.
     pub fn forget_next(&mut self) {
         self.record.knowledge_next = None;

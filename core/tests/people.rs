@@ -342,6 +342,27 @@ fn p35_manual_to_shares_interrupted_opens_with_what_the_token_has_shares_or_code
 }
 
 #[test]
+fn p35_nothing_that_is_entered_ends_the_set_that_the_token_may_have() {
+    let mut w = World::with_custodians(b"the code of before", 3);
+    w.split(2, 3, "the code of before");
+    let shares: Vec<String> = (1..=3).map(|who| w.fetch(who).expect("theirs")).collect();
+    w.enter(1, &shares[0]);
+    w.enter(2, &shares[1]);
+    let last = shares[2].clone();
+    cut_in_set_pin(&mut w, true, |w| w.enter_unanswered(3, &last));
+    assert_eq!(refused(w.enter(1, "slws1-mistyped")), Refusal::ShareMistyped);
+    assert_eq!(have(w.enter(1, &shares[0])), (WaitKind::Shares, 1, 2));
+    assert_eq!(w.order(Command::Reset { slot: SLOT }), Answer::Done);
+    assert_eq!(have(w.enter(2, &shares[1])), (WaitKind::Shares, 1, 2));
+    w.now_ms += 600_000;
+    w.input(slotwarden_core::Input::Tick);
+    assert!(w.sets[&Owner(7)].next.is_some(), "an undecided set is not void");
+    w.enter(1, &shares[0]);
+    assert_eq!(w.enter(3, &shares[2]), Answer::Done);
+    assert_eq!(w.records[&Owner(7)].knowledge, Knowledge::Shares);
+}
+
+#[test]
 fn p35_shares_to_shares_interrupted_opens_with_the_set_that_the_token_has() {
     for took in [false, true] {
         let mut w = World::with_custodians(b"the code of before", 4);

@@ -61,6 +61,9 @@ impl Rules {
         if turn.slot.keeps_a_code() {
             return Err(Refusal::ActivateFirst);
         }
+        if turn.slot.is_open_between_two() {
+            return Err(Refusal::CodeOldOrNew);
+        }
         if !self.asks_for_the_present(turn) {
             match (record.mode, self.order.code) {
                 (Mode::Generated, None) => {}
@@ -163,7 +166,7 @@ impl Rules {
         self.end(turn)
     }
 
-    /// Ends without a code for the slot machine: everything is wiped, a new set is void.
+    /// Ends without a code for the slot machine: everything is wiped, a set that it made is void.
     pub(super) fn end(&mut self, turn: &mut Turn<'_>) -> Outcome<State> {
         self.wipe_entered(turn);
         turn.wipe_any(self.present.take());
@@ -171,8 +174,7 @@ impl Rules {
         if let Some(caller) = self.waiting.take() {
             turn.reply(caller, Answer::Refused(Refusal::NothingCollected));
         }
-        if turn.slot.sets.void_next() {
-            turn.slot.sets_dirty = true;
+        if turn.slot.void_handed_out() {
             turn.journal(None, AuditEvent::SetVoid);
         }
         Outcome::Transition(State::Ended)

@@ -134,6 +134,9 @@ pub(super) fn change(turn: &mut Turn<'_>, pin: Option<SecretId>, wish: Wish) -> 
     if turn.slot.keeps_a_code() {
         return refuse(turn, wish.caller, wish.kind, Refusal::ActivateFirst, [wish.code, wish.new_code]);
     }
+    if turn.slot.is_open_between_two() {
+        return refuse(turn, wish.caller, wish.kind, Refusal::CodeOldOrNew, [wish.code, wish.new_code]);
+    }
     if let Err(refusal) = check_codes(turn, from, wish) {
         return refuse(turn, wish.caller, wish.kind, refusal, [wish.code, wish.new_code]);
     }
