@@ -6,16 +6,17 @@
 //! who have its code: the store, or people with what the answers let them remember.
 
 use slotwarden_core::command::CommandKind;
+use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Doubt, Mode, Owner};
-use slotwarden_core::status::StateName;
+use slotwarden_core::status::{SlotStatus, StateName, WaitKind};
 
-use crate::SLOTS;
 use crate::code::Code;
 use crate::faults::Plan;
 use crate::hsm::{Character, Token};
 use crate::people::Wish;
 use crate::strike::ADMINISTRATOR;
 use crate::world::{EVENTS_MAX, World};
+use crate::{SLOTS, model};
 
 /// Orders of one campaign, for each slot.
 const ORDERS_OF_A_SLOT: std::ops::Range<u64> = 6..30;
@@ -24,6 +25,12 @@ const QUIET_MAX_MS: u64 = 10 * 60_000;
 /// What people try to open a slot at the end: every code they remember, twice, and a few
 /// calls that only show what is so.
 const OPENING_TRIES_MAX: u32 = 24;
+/// The same where several persons know a code: each enters what they have.
+const OPENING_TRIES_OF_MANY_MAX: u32 = 160;
+/// One of so many worlds has codes that several persons know: a collection takes many orders.
+const MANY_EVERY: u64 = 3;
+/// How many times more orders people give in such a world.
+const ORDERS_OF_MANY: u64 = 3;
 
 /// A little more than the longest wait after a refusal (15 min).
 const LONGEST_WAIT_MS: u64 = 16 * 60_000;
@@ -39,10 +46,12 @@ pub fn live(world: &mut World, seed: u64) -> [u8; 32] {
     world.plan = Plan::draw(&mut random);
     world.start();
     world.people_act = true;
+    world.people.are_many = seed.is_multiple_of(MANY_EVERY);
     for visit_ms in &mut world.visits_ms {
         *visit_ms = random.u64(400..3_000);
     }
-    let orders_max = world.counts.orders + u64::from(slots) * random.u64(ORDERS_OF_A_SLOT);
+    let times = if world.people.are_many { ORDERS_OF_MANY } else { 1 };
+    let orders_max = world.counts.orders + times * u64::from(slots) * random.u64(ORDERS_OF_A_SLOT);
     let inputs_max = world.counts.inputs + EVENTS_MAX;
     while world.counts.orders < orders_max && world.counts.inputs < inputs_max && world.step(u64::MAX) {}
     finish(world)
@@ -115,11 +124,25 @@ pub(crate) fn settle_down(world: &mut World) {
     while world.is_busy() && world.step(until_ms) {}
 }
 
+/// What the next of several persons enters, where the slot asks for shares or parts.
+pub(crate) fn next_entry(world: &mut World, slot: u8, status: &SlotStatus) -> Option<Wish> {
+    let collection = status.collection.as_ref();
+    let asked = collection.map(|collection| collection.progress.kind).or(status.waits_for.map(|waits| waits.kind))?;
+    let done: Vec<PersonId> = collection.into_iter().flat_map(|open| &open.persons).map(|one| one.who).collect();
+    match asked {
+        WaitKind::Shares | WaitKind::Parts => {
+            world.people.slots[usize::from(slot)].present(asked == WaitKind::Shares, &done, &mut world.random)
+        }
+        WaitKind::Code | WaitKind::NewParts | WaitKind::Custodians | WaitKind::Person => None,
+    }
+}
+
 /// Those who have the code of a slot open it, or the slot is one that nobody can promise.
 fn open(world: &mut World, slot: u8) {
     let number = usize::from(slot);
     let mut service_decides = true;
-    for _ in 0..OPENING_TRIES_MAX {
+    let tries_max = if world.people.are_many { OPENING_TRIES_OF_MANY_MAX } else { OPENING_TRIES_MAX };
+    for _ in 0..tries_max {
         settle_down(world);
         if world.checkers.violation.is_some() {
             return;
@@ -136,8 +159,10 @@ fn open(world: &mut World, slot: u8) {
         wish.confirmed = true;
         match status.state {
             StateName::Active => {
-                let store_has = world.disk.codes(Owner(u16::from(slot))).any(|code| *code == token.live.user_pin);
-                let people_have = world.people.slots[number].knows(&token.live.user_pin);
+                let owner = Owner(u16::from(slot));
+                let store_has = world.disk.codes(owner).any(|code| *code == token.live.user_pin);
+                let people_have =
+                    model::people_have(&token.live.user_pin, &world.disk, owner, &world.people.slots[number]);
                 world.checkers.p35_known_state(slot, status.mode, store_has, people_have);
                 return;
             }
@@ -178,12 +203,17 @@ fn open(world: &mut World, slot: u8) {
                     Mode::Generated => !service_decides,
                 };
                 if typed {
-                    wish.typed = world.people.slots[number].candidate();
+                    wish = match next_entry(world, slot, &status) {
+                        Some(entry) => Wish { confirmed: true, ..entry },
+                        // They began with what is not asked for, and nobody has another one.
+                        None if status.collection.is_some() => Wish::plain(CommandKind::Reset),
+                        None => Wish { typed: world.people.slots[number].candidate(), ..wish },
+                    };
                 }
                 service_decides = !service_decides;
             }
         }
-        world.order(Some(slot), &wish, ADMINISTRATOR);
+        world.order(Some(slot), &wish, wish.who.unwrap_or(ADMINISTRATOR));
         if matches!(wish.kind, CommandKind::Init | CommandKind::Unblock) {
             // The SO PIN has its own waits, which no state shows.
             settle_down(world);

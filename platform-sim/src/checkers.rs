@@ -8,9 +8,10 @@ use std::fmt;
 
 use heapless::Vec;
 use slotwarden_core::audit::AuditEvent;
+use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Change, ChangeKind, Doubt, Mode};
 use slotwarden_core::safe::SecretId;
-use slotwarden_core::status::{ApplicationState, SlotStatus, StateName};
+use slotwarden_core::status::{ApplicationState, SlotStatus, StateName, WaitKind};
 
 use crate::SLOTS;
 use crate::code::Code;
@@ -59,6 +60,8 @@ struct Ledger {
     accepted: Option<Code>,
     /// The login under way is such a repetition.
     is_repeat: bool,
+    /// `C_SetPIN` refused the PIN that was accepted last, and nobody heard of it yet.
+    is_refused_unheard: bool,
     /// Stored codes tried without a person since the last reason to try them.
     tried: Vec<Code, TRIED_MAX>,
     /// Stored codes the token refused since a person acted or a PIN was accepted.
@@ -67,6 +70,8 @@ struct Ledger {
     low_count: bool,
     /// The flags were invented, so they may have proved anything.
     flags_lied: bool,
+    /// Shares taken since the last collection began: of which set, which, by whom.
+    entered: std::vec::Vec<([u8; 6], u8, PersonId)>,
 }
 
 /// A code that somebody typed.
@@ -84,6 +89,7 @@ pub struct Checkers {
     pub violation: Option<Violation>,
     slots: [Ledger; SLOTS],
     entries: std::vec::Vec<Entry>,
+    shown: std::vec::Vec<([u8; 6], u8, PersonId)>,
     commit_under_way: bool,
     store_failed: bool,
     reserve: bool,
@@ -97,6 +103,7 @@ impl Checkers {
         self.violation = None;
         self.slots = Default::default();
         self.entries.clear();
+        self.shown.clear();
         self.restarted();
     }
 
@@ -119,7 +126,9 @@ impl Checkers {
             ledger.login_under_way = false;
             ledger.proven = None;
             ledger.accepted = None;
+            ledger.is_refused_unheard = false;
             ledger.tried.clear();
+            ledger.entered.clear();
         }
         self.commit_under_way = false;
         self.store_failed = false;
@@ -161,6 +170,48 @@ impl Checkers {
     /// The module invented flags.
     pub fn flags_lied(&mut self, slot: u8) {
         self.slots[usize::from(slot)].flags_lied = true;
+    }
+
+    /// A collection begins: what was entered before counts for nothing.
+    pub fn p09_begins(&mut self, slot: u8) {
+        self.slots[usize::from(slot)].entered.clear();
+    }
+
+    /// A share was taken from a person.
+    pub fn p09_entered(&mut self, slot: u8, mark: [u8; 6], x: u8, who: PersonId) {
+        self.slots[usize::from(slot)].entered.push((mark, x, who));
+    }
+
+    /// A token PIN that m shares of a set give is used: to log in, or as an old or new PIN.
+    pub fn p09_used(&mut self, slot: u8, pin: &Code, mark: [u8; 6], m: u8) {
+        let ledger = &self.slots[usize::from(slot)];
+        let mut behind = [0u64; 2];
+        for (_, x, who) in ledger.entered.iter().filter(|(of, ..)| *of == mark) {
+            behind[0] |= 1u64.checked_shl(u32::from(*x)).unwrap_or(0);
+            behind[1] |= 1u64.checked_shl(u32::from(who.0)).unwrap_or(0);
+        }
+        let enough = behind.iter().all(|bits| bits.count_ones() >= u32::from(m));
+        // A login that succeeded is made again when the worker was lost.
+        let kept = enough || ledger.accepted == Some(*pin);
+        self.require(kept, "P9", slot, "a token PIN was made of fewer shares, or by fewer persons, than it takes");
+    }
+
+    /// An entry was taken; `may_be` unless it is no good share of the person who entered it.
+    pub fn p11_taken(&mut self, slot: u8, may_be: bool) {
+        self.require(may_be, "P11", slot, "a bad share was taken");
+    }
+
+    /// A good share was entered; `kept` unless something was said to be wrong with it.
+    pub fn p11_refused(&mut self, slot: u8, kept: bool) {
+        self.require(kept, "P11", slot, "a good share was refused as a bad one");
+    }
+
+    /// A share is shown; `is_durable`: the store knows to whom, and it is the share it is said to be.
+    pub fn p30_shown(&mut self, slot: u8, mark: [u8; 6], x: u8, who: PersonId, is_durable: bool) {
+        let again = self.shown.iter().any(|(of, shown, to)| *of == mark && (*shown == x || *to == who));
+        self.shown.push((mark, x, who));
+        self.require(is_durable, "P30", slot, "a share was shown before that was durable");
+        self.require(!again, "P30", slot, "a share was shown twice, or a person saw two of a set");
     }
 
     // What the core orders.
@@ -274,10 +325,17 @@ impl Checkers {
             return;
         }
         let ledger = &mut self.slots[usize::from(slot)];
-        if ledger.is_repeat && ledger.login_under_way {
+        let is_proven = !ledger.login_under_way && ledger.accepted == Some(*pin);
+        if is_proven || ledger.is_repeat && ledger.login_under_way {
             // It becomes an attempt only when its refusal is heard; a power cut may prevent that.
+            ledger.is_refused_unheard = is_proven;
             return;
         }
+        self.refused_once_more(slot, pin);
+    }
+
+    fn refused_once_more(&mut self, slot: u8, pin: &Code) {
+        let ledger = &mut self.slots[usize::from(slot)];
         let before = ledger.refused.iter().filter(|code| *code == pin).count();
         let _full = ledger.refused.push(*pin);
         // A token without a low count cannot tell that an unknown outcome was a refusal: one more (product page).
@@ -312,6 +370,14 @@ impl Checkers {
         }
     }
 
+    /// The refusal of a PIN by `C_SetPIN` reached the core.
+    pub fn p34_refusal_heard(&mut self, slot: u8) {
+        let ledger = &mut self.slots[usize::from(slot)];
+        if let (true, Some(pin)) = (std::mem::take(&mut ledger.is_refused_unheard), ledger.accepted) {
+            self.refused_once_more(slot, &pin);
+        }
+    }
+
     /// The core was told that the login of a slot is gone.
     pub fn p33_login_gone(&mut self, slot: u8) {
         let ledger = &mut self.slots[usize::from(slot)];
@@ -327,6 +393,15 @@ impl Checkers {
         let mut least = 0;
         let mut most = 0;
         for status in slots {
+            if let Some(collection) = &status.collection {
+                let entered = match collection.progress.kind {
+                    WaitKind::Shares | WaitKind::Parts | WaitKind::NewParts => usize::from(collection.progress.have),
+                    WaitKind::Custodians | WaitKind::Code | WaitKind::Person => 0,
+                };
+                // Beside what was entered: the present code, and the new one or what it is made from.
+                least += entered;
+                most += entered + 2;
+            }
             match status.state {
                 StateName::Active => {
                     least += 1;
@@ -548,6 +623,57 @@ mod tests {
         let mut checkers = Checkers::default();
         checkers.p16_owned(2, 1);
         assert_eq!(broken(&checkers), Some("P16"));
+    }
+
+    #[test]
+    fn p09_a_token_pin_behind_which_too_few_persons_stand_is_seen() {
+        let used_after = |entries: &[(u8, u8)]| {
+            let mut checkers = Checkers::default();
+            checkers.p09_entered(0, [7; 6], 3, PersonId(3));
+            checkers.p09_begins(0);
+            for (x, who) in entries {
+                checkers.p09_entered(0, [7; 6], *x, PersonId(*who));
+            }
+            checkers.p09_entered(0, [8; 6], 5, PersonId(5));
+            checkers.p09_used(0, &stored(), [7; 6], 2);
+            broken(&checkers)
+        };
+        assert_eq!(used_after(&[(1, 1)]), Some("P9"));
+        assert_eq!(used_after(&[(1, 1), (1, 2)]), Some("P9"), "one share twice");
+        assert_eq!(used_after(&[(1, 1), (2, 1)]), Some("P9"), "one person twice");
+        assert_eq!(used_after(&[(1, 1), (2, 2)]), None);
+    }
+
+    #[test]
+    fn p11_a_bad_share_taken_and_a_good_one_refused_are_seen() {
+        let mut checkers = Checkers::default();
+        checkers.p11_taken(0, true);
+        checkers.p11_refused(0, true);
+        assert_eq!(broken(&checkers), None);
+        checkers.p11_taken(0, false);
+        assert_eq!(broken(&checkers), Some("P11"));
+        let mut checkers = Checkers::default();
+        checkers.p11_refused(0, false);
+        assert_eq!(broken(&checkers), Some("P11"));
+    }
+
+    #[test]
+    fn p30_a_share_shown_early_twice_or_to_two_persons_is_seen() {
+        let shown = |again: ([u8; 6], u8, u8)| {
+            let mut checkers = Checkers::default();
+            checkers.p30_shown(0, [7; 6], 1, PersonId(1), true);
+            assert_eq!(broken(&checkers), None);
+            checkers.p30_shown(0, again.0, again.1, PersonId(again.2), true);
+            broken(&checkers)
+        };
+        assert_eq!(shown(([7; 6], 1, 1)), Some("P30"));
+        assert_eq!(shown(([7; 6], 1, 2)), Some("P30"));
+        assert_eq!(shown(([7; 6], 2, 1)), Some("P30"));
+        assert_eq!(shown(([7; 6], 2, 2)), None);
+        assert_eq!(shown(([8; 6], 1, 1)), None);
+        let mut checkers = Checkers::default();
+        checkers.p30_shown(0, [7; 6], 1, PersonId(1), false);
+        assert_eq!(broken(&checkers), Some("P30"));
     }
 
     #[test]

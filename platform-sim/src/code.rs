@@ -45,6 +45,12 @@ impl Code {
         Self::typed(b"S-", random)
     }
 
+    /// A part of a manual code: 8 characters, so that three fit every token.
+    #[must_use]
+    pub fn part(random: &mut fastrand::Rng) -> Self {
+        Code::new(&Self::typed(b"M-", random).bytes()[..8])
+    }
+
     fn typed(prefix: &[u8; 2], random: &mut fastrand::Rng) -> Self {
         let mut bytes = [0; 16];
         bytes[..2].copy_from_slice(prefix);

@@ -1,5 +1,6 @@
 //! What the core orders, performed by simulated devices, with the faults that are due.
 
+use slotwarden_core::command::Answer;
 use slotwarden_core::effect::{
     ApplicationOrder, Effect, HsmAnswer, HsmCall, Input, Outcome, Room, SlotId, StoreResult, Ticket,
 };
@@ -11,6 +12,7 @@ use slotwarden_core::token::{LoginState, TokenState};
 use crate::code::Code;
 use crate::faults::{Kind, Step};
 use crate::hsm::Extent;
+use crate::people::Order;
 use crate::world::{Event, PendingCall, World};
 
 /// A device that answers after every deadline of the core (30 s).
@@ -55,7 +57,13 @@ impl World {
             Effect::Application { ticket, application, slot, order } => {
                 self.application(ticket, application, slot.0, order);
             }
-            Effect::Reply { reply, answer } => self.answered(reply, answer),
+            Effect::Reply { reply, answer } => {
+                let order = self.people.orders.iter().find(|order| order.reply == reply.0).copied();
+                if let (Answer::Share { id, x, quorum }, Some(Order { slot: Some(slot), who, .. })) = (answer, order) {
+                    self.show(slot, who, id, x, quorum);
+                }
+                self.answered(reply, answer);
+            }
             Effect::Checkpoint { sequence, head } => {
                 let chain = self.disk.check_chain().unwrap_or_default();
                 if chain.sequence != sequence || chain.head != head {
@@ -100,6 +108,9 @@ impl World {
                         let repeats =
                             self.disk.durable.sealed.iter().any(|(known, sealed)| known != key && *sealed == code);
                         self.checkers.p31_sealed(slot, &code, *id, repeats);
+                        if self.people.slots.iter().any(|knowledge| knowledge.together.set_of(&code).is_some()) {
+                            self.checkers.violated("P31", slot, "a token PIN made of shares is being stored");
+                        }
                         self.disk.seal(*key, code);
                     }
                     None => self.checkers.violated("P35", slot, "a secret was wiped before it was sealed"),
@@ -162,11 +173,14 @@ impl World {
             HsmCall::Login { .. } => {
                 let automatic = !self.people.orders.iter().any(|order| order.slot == Some(slot));
                 self.checkers.p36_login(slot, &first, automatic);
+                self.check_quorum(slot, &first);
                 self.logins[number] = Some((ticket, first));
             }
             HsmCall::SetPin { .. } | HsmCall::Initialise { .. } => {
                 let change = self.disk.durable.slots[number].and_then(|record| record.change);
                 self.checkers.p36_change(slot, change, matches!(call, HsmCall::Initialise { .. }));
+                self.check_quorum(slot, &first);
+                self.check_quorum(slot, &second);
             }
             HsmCall::Unblock { .. } | HsmCall::Erase { .. } => {
                 let by_so = self.disk.durable.slots[number].and_then(|record| record.by_so);
@@ -189,6 +203,13 @@ impl World {
         let starts_ms = self.busy_until_ms[number].max(self.now_ms);
         self.busy_until_ms[number] = starts_ms + wait_ms;
         self.schedule(starts_ms + wait_ms - self.now_ms, Event::Call(slot));
+    }
+
+    /// A token PIN made of shares is used: enough persons stand behind it (P9).
+    fn check_quorum(&mut self, slot: u8, pin: &Code) {
+        if let Some(held) = self.people.slots[usize::from(slot)].together.set_of(pin) {
+            self.checkers.p09_used(slot, pin, held.mark, held.m);
+        }
     }
 
     fn application(
@@ -521,6 +542,9 @@ impl World {
         if let Input::Done { ticket, outcome: Outcome::Hsm(result) } = input
             && let Some(SlotId(slot)) = ticket.slot
         {
+            if let Err(HsmFailure::Pkcs11 { code: rv::PIN_INCORRECT, function: Function::SetPin }) = result {
+                self.checkers.p34_refusal_heard(slot);
+            }
             let login = &mut self.logins[usize::from(slot)];
             if let Some((_, pin)) = login.take_if(|(awaited, _)| *awaited == ticket) {
                 let reached =

@@ -207,6 +207,12 @@ pub fn print(order: &Order, report: &Report) {
         "counted apart              {} (locked, changed, torn or lied about by somebody else)",
         counts.counted_apart
     );
+    println!("collections                {} of shares or parts, {} of them reset", counts.collections, counts.resets);
+    println!("sets of shares in force    {}", counts.sets);
+    println!(
+        "shares and parts           {} shown, {} taken, {} refused",
+        counts.shares_shown, counts.entries_taken, counts.entries_refused
+    );
     println!("power-cut states           {} in campaigns", counts.power_cuts);
     if order.cuts_deep > 0 {
         println!(

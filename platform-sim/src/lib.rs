@@ -12,6 +12,8 @@
 //! | [`store`] | a disk that loses power |
 //! | [`apps`] | applications that hold a token PIN or not |
 //! | [`people`] | what people know and order |
+//! | [`together`] | what several persons know of one code |
+//! | [`shares`] | shares computed a second time, plainly |
 //! | [`faults`] | what can go wrong, and when |
 //! | [`model`] | who could open a token: the reference |
 //! | [`checkers`] | the promises, one checker each |
@@ -27,23 +29,28 @@ pub mod apps;
 pub mod campaign;
 pub mod checkers;
 pub mod code;
+mod custodians;
 pub mod cuts;
 mod devices;
 pub mod explore;
 pub mod faults;
+mod gather;
 pub mod hsm;
 pub mod model;
 pub mod people;
 mod power;
+pub mod shares;
 pub mod store;
 mod strike;
+pub mod together;
 pub mod trace;
 pub mod world;
 
 /// Slots of the simulated service: what one campaign watches at a time.
 pub const SLOTS: usize = 3;
-/// Places of its Safe: a PIN and a change under way for each slot, and a boot of all.
-pub const PLACES: usize = 16;
+/// Places of its Safe: a PIN and a change under way for each slot, and what two collections
+/// of shares hold. People who all come at once find it full.
+pub const PLACES: usize = 24;
 /// Its outbox: `4 * SLOTS + 16` is the least, the rest is for orders that come together.
 pub const OUTBOX: usize = 64;
 

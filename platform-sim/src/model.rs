@@ -1,8 +1,9 @@
 //! The reference model, so plain that it is obviously right.
 //!
 //! A token can be opened by one PIN now, and after a power cut by that one or by the one
-//! that was settled last. Somebody has to have each of them: the store, sealed, or people,
-//! in their heads. That is all of "lose no code" (P35), and it is asked after every change
+//! that was settled last. Somebody has to have each of them: the store, sealed; a person, in
+//! the head; several persons, who have all parts of it, or m shares of a set that the store
+//! still knows. That is all of "lose no code" (P35), and it is asked after every change
 //! of a token, of the store and of what people remember, so that it covers the power cut
 //! at each of these moments too.
 
@@ -22,7 +23,14 @@ pub fn could_open(token: &Token) -> [Code; 2] {
 /// Whether the store or people have this code.
 #[must_use]
 pub fn somebody_has(pin: &Code, disk: &Disk, owner: Owner, people: &Knowledge) -> bool {
-    pin.is_none() || people.knows(pin) || disk.codes(owner).any(|code| code == pin)
+    pin.is_none() || people_have(pin, disk, owner, people) || disk.codes(owner).any(|code| code == pin)
+}
+
+/// Whether people have this code, one of them or several together.
+#[must_use]
+pub fn people_have(pin: &Code, disk: &Disk, owner: Owner, people: &Knowledge) -> bool {
+    let sets = disk.durable.sets.get(usize::from(owner.0)).and_then(Option::as_deref);
+    people.knows(pin) || people.together.can_open(pin, sets)
 }
 
 /// Whether some power cut now would leave a token with a code that nobody has.

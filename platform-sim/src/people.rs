@@ -10,11 +10,16 @@
 use heapless::Vec;
 use slotwarden_core::command::{Answer, CommandKind};
 use slotwarden_core::fault::Refusal;
+use slotwarden_core::person::{PersonId, Roster};
 use slotwarden_core::record::{Doubt, Mode};
+use slotwarden_core::share::Quorum;
 use slotwarden_core::status::{SlotStatus, StateName};
 
 use crate::SLOTS;
 use crate::code::Code;
+use crate::gather::Verdict;
+use crate::strike::ADMINISTRATOR;
+use crate::together::{Aim, Completing, Together};
 
 /// Codes of one slot that people keep in mind; with more to remember they change nothing.
 pub const REMEMBERED_MAX: usize = 6;
@@ -28,6 +33,8 @@ pub struct Knowledge {
     pub codes: Vec<Code, REMEMBERED_MAX>,
     /// The SO PIN.
     pub so_pin: Code,
+    /// What several persons know together.
+    pub together: Together,
     /// Which of `codes` they type next.
     next: usize,
     /// Whether they were told that another wrong code could block the token.
@@ -45,10 +52,14 @@ pub struct Order {
     pub slot: Option<u8>,
     /// What.
     pub kind: CommandKind,
-    /// The present code or the SO PIN as typed; [`Code::NONE`]: none.
+    /// By whom.
+    pub who: PersonId,
+    /// The present code, a share, a part or the SO PIN as typed; [`Code::NONE`]: none.
     pub typed: Code,
     /// The new manual code; [`Code::NONE`]: none.
     pub new: Code,
+    /// What the share that is entered is.
+    pub(crate) verdict: Option<Verdict>,
     /// When it was given, milliseconds of the world.
     pub given_ms: u64,
 }
@@ -66,13 +77,28 @@ pub struct Wish {
     pub new: Code,
     /// The confirmation that a last try needs.
     pub confirmed: bool,
+    /// Who orders it; `None`: one of those who may, or may not.
+    pub who: Option<PersonId>,
+    /// Who is to know the new code in parts, for [`CommandKind::Mode`].
+    pub parts: Option<Roster>,
+    /// Into how many shares, and for whom, for [`CommandKind::Split`].
+    pub split: Option<(Quorum, Roster)>,
 }
 
 impl Wish {
     /// An order without codes.
     #[must_use]
     pub const fn plain(kind: CommandKind) -> Self {
-        Wish { kind, to: Mode::Manual, typed: Code::NONE, new: Code::NONE, confirmed: false }
+        Wish {
+            kind,
+            to: Mode::Manual,
+            typed: Code::NONE,
+            new: Code::NONE,
+            confirmed: false,
+            who: None,
+            parts: None,
+            split: None,
+        }
     }
 }
 
@@ -83,14 +109,22 @@ pub struct People {
     pub slots: [Knowledge; SLOTS],
     /// What they wait for.
     pub orders: Vec<Order, ORDERS_MAX>,
+    /// Whether several persons share what opens a slot, in this world.
+    pub are_many: bool,
     next_reply: u32,
 }
 
 impl Default for People {
     fn default() -> Self {
-        const NOTHING: Knowledge =
-            Knowledge { codes: Vec::new(), so_pin: Code::NONE, next: 0, told_last_try: false, told_several: false };
-        People { slots: [NOTHING; SLOTS], orders: Vec::new(), next_reply: 1 }
+        let nothing = || Knowledge {
+            codes: Vec::new(),
+            so_pin: Code::NONE,
+            together: Together::default(),
+            next: 0,
+            told_last_try: false,
+            told_several: false,
+        };
+        People { slots: std::array::from_fn(|_| nothing()), orders: Vec::new(), are_many: false, next_reply: 1 }
     }
 }
 
@@ -111,6 +145,67 @@ impl Knowledge {
         self.next = 0;
     }
 
+    /// Whether they remember so many codes that they make up no further one.
+    #[must_use]
+    pub(crate) fn has_much_in_mind(&self) -> bool {
+        self.codes.len() >= REMEMBERED_MAX - 1
+    }
+
+    /// Whether they type the confirmation that a last try needs.
+    pub(crate) fn is_sure(&self, status: &SlotStatus, random: &mut fastrand::Rng) -> bool {
+        (status.tries_left == 0 || self.told_last_try) && random.u8(..100) < 70
+    }
+
+    /// An answer about a collection. False: it is about something else.
+    fn answered_together(&mut self, order: &Order, answer: Answer, still_ordered: &[Code]) -> bool {
+        let together = &mut self.together;
+        if let Some(place) = together.completing.iter().position(|completing| completing.reply == order.reply) {
+            let Completing { gathering, present, new, .. } = together.completing.swap_remove(place);
+            let opens = gathering.aim == Aim::Open;
+            match answer {
+                Answer::Done if opens && present.is_none() => {}
+                Answer::Done => {
+                    let in_force = if opens { present } else { new };
+                    self.codes.retain(|code| *code == in_force || still_ordered.contains(code));
+                    together.keep(in_force);
+                    self.told_last_try = false;
+                    self.next = 0;
+                }
+                Answer::Refused(refusal) if remembers_both(refusal) => {}
+                Answer::Refused(refusal) => {
+                    self.told_last_try |= refusal == Refusal::LastTryUnconfirmed;
+                    together.turn += usize::from(refusal == Refusal::CodeWrong);
+                    if !opens {
+                        self.codes.retain(|code| *code != new);
+                        together.forget(&new);
+                    }
+                }
+                Answer::Failed(_) | Answer::Waits(_) | Answer::Share { .. } | Answer::NeedsApproval { .. } => {}
+            }
+            return true;
+        }
+        match (order.kind, answer) {
+            (
+                CommandKind::Share | CommandKind::Activate,
+                Answer::Refused(Refusal::ShareOutdated | Refusal::NotInRoster),
+            ) => {
+                // Perhaps it is the other set that is asked for, or the other parts.
+                together.turn += 1;
+                true
+            }
+            (CommandKind::Share, Answer::Refused(refusal)) => {
+                self.told_last_try |= refusal == Refusal::LastTryUnconfirmed;
+                true
+            }
+            (CommandKind::Reset, Answer::Done) => {
+                together.turn += 1;
+                true
+            }
+            (CommandKind::Share | CommandKind::Reset | CommandKind::Split, _) => true,
+            (_, _) => false,
+        }
+    }
+
     /// The code to try: the newest first, another one after each refusal.
     #[must_use]
     pub fn candidate(&self) -> Code {
@@ -121,6 +216,11 @@ impl Knowledge {
 impl People {
     /// What people want for a slot in this state; `None`: they leave it alone.
     pub fn wish(&self, slot: u8, status: &SlotStatus, random: &mut fastrand::Rng) -> Option<Wish> {
+        if self.are_many
+            && let Some(wish) = self.wish_together(slot, status, random)
+        {
+            return wish;
+        }
         let knowledge = &self.slots[usize::from(slot)];
         let dice = random.u8(..100);
         let generated = status.mode == Mode::Generated;
@@ -270,7 +370,9 @@ impl People {
     /// of the answer; `None` when they wait for too many already.
     pub fn give(&mut self, slot: Option<u8>, wish: &Wish, now_ms: u64) -> Option<u32> {
         let reply = self.next_reply;
-        let order = Order { reply, slot, kind: wish.kind, typed: wish.typed, new: wish.new, given_ms: now_ms };
+        let who = wish.who.unwrap_or(ADMINISTRATOR);
+        let (typed, new) = (wish.typed, wish.new);
+        let order = Order { reply, slot, kind: wish.kind, who, typed, new, verdict: None, given_ms: now_ms };
         self.orders.push(order).ok()?;
         self.next_reply += 1;
         if let Some(slot) = slot
@@ -283,6 +385,14 @@ impl People {
         Some(reply)
     }
 
+    /// What the order with this answer completed: as which command, and with which token PIN.
+    #[must_use]
+    pub fn completed(&self, reply: u32) -> Option<(CommandKind, Code)> {
+        let all = self.slots.iter().flat_map(|knowledge| &knowledge.together.completing);
+        let completing = all.into_iter().find(|completing| completing.reply == reply)?;
+        Some((completing.gathering.kind, completing.new))
+    }
+
     /// An answer arrived. Returns the order it belongs to; `None`: nobody waits for it.
     pub fn answered(&mut self, reply: u32, answer: Answer) -> Option<Order> {
         let index = self.orders.iter().position(|order| order.reply == reply)?;
@@ -293,6 +403,9 @@ impl People {
             let _fits = still_ordered.push(other.new);
         }
         let knowledge = &mut self.slots[usize::from(slot)];
+        if knowledge.answered_together(&order, answer, &still_ordered) {
+            return Some(order);
+        }
         match answer {
             Answer::Done => {
                 knowledge.told_last_try = false;
@@ -324,13 +437,12 @@ impl People {
                     return Some(order);
                 }
                 knowledge.codes.retain(|code| *code == in_force || still_ordered.contains(code));
+                knowledge.together.keep(in_force);
                 if !in_force.is_none() && knowledge.codes.is_empty() {
                     knowledge.learn(in_force);
                 }
             }
-            // The disk failed under the order: "mend the disk, restart"; then the status tells which code it is.
-            // "The token has the old code or the new one" makes them remember both as well.
-            Answer::Refused(Refusal::StoreFailed | Refusal::Halted | Refusal::Stopping | Refusal::CodeOldOrNew) => {}
+            Answer::Refused(refusal) if remembers_both(refusal) => {}
             Answer::Refused(refusal) => {
                 knowledge.told_last_try |= refusal == Refusal::LastTryUnconfirmed;
                 knowledge.told_several |= refusal == Refusal::SeveralFreeTokens;
@@ -350,7 +462,17 @@ impl People {
     /// The daemon is gone: nobody will be answered any more.
     pub fn hung_up(&mut self) {
         self.orders.clear();
+        for knowledge in &mut self.slots {
+            knowledge.together.gathering = None;
+            knowledge.together.completing.clear();
+        }
     }
+}
+
+/// The disk failed under the order: "mend the disk, restart"; then the status tells which code
+/// it is. "The token has the old code or the new one" makes them remember both as well.
+fn remembers_both(refusal: Refusal) -> bool {
+    matches!(refusal, Refusal::StoreFailed | Refusal::Halted | Refusal::Stopping | Refusal::CodeOldOrNew)
 }
 
 fn other(mode: Mode) -> Mode {

@@ -203,7 +203,7 @@ impl World {
     }
 
     fn found(&mut self, slot: u8, presence: Presence) {
-        self.seen[usize::from(slot)] = Some(presence);
+        let before = self.seen[usize::from(slot)].replace(presence);
         let low_count = match presence {
             Presence::Present(state) => Some(state.count_low),
             Presence::Absent { .. } | Presence::Ambiguous => None,
@@ -211,6 +211,10 @@ impl World {
         self.checkers.p34_new_reason(slot, low_count);
         // A change under way does not hear of it before its next call.
         let changing = self.status(slot).is_some_and(|status| status.state == StateName::Changing);
+        if let (true, Some(Presence::Present(before)), Presence::Present(now)) = (changing, before, presence) {
+            // It may take the one for the other; then the operator names the serial in the configuration.
+            self.apart[usize::from(slot)] |= before.serial != now.serial;
+        }
         if !matches!(presence, Presence::Present(_)) && !changing {
             self.checkers.p33_login_gone(slot);
         }

@@ -17,6 +17,8 @@ pub(crate) const ADMINISTRATOR: PersonId = PersonId(0);
 pub(crate) const OPERATOR: PersonId = PersonId(1);
 /// The person who may only read.
 pub(crate) const AUDITOR: PersonId = PersonId(2);
+/// Another one who may do everything.
+pub(crate) const SECOND_ADMINISTRATOR: PersonId = PersonId(3);
 
 impl World {
     /// People look at a slot: something may have gone wrong meanwhile; then they order what they want.
@@ -45,7 +47,7 @@ impl World {
             _ => Some(slot),
         };
         let dice = self.random.u8(..100);
-        let who = if dice < 20 { OPERATOR } else { ADMINISTRATOR };
+        let who = wish.who.unwrap_or(if dice < 20 { OPERATOR } else { ADMINISTRATOR });
         if dice > 90 {
             // Somebody impatient looks again before the answer is there.
             self.visits_ms[number] = self.now_ms + self.random.u64(1..60);

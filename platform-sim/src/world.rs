@@ -20,11 +20,12 @@ use slotwarden_core::{Configuration, SlotConfiguration};
 use crate::apps::Applications;
 use crate::checkers::Checkers;
 use crate::code::Code;
+use crate::custodians::{APPROVER, PERSONS};
 use crate::faults::{Kind, Plan, Step, Tally};
 use crate::hsm::{Token, Tokens};
 use crate::people::{People, Wish};
 use crate::store::Disk;
-use crate::strike::{ADMINISTRATOR, AUDITOR, OPERATOR};
+use crate::strike::{ADMINISTRATOR, AUDITOR, OPERATOR, SECOND_ADMINISTRATOR};
 use crate::trace::Trace;
 use crate::{Core, SLOTS, model};
 
@@ -126,6 +127,49 @@ pub struct Counts {
     /// Slots that nobody can open any more although nothing was lost: locked, changed or
     /// lied about by somebody else, or a token file torn by a kill.
     pub counted_apart: u64,
+    /// Collections of shares or parts that began.
+    pub collections: u64,
+    /// Of them those that were ended by a person.
+    pub resets: u64,
+    /// Shares shown to their custodians.
+    pub shares_shown: u64,
+    /// Shares and parts taken.
+    pub entries_taken: u64,
+    /// Shares and parts refused by what is wrong with them.
+    pub entries_refused: u64,
+    /// Sets that came into force.
+    pub sets: u64,
+    /// How often each refusal from 600 on was answered, by its number.
+    pub refusals: Refusals,
+}
+
+/// How often each refusal with a number from 600 to 899 was answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusals([u32; 300]);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Refusals([0; 300])
+    }
+}
+
+impl Refusals {
+    /// Notes a refusal; the others are not counted.
+    pub fn note(&mut self, refusal: Refusal) {
+        if let Some(count) = self.place(refusal).and_then(|place| self.0.get_mut(place)) {
+            *count += 1;
+        }
+    }
+
+    /// How often it was answered.
+    #[must_use]
+    pub fn of(&self, refusal: Refusal) -> u32 {
+        self.place(refusal).and_then(|place| self.0.get(place)).copied().unwrap_or(0)
+    }
+
+    fn place(&self, refusal: Refusal) -> Option<usize> {
+        usize::from(refusal.number()).checked_sub(600)
+    }
 }
 
 impl Counts {
@@ -141,6 +185,15 @@ impl Counts {
         self.power_cuts += other.power_cuts;
         self.starts += other.starts;
         self.counted_apart += other.counted_apart;
+        self.collections += other.collections;
+        self.resets += other.resets;
+        self.shares_shown += other.shares_shown;
+        self.entries_taken += other.entries_taken;
+        self.entries_refused += other.entries_refused;
+        self.sets += other.sets;
+        for (mine, theirs) in self.refusals.0.iter_mut().zip(other.refusals.0) {
+            *mine += theirs;
+        }
     }
 }
 
@@ -331,10 +384,15 @@ impl World {
             });
         }
         self.configuration.persons = Persons::default();
-        let auditor = Roles::NONE.with(Role::Auditor);
-        let (administrator, operator) = (Roles::NONE.with(Role::Administrator), Roles::NONE.with(Role::Operator));
-        for (who, roles) in [(ADMINISTRATOR, administrator), (OPERATOR, operator), (AUDITOR, auditor)] {
-            let _fits = self.configuration.persons.add(who, roles);
+        for who in 0..PERSONS {
+            let role = match PersonId(who) {
+                ADMINISTRATOR | SECOND_ADMINISTRATOR => Role::Administrator,
+                OPERATOR => Role::Operator,
+                AUDITOR => Role::Auditor,
+                APPROVER => Role::Approver,
+                _ => Role::Custodian,
+            };
+            let _fits = self.configuration.persons.add(PersonId(who), Roles::NONE.with(role));
         }
     }
 
@@ -433,6 +491,12 @@ impl World {
 
     /// Hands an input to the core and performs what it orders.
     pub fn deliver(&mut self, input: Input) {
+        self.hand_in(input);
+        self.pump();
+    }
+
+    /// Hands an input to the core; what it orders is not performed yet.
+    fn hand_in(&mut self, input: Input) {
         self.counts.inputs += 1;
         self.trace.input(self.now_ms, &input);
         let now = self.now();
@@ -451,7 +515,6 @@ impl World {
         if self.trace.scans {
             self.scan(&format!("{input:?}"));
         }
-        self.pump();
     }
 
     /// Performs effects until the core yields none.
@@ -523,6 +586,7 @@ impl World {
 
     /// Gives an order. False when the Safe had no place or nobody waits any more.
     pub fn order(&mut self, slot: Option<u8>, wish: &Wish, who: PersonId) -> bool {
+        let wish = &Wish { who: Some(who), ..*wish };
         if matches!(wish.kind, CommandKind::Boot | CommandKind::Activate | CommandKind::Init) {
             self.look_for_changes();
         }
@@ -538,6 +602,11 @@ impl World {
         self.checkers.p05_typed(wish.typed);
         if wish.new != wish.typed {
             self.checkers.p05_typed(wish.new);
+        }
+        let about = slot.filter(|_| self.people.are_many);
+        let before = about.map(|slot| self.before(slot, wish)).unwrap_or_default();
+        if let Some(order) = self.people.orders.last_mut() {
+            order.verdict = before.verdict;
         }
         let typed = self.fill(&wish.typed);
         let new = self.fill(&wish.new);
@@ -571,7 +640,8 @@ impl World {
             },
             CommandKind::ChangeCode => Command::ChangeCode { slot, code: typed, new_code: new, confirmed, accept },
             CommandKind::Mode => {
-                Command::Mode { slot, to: wish.to, parts: None, code: typed, new_code: new, confirmed, accept }
+                let (to, parts) = (wish.to, wish.parts);
+                Command::Mode { slot, to, parts, code: typed, new_code: new, confirmed, accept }
             }
             CommandKind::Unblock => match typed {
                 Some(so_pin) => Command::Unblock { slot, so_pin, to: wish.to, new_code: new, confirmed, accept },
@@ -579,19 +649,27 @@ impl World {
             },
             CommandKind::Decommission => Command::Decommission { slot, so_pin: typed, confirmed, accept },
             CommandKind::Stop => Command::Stop,
+            CommandKind::Split => match wish.split {
+                Some((quorum, custodians)) => {
+                    Command::Split { slot, quorum, custodians, code: typed, confirmed, accept }
+                }
+                None => Command::Boot,
+            },
+            CommandKind::Share => Command::Share { slot, code: typed, confirmed },
+            CommandKind::Reset => Command::Reset { slot },
             CommandKind::Boot
             | CommandKind::Approve
             | CommandKind::Withdraw
             | CommandKind::DualControl
             | CommandKind::AdoptConfiguration
-            // People of this world know codes whole.
-            | CommandKind::Split
-            | CommandKind::Share
-            | CommandKind::Reset
             | CommandKind::ReadStatus
             | CommandKind::ReadAudit => Command::Boot,
         };
-        self.deliver(Input::Command { caller: Caller { who, reply: ReplyId(reply) }, command });
+        self.hand_in(Input::Command { caller: Caller { who, reply: ReplyId(reply) }, command });
+        if let Some(slot) = about {
+            self.after(slot, wish, reply, &before);
+        }
+        self.pump();
         true
     }
 
@@ -616,6 +694,10 @@ impl World {
 
     /// An answer reached the people.
     pub(crate) fn answered(&mut self, reply: ReplyId, answer: Answer) {
+        if let Answer::Refused(refusal) = answer {
+            self.counts.refusals.note(refusal);
+        }
+        let completed = self.people.completed(reply.0);
         let Some(order) = self.people.answered(reply.0, answer) else {
             self.checkers.violated("P44", 0, "an order was answered twice, or nobody gave it");
             return;
@@ -624,9 +706,14 @@ impl World {
         let soon_ms = self.now_ms + self.random.u64(5..200);
         let visit_ms = &mut self.visits_ms[usize::from(slot)];
         *visit_ms = soon_ms.min(*visit_ms);
+        if order.verdict.is_some() {
+            self.check_answer(slot, order.verdict, answer);
+        }
         if answer == Answer::Done {
-            let confirmed = self.is_confirmed(slot, order.kind, &order.new);
+            let (kind, new) = completed.unwrap_or((order.kind, order.new));
+            let confirmed = self.is_confirmed(slot, kind, &new);
             self.checkers.p35_done(slot, confirmed);
+            self.counts.sets += u64::from(kind == CommandKind::Split);
         }
         self.check_codes();
     }
@@ -639,14 +726,15 @@ impl World {
         }
         let (Some(token), Some(record)) = (self.home(slot), &self.disk.durable.slots[number]) else { return true };
         match kind {
-            CommandKind::ChangeCode | CommandKind::Mode | CommandKind::Init | CommandKind::Unblock => {
-                model::change_is_done(token, &self.disk, Owner(u16::from(slot)), record, new)
-            }
+            CommandKind::ChangeCode
+            | CommandKind::Mode
+            | CommandKind::Split
+            | CommandKind::Init
+            | CommandKind::Unblock => model::change_is_done(token, &self.disk, Owner(u16::from(slot)), record, new),
             CommandKind::Decommission => model::decommission_is_done(token, record),
             CommandKind::Activate
             | CommandKind::Deactivate
             | CommandKind::EndCall
-            | CommandKind::Split
             | CommandKind::Share
             | CommandKind::Reset
             | CommandKind::Boot
@@ -708,6 +796,7 @@ impl World {
     pub(crate) fn secrets(&self) -> Vec<Code> {
         let mut secrets: Vec<Code> = self.checkers.typed_codes().collect();
         secrets.extend(self.disk.durable.sealed.iter().map(|(_, code)| *code));
+        secrets.extend(self.people.slots.iter().flat_map(|knowledge| knowledge.together.secrets()));
         secrets.extend(self.tokens.tokens.iter().flat_map(|token| [token.live.user_pin, token.live.so_pin]));
         secrets
     }
