@@ -208,7 +208,7 @@ fn p30_a_share_is_shown_to_one_person_once_and_until_all_are_back_the_old_code_r
     enters(&stage, 1, "ca", &void).refused(1, 807);
     // Only those who are named may fetch.
     let named = ["slot", "split", "ca", "-m", "2", "-n", "2", "--custodians", "p4,p1"];
-    stage.run(&["slot", "split", "ca", "-m", "2", "-n", "2", "--custodians", "p4,nobody"]).refused(1, 626);
+    stage.run(&["slot", "split", "ca", "-m", "2", "-n", "2", "--custodians", "p4,nobody"]).refused(1, 627);
     stage.run(&["slot", "split", "ca", "-m", "2", "-n", "2", "--custodians", "p4,p4"]).refused(1, 817);
     stage.run(&["slot", "split", "ca", "-m", "2", "-n", "2", "--custodians", "p4"]).refused(1, 812);
     stage.run(&named).exits(2);
@@ -252,7 +252,7 @@ fn a_conjunction_of_three_opens_in_any_order_and_a_wrong_part_is_asked_of_all_ag
         |names: &str| stage.run_with(&["slot", "mode", "ca", "manual", "--parts", names], "--code-file", CODE);
     to_parts("p1").refused(1, 814);
     to_parts("p1,p1").refused(1, 817);
-    to_parts("p1,nobody").refused(1, 626);
+    to_parts("p1,nobody").refused(1, 627);
     let said = to_parts("p2,p1,p3").exits(2);
     assert!(said.stderr.contains("all of p2, p1, p3 have to enter their parts"), "{}", said.stderr);
     assert!(said.stdout.contains("0 of 3 parts of the new code entered"), "{}", said.stdout);

@@ -41,19 +41,22 @@ impl<'a> Knowledge<'a> {
                  all of {} have to enter their parts, and one part that is forgotten loses the code.",
                 persons.join(", ")
             ),
-            Knowledge::Shares(m, n) if m == n => format!(
-                "With a code in shares a stolen box gives nothing, and {} persons together know nothing of the code;\nbut \
-                 after each reboot all {n} have to enter their shares.\nWARNING: as many are needed as there are: one \
-                 share that is lost loses the code.",
-                m.saturating_sub(1)
-            ),
-            Knowledge::Shares(m, n) => format!(
-                "With a code in shares a stolen box gives nothing, and {} of the {n} persons together know nothing of the \
-                 code;\nbut after each reboot {m} of them have to enter their shares, and it is lost with more than {} \
-                 of them.",
-                m.saturating_sub(1),
-                n.saturating_sub(*m)
-            ),
+            Knowledge::Shares(m, n) => {
+                let fewer = match m {
+                    0..=2 => "nobody alone knows anything of the code".to_owned(),
+                    m => format!("{} persons together know nothing of the code", m.saturating_sub(1)),
+                };
+                let lost = match n.saturating_sub(*m) {
+                    0 => {
+                        "\nWARNING: as many are needed as there are: one share that is lost loses the code.".to_owned()
+                    }
+                    spare => format!(" {spare} shares may get lost; one more loses the code."),
+                };
+                format!(
+                    "With a code in shares a stolen box gives nothing, and {fewer};\nbut after each reboot {m} of {n} \
+                     persons have to enter their shares.{lost}"
+                )
+            }
         }
     }
 }

@@ -128,12 +128,12 @@ pub fn run(kind: Kind, kills: u32) -> Tally {
     tally
 }
 
-/// Which way a round goes: its place in [`Campaign::take`].
+/// What a round leads to: its place in [`Campaign::take`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    ToGenerated = 0,
-    ToShares = 1,
-    ToOtherShares = 2,
+    Generated = 0,
+    Shares = 1,
+    OtherShares = 2,
 }
 
 impl Campaign {
@@ -151,7 +151,7 @@ impl Campaign {
         order_as(&self.appliance.client, 0, split, Some(PIN)).expect("the code is right");
         hand_out(&self.appliance.client, &self.slot(), &mut shown).expect("nothing is in the way");
         self.knows = Knows::Custodians(shown);
-        for way in [Way::ToGenerated, Way::ToShares, Way::ToOtherShares] {
+        for way in [Way::Generated, Way::Shares, Way::OtherShares] {
             let began = Instant::now();
             let did = self.go(way, || ());
             assert!(did.done, "{way:?}: {:?}", did.problem);
@@ -167,8 +167,8 @@ impl Campaign {
 
     fn after(way: Way, did: &Did) -> Knows {
         match way {
-            Way::ToGenerated => Knows::Service,
-            Way::ToShares | Way::ToOtherShares => Knows::Custodians(did.shown.clone()),
+            Way::Generated => Knows::Service,
+            Way::Shares | Way::OtherShares => Knows::Custodians(did.shown.clone()),
         }
     }
 
@@ -176,14 +176,14 @@ impl Campaign {
     fn go(&self, way: Way, meanwhile: impl FnOnce()) -> Did {
         let (client, slot) = (&self.appliance.client, self.slot());
         let order = match way {
-            Way::ToGenerated => Order::Mode {
+            Way::Generated => Order::Mode {
                 slot: slot.clone(),
                 to: Mode::Generated,
                 parts: Vec::new(),
                 confirmed: false,
                 accept: Vec::new(),
             },
-            Way::ToShares | Way::ToOtherShares => Order::Split {
+            Way::Shares | Way::OtherShares => Order::Split {
                 slot: slot.clone(),
                 m: M,
                 n: N,
@@ -204,7 +204,7 @@ impl Campaign {
                     for (who, share) in &present {
                         done = enter(client, &slot, *who, share)?;
                     }
-                    if way != Way::ToGenerated {
+                    if way != Way::Generated {
                         done = hand_out(client, &slot, &mut did.shown)?;
                     }
                     did.done = done;
@@ -221,9 +221,9 @@ impl Campaign {
     fn one_round(&mut self) {
         let mut rng = Rng::with_seed(self.seed ^ self.round.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let way = match self.knows {
-            Knows::Service => Way::ToShares,
-            Knows::Custodians(_) if rng.bool() => Way::ToGenerated,
-            Knows::Custodians(_) => Way::ToOtherShares,
+            Knows::Service => Way::Shares,
+            Knows::Custodians(_) if rng.bool() => Way::Generated,
+            Knows::Custodians(_) => Way::OtherShares,
         };
         let first = self.appliance.audit_end() + 1;
         let worker = self.appliance.worker().expect("it serves");
@@ -335,9 +335,9 @@ impl Campaign {
     /// Whoever opened it is somebody who may have the code after this round.
     fn judge(&mut self, way: Way, did: &Did, knows: Knows) {
         let new = match (&knows, way) {
-            (Knows::Service, _) => way == Way::ToGenerated,
-            (Knows::Custodians(shares), Way::ToShares | Way::ToOtherShares) => *shares == did.shown,
-            (Knows::Custodians(_), Way::ToGenerated) => false,
+            (Knows::Service, _) => way == Way::Generated,
+            (Knows::Custodians(shares), Way::Shares | Way::OtherShares) => *shares == did.shown,
+            (Knows::Custodians(_), Way::Generated) => false,
         };
         assert!(new || !did.done, "round {}: {way:?} was answered done and is not", self.round);
         if !did.done {
