@@ -482,7 +482,9 @@ impl Approvals {
     }
 
     fn make_room(&mut self, who: PersonId, notes: &mut dyn Note) -> Result<(), Refusal> {
-        let of = |list: &[Approval], who| list.iter().filter(|approval| approval.requester == who).count();
+        let of = |list: &[Approval], who| {
+            list.iter().filter(|approval| approval.requester == who).fold(0usize, |count, _| count.saturating_add(1))
+        };
         let full = self.list.is_full();
         if of(&self.list, who) < APPROVALS_PER_PERSON_MAX && !full {
             return Ok(());

@@ -45,8 +45,9 @@ impl Roster {
     /// # Errors
     /// [`Refusal::RosterInvalid`] for more than [`ROSTER_MAX`], or one named twice.
     pub fn new(persons: &[PersonId]) -> Result<Self, Refusal> {
-        let twice = |person: &PersonId| persons.iter().filter(|other| *other == person).count() > 1;
-        if persons.len() > ROSTER_MAX || persons.iter().any(twice) {
+        let twice =
+            persons.iter().enumerate().any(|(place, person)| persons.iter().take(place).any(|other| other == person));
+        if persons.len() > ROSTER_MAX || twice {
             return Err(Refusal::RosterInvalid);
         }
         let mut roster = Roster::NOBODY;
@@ -166,7 +167,10 @@ impl Persons {
     /// How many may hold a share.
     #[must_use]
     pub fn holders(&self) -> usize {
-        self.list.iter().filter(|(_, roles)| may_hold_a_share(*roles)).count()
+        self.list
+            .iter()
+            .filter(|(_, roles)| may_hold_a_share(*roles))
+            .fold(0, |count: usize, _| count.saturating_add(1))
     }
 
     /// The roles of a person; an unknown person has none.

@@ -156,25 +156,18 @@ impl Rules {
     /// Joins what was entered in the order of the roster, in the place of the first of them.
     fn join(&mut self, turn: &mut Turn<'_>) -> Result<SecretId, Refusal> {
         let first = self.entered.first().copied().ok_or(Refusal::NothingCollected)?;
-        self.entered.sort_unstable_by_key(|entered| entered.place);
         let mut whole = Zeroizing::new([0u8; CODE_CHARS_MAX]);
         let mut chars = 0usize;
-        for entered in &self.entered {
-            turn.secrets.lend(entered.id, &mut |part| {
-                let end = chars.saturating_add(part.len());
-                if let Some(place) = whole.get_mut(chars..end) {
-                    place.copy_from_slice(part);
-                    chars = end;
-                }
-            });
-        }
-        turn.secrets.rewrite(first.id, &mut |place| match (place.get_mut(..chars), whole.get(..chars)) {
-            (Some(place), Some(whole)) => {
-                place.copy_from_slice(whole);
-                chars
+        // Each person has one place, so this finds every part once.
+        for place in (0..=u8::MAX).take(ROSTER_MAX) {
+            for entered in self.entered.iter().filter(|entered| entered.place == place) {
+                turn.secrets.lend(entered.id, &mut |part| {
+                    chars = chars.saturating_add(copied(whole.iter_mut().skip(chars), part));
+                });
             }
-            _ => 0,
-        });
+        }
+        let whole = whole.get(..chars).ok_or(Refusal::PartsTooLong)?;
+        turn.secrets.rewrite(first.id, &mut |place| copied(place.iter_mut(), whole));
         self.keep_only(turn, first.id);
         Ok(first.id)
     }
@@ -193,6 +186,14 @@ pub(super) fn typed(turn: &Turn<'_>, code: SecretId) -> Result<TypedShare, Refus
     let mut parsed = Err(Refusal::CodeMissing);
     turn.secrets.lend(code, &mut |text| parsed = TypedShare::parse(text));
     parsed
+}
+
+/// Copies byte by byte as far as both reach; returns how far that was.
+pub(super) fn copied<'to>(to: impl Iterator<Item = &'to mut u8>, from: &[u8]) -> usize {
+    to.zip(from).fold(0usize, |count, (to, from)| {
+        *to = *from;
+        count.saturating_add(1)
+    })
 }
 
 pub(super) fn length(turn: &Turn<'_>, id: SecretId) -> usize {

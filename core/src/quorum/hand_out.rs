@@ -3,7 +3,7 @@
 use statig::Outcome;
 use zeroize::Zeroizing;
 
-use super::enter::{length, typed};
+use super::enter::{copied, length, typed};
 use super::{BUG_NO_SET, BUG_NOT_WHOLE, NewCode, Rules, State, Want};
 use crate::audit::AuditEvent;
 use crate::code;
@@ -36,13 +36,7 @@ impl Rules {
         if let Err(fault) = mixed {
             return self.not_drawn(turn, id, fault);
         }
-        turn.secrets.rewrite(id, &mut |place| match place.get_mut(..KEY_BYTES) {
-            Some(place) => {
-                place.copy_from_slice(key.as_slice());
-                KEY_BYTES
-            }
-            None => 0,
-        });
+        turn.secrets.rewrite(id, &mut |place| copied(place.iter_mut(), key.as_slice()));
         let generation = turn.slot.sets.last_generation.saturating_add(1);
         turn.slot.sets.begin_next(Set::new(&key, generation, quorum, chars));
         turn.slot.sets_dirty = true;
@@ -100,13 +94,8 @@ impl Rules {
                 chars = set.share(key, x).map_or(0, |share| share.encode(text.as_mut_slice()));
             }
         });
-        turn.secrets.rewrite(id, &mut |place| match (place.get_mut(..chars), text.get(..chars)) {
-            (Some(place), Some(text)) => {
-                place.copy_from_slice(text);
-                chars
-            }
-            _ => 0,
-        });
+        let text = text.get(..chars).unwrap_or(&[]);
+        turn.secrets.rewrite(id, &mut |place| copied(place.iter_mut(), text));
         if chars > 0 && set.hand_out(x, caller.who) { Ok((id, x)) } else { Err(Refusal::NoShareLeft) }
     }
 
