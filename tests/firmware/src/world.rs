@@ -22,6 +22,8 @@ use slotwarden_core::{
 
 /// Slots in this world: one that is adopted, one that is initialised here.
 pub const SLOTS: usize = 2;
+/// What one draw fills: two halves of 32 bytes.
+const DRAWN_BYTES: usize = 64;
 /// Sealed codes kept at once: two generations for each slot.
 const SEALED_MAX: usize = 2 * SLOTS;
 /// Effects performed for one input before the core counts as a runaway. A mode switch, the
@@ -369,11 +371,11 @@ impl World {
         let draw = self.draws;
         let filled = service.refill(id, |place| {
             // SplitMix64's finaliser over a counter: differs from draw to draw, and is no secret.
-            for (number, byte) in (0u64..).zip(place.iter_mut()) {
+            for (number, byte) in (0u64..).zip(place.iter_mut().take(DRAWN_BYTES)) {
                 let mixed = (draw << 8 | number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
                 *byte = (mixed ^ (mixed >> 29)).to_be_bytes()[0];
             }
-            place.len()
+            DRAWN_BYTES
         });
         if filled { Ok(()) } else { Err(Fault::RandomUnavailable) }
     }
