@@ -8,6 +8,7 @@ use crate::derive;
 use crate::fault::{Fault, Refusal};
 use crate::limits::{CODE_CHARS_MAX, CODE_CHARS_MIN, GENERATED_CHARS, GENERATED_CHARS_MIN};
 use crate::safe::{SecretId, Secrets};
+use crate::share::{TypedShare, looks_like_share};
 
 /// The 58 characters without `0 O I l`, which people mistake for each other.
 pub const BASE58: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
@@ -17,8 +18,12 @@ pub const BASE58: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnop
 /// `token_chars_max` is the token's `ulMaxPinLen`; 0 means unstated.
 ///
 /// # Errors
-/// [`Refusal::CodeTooShort`], [`Refusal::CodeTooLong`], [`Refusal::CodeNotPrintable`].
+/// [`Refusal::CodeTooShort`], [`Refusal::CodeTooLong`], [`Refusal::CodeNotPrintable`];
+/// [`Refusal::ShareForeign`] for a whole share, which without its hyphens is short enough for a code.
 pub fn check_typed(code: &[u8], chars_max: u16) -> Result<(), Refusal> {
+    if looks_like_share(code) && TypedShare::parse(code).is_ok() {
+        return Err(Refusal::ShareForeign);
+    }
     if !code.iter().all(|byte| (0x20..=0x7E).contains(byte)) {
         return Err(Refusal::CodeNotPrintable);
     }
