@@ -163,7 +163,7 @@ pub enum CollectionEvent {
     ResetOrdered {
         /// Who.
         caller: Caller,
-        /// Whether they may end one that they took no part in.
+        /// Whether they may end one that others took part in.
         whoever: bool,
     },
     /// An effect of this machine ended.
@@ -443,7 +443,7 @@ impl blocking::State<Rules> for State {
             (
                 State::Present | State::NewParts | State::Drawing { .. } | State::HandingOut { .. },
                 On::ResetOrdered { caller, whoever },
-            ) if !whoever && !rules.took_part(turn, caller.who) => {
+            ) if !whoever && !rules.is_alone(turn, caller.who) => {
                 rules.refuse(turn, caller, CommandKind::Reset, Refusal::NotAllowed)
             }
 

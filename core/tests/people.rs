@@ -276,7 +276,7 @@ fn p29_a_collection_that_nobody_goes_on_with_ends_and_is_wiped() {
     w.input(slotwarden_core::Input::Tick);
     assert_eq!(w.state(), StateName::Locked);
     assert_eq!(w.service.secrets_taken_and_owned(), (0, 0));
-    // A stranger to it cannot end one; who took part, or an operator, can.
+    // A stranger to it cannot end one; who is alone in it, or an operator, can.
     w.enter(1, &shares[0]);
     assert_eq!(refused(w.order_by(2, Command::Reset { slot: SLOT })), Refusal::NotAllowed);
     assert_eq!(w.order_by(1, Command::Reset { slot: SLOT }), Answer::Done);

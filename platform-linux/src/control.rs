@@ -274,7 +274,7 @@ fn serve(stream: &UnixStream, peer: Peer, events: &Events) {
     let mut timed = Timed::new(stream, Some(CLIENT_DEADLINE));
     let sent = frame::send(&mut timed, Kind::Answer, &reply.answered);
     if let (Ok(()), Some(share)) = (sent, &reply.share) {
-        // As above; whoever did not get their share resets the collection.
+        // As above; whoever did not get their share has the collection reset.
         let _ = frame::send_secret(&mut timed, share);
     }
 }

@@ -141,10 +141,13 @@ impl Rules {
         self.go_on(turn, HAND_OUT_IDLE_MS);
     }
 
-    /// Whether this person entered something, or was shown a share.
-    pub(super) fn took_part(&self, turn: &Turn<'_>, who: PersonId) -> bool {
-        let shown = turn.slot.sets.next.as_ref().is_some_and(|set: &Set| set.x_of(who).is_some());
-        shown || self.order.caller.who == who || self.entered.iter().any(|entered| entered.who == who)
+    /// Whether this person ordered it and nobody else entered anything or was shown a share:
+    /// one of several custodians must not be able to undo the others' work again and again (P29).
+    pub(super) fn is_alone(&self, turn: &Turn<'_>, who: PersonId) -> bool {
+        let shown = |set: &Set| set.holders.iter().flatten().any(|holder| *holder != who);
+        let another_was_shown = turn.slot.sets.next.as_ref().is_some_and(shown);
+        let another_entered = self.entered.iter().any(|entered| entered.who != who);
+        self.order.caller.who == who && !another_was_shown && !another_entered
     }
 
     /// Refuses one person; the others' work stays.
