@@ -18,6 +18,7 @@ mod people;
 
 use heapless::Vec;
 
+use self::door::{REFUSED_PERSONS_MAX, RefusedLately};
 use self::entry::{Armed, Entry, Waits};
 use self::people::Collecting;
 
@@ -110,8 +111,8 @@ pub struct Service<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize>
     checkpoint_due_ms: Option<u64>,
     /// When a commit that is still unanswered counts as failed.
     commit_due_ms: Option<u64>,
-    /// The last order refused at the door, and until when its repetition is not journaled.
-    refused_last: Option<(PersonId, CommandKind, Refusal, u64)>,
+    /// Whose orders were refused at the door lately: how much of it is still journaled.
+    refused: Vec<RefusedLately, REFUSED_PERSONS_MAX>,
 }
 
 /// How far the service is.
@@ -171,7 +172,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             end_callers: Vec::new(),
             checkpoint_due_ms: None,
             commit_due_ms: None,
-            refused_last: None,
+            refused: Vec::new(),
         }
     }
 

@@ -13,8 +13,22 @@ use crate::person::PersonId;
 use crate::slot::SlotEvent;
 use crate::turn::Out;
 
-/// A refusal at the door that repeats within this time is journaled once, milliseconds.
+/// A refusal at the door that repeats within this time is journaled once, milliseconds; and of
+/// one person no more than [`REFUSED_NOTED_MAX`] are.
 const REFUSED_AGAIN_MS: u64 = 60_000;
+/// More than a person who means it is refused within a minute.
+const REFUSED_NOTED_MAX: u8 = 8;
+/// More people than are refused within a minute where nobody means harm.
+pub(super) const REFUSED_PERSONS_MAX: usize = 8;
+
+/// What was written down lately of one person's refusals at the door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RefusedLately {
+    who: PersonId,
+    last: (CommandKind, Refusal),
+    noted: u8,
+    until_ms: u64,
+}
 
 impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS, PLACES, OUTBOX> {
     /// Takes a command in, or refuses it at the door with its secrets wiped.
@@ -36,13 +50,25 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// A refusal at the door is written down, but not over and over: whoever may not do
     /// something must not be able to fill the log with it.
     pub(super) fn note_refused_at_door(&mut self, who: PersonId, kind: CommandKind, refusal: Refusal) {
-        let repeated = self.refused_last.is_some_and(|(last_who, last_kind, last, until_ms)| {
-            (last_who, last_kind, last) == (who, kind, refusal) && self.now.mono_ms < until_ms
-        });
-        if repeated || self.phase != Phase::Running || self.outbox.is_half_full() {
+        if self.phase != Phase::Running || self.outbox.is_half_full() {
             return;
         }
-        self.refused_last = Some((who, kind, refusal, self.now.after_ms(REFUSED_AGAIN_MS)));
+        let now_ms = self.now.mono_ms;
+        self.refused.retain(|lately| now_ms < lately.until_ms);
+        let until_ms = self.now.after_ms(REFUSED_AGAIN_MS);
+        match self.refused.iter_mut().find(|lately| lately.who == who) {
+            Some(lately) if lately.last == (kind, refusal) || lately.noted == REFUSED_NOTED_MAX => return,
+            Some(lately) => {
+                lately.last = (kind, refusal);
+                lately.noted = lately.noted.saturating_add(1);
+            }
+            None => {
+                let first = RefusedLately { who, last: (kind, refusal), noted: 1, until_ms };
+                if self.refused.push(first).is_err() {
+                    return;
+                }
+            }
+        }
         self.outbox.journal_service(Some(who), AuditEvent::Refused(kind, refusal));
     }
 
