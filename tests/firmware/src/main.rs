@@ -63,11 +63,12 @@ fn run() -> Option<()> {
     Some(())
 }
 
-/// A service in static memory. A function of its own, so that what it needs on the stack
+/// A service in static memory, copied there from a constant in flash: made on the stack it
+/// would need more than there is. A function of its own, so that what it needs on the stack
 /// is free again before the service works.
 #[inline(never)]
 fn install() -> Option<&'static mut Firmware> {
-    let service = singleton!(: Firmware = Firmware::empty())?;
+    let service = singleton!(: Firmware = const { Firmware::empty() })?;
     world::configure(service).ok()?;
     Some(service)
 }
@@ -75,7 +76,7 @@ fn install() -> Option<&'static mut Firmware> {
 /// The service as after a power cut: a new one in the same place.
 #[inline(never)]
 fn restart(service: &mut Firmware) -> Option<()> {
-    *service = Firmware::empty();
+    *service = const { Firmware::empty() };
     world::configure(service).ok()
 }
 
@@ -91,6 +92,8 @@ fn report(life: &str, outcome: Result<u32, Deviation>) -> Option<u32> {
                 Found::Answer(Some(slotwarden_core::Answer::Refused(refusal))) => refusal.name(),
                 Found::Answer(Some(slotwarden_core::Answer::Failed(fault))) => fault.name(),
                 Found::Answer(Some(slotwarden_core::Answer::NeedsApproval { .. })) => "a second person is wanted",
+                Found::Answer(Some(slotwarden_core::Answer::Waits(_))) => "more people are wanted",
+                Found::Answer(Some(slotwarden_core::Answer::Share { .. })) => "a share was shown",
                 Found::State(state) => state.map_or("no such slot", |state| state.word()),
                 Found::HandOver => "the application has something else",
                 Found::Runaway => "the core keeps asking for effects",
