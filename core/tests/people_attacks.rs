@@ -37,7 +37,11 @@ impl World {
 
     /// A locked slot whose code custodians 1 to n know, any m of them.
     fn shared(m: u8, n: u8) -> (World, Vec<String>) {
-        let mut w = World::with_custodians(b"the code of before", n);
+        World::shared_by(World::with_custodians(b"the code of before", n), m, n)
+    }
+
+    /// The same in this world.
+    fn shared_by(mut w: World, m: u8, n: u8) -> (World, Vec<String>) {
         w.splits(m, n, "the code of before");
         let shares: Vec<String> = (1..=n).map(|who| w.fetches(who)).collect();
         for who in 1..=n {
@@ -133,4 +137,21 @@ fn whoever_may_do_nothing_cannot_fill_the_log_by_varying_what_they_try() {
     assert_eq!(w.order_as(PersonId(4), Command::Boot), Answer::Refused(Refusal::NotAllowed));
     w.perform();
     assert_eq!(w.journal.iter().skip(before).filter(refused).count(), noted + 2);
+}
+
+#[test]
+fn p26_an_order_of_one_person_does_not_outlive_the_switch_to_two() {
+    let mut list = slotwarden_core::person::Persons::none();
+    for who in 0..=3u8 {
+        list.add(PersonId(who), slotwarden_core::person::Roles::NONE.with(Role::Administrator)).expect("few persons");
+    }
+    let (mut w, shares) = World::shared_by(World::of_all(list, b"the code of before"), 2, 3);
+    // Ordered alone, while one person could; the custodians go on under dual control.
+    assert!(matches!(w.switches(Mode::Manual, Some("one person knows it")), Answer::Waits(_)));
+    w.enters(1, &shares[0]);
+    assert_eq!(w.order_by(3, Command::DualControl { on: true }), Answer::Done);
+    w.enters(2, &shares[1]);
+    assert_eq!(w.record().knowledge, Knowledge::Shares, "one administrator lowered m alone");
+    assert_eq!(w.state(), StateName::Collecting, "the share was taken for what it opens");
+    assert!(matches!(w.switches(Mode::Manual, Some("one person knows it")), Answer::NeedsApproval { .. }));
 }

@@ -8,7 +8,7 @@ use crate::command::{Answer, Caller, Command, CommandKind};
 use crate::fault::Refusal;
 use crate::outbox::Outbox;
 use crate::person::{self, PersonId, Role};
-use crate::quorum::wanted;
+use crate::quorum::{Want, wanted};
 use crate::record::{Knows, Mode, PolicyRecord};
 
 impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS, PLACES, OUTBOX> {
@@ -103,6 +103,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.outbox.journal_service(Some(caller.who), AuditEvent::DualControlIs(on));
         if on {
             self.outbox.journal_service(Some(caller.who), AuditEvent::ConfigurationApproved(self.in_force));
+            // What one person ordered may need two now: it is ordered anew.
+            for slot in self.slots() {
+                if self.collecting(slot).is_some_and(|collection| collection.order().want != Want::Activate) {
+                    self.supersede_collection(slot);
+                }
+            }
         } else {
             self.approvals.clear(&mut Journal(&mut self.outbox));
         }

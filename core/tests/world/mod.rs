@@ -205,7 +205,12 @@ impl World {
         for who in 1..=custodians {
             list.add(PersonId(who), Roles::NONE.with(Role::Custodian)).expect("few persons");
         }
-        let mut world = World::of(configuration(list), pin);
+        World::of_all(list, pin)
+    }
+
+    /// A world of these persons, of whom 0 is the administrator that gives its orders.
+    pub fn of_all(persons: Persons, pin: &[u8]) -> World {
+        let mut world = World::of(configuration(persons), pin);
         world.administrator = PersonId(0);
         world
     }
