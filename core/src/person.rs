@@ -14,7 +14,7 @@ use crate::record::Mode;
 
 /// A person's number: given to a name when the platform first saw it, and never reused, so
 /// that records mean the same human after the configuration was edited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct PersonId(pub u8);
 

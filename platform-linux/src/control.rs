@@ -35,8 +35,9 @@ use crate::wire::{self, Answered, Ask, SECRET_BYTES_MAX, SECRETS_MAX, SecretRole
 /// Clients served at once. Twice the orders that the core takes (`COMMANDS_MAX`), so that
 /// a status is answered while every order waits.
 pub const CLIENTS_MAX: usize = 32;
-/// Clients of one user id served at once: one person's runaway script leaves room for others.
-pub const CLIENTS_PER_UID_MAX: usize = 24;
+/// Clients of one person served at once, whichever of their user ids they come with: a runaway
+/// script leaves room for others.
+pub const CLIENTS_PER_PERSON_MAX: usize = 24;
 /// How long a request may take to arrive whole, and an answer to be taken.
 pub const CLIENT_DEADLINE: Duration = Duration::from_secs(5);
 /// Stack of a client's thread, bytes: one request and one answer, which are on the heap.
@@ -192,27 +193,27 @@ fn timed(error: io::Error) -> io::Error {
 
 /// How many clients are served, by user id.
 #[derive(Default)]
-struct Clients(Mutex<HashMap<u32, usize>>);
+struct Clients(Mutex<HashMap<Peer, usize>>);
 
 impl Clients {
     /// Takes a seat; false when there is none.
-    fn enter(&self, uid: u32) -> bool {
+    fn enter(&self, peer: Peer) -> bool {
         let mut served = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = served.values().sum();
-        let own = served.entry(uid).or_insert(0);
-        if all >= CLIENTS_MAX || *own >= CLIENTS_PER_UID_MAX {
+        let own = served.entry(peer).or_insert(0);
+        if all >= CLIENTS_MAX || *own >= CLIENTS_PER_PERSON_MAX {
             return false;
         }
         *own += 1;
         true
     }
 
-    fn leave(&self, uid: u32) {
+    fn leave(&self, peer: Peer) {
         let mut served = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = served.get_mut(&uid) {
+        if let Some(own) = served.get_mut(&peer) {
             *own -= 1;
             if *own == 0 {
-                served.remove(&uid);
+                served.remove(&peer);
             }
         }
     }
@@ -239,17 +240,17 @@ fn accept(listener: &UnixListener, names: &Names, events: &Events, ended: &Atomi
             refuse(&stream, Own::NobodyKnown.with(format!("user id {uid}")));
             continue;
         };
-        if !clients.enter(uid) {
+        if !clients.enter(peer) {
             refuse(&stream, Own::TooManyClients.into());
             continue;
         }
         let (events, seats) = (events.clone(), Arc::clone(&clients));
         let served = thread::Builder::new().name("client".into()).stack_size(CLIENT_STACK_BYTES).spawn(move || {
             serve(&stream, peer, &events);
-            seats.leave(uid);
+            seats.leave(peer);
         });
         if served.is_err() {
-            clients.leave(uid);
+            clients.leave(peer);
         }
     }
 }
@@ -309,7 +310,10 @@ fn refuse(stream: &UnixStream, problem: Problem) {
 mod tests {
     use std::sync::mpsc::{Receiver, channel};
 
+    use slotwarden_core::person::PersonId;
+
     use super::*;
+    use crate::names::PersonName;
     use crate::wire::Order;
 
     struct World {
@@ -398,9 +402,22 @@ mod tests {
     }
 
     #[test]
+    fn p29_a_person_with_two_user_ids_takes_no_more_seats_than_with_one() {
+        let (id, name) = (PersonId(1), "alice".to_owned());
+        let names = Names { persons: vec![PersonName { id, name, uids: vec![1001, 1002] }], ..Names::default() };
+        let clients = Clients::default();
+        for place in 0..CLIENTS_MAX {
+            let uid = if place % 2 == 0 { 1001 } else { 1002 };
+            let seated = clients.enter(names.peer(uid, 0).expect("it is hers"));
+            assert_eq!(seated, place < CLIENTS_PER_PERSON_MAX);
+        }
+        assert!(clients.enter(Peer::OwnUser), "the boot hook has a seat left");
+    }
+
+    #[test]
     fn clients_beyond_the_bound_are_turned_away_and_seats_are_given_back() {
         let world = world();
-        let waiting: Vec<UnixStream> = (0..CLIENTS_PER_UID_MAX).map(|_| world.connect()).collect();
+        let waiting: Vec<UnixStream> = (0..CLIENTS_PER_PERSON_MAX).map(|_| world.connect()).collect();
         let mut refused = false;
         // The seats are taken when the accepting thread has seen all of them, not before.
         for _ in 0..50 {

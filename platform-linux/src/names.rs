@@ -50,7 +50,7 @@ pub struct PersonName {
 }
 
 /// Who is at the other end of the control socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
     /// A person of the configuration, or the daemon's own user when there are none.
     Person(PersonId),
