@@ -14,7 +14,7 @@ use crate::code::Code;
 use crate::faults::Plan;
 use crate::hsm::{Character, Token};
 use crate::people::Wish;
-use crate::strike::ADMINISTRATOR;
+use crate::strike::{ADMINISTRATOR, OPERATOR};
 use crate::world::{EVENTS_MAX, World};
 use crate::{SLOTS, model};
 
@@ -47,6 +47,7 @@ pub fn live(world: &mut World, seed: u64) -> [u8; 32] {
     world.start();
     world.people_act = true;
     world.people.are_many = seed.is_multiple_of(MANY_EVERY);
+    world.people.are_two = seed.is_multiple_of(2 * MANY_EVERY);
     for visit_ms in &mut world.visits_ms {
         *visit_ms = random.u64(400..3_000);
     }
@@ -61,6 +62,9 @@ pub fn live(world: &mut World, seed: u64) -> [u8; 32] {
 pub(crate) fn finish(world: &mut World) -> [u8; 32] {
     if world.checkers.violation.is_none() {
         world.heal();
+        if world.people.are_two {
+            world.let_one_decide();
+        }
         for slot in 0..world.slots {
             open(world, slot);
         }
@@ -142,7 +146,7 @@ fn open(world: &mut World, slot: u8) {
     let number = usize::from(slot);
     let mut service_decides = true;
     let tries_max = if world.people.are_many { OPENING_TRIES_OF_MANY_MAX } else { OPENING_TRIES_MAX };
-    for _ in 0..tries_max {
+    for turn in 0..tries_max {
         settle_down(world);
         if world.checkers.violation.is_some() {
             return;
@@ -203,11 +207,15 @@ fn open(world: &mut World, slot: u8) {
                     Mode::Generated => !service_decides,
                 };
                 if typed {
+                    let whole = world.people.slots[number].candidate();
+                    // Of an unblock that nobody saw the end of one person may know the whole code.
+                    let rescued = status.state == StateName::Doubtful && status.collection.is_none() && turn % 3 == 2;
                     wish = match next_entry(world, slot, &status) {
+                        Some(_) if rescued && !whole.is_none() => Wish { typed: whole, who: Some(OPERATOR), ..wish },
                         Some(entry) => Wish { confirmed: true, ..entry },
                         // They began with what is not asked for, and nobody has another one.
                         None if status.collection.is_some() => Wish::plain(CommandKind::Reset),
-                        None => Wish { typed: world.people.slots[number].candidate(), ..wish },
+                        None => Wish { typed: whole, ..wish },
                     };
                 }
                 service_decides = !service_decides;

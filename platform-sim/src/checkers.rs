@@ -8,6 +8,8 @@ use std::fmt;
 
 use heapless::Vec;
 use slotwarden_core::audit::AuditEvent;
+use slotwarden_core::command::Command;
+use slotwarden_core::limits::{COLLECTION_IDLE_MS, HAND_OUT_IDLE_MS};
 use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Change, ChangeKind, Doubt, Mode};
 use slotwarden_core::safe::SecretId;
@@ -24,6 +26,8 @@ pub const ANSWER_WAIT_MAX_MS: u64 = 20 * 60_000;
 pub const EFFECTS_OF_A_TURN_MAX: u32 = 1_000;
 /// Deadlines of several slots may fall on one millisecond.
 const TICKS_IN_VAIN_MAX: u32 = 16;
+/// How long an approval may be used, milliseconds, and a commit on either side.
+const APPROVAL_USED_MS: u64 = 300_000 + 2 * 90_000;
 /// Codes tried in one window that a ledger remembers.
 const TRIED_MAX: usize = 16;
 
@@ -82,6 +86,17 @@ struct Entry {
     refused: u32,
 }
 
+/// An order that was told to wait for a second person.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    id: u32,
+    operation: Command,
+    requester: PersonId,
+    given: Option<(PersonId, u64)>,
+    spent: bool,
+    used: bool,
+}
+
 /// All checkers.
 #[derive(Debug, Default)]
 pub struct Checkers {
@@ -90,6 +105,7 @@ pub struct Checkers {
     slots: [Ledger; SLOTS],
     entries: std::vec::Vec<Entry>,
     shown: std::vec::Vec<([u8; 6], u8, PersonId)>,
+    asked: std::vec::Vec<Asked>,
     commit_under_way: bool,
     store_failed: bool,
     reserve: bool,
@@ -130,6 +146,8 @@ impl Checkers {
             ledger.tried.clear();
             ledger.entered.clear();
         }
+        // Approvals die with a restart.
+        self.asked.clear();
         self.commit_under_way = false;
         self.store_failed = false;
         self.reserve = false;
@@ -170,6 +188,38 @@ impl Checkers {
     /// The module invented flags.
     pub fn flags_lied(&mut self, slot: u8) {
         self.slots[usize::from(slot)].flags_lied = true;
+    }
+
+    /// An order waits for a second person.
+    pub fn p27_asked(&mut self, id: u32, operation: Command, requester: PersonId) {
+        if !self.asked.iter().any(|asked| asked.id == id) {
+            self.asked.push(Asked { id, operation, requester, given: None, spent: false, used: false });
+        }
+    }
+
+    /// A second person approved a request.
+    pub fn p27_given(&mut self, id: u32, by: PersonId, now_ms: u64) {
+        let Some(asked) = self.asked.iter_mut().find(|asked| asked.id == id) else { return };
+        asked.given = Some((by, now_ms));
+        let kept = asked.requester != by;
+        self.require(kept, "P26", 0, "somebody approved an order of their own");
+    }
+
+    /// An approval is used up, says the audit log.
+    pub fn p27_spent(&mut self, id: u32, now_ms: u64) {
+        let Some(asked) = self.asked.iter_mut().find(|asked| asked.id == id) else { return };
+        let again = std::mem::replace(&mut asked.spent, true);
+        let in_time = asked.given.is_some_and(|(_, at_ms)| now_ms.saturating_sub(at_ms) <= APPROVAL_USED_MS);
+        self.require(!again, "P27", 0, "an approval was used twice");
+        self.require(in_time, "P27", 0, "an approval was used that nobody gave, or too late");
+    }
+
+    /// Something that needs two persons was carried out, or begun, for this person.
+    pub fn p26_done(&mut self, slot: u8, operation: &Command, who: PersonId) {
+        let mine = |asked: &&mut Asked| asked.operation == *operation && asked.requester == who;
+        let free = self.asked.iter_mut().find(|asked| mine(asked) && asked.spent && !asked.used);
+        let approved = free.map(|asked| asked.used = true).is_some();
+        self.require(approved, "P26", slot, "what needs two persons was done for one");
     }
 
     /// A collection begins: what was entered before counts for nothing.
@@ -462,6 +512,17 @@ impl Checkers {
         self.require(kept, "P33", status.slot.0, "an application holds the PIN of a slot that is not active");
     }
 
+    /// A collection in which nobody went on for so long; `is_hand_out`: custodians are called in.
+    pub fn p29_collecting(&mut self, slot: u8, idle_ms: u64, is_hand_out: bool) {
+        let wait_max_ms = if is_hand_out { HAND_OUT_IDLE_MS } else { COLLECTION_IDLE_MS };
+        self.require(idle_ms <= wait_max_ms, "P29", slot, "a collection outlives its deadline");
+    }
+
+    /// An administrator or operator ended a collection; `over` says whether it is gone.
+    pub fn p29_reset(&mut self, slot: u8, over: bool) {
+        self.require(over, "P29", slot, "a collection could not be ended");
+    }
+
     /// The oldest order that waits for its answer has waited this long.
     pub fn p44_waiting(&mut self, slot: u8, waited_ms: u64) {
         self.require(waited_ms <= ANSWER_WAIT_MAX_MS, "P44", slot, "an order was not answered in bounded time");
@@ -655,6 +716,48 @@ mod tests {
         let mut checkers = Checkers::default();
         checkers.p11_refused(0, false);
         assert_eq!(broken(&checkers), Some("P11"));
+    }
+
+    #[test]
+    fn p26_p27_own_missing_late_and_repeated_approvals_are_seen() {
+        let operation = Command::DualControl { on: false };
+        let seen = |by: Option<u8>, spent_ms: &[u64], done: u32| {
+            let mut checkers = Checkers::default();
+            checkers.p27_asked(4, operation, PersonId(1));
+            if let Some(by) = by {
+                checkers.p27_given(4, PersonId(by), 1_000);
+            }
+            for at_ms in spent_ms {
+                checkers.p27_spent(4, *at_ms);
+            }
+            for _ in 0..done {
+                checkers.p26_done(0, &operation, PersonId(1));
+            }
+            broken(&checkers)
+        };
+        assert_eq!(seen(Some(2), &[2_000], 1), None);
+        assert_eq!(seen(Some(1), &[], 0), Some("P26"), "their own");
+        assert_eq!(seen(None, &[2_000], 0), Some("P27"), "nobody gave it");
+        assert_eq!(seen(Some(2), &[2_000, 3_000], 1), Some("P27"), "twice");
+        assert_eq!(seen(Some(2), &[9_000_000], 1), Some("P27"), "too late");
+        assert_eq!(seen(Some(2), &[], 1), Some("P26"), "without it");
+        assert_eq!(seen(Some(2), &[2_000], 2), Some("P26"), "two orders with one");
+    }
+
+    #[test]
+    fn p29_a_collection_that_outlives_its_deadline_or_a_reset_is_seen() {
+        let seen = |idle_ms, is_hand_out| {
+            let mut checkers = Checkers::default();
+            checkers.p29_collecting(0, idle_ms, is_hand_out);
+            broken(&checkers)
+        };
+        assert_eq!(seen(COLLECTION_IDLE_MS, false), None);
+        assert_eq!(seen(COLLECTION_IDLE_MS + 1, false), Some("P29"));
+        assert_eq!(seen(COLLECTION_IDLE_MS + 1, true), None);
+        assert_eq!(seen(HAND_OUT_IDLE_MS + 1, true), Some("P29"));
+        let mut checkers = Checkers::default();
+        checkers.p29_reset(0, false);
+        assert_eq!(broken(&checkers), Some("P29"));
     }
 
     #[test]

@@ -175,7 +175,11 @@ impl Knowledge {
             let paper = wanted.get(random.usize(..wanted.len().max(1)))?;
             (paper.who, paper.text)
         } else {
-            let held = together.parts.get(together.turn % together.parts.len().max(1))?;
+            let held = together.parts_to_try()?;
+            if !together.gathering.as_ref().is_none_or(|gathering| held.has_all(&gathering.present)) {
+                // Somebody entered a part of another code.
+                return None;
+            }
             let persons = held.roster.persons().iter().zip(&held.parts);
             let wanted: Vec<_> = persons.filter(|(who, _)| again || !done.contains(who)).collect();
             let (who, part) = wanted.get(random.usize(..wanted.len().max(1)))?;

@@ -1,5 +1,6 @@
 //! What the core orders, performed by simulated devices, with the faults that are due.
 
+use slotwarden_core::audit::AuditEvent;
 use slotwarden_core::command::Answer;
 use slotwarden_core::effect::{
     ApplicationOrder, Effect, HsmAnswer, HsmCall, Input, Outcome, Room, SlotId, StoreResult, Ticket,
@@ -277,6 +278,9 @@ impl World {
         self.checkers.p40_answered(result != StoreResult::Failed, result == StoreResult::Durable(Room::Reserve));
         for index in known..self.disk.durable.journal.len() {
             let record = self.disk.durable.journal[index];
+            if let AuditEvent::ApprovalSpent(id, _) = record.event {
+                self.checkers.p27_spent(id, self.now_ms);
+            }
             if let Some(SlotId(slot)) = record.slot {
                 self.checkers.p36_journaled(slot, &record.event);
             }

@@ -213,6 +213,8 @@ pub fn print(order: &Order, report: &Report) {
         "shares and parts           {} shown, {} taken, {} refused",
         counts.shares_shown, counts.entries_taken, counts.entries_refused
     );
+    println!("approvals                  {} asked for, {} given", counts.approvals_asked, counts.approvals_given);
+    println!("unblocks                   {} by the SO PIN", counts.unblocks);
     println!("power-cut states           {} in campaigns", counts.power_cuts);
     if order.cuts_deep > 0 {
         println!(

@@ -16,6 +16,7 @@ use crate::Core;
 use crate::code::Code;
 use crate::people::Wish;
 use crate::shares::Share;
+use crate::strike::{ADMINISTRATOR, OPERATOR, SECOND_ADMINISTRATOR};
 use crate::together::{Aim, Completing, Entered, Gathering};
 use crate::world::World;
 
@@ -75,8 +76,13 @@ impl World {
     }
 
     /// The core has heard of the order with this number; nothing of it was performed yet.
-    pub(crate) fn after(&mut self, slot: u8, wish: &Wish, reply: u32, before: &Before) {
+    pub(crate) fn after(&mut self, slot: u8, wish: &Wish, reply: u32, before: &Before, taken: bool) {
         let after = self.collection(slot);
+        if let (CommandKind::Reset, Some(open), true) = (wish.kind, &before.collection, taken) {
+            let over = after.as_ref().is_none_or(|still| still.progress.attempt != open.progress.attempt);
+            let may = matches!(wish.who, Some(ADMINISTRATOR | OPERATOR | SECOND_ADMINISTRATOR));
+            self.checkers.p29_reset(slot, over || !may);
+        }
         let number = usize::from(slot);
         let enters = before.collection.as_ref().is_some_and(|open| enters(wish, open));
         let entered = wish.who.filter(|_| enters).map(|who| Entered { who, text: wish.typed });
@@ -145,6 +151,10 @@ impl World {
                     self.completed(slot, gathering, reply);
                 } else if wish.kind == CommandKind::Reset {
                     self.counts.resets += 1;
+                    let together = &mut self.people.slots[number].together;
+                    let all_of_one = together.parts_to_try().is_none_or(|held| held.has_all(&gathering.present));
+                    // They entered what they have, and it was not what is asked for.
+                    together.turn += usize::from(all_of_one);
                 }
             }
         }

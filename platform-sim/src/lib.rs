@@ -25,6 +25,7 @@
 //! | [`explore`] | many seeds, counted, hashed and reported |
 
 pub mod appliance;
+mod approvals;
 pub mod apps;
 pub mod campaign;
 pub mod checkers;

@@ -8,7 +8,9 @@
 //! model sees it.
 
 use heapless::Vec;
-use slotwarden_core::command::{Answer, CommandKind};
+use slotwarden_core::approval::ApprovalCode;
+use slotwarden_core::command::{Answer, Command, CommandKind};
+use slotwarden_core::effect::ApplicationSet;
 use slotwarden_core::fault::Refusal;
 use slotwarden_core::person::{PersonId, Roster};
 use slotwarden_core::record::{Doubt, Mode};
@@ -16,6 +18,7 @@ use slotwarden_core::share::Quorum;
 use slotwarden_core::status::{SlotStatus, StateName};
 
 use crate::SLOTS;
+use crate::approvals::Request;
 use crate::code::Code;
 use crate::gather::Verdict;
 use crate::strike::ADMINISTRATOR;
@@ -58,6 +61,10 @@ pub struct Order {
     pub typed: Code,
     /// The new manual code; [`Code::NONE`]: none.
     pub new: Code,
+    /// The order as it was wished.
+    pub(crate) wish: Wish,
+    /// Whether it needs a second person.
+    pub(crate) operation: Option<Command>,
     /// What the share that is entered is.
     pub(crate) verdict: Option<Verdict>,
     /// When it was given, milliseconds of the world.
@@ -83,6 +90,12 @@ pub struct Wish {
     pub parts: Option<Roster>,
     /// Into how many shares, and for whom, for [`CommandKind::Split`].
     pub split: Option<(Quorum, Roster)>,
+    /// Which request, with which code, for [`CommandKind::Approve`] and its like.
+    pub approval: Option<(u32, ApprovalCode)>,
+    /// On or off, for [`CommandKind::DualControl`].
+    pub on: bool,
+    /// Applications accepted as dead; `None`: decided when it is ordered.
+    pub accept: Option<ApplicationSet>,
 }
 
 impl Wish {
@@ -98,6 +111,9 @@ impl Wish {
             who: None,
             parts: None,
             split: None,
+            approval: None,
+            on: false,
+            accept: None,
         }
     }
 }
@@ -111,6 +127,10 @@ pub struct People {
     pub orders: Vec<Order, ORDERS_MAX>,
     /// Whether several persons share what opens a slot, in this world.
     pub are_many: bool,
+    /// Whether they switch dual control on, in this world.
+    pub are_two: bool,
+    /// Orders that wait for a second person.
+    pub(crate) requests: std::vec::Vec<Request>,
     next_reply: u32,
 }
 
@@ -124,7 +144,14 @@ impl Default for People {
             told_last_try: false,
             told_several: false,
         };
-        People { slots: std::array::from_fn(|_| nothing()), orders: Vec::new(), are_many: false, next_reply: 1 }
+        People {
+            slots: std::array::from_fn(|_| nothing()),
+            orders: Vec::new(),
+            are_many: false,
+            are_two: false,
+            requests: std::vec::Vec::new(),
+            next_reply: 1,
+        }
     }
 }
 
@@ -195,10 +222,6 @@ impl Knowledge {
             }
             (CommandKind::Share, Answer::Refused(refusal)) => {
                 self.told_last_try |= refusal == Refusal::LastTryUnconfirmed;
-                true
-            }
-            (CommandKind::Reset, Answer::Done) => {
-                together.turn += 1;
                 true
             }
             (CommandKind::Share | CommandKind::Reset | CommandKind::Split, _) => true,
@@ -372,7 +395,18 @@ impl People {
         let reply = self.next_reply;
         let who = wish.who.unwrap_or(ADMINISTRATOR);
         let (typed, new) = (wish.typed, wish.new);
-        let order = Order { reply, slot, kind: wish.kind, who, typed, new, verdict: None, given_ms: now_ms };
+        let order = Order {
+            reply,
+            slot,
+            kind: wish.kind,
+            who,
+            typed,
+            new,
+            wish: *wish,
+            operation: None,
+            verdict: None,
+            given_ms: now_ms,
+        };
         self.orders.push(order).ok()?;
         self.next_reply += 1;
         if let Some(slot) = slot
@@ -453,8 +487,13 @@ impl People {
                     knowledge.codes.retain(|code| *code != order.new);
                 }
             }
-            // Two persons decide nothing here yet.
-            Answer::Failed(_) | Answer::NeedsApproval { .. } | Answer::Waits(_) | Answer::Share { .. } => {}
+            // Its codes were wiped; they are typed again with the same order.
+            Answer::NeedsApproval { .. } => {
+                if !order.new.is_none() && order.new != order.typed {
+                    knowledge.codes.retain(|code| *code != order.new);
+                }
+            }
+            Answer::Failed(_) | Answer::Waits(_) | Answer::Share { .. } => {}
         }
         Some(order)
     }
@@ -462,6 +501,7 @@ impl People {
     /// The daemon is gone: nobody will be answered any more.
     pub fn hung_up(&mut self) {
         self.orders.clear();
+        self.requests.clear();
         for knowledge in &mut self.slots {
             knowledge.together.gathering = None;
             knowledge.together.completing.clear();

@@ -34,9 +34,19 @@ impl World {
             }
         }
         let Some(status) = self.status(slot) else { return };
+        if self.people.are_two {
+            let is_single = self.is_single();
+            if let Some((about, wish)) = self.people.wish_of_two(is_single, &mut self.random) {
+                self.order(about, &wish, wish.who.unwrap_or(ADMINISTRATOR));
+                self.visits_ms[number] = self.now_ms + self.random.u64(50..2_000);
+                return;
+            }
+        }
         let Some(wish) = self.people.wish(slot, &status, &mut self.random) else {
             let patience_ms = match status.state {
                 StateName::CoolingDown | StateName::Blocked => 10_000..200_000,
+                // Whoever is wanted next comes, or comes too late.
+                _ if status.collection.is_some() => 1_000..4_500_000,
                 _ => 500..20_000,
             };
             self.visits_ms[number] = self.now_ms + self.random.u64(patience_ms);

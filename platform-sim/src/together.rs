@@ -6,6 +6,7 @@
 use slotwarden_core::command::CommandKind;
 use slotwarden_core::person::{PersonId, Roster};
 use slotwarden_core::record::Sets;
+use slotwarden_core::status::CollectionStatus;
 
 use crate::code::Code;
 use crate::shares::{Share, token_pin};
@@ -107,6 +108,9 @@ pub struct Together {
     pub parts: Vec<HeldParts>,
     /// Shares of sets that do not count any more, if somebody kept them.
     pub old: Vec<Paper>,
+    /// Since when nobody went on with the collection under way, milliseconds of the world; and
+    /// how far it is.
+    pub idle: Option<(u64, CollectionStatus)>,
     /// The collection under way.
     pub gathering: Option<Gathering>,
     /// Collections whose last entry waits for its answer.
@@ -128,6 +132,17 @@ impl HeldParts {
     #[must_use]
     pub fn whole(&self) -> Code {
         Code::new(&self.parts.iter().flat_map(|part| part.bytes()).copied().collect::<Vec<_>>())
+    }
+}
+
+impl HeldParts {
+    /// Whether all that was entered is of this code.
+    #[must_use]
+    pub fn has_all(&self, entered: &[Entered]) -> bool {
+        entered.iter().all(|one| {
+            let mut parts = self.roster.persons().iter().zip(&self.parts);
+            parts.any(|(who, part)| (*who, *part) == (one.who, one.text))
+        })
     }
 }
 
@@ -162,6 +177,12 @@ impl Together {
         let same = held.pin.is_none() || held.pin == pin;
         held.pin = pin;
         same
+    }
+
+    /// The code in parts that they try now.
+    #[must_use]
+    pub fn parts_to_try(&self) -> Option<&HeldParts> {
+        self.parts.get(self.turn % self.parts.len().max(1))
     }
 
     /// The set whose shares give this token PIN.

@@ -12,11 +12,12 @@ use slotwarden_core::fault::Refusal;
 use slotwarden_core::person::{PersonId, Persons, Role, Roles};
 use slotwarden_core::record::Owner;
 use slotwarden_core::safe::SecretId;
-use slotwarden_core::status::{SlotStatus, StateName};
+use slotwarden_core::status::{SlotStatus, StateName, WaitKind};
 use slotwarden_core::time::Now;
 use slotwarden_core::token::Presence;
 use slotwarden_core::{Configuration, SlotConfiguration};
 
+use crate::approvals::Request;
 use crate::apps::Applications;
 use crate::checkers::Checkers;
 use crate::code::Code;
@@ -137,6 +138,12 @@ pub struct Counts {
     pub entries_taken: u64,
     /// Shares and parts refused by what is wrong with them.
     pub entries_refused: u64,
+    /// Orders that were told to wait for a second person.
+    pub approvals_asked: u64,
+    /// Approvals that second persons gave.
+    pub approvals_given: u64,
+    /// Slots that the SO PIN gave another code.
+    pub unblocks: u64,
     /// Sets that came into force.
     pub sets: u64,
     /// How often each refusal from 600 on was answered, by its number.
@@ -191,6 +198,9 @@ impl Counts {
         self.entries_taken += other.entries_taken;
         self.entries_refused += other.entries_refused;
         self.sets += other.sets;
+        self.approvals_asked += other.approvals_asked;
+        self.approvals_given += other.approvals_given;
+        self.unblocks += other.unblocks;
         for (mine, theirs) in self.refusals.0.iter_mut().zip(other.refusals.0) {
             *mine += theirs;
         }
@@ -567,6 +577,19 @@ impl World {
                 self.counts.life_cycles += 1;
             }
             self.active[number] = active;
+            if self.people.are_many {
+                let idle = &mut self.people.slots[number].together.idle;
+                match (&slot.collection, &mut *idle) {
+                    (Some(now), Some((since_ms, before)))
+                        if now.progress == before.progress && now.persons == before.persons =>
+                    {
+                        let is_hand_out = now.progress.kind == WaitKind::Custodians;
+                        let idle_ms = self.now_ms.saturating_sub(*since_ms);
+                        self.checkers.p29_collecting(slot.slot.0, idle_ms, is_hand_out);
+                    }
+                    (now, _) => *idle = now.clone().map(|now| (self.now_ms, now)),
+                }
+            }
             self.checkers.p33_quiet(slot, status.halted.is_some());
             let holds = !self.apps.of(ApplicationId(slot.slot.0)).holds.is_none();
             self.checkers.p33_taken_back(slot, holds);
@@ -626,6 +649,7 @@ impl World {
         let confirmed = wish.confirmed;
         // People accept the slot's own application as dead once in a while.
         let accept = match (slot, self.random.u8(..10)) {
+            _ if wish.accept.is_some() => wish.accept.unwrap_or(ApplicationSet::NONE),
             (Some(slot), 0) => ApplicationSet::NONE.with(ApplicationId(slot)),
             (Some(_) | None, _) => ApplicationSet::NONE,
         };
@@ -657,17 +681,30 @@ impl World {
             },
             CommandKind::Share => Command::Share { slot, code: typed, confirmed },
             CommandKind::Reset => Command::Reset { slot },
-            CommandKind::Boot
-            | CommandKind::Approve
-            | CommandKind::Withdraw
-            | CommandKind::DualControl
-            | CommandKind::AdoptConfiguration
-            | CommandKind::ReadStatus
-            | CommandKind::ReadAudit => Command::Boot,
+            CommandKind::Boot | CommandKind::ReadStatus | CommandKind::ReadAudit => Command::Boot,
+            CommandKind::Approve => match wish.approval {
+                Some((id, code)) => Command::Approve { id, code },
+                None => Command::Boot,
+            },
+            CommandKind::Withdraw => match wish.approval {
+                Some((id, _)) => Command::Withdraw { id },
+                None => Command::Boot,
+            },
+            CommandKind::DualControl => Command::DualControl { on: wish.on },
+            CommandKind::AdoptConfiguration => Command::AdoptConfiguration { digest: [u8::from(wish.on); 32] },
         };
+        if self.people.are_two && !self.is_single() {
+            let needs_two = is_of_two(&command);
+            if let Some(order) = self.people.orders.last_mut().filter(|order| order.reply == reply) {
+                order.operation = needs_two.then(|| command.without_secrets());
+                order.wish.accept = Some(accept);
+            }
+        }
         self.hand_in(Input::Command { caller: Caller { who, reply: ReplyId(reply) }, command });
         if let Some(slot) = about {
-            self.after(slot, wish, reply, &before);
+            // A refusal at the door is answered at once.
+            let taken = self.people.orders.iter().any(|order| order.reply == reply);
+            self.after(slot, wish, reply, &before, taken);
         }
         self.pump();
         true
@@ -702,10 +739,40 @@ impl World {
             self.checkers.violated("P44", 0, "an order was answered twice, or nobody gave it");
             return;
         };
-        let Some(slot) = order.slot else { return };
         let soon_ms = self.now_ms + self.random.u64(5..200);
-        let visit_ms = &mut self.visits_ms[usize::from(slot)];
-        *visit_ms = soon_ms.min(*visit_ms);
+        if let Some(slot) = order.slot {
+            let visit_ms = &mut self.visits_ms[usize::from(slot)];
+            *visit_ms = soon_ms.min(*visit_ms);
+        }
+        match (answer, order.operation) {
+            (Answer::NeedsApproval { id, code }, operation) => {
+                self.counts.approvals_asked += 1;
+                if let Some(operation) = operation {
+                    self.checkers.p27_asked(id, operation, order.who);
+                }
+                let request = Request { id, code, about: order.slot, wish: order.wish, approved: false };
+                self.people.needs_second(request);
+            }
+            (Answer::Done | Answer::Waits(_), Some(operation)) => {
+                self.checkers.p26_done(order.slot.unwrap_or(0), &operation, order.who);
+            }
+            (Answer::Done, None) if order.kind == CommandKind::Approve => {
+                self.counts.approvals_given += 1;
+                if let Some((id, _)) = order.wish.approval {
+                    self.checkers.p27_given(id, order.who, self.now_ms);
+                    if let Some(request) = self.people.requests.iter_mut().find(|request| request.id == id) {
+                        request.approved = true;
+                    }
+                }
+            }
+            (Answer::Refused(Refusal::ApprovalUnknown), None) => {
+                if let Some((id, _)) = order.wish.approval {
+                    self.people.requests.retain(|request| request.id != id);
+                }
+            }
+            _ => {}
+        }
+        let Some(slot) = order.slot else { return };
         if order.verdict.is_some() {
             self.check_answer(slot, order.verdict, answer);
         }
@@ -714,6 +781,7 @@ impl World {
             let confirmed = self.is_confirmed(slot, kind, &new);
             self.checkers.p35_done(slot, confirmed);
             self.counts.sets += u64::from(kind == CommandKind::Split);
+            self.counts.unblocks += u64::from(kind == CommandKind::Unblock);
         }
         self.check_codes();
     }
@@ -800,4 +868,20 @@ impl World {
         secrets.extend(self.tokens.tokens.iter().flat_map(|token| [token.live.user_pin, token.live.so_pin]));
         secrets
     }
+}
+
+/// What the product page asks two persons for, as far as an order alone tells: the last try with
+/// a second person, and an order that lowers how many open a slot, are the core's to know.
+fn is_of_two(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Init { .. }
+            | Command::Unblock { .. }
+            | Command::Decommission { .. }
+            | Command::AdoptConfiguration { .. }
+            | Command::DualControl { on: false }
+            | Command::Mode { to: slotwarden_core::record::Mode::Generated, .. }
+            | Command::Activate { confirmed: true, .. }
+            | Command::Share { confirmed: true, .. }
+    )
 }

@@ -45,6 +45,16 @@ seeds! {
     p34_a_repeated_login_refused_before_a_power_cut_costs_one_try 55247;
     p35_the_token_that_was_initialised_is_known_by_its_own_serial 68165;
     p33_a_session_that_reads_otherwise_is_not_relied_on 82792;
+    p11_a_whole_code_is_not_an_entry_into_a_hand_out 51;
+    p35_a_mistyped_share_does_not_end_the_set_that_the_token_may_have 372;
+    p35_an_undecided_set_rules_on_when_another_split_is_refused 8448;
+    p35_two_codes_in_parts_are_told_apart_by_their_persons 501;
+    p09_a_share_typed_with_spaces_counts 1893;
+    p34_a_pin_refused_by_set_pin_before_a_power_cut_costs_one_more_try 39228;
+    p35_a_token_swapped_during_a_change_is_counted_apart 27657;
+    p35_a_whole_code_opens_after_an_interrupted_unblock_among_parts 18237;
+    p35_parts_of_two_codes_are_not_mixed 11328;
+    p26_an_approval_whose_use_was_not_durable_was_not_used 43170;
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::command::{Answer, Caller, CommandKind};
 use crate::effect::{ApplicationSet, Outcome, SlotId, Ticket};
 use crate::fault::Refusal;
 use crate::outbox::Act;
-use crate::person::{Role, Roster, may_hold_a_share};
+use crate::person::{PersonId, Role, Roster, may_hold_a_share};
 use crate::quorum::{Collection, CollectionEvent, CollectionOrder, NewCode, Want};
 use crate::record::{Doubt, Knowledge, Knows, Mode};
 use crate::safe::SecretId;
@@ -41,7 +41,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// Opens a slot with what a person typed: the whole code, or what they know of it.
     pub(super) fn activate(&mut self, slot: SlotId, caller: Caller, code: Option<SecretId>, confirmed: bool) {
         let (by, knowledge) = match code {
-            Some(id) => self.meant(slot, id),
+            Some(id) => self.meant(slot, caller.who, id),
             None => (Knows::Current, Knowledge::Whole),
         };
         if knowledge == Knowledge::Whole || !self.is_closed(slot) {
@@ -147,7 +147,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 None => self.collection_event(slot, CollectionEvent::Fetched { caller }),
             };
         }
-        let shared = code.is_some_and(|id| self.meant(slot, id).1 != Knowledge::Whole);
+        let shared = code.is_some_and(|id| self.meant(slot, caller.who, id).1 != Knowledge::Whole);
         if shared && self.is_closed(slot) {
             return self.activate(slot, caller, code, confirmed);
         }
@@ -250,14 +250,19 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     /// Which code a person means by what they typed: a share is told from a code by its looks.
-    fn meant(&self, slot: SlotId, id: SecretId) -> (Knows, Knowledge) {
+    fn meant(&self, slot: SlotId, who: PersonId, id: SecretId) -> (Knows, Knowledge) {
         let whole = (Knows::Current, Knowledge::Whole);
         let Some(entry) = self.entries.get(usize::from(slot.0)) else { return whole };
         let known = entry.data.known();
         let is_share = self.safe.with(id, looks_like_share).unwrap_or(false);
-        let fits = |(_, knowledge): &&(Knows, Knowledge)| (*knowledge == Knowledge::Shares) == is_share;
-        // An unblock to a manual code that nobody saw the end of, while the others are known by shares.
+        // An unblock to a manual code that nobody saw the end of, while the others are known by
+        // shares or in parts: who has none of the parts means the whole code.
         let rescued = !is_share && entry.data.record.doubt == Some(Doubt::OldOrNew);
+        let fits = |(_, knowledge): &&(Knows, Knowledge)| match knowledge {
+            Knowledge::Shares => is_share,
+            Knowledge::Whole => !is_share,
+            Knowledge::Parts(roster) => !is_share && (!rescued || roster.place_of(who).is_some()),
+        };
         let otherwise = if rescued { Some((Knows::Rescued, Knowledge::Whole)) } else { known.first().copied() };
         known.iter().find(fits).copied().or(otherwise).unwrap_or(whole)
     }
