@@ -18,12 +18,8 @@ pub const BASE58: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnop
 /// `token_chars_max` is the token's `ulMaxPinLen`; 0 means unstated.
 ///
 /// # Errors
-/// [`Refusal::CodeTooShort`], [`Refusal::CodeTooLong`], [`Refusal::CodeNotPrintable`];
-/// [`Refusal::ShareForeign`] for a whole share, which without its hyphens is short enough for a code.
+/// [`Refusal::CodeTooShort`], [`Refusal::CodeTooLong`], [`Refusal::CodeNotPrintable`].
 pub fn check_typed(code: &[u8], chars_max: u16) -> Result<(), Refusal> {
-    if looks_like_share(code) && TypedShare::parse(code).is_ok() {
-        return Err(Refusal::ShareForeign);
-    }
     if !code.iter().all(|byte| (0x20..=0x7E).contains(byte)) {
         return Err(Refusal::CodeNotPrintable);
     }
@@ -40,10 +36,14 @@ pub fn check_typed(code: &[u8], chars_max: u16) -> Result<(), Refusal> {
 /// Checks a typed code in the Safe, as [`check_typed`] does.
 ///
 /// # Errors
-/// As [`check_typed`]; [`Refusal::CodeMissing`] for a place that holds none.
+/// As [`check_typed`]; [`Refusal::CodeMissing`] for a place that holds none; [`Refusal::ShareForeign`]
+/// for a whole share, which without its hyphens is short enough for a code.
 pub fn check_in_safe(secrets: &dyn Secrets, id: SecretId, token_chars_max: u16) -> Result<(), Refusal> {
     let mut verdict = Err(Refusal::CodeMissing);
-    secrets.lend(id, &mut |bytes| verdict = check_typed(bytes, token_chars_max));
+    secrets.lend(id, &mut |bytes| {
+        let is_share = looks_like_share(bytes) && TypedShare::parse(bytes).is_ok();
+        verdict = if is_share { Err(Refusal::ShareForeign) } else { check_typed(bytes, token_chars_max) };
+    });
     verdict
 }
 
