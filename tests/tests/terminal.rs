@@ -114,6 +114,15 @@ fn p30_a_new_share_is_shown_once_on_a_screen_of_its_own_and_asked_for_at_once() 
     assert!(shown.contains("nothing was entered"), "{shown}");
     stage.run_as(BOB, &["slot", "share", "ca", "--code-file", &file]).exits(0);
     assert_eq!(stage.slot_status("ca")["state"], "active");
+
+    // What a share goes into is named before it is asked for, unless it opens the slot.
+    stage.run(&["slot", "mode", "ca", "generated"]).exits(2);
+    let mut terminal = at_terminal(&stage, &["slot", "share", "ca"]);
+    terminal.shows("What is entered for ca now is for `slot mode` (attempt ");
+    terminal.asks("Your share of the code of ca (not shown): ");
+    terminal.types("\r");
+    let (exit, shown) = terminal.ends();
+    assert_eq!(exit, Some(2), "{shown}");
 }
 
 #[test]

@@ -51,7 +51,16 @@ impl Session {
                 let part = secret::ask(SecretRole::NewCode, &format!("{own} of {name}"), true)?;
                 self.carry_out(name, order, confirmed, vec![(SecretRole::Code, part)])
             }
-            (_, Some(own)) if !found.slot.is_active() || phase.is_some() => self.enter(name, own, confirmed),
+            (_, Some(own)) if !found.slot.is_active() || phase.is_some() => {
+                // Whoever came to open the slot must not give their share to a change of its code unseen.
+                if let Some(collection) = found.slot.collection.as_ref().filter(|under| under.command != "activate") {
+                    let (command, attempt) = (&collection.command, &collection.progress.attempt);
+                    output::aside(&format!(
+                        "What is entered for {name} now is for `slot {command}` (attempt {attempt}): its code will be another."
+                    ));
+                }
+                self.enter(name, own, confirmed)
+            }
             // The daemon says why there is nothing to do.
             (_, _) => self.carry_out(name, order, confirmed, Vec::new()),
         }
