@@ -455,3 +455,85 @@ fn p33_a_session_that_lost_its_login_is_not_called_active() {
     assert_eq!(w.handed_over, None);
     assert_eq!(w.records[&Owner(7)].change, None);
 }
+
+#[test]
+fn p05_a_login_without_an_answer_is_not_made_again() {
+    let mut w = World::with_token(b"right code");
+    w.silent = Some(|c| matches!(c, HsmCall::Login { .. }));
+    let code = Some(w.secret("wrong code"));
+    let (reply, _) = w.ask(Command::Activate { slot: SLOT, code, confirmed: false });
+    for _ in 0..5 {
+        w.now_ms += 30_000;
+        w.raw(Input::Tick);
+        w.present();
+    }
+    assert_eq!(w.logins, 1, "one order, one try: whether it was refused is not known yet");
+    assert!(matches!(w.answers.get(&reply), Some(Answer::Failed(_))));
+    assert_eq!(w.state(), StateName::Doubtful);
+}
+
+#[test]
+fn p33_a_login_that_was_there_already_proves_no_code() {
+    let mut w = World::with_token(b"right code");
+    w.answer_to = Some(|c| matches!(c, HsmCall::Login { .. }).then_some(Err(HsmFailure::AlreadyLoggedIn)));
+    let answer = w.activate("wrong code", false);
+    assert!(matches!(answer, Answer::Failed(_)), "the token compared nothing: {answer:?}");
+    assert_eq!(w.state(), StateName::Locked);
+    assert_eq!(w.handed_over, None);
+}
+
+#[test]
+fn p34_a_try_that_a_power_cut_ended_was_counted_before_it_was_made() {
+    let mut w = World::with_token(b"right code");
+    w.silent = Some(|c| matches!(c, HsmCall::Login { .. }));
+    let code = Some(w.secret("wrong code"));
+    w.ask(Command::Activate { slot: SLOT, code, confirmed: false });
+    assert_eq!(w.logins, 1);
+    w.silent = None;
+    w.held.clear();
+    w.restart();
+    assert_eq!(w.records[&Owner(7)].user.refused_in_row, 1, "it may have been refused");
+}
+
+#[test]
+fn p36_nothing_is_called_and_nobody_answered_before_the_commit_is_durable() {
+    let mut w = World::with_token(b"right code");
+    let called = w.calls.len();
+    w.hold = true;
+    let code = Some(w.secret("right code"));
+    let (reply, answer) = w.ask(Command::Activate { slot: SLOT, code, confirmed: false });
+    let durable = |w: &mut World| {
+        assert_eq!(w.held.len(), 1, "one commit at a time");
+        let stored = w.held.remove(0);
+        w.raw(stored);
+    };
+    assert_eq!((answer, w.calls.len()), (None, called), "the order is not durable yet");
+    durable(&mut w);
+    assert_eq!((w.calls.len(), w.logins), (called + 1, 0), "the flags were read; the try is not durable yet");
+    durable(&mut w);
+    assert_eq!((w.logins, w.handed_over.as_ref()), (1, None), "that it was accepted is not durable yet");
+    durable(&mut w);
+    assert_eq!(w.handed_over.as_deref(), Some(&b"right code"[..]));
+    assert_eq!(w.answers.get(&reply), None, "that it is active is not durable yet");
+    durable(&mut w);
+    assert_eq!(w.answers.get(&reply), Some(&Answer::Done));
+}
+
+#[test]
+fn p33_an_answer_to_an_earlier_call_is_not_taken_for_this_one() {
+    let mut w = World::with_token(b"right code");
+    w.silent = Some(|c| matches!(c, HsmCall::Login { .. }));
+    let code = Some(w.secret("right code"));
+    w.ask(Command::Activate { slot: SLOT, code, confirmed: false });
+    let Some(Input::Done { ticket: earlier, .. }) = w.held.pop() else { panic!("the login is held back") };
+    w.raw(Input::WorkerLost);
+    w.present();
+    w.raw(Input::WorkerUp);
+    let code = Some(w.secret("wrong code"));
+    let (reply, _) = w.ask(Command::Activate { slot: SLOT, code, confirmed: false });
+    assert_eq!(w.logins, 2);
+    w.raw(Input::Done { ticket: earlier, outcome: Outcome::Hsm(Ok(HsmAnswer::LoggedIn)) });
+    assert_eq!(w.answers.get(&reply), None, "the call under way has not been answered");
+    assert_ne!(w.state(), StateName::Active);
+    assert_eq!(w.handed_over, None);
+}
