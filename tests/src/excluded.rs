@@ -28,6 +28,17 @@ pub fn target_dir() -> PathBuf {
 #[must_use]
 pub fn cargo(folder: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new("cargo");
+    forget_our_cargo(&mut command);
+    command
+        .args(arguments)
+        .current_dir(repository().join("tests").join(folder))
+        .env("CARGO_TARGET_DIR", target_dir().join(folder))
+        .output()
+        .expect("cargo built this test, so it can be started")
+}
+
+/// Takes away what cargo told this process, so that another cargo begins as from a shell.
+pub fn forget_our_cargo(command: &mut Command) {
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO") && text != "CARGO_HOME" && text != "CARGO_BUILD_JOBS"
@@ -36,12 +47,6 @@ pub fn cargo(folder: &str, arguments: &[&str]) -> Output {
             command.env_remove(&name);
         }
     }
-    command
-        .args(arguments)
-        .current_dir(repository().join("tests").join(folder))
-        .env("CARGO_TARGET_DIR", target_dir().join(folder))
-        .output()
-        .expect("cargo built this test, so it can be started")
 }
 
 /// Builds the excluded crate's program and copies it aside, so that a build with other

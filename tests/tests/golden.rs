@@ -1,7 +1,8 @@
 //! Tables that repeat the code, written by a test and never by hand.
 //!
 //! `tests/golden/promises.md` (promise → the tests that keep it), `refusals.md` (every
-//! refusal and fault), `roles.md` (every role × order, and which need two persons). Each test compares the file with
+//! refusal and fault), `roles.md` (every role × order, and which need two persons), `defects.md`
+//! (each deliberate defect and the test that catches it). Each test compares the file with
 //! what the code says; `SLOTWARDEN_GOLDEN=write cargo test -p slotwarden-tests --test golden`
 //! writes it anew, and the difference is what a reviewer reads.
 
@@ -18,6 +19,7 @@ use slotwarden_core::fault::{ApplicationFault, Class, Fault, Function, Refusal};
 use slotwarden_core::person::{Role, Roles, Roster, may, needs_two};
 use slotwarden_core::record::Mode;
 use slotwarden_core::share::Quorum;
+use slotwarden_tests::defects::DEFECTS;
 
 /// The promises, in the words of the threat model. Its tests are found by their names.
 const PROMISES: &[(u8, &str)] = &[
@@ -312,6 +314,35 @@ fn words(variant: &str) -> String {
         text.extend(character.to_lowercase());
     }
     text
+}
+
+/// That each test catches its defect is shown by the program `defects`; here only that every
+/// place and every test is still there.
+#[test]
+fn the_table_of_defects_names_places_and_tests_that_exist() {
+    let read =
+        |file: &str| fs::read_to_string(repository().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let mut table = String::from(
+        "# Deliberate defects and the test that catches each\n\n`cargo run -p slotwarden-tests --bin defects` plants \
+         each in a copy of the sources and sees its test fail; without it the test passes.\n\n\
+         | defect | breaks | planted in | caught by |\n|---|---|---|---|\n",
+    );
+    for defect in DEFECTS {
+        assert_eq!(read(defect.file).matches(defect.find).count(), 1, "the place of: {}", defect.name);
+        let (test, file) = (defect.caught_by, defect.caught_by.file());
+        assert!(read(&file).contains(&format!("#[test]\nfn {}()", test.name)), "{file} has no {}", test.name);
+        let breaks: Vec<String> = defect.breaks.iter().map(|number| format!("P{number}")).collect();
+        assert!(defect.breaks.iter().all(|number| PROMISES.iter().any(|(known, _)| known == number)));
+        let _ = writeln!(
+            table,
+            "| {} | {} | `{}` | `{file}: {}` |",
+            defect.name,
+            breaks.join(", "),
+            defect.file,
+            test.name
+        );
+    }
+    check("defects.md", &table);
 }
 
 /// Every test function `pNN_…` in the sources, by promise, as `file: name`.

@@ -1,0 +1,167 @@
+//! Deliberate defects, and the test that catches each: who guards the guards.
+//!
+//! A defect is one edit of a source file: a text that stands there exactly once, and what
+//! replaces it. The program `defects` plants each in a copy of the sources and asks the test
+//! that is named for it. `tests/golden/defects.md` is this table for readers; the golden test
+//! that writes it also finds every text and every test, so that a defect whose place was
+//! rewritten is noticed at once and not when the slow tier runs.
+
+/// One mistake that somebody could make, and who would notice.
+#[derive(Clone, Copy, Debug)]
+pub struct Defect {
+    /// The mistake, in a few words.
+    pub name: &'static str,
+    /// Numbers of the promises it breaks.
+    pub breaks: &'static [u8],
+    /// The source file, from the repository's root.
+    pub file: &'static str,
+    /// Stands in the file exactly once.
+    pub find: &'static str,
+    /// What stands there instead; it has to compile.
+    pub replace: &'static str,
+    /// The test that fails then.
+    pub caught_by: Test,
+}
+
+/// A test, as cargo is asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Test {
+    /// The package.
+    pub package: &'static str,
+    /// The folder of the package, from the repository's root.
+    pub folder: &'static str,
+    /// The test program, `tests/⟨program⟩.rs` in that folder.
+    pub program: &'static str,
+    /// The function.
+    pub name: &'static str,
+}
+
+impl Test {
+    /// The file that declares it, from the repository's root.
+    #[must_use]
+    pub fn file(&self) -> String {
+        format!("{}/tests/{}.rs", self.folder, self.program)
+    }
+}
+
+const fn core(program: &'static str, name: &'static str) -> Test {
+    Test { package: "slotwarden-core", folder: "core", program, name }
+}
+
+const fn linux(program: &'static str, name: &'static str) -> Test {
+    Test { package: "slotwarden", folder: "platform-linux", program, name }
+}
+
+/// Every defect, in the order in which they are planted: neighbours build the same programs.
+pub const DEFECTS: &[Defect] = &[
+    Defect {
+        name: "a login that timed out is made again",
+        breaks: &[5, 44],
+        file: "core/src/slot.rs",
+        find: "                Transition(State::Doubtful { ticket, step: step.without_caller() })",
+        replace: "                if let Step::Login(attempt, id) = step {
+                    return attempt::begin_login(turn, Try { caller: None, ..attempt }, id);
+                }
+                Transition(State::Doubtful { ticket, step: step.without_caller() })",
+        caught_by: core("attacks", "p05_a_login_without_an_answer_is_not_made_again"),
+    },
+    Defect {
+        name: "\"already logged in\" is taken for success",
+        breaks: &[33],
+        file: "core/src/slot/attempt.rs",
+        find: "        Ok(HsmAnswer::LoggedIn) => {
+            if attempt.cause",
+        replace: "        Ok(HsmAnswer::LoggedIn) | Err(HsmFailure::AlreadyLoggedIn) => {
+            if attempt.cause",
+        caught_by: core("attacks", "p33_a_login_that_was_there_already_proves_no_code"),
+    },
+    Defect {
+        name: "a try is counted after it was made",
+        breaks: &[34, 36],
+        file: "core/src/slot/attempt.rs",
+        find: "        attempts::begin(turn, attempt.caller, attempt.cause);",
+        replace: "        turn.slot.tried_serial = turn.slot.token.map(|token| token.serial);",
+        caught_by: core("attacks", "p34_a_try_that_a_power_cut_ended_was_counted_before_it_was_made"),
+    },
+    Defect {
+        name: "the late answer to an earlier call is believed",
+        breaks: &[33, 44],
+        file: "core/src/slot.rs",
+        find: "            (State::AtToken { ticket, step }, On::Done(done, EffectOutcome::Hsm(result))) if done == ticket => {",
+        replace: "            (State::AtToken { step, .. }, On::Done(_, EffectOutcome::Hsm(result))) => {",
+        caught_by: core("attacks", "p33_an_answer_to_an_earlier_call_is_not_taken_for_this_one"),
+    },
+    Defect {
+        name: "a call is made before its record is durable",
+        breaks: &[36],
+        file: "core/src/outbox.rs",
+        find: "            && batch <= self.durable
+",
+        replace: "            && batch <= self.forming
+",
+        caught_by: core("attacks", "p36_nothing_is_called_and_nobody_answered_before_the_commit_is_durable"),
+    },
+    Defect {
+        name: "the code that a token refused is not wiped",
+        breaks: &[16],
+        file: "core/src/slot/attempt.rs",
+        find: "    turn.wipe(id);
+    // *Old or new*: the other one is asked for next.",
+        replace: "    // *Old or new*: the other one is asked for next.",
+        caught_by: core("scenario", "a_wrong_code_is_refused_and_the_right_one_activates"),
+    },
+    Defect {
+        name: "a stored code is erased before the new one is settled",
+        breaks: &[35],
+        file: "core/src/pin_change/answer.rs",
+        find: "                self.logged_in = true;
+                self.ask(turn, Step::Settle, HsmCall::Settle)",
+        replace: "                self.logged_in = true;
+                let superseded = turn.slot.record.accepted.take();
+                turn.erase(superseded);
+                self.ask(turn, Step::Settle, HsmCall::Settle)",
+        caught_by: core("ways_out", "p35_every_sealed_code_is_kept_until_the_new_one_is_accepted_and_settled"),
+    },
+    Defect {
+        name: "a person approves their own request",
+        breaks: &[26],
+        file: "core/src/approval.rs",
+        find: "            (_, ApprovalEvent::CodeGiven { who, .. }) if who == requester => Reaction::Refused(Refusal::ApprovalOwn),
+",
+        replace: "",
+        caught_by: core("approvals", "p26_two_persons_do_what_one_cannot"),
+    },
+    Defect {
+        name: "the same share counts twice",
+        breaks: &[9, 11],
+        file: "core/src/quorum/enter.rs",
+        find: "        if self.entered.iter().any(|entered| entered.place == share.x()) {
+            return Err(Refusal::ShareRepeated);
+        }
+",
+        replace: "",
+        caught_by: core("people", "p11_every_bad_share_is_refused_by_name_and_good_ones_stay"),
+    },
+    Defect {
+        name: "a coefficient of the sharing is never zero",
+        breaks: &[10],
+        file: "core/src/share.rs",
+        find: "lanes.read(block))",
+        replace: "lanes.read(&block.map(|byte| byte.max(1))))",
+        caught_by: core("shares", "p10_coefficients_of_real_sets_take_every_value_and_zero_as_often_as_others"),
+    },
+    Defect {
+        name: "a commit is answered before it is synced",
+        breaks: &[36, 39],
+        file: "platform-linux/src/store/format.rs",
+        find: "pub fn apply(database: &Database, batch: &[Change]) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+",
+        replace: "pub fn apply(database: &Database, batch: &[Change]) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::None)?;
+",
+        caught_by: linux("store_cuts", "p39_a_power_cut_at_any_byte_of_any_write_leaves_the_state_before_or_after"),
+    },
+];
