@@ -125,10 +125,8 @@ pub fn on_terminal() -> bool {
 pub fn check(role: SecretRole, secret: &[u8]) -> Result<(), Refusal> {
     match role {
         SecretRole::NewCode => check_typed(secret, 0),
-        // A share in its groups is longer than a code. The core knows which one is meant, and
-        // whether a share is wanted at all.
+        // A share in its groups is longer than a code. The core knows which one is meant.
         SecretRole::Code => match check_typed(secret, 0) {
-            Err(Refusal::ShareForeign) => Ok(()),
             Err(Refusal::CodeTooShort) if !secret.is_empty() => Ok(()),
             Err(Refusal::CodeTooLong) if secret.len() <= SECRET_BYTES_MAX => Ok(()),
             checked => checked,
@@ -194,14 +192,6 @@ mod tests {
         file.write_all(content).expect("there is room");
         let source = Source { file: Some(file.path().to_owned()), descriptor: None };
         source.read(role).map(|secret| secret.expect("a file was named").to_vec())
-    }
-
-    #[test]
-    fn a_whole_share_passes_where_a_share_may_be_meant_and_nowhere_else() {
-        let share = b"slws1-zgfqz-qqpdh-h8vlu-2jaeh-u9tvx-dlmlr-kx0c3-exrzw-mnesk-ytggy\n";
-        let number = |role| read(share, role).expect_err("no code").number;
-        assert_eq!(number(SecretRole::NewCode), Refusal::ShareForeign.number());
-        assert_eq!(read(share, SecretRole::Code).expect("the core judges it"), share[..share.len() - 1]);
     }
 
     #[test]
