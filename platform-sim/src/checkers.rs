@@ -66,6 +66,8 @@ struct Ledger {
     is_repeat: bool,
     /// `C_SetPIN` refused the PIN that was accepted last, and nobody heard of it yet.
     is_refused_unheard: bool,
+    /// The core heard of it; it counts when that is durable.
+    is_refusal_heard: bool,
     /// Stored codes tried without a person since the last reason to try them.
     tried: Vec<Code, TRIED_MAX>,
     /// Stored codes the token refused since a person acted or a PIN was accepted.
@@ -143,6 +145,7 @@ impl Checkers {
             ledger.proven = None;
             ledger.accepted = None;
             ledger.is_refused_unheard = false;
+            ledger.is_refusal_heard = false;
             ledger.tried.clear();
             ledger.entered.clear();
         }
@@ -310,6 +313,12 @@ impl Checkers {
             }
             _ => {}
         }
+        if *event == AuditEvent::AttemptRefused
+            && std::mem::take(&mut ledger.is_refusal_heard)
+            && let Some(pin) = ledger.accepted
+        {
+            self.refused_once_more(slot, &pin);
+        }
     }
 
     /// `C_Login` is ordered. `automatic`: no person waits for this slot.
@@ -414,7 +423,9 @@ impl Checkers {
         if !reached {
             ledger.tried.pop();
         }
-        if proven.is_some() {
+        if let Some(pin) = proven {
+            // It spent no try; a change that cannot be settled proves its PIN once more.
+            ledger.tried.retain(|tried| *tried != pin);
             ledger.proven = proven;
             ledger.accepted = proven;
         }
@@ -423,9 +434,7 @@ impl Checkers {
     /// The refusal of a PIN by `C_SetPIN` reached the core.
     pub fn p34_refusal_heard(&mut self, slot: u8) {
         let ledger = &mut self.slots[usize::from(slot)];
-        if let (true, Some(pin)) = (std::mem::take(&mut ledger.is_refused_unheard), ledger.accepted) {
-            self.refused_once_more(slot, &pin);
-        }
+        ledger.is_refusal_heard = std::mem::take(&mut ledger.is_refused_unheard);
     }
 
     /// The core was told that the login of a slot is gone.

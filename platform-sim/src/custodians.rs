@@ -135,6 +135,9 @@ impl People {
     /// One of seven gets something wrong.
     fn with_a_mistake(&self, slot: u8, wish: Wish, random: &mut fastrand::Rng) -> Wish {
         let knowledge = &self.slots[usize::from(slot)];
+        if wish.kind == CommandKind::Reset {
+            return wish;
+        }
         let is_share = Share::read(wish.typed.bytes()).is_some();
         let typed = match (random.u8(..100), is_share) {
             (0..3, true) => substituted(&wish.typed, random),

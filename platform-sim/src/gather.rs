@@ -203,7 +203,10 @@ impl World {
             },
             Aim::Shares(_) => together.sets.first().map_or(Code::NONE, |held| held.pin),
         };
-        together.turn = 0;
+        if !new.is_none() {
+            // The newest is tried first.
+            together.turn = 0;
+        }
         self.checkers.p05_typed(present);
         self.checkers.p05_typed(new);
         self.people.slots[number].together.completing.push(Completing { reply, gathering, present, new });

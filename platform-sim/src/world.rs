@@ -612,6 +612,10 @@ impl World {
         let wish = &Wish { who: Some(who), ..*wish };
         if matches!(wish.kind, CommandKind::Boot | CommandKind::Activate | CommandKind::Init) {
             self.look_for_changes();
+            if self.core.is_none() {
+                // What it found ended the daemon: nobody is there to take the order.
+                return false;
+            }
         }
         let forgets = wish.kind == CommandKind::Decommission && wish.typed.is_none();
         if let Some(number) = slot.filter(|_| forgets)

@@ -54,6 +54,11 @@ seeds! {
     p35_a_token_swapped_during_a_change_is_counted_apart 27657;
     p35_a_whole_code_opens_after_an_interrupted_unblock_among_parts 18237;
     p35_parts_of_two_codes_are_not_mixed 11328;
+    p35_two_codes_in_parts_of_the_same_persons_are_tried_in_turn 24513;
+    p16_a_reset_carries_no_secret 20457;
+    p44_an_order_to_a_daemon_that_is_gone_is_not_given 45039;
+    p34_a_refusal_counts_when_it_is_durable 21834;
+    p34_an_accepted_login_spends_no_try 74126;
     p26_an_approval_whose_use_was_not_durable_was_not_used 43170;
 }
 
