@@ -50,6 +50,7 @@ impl<'a> Knowledge<'a> {
                     0 => {
                         "\nWARNING: as many are needed as there are: one share that is lost loses the code.".to_owned()
                     }
+                    1 => " One share may get lost; one more loses the code.".to_owned(),
                     spare => format!(" {spare} shares may get lost; one more loses the code."),
                 };
                 format!(
