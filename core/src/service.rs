@@ -36,7 +36,6 @@ use crate::limits::{
 use crate::outbox::{Act, Next, Outbox, bug_fault};
 use crate::person::{self, PersonId, Persons};
 use crate::pin_change::{self, ChangeEnd, ChangeEvent, ChangeOrder, PinChange};
-use crate::quorum::Collection;
 use crate::record::{Owner, PolicyRecord, Record, Sets, SlotRecord};
 use crate::safe::{Safe, SecretId};
 use crate::slot::{SlotEvent, SlotMachine, State};
@@ -529,39 +528,6 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     fn change_event(&mut self, slot: SlotId, event: ChangeEvent) {
         self.run(slot, Work::Change(event));
-    }
-
-    /// Runs a collection, which may deliver a code to the slot machine. It is put back unless
-    /// it is over.
-    fn run_collection(&mut self, slot: SlotId, work: impl FnOnce(&mut Turn<'_>) -> Collection) {
-        let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { return };
-        let (mut order, mut end, mut deliver) = (None, None, None);
-        let collection = work(&mut Turn {
-            now: self.now,
-            tries: self.tries,
-            stopping: matches!(self.phase, Phase::Stopping { .. }) || self.halted.is_some(),
-            halted: self.halted.is_some(),
-            slot: &mut entry.data,
-            secrets: &mut self.safe,
-            watch: &mut self.watch,
-            out: &mut self.outbox,
-            change: &mut order,
-            change_end: &mut end,
-            deliver: &mut deliver,
-        });
-        if !collection.is_over() {
-            // It was taken out of this table, or a place in it was seen to be free.
-            let _ = self.collections.push(Collecting { slot, collection });
-        }
-        let Some(event) = deliver else { return };
-        self.slot_event(slot, event);
-        if let (SlotEvent::ChangeOrdered { .. }, Some(entry)) = (event, self.entries.get_mut(usize::from(slot.0)))
-            && entry.change.is_none()
-            && entry.data.record.change.is_none()
-        {
-            // The slot machine refused it: the shares that were handed out are void.
-            entry.data.void_handed_out();
-        }
     }
 
     /// Runs one event, then whatever the two machines of the slot have for each other.

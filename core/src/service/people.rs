@@ -3,7 +3,7 @@
 //! Where one person knows the code the order goes straight to the slot machine. Otherwise a
 //! collection stands between: its people enter, and what it delivers goes the same way.
 
-use super::Service;
+use super::{Phase, Service};
 use crate::audit::AuditEvent;
 use crate::command::{Answer, Caller, CommandKind};
 use crate::effect::{ApplicationSet, Outcome, SlotId, Ticket};
@@ -16,7 +16,7 @@ use crate::safe::SecretId;
 use crate::share::{Quorum, looks_like_share};
 use crate::slot::{SlotEvent, State};
 use crate::slot_data::SlotData;
-use crate::turn::Out;
+use crate::turn::{Out, Turn};
 
 /// A person's wish for another code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,6 +247,39 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             collection.handle(event, turn);
             collection
         });
+    }
+
+    /// Runs a collection, which may deliver a code to the slot machine. It is put back unless
+    /// it is over.
+    fn run_collection(&mut self, slot: SlotId, work: impl FnOnce(&mut Turn<'_>) -> Collection) {
+        let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { return };
+        let (mut order, mut end, mut deliver) = (None, None, None);
+        let collection = work(&mut Turn {
+            now: self.now,
+            tries: self.tries,
+            stopping: matches!(self.phase, Phase::Stopping { .. }) || self.halted.is_some(),
+            halted: self.halted.is_some(),
+            slot: &mut entry.data,
+            secrets: &mut self.safe,
+            watch: &mut self.watch,
+            out: &mut self.outbox,
+            change: &mut order,
+            change_end: &mut end,
+            deliver: &mut deliver,
+        });
+        if !collection.is_over() {
+            // It was taken out of this table, or a place in it was seen to be free.
+            let _ = self.collections.push(Collecting { slot, collection });
+        }
+        let Some(event) = deliver else { return };
+        self.slot_event(slot, event);
+        if let (SlotEvent::ChangeOrdered { .. }, Some(entry)) = (event, self.entries.get_mut(usize::from(slot.0)))
+            && entry.change.is_none()
+            && entry.data.record.change.is_none()
+        {
+            // The slot machine refused it: the shares that were handed out are void.
+            entry.data.void_handed_out();
+        }
     }
 
     /// Which code a person means by what they typed: a share is told from a code by its looks.
