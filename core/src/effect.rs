@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::audit::AuditRecord;
+use crate::card::{CardAnswer, CardCall, CardFailure, ReaderEvent, ReaderId};
 use crate::command::{Answer, Caller, Command, ReplyId};
 use crate::fault::{Fault, HsmFailure};
 use crate::record::{Record, SecretKey};
@@ -114,6 +115,15 @@ pub enum Effect {
         /// What it should do.
         order: ApplicationOrder,
     },
+    /// One call to a card reader.
+    Card {
+        /// Carried by the answer.
+        ticket: Ticket,
+        /// Which reader.
+        reader: ReaderId,
+        /// What to do there.
+        call: CardCall,
+    },
     /// The answer to an order.
     Reply {
         /// To whom.
@@ -207,6 +217,8 @@ pub enum Outcome {
     Unsealed(Result<(), Fault>),
     /// Of [`Effect::Application`].
     Application(Result<(), Fault>),
+    /// Of [`Effect::Card`].
+    Card(Result<CardAnswer, CardFailure>),
 }
 
 /// What the device confirmed.
@@ -291,6 +303,13 @@ pub enum Input {
     /// The HSM worker died or was ended: every call under way has an unknown outcome,
     /// every login is gone.
     WorkerLost,
+    /// Something happened at a card reader.
+    Reader {
+        /// Which.
+        reader: ReaderId,
+        /// What.
+        event: ReaderEvent,
+    },
     /// Time passed; harmless when nothing is due.
     Tick,
 }

@@ -42,6 +42,7 @@ mod fmt;
 pub mod approval;
 pub mod attempts;
 pub mod audit;
+pub mod card;
 pub mod code;
 pub mod command;
 pub mod derive;

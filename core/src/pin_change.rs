@@ -599,7 +599,13 @@ impl blocking::Superstate<Rules> for Superstate {
                     application_answered(turn, ticket, result);
                     Outcome::Handled
                 }
-                On::Done(_, EffectOutcome::Hsm(_) | EffectOutcome::Random(_) | EffectOutcome::Unsealed(_))
+                On::Done(
+                    _,
+                    EffectOutcome::Hsm(_)
+                    | EffectOutcome::Random(_)
+                    | EffectOutcome::Unsealed(_)
+                    | EffectOutcome::Card(_),
+                )
                 | On::DeadlinePassed
                 | On::WorkerLost => Outcome::Handled,
                 On::Begin => {

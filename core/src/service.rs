@@ -287,6 +287,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 self.worker_lost();
                 Ok(())
             }
+            // No ceremony asks for a reader.
+            Input::Reader { .. } => Ok(()),
             Input::Tick => {
                 self.tick();
                 Ok(())

@@ -13,6 +13,7 @@
 //! | [`typed`] | one share as people type it |
 //! | [`set`] | what is durable, and who may enter what |
 
+pub mod record;
 pub mod set;
 pub mod shamir;
 pub mod typed;

@@ -749,7 +749,7 @@ fn leftover_answer(turn: &mut Turn<'_>, ticket: Ticket, outcome: EffectOutcome) 
             // After its deadline: the application's state is shown, nothing else follows.
             application_answered(turn, ticket, result);
         }
-        EffectOutcome::Hsm(_) | EffectOutcome::Random(_) | EffectOutcome::Unsealed(_) => {}
+        EffectOutcome::Hsm(_) | EffectOutcome::Random(_) | EffectOutcome::Unsealed(_) | EffectOutcome::Card(_) => {}
     }
     Outcome::Handled
 }

@@ -21,6 +21,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use slotwarden_core::audit::Chain;
+use slotwarden_core::card::{CardAnswer, CardFailure};
 use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
 use slotwarden_core::effect::{Effect, Input, Outcome, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
@@ -33,7 +34,7 @@ use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 use crate::control;
-use crate::devices::{Applications, Event, Hsm, Lend, Store};
+use crate::devices::{Applications, Cards, Event, Hsm, Lend, Store};
 use crate::names::Names;
 use crate::problem::{self, Problem};
 use crate::random::{self, FirstSource};
@@ -50,7 +51,6 @@ const SLEEP_MAX: Duration = Duration::from_secs(60);
 const UNTOLD_MAX: u32 = 2 * SLOTS_APPLIANCE as u32;
 
 /// The devices of one appliance.
-#[derive(Debug)]
 pub struct Devices<H, S, A> {
     /// The HSM behind its worker.
     pub hsm: H,
@@ -58,6 +58,8 @@ pub struct Devices<H, S, A> {
     pub store: S,
     /// The adapters.
     pub applications: A,
+    /// The card readers.
+    pub cards: Box<dyn Cards + Send>,
 }
 
 /// What the loop begins with.
@@ -222,6 +224,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
     fn take(&mut self, event: Event) {
         match event {
             Event::Input(input) => self.turn(input),
+            Event::Card { ticket, result, y } => self.card_answered(ticket, result, y),
             Event::Control(request) => self.request(request),
             Event::Looked => self.looks_ended += 1,
             Event::Stop => self.stop(),
@@ -276,11 +279,30 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             Effect::Application { ticket, application, slot, order } => {
                 self.devices.applications.perform(ticket, application, slot, order, secrets);
             }
+            Effect::Card { ticket, reader, call } => self.devices.cards.perform(ticket, reader, call, secrets),
             Effect::Reply { reply, answer } => self.reply(reply, answer),
             Effect::Checkpoint { sequence, head } => self.devices.store.checkpoint(sequence, head),
             Effect::EndWorker => self.devices.hsm.end_worker(),
             Effect::Stopped => self.ended = true,
         }
+    }
+
+    /// A call at a card reader ended: what it read goes into its place before the core hears of it.
+    fn card_answered(
+        &mut self,
+        ticket: Ticket,
+        result: Result<CardAnswer, CardFailure>,
+        y: Option<(SecretId, Zeroizing<[u8; 32]>)>,
+    ) {
+        let placed = y.is_none_or(|(id, y)| {
+            self.service.refill(id, |place| {
+                place[..y.len()].copy_from_slice(&*y);
+                y.len()
+            })
+        });
+        // The place was given up meanwhile: what was read leads nowhere.
+        let result = if placed { result } else { result.and(Err(CardFailure::Garbage)) };
+        self.turn(Input::Done { ticket, outcome: Outcome::Card(result) });
     }
 
     fn random(&mut self, ticket: Ticket, id: SecretId) {

@@ -1,16 +1,19 @@
-//! What the daemon's loop needs from its devices: three traits, one real and one simulated
-//! implementation each, under the same file names (`hsm`, `store`, `apps`).
+//! What the daemon's loop needs from its devices: four traits, one real and one simulated
+//! implementation each, under the same file names (`hsm`, `store`, `apps`, `cards`).
 //!
 //! The loop (`daemon.rs`) is the only one that talks to the core. Devices answer by
 //! sending [`Event`]s into the loop's channel; none of them decides anything.
 
 use std::sync::mpsc::Sender;
 
+use serde::{Deserialize, Serialize};
 use slotwarden_core::SecretId;
 use slotwarden_core::audit::AuditRecord;
+use slotwarden_core::card::{CardAnswer, CardCall, CardFailure, ReaderId};
 use slotwarden_core::effect::{ApplicationId, ApplicationOrder, HsmCall, Input, SlotId, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::record::{Record, SecretKey};
+use zeroize::Zeroizing;
 
 /// Lends a secret of the Safe while an effect is performed.
 pub trait Lend {
@@ -23,6 +26,15 @@ pub trait Lend {
 pub enum Event {
     /// Something for the core, from a device.
     Input(Input),
+    /// A call at a card reader ended.
+    Card {
+        /// Of the call.
+        ticket: Ticket,
+        /// What it came to.
+        result: Result<CardAnswer, CardFailure>,
+        /// What goes into the Safe, and where: y of a record that was read.
+        y: Option<(SecretId, Zeroizing<[u8; 32]>)>,
+    },
     /// A frame from a client of the control socket.
     Control(crate::control::Request),
     /// SIGTERM or SIGINT.
@@ -117,6 +129,44 @@ pub struct Checkpoint {
     pub head: [u8; 32],
     /// Ed25519 over `Chain::checkpoint_message`, by the node key.
     pub signature: [u8; 64],
+}
+
+/// The card readers.
+pub trait Cards {
+    /// Carries out one call at a reader. The answer comes later as [`Event::Card`] with `ticket`;
+    /// a reader that hangs delays no other.
+    fn perform(&mut self, ticket: Ticket, reader: ReaderId, call: CardCall, secrets: &dyn Lend);
+    /// Every reader that is or was there since the start, for `card list`: the place of a usable one is
+    /// its [`ReaderId`].
+    fn readers(&self) -> Vec<ReaderView>;
+}
+
+/// One reader as people see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReaderView {
+    /// Its number in the core; `None`: it is not used.
+    pub number: Option<u8>,
+    /// The name that PC/SC gives it.
+    pub name: String,
+    /// Whether it is there now.
+    pub present: bool,
+    /// Whether a card is in it.
+    pub card: bool,
+    /// Why it is not used: no keypad, or excluded by the configuration.
+    pub reason: Option<String>,
+}
+
+/// An appliance without card readers.
+#[derive(Clone, Copy, Debug)]
+pub struct NoCards;
+
+impl Cards for NoCards {
+    // Nothing ever reports a reader, so the core never orders anything at one.
+    fn perform(&mut self, _ticket: Ticket, _reader: ReaderId, _call: CardCall, _secrets: &dyn Lend) {}
+
+    fn readers(&self) -> Vec<ReaderView> {
+        vec![]
+    }
 }
 
 /// The adapters to applications.

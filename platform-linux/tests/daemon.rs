@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use slotwarden::control::Request;
 use slotwarden::daemon::{self, Devices, Notice, Setup};
-use slotwarden::devices::{Applications, Checkpoint, Event, Events, FreeToken, Hsm, Lend, Store};
+use slotwarden::devices::{Applications, Checkpoint, Event, Events, FreeToken, Hsm, Lend, NoCards, Store};
 use slotwarden::names::{Names, Peer, SlotName};
 use slotwarden::problem::Problem;
 use slotwarden::token_uri::TokenUri;
@@ -217,6 +217,7 @@ fn world_that_looks(present: bool, found_by_look: bool, look_ends: bool) -> Worl
         hsm,
         store: TinyStore { events: events.clone(), journal: Vec::new() },
         applications: NoApplications(Arc::clone(&deeds)),
+        cards: Box::new(NoCards),
     };
     let setup = Setup {
         names: Arc::new(names),

@@ -58,6 +58,7 @@ impl World {
             Effect::Application { ticket, application, slot, order } => {
                 self.application(ticket, application, slot.0, order);
             }
+            Effect::Card { .. } => self.checkers.violated("P05", 0, "a call to a reader that was never there"),
             Effect::Reply { reply, answer } => {
                 let order = self.people.orders.iter().find(|order| order.reply == reply.0).copied();
                 if let (Answer::Share { id, x, quorum }, Some(Order { slot: Some(slot), who, .. })) = (answer, order) {

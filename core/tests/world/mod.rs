@@ -373,7 +373,7 @@ impl World {
                     self.ended_worker = true;
                     None
                 }
-                Effect::Checkpoint { .. } => None,
+                Effect::Card { .. } | Effect::Checkpoint { .. } => None,
             };
             if let Some(answer) = answer {
                 let now = Now { mono_ms: self.now_ms, wall_s: WALL_S };

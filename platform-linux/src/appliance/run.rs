@@ -13,6 +13,7 @@ use super::{Prepared, harden, prepare, start_log};
 use crate::cli::DaemonStart;
 use crate::config::{self, Offered, Settings};
 use crate::daemon::{self, Devices, Notice};
+use crate::devices::NoCards;
 use crate::hsm::{WantedToken, WorkerHsm, WorkerSettings};
 use crate::problem::{Own, Problem};
 use crate::{control, signals};
@@ -44,7 +45,7 @@ pub fn run(config: &Path, start: DaemonStart) -> Result<(), Problem> {
         .map_err(|error| Own::SpawnFailed.with(format!("the HSM worker's keeper: {error}")))?;
     // From here on only devices, clients and signals send.
     drop(events);
-    let devices = Devices { hsm, store, applications };
+    let devices = Devices { hsm, store, applications, cards: Box::new(NoCards) };
     let ended = daemon::run(setup, devices, &arriving, &mut tell_service_manager);
     drop(socket);
     ended

@@ -11,7 +11,7 @@ use slotwarden::appliance::{self, Prepared};
 use slotwarden::config::Offered;
 use slotwarden::control::{self, Reply, Request};
 use slotwarden::daemon::{self, Devices, Notice};
-use slotwarden::devices::{Checkpoint, Event, Events, Lend, Store};
+use slotwarden::devices::{Checkpoint, Event, Events, Lend, NoCards, Store};
 use slotwarden::names::Peer;
 use slotwarden::problem::{Own, Problem};
 use slotwarden::status_json::StatusView;
@@ -45,7 +45,7 @@ impl Running {
         let powered = Arc::new(AtomicBool::new(true));
         let store = Powered { store, powered: Arc::clone(&powered), events: events.clone() };
         let hsm = SimHsm::start(bench, events.clone());
-        let devices = Devices { hsm, store, applications };
+        let devices = Devices { hsm, store, applications, cards: Box::new(NoCards) };
         let happens = happens.clone();
         let thread = thread::Builder::new().name("daemon".into()).spawn(move || {
             let mut show = |notice: Notice<'_>| match notice {

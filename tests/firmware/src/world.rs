@@ -282,7 +282,8 @@ impl World {
                 None
             }
             Effect::EndWorker => Some(Input::WorkerLost),
-            Effect::Checkpoint { .. } | Effect::Stopped => None,
+            // A board without card readers.
+            Effect::Card { .. } | Effect::Checkpoint { .. } | Effect::Stopped => None,
         }
     }
 
