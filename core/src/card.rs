@@ -13,7 +13,9 @@
 //!
 //! After a restart every reader is idle and every card is identified anew.
 
+pub mod registry;
 pub mod session;
+pub mod sets;
 
 use core::fmt;
 

@@ -43,6 +43,7 @@ pub mod approval;
 pub mod attempts;
 pub mod audit;
 pub mod card;
+pub mod ceremony;
 pub mod code;
 pub mod command;
 pub mod derive;

@@ -40,6 +40,21 @@ pub const APPLICATIONS_PER_SLOT_MAX: usize = 4;
 /// Applications of an appliance, all slots together.
 pub const APPLICATIONS_MAX: usize = 64;
 
+/// Card readers: one for each hand of two persons, and as many spare ones.
+pub const READERS_MAX: usize = 4;
+/// Cards that are known: sixteen backup key shares with a copy each, and the users of several
+/// slots with their copies (k of n users, up to five cards each).
+pub const CARDS_MAX: usize = 128;
+/// Cards of one share: the original and its copies (the product page: "up to 5 cards").
+pub const COPIES_MAX: usize = 5;
+/// Former sets of a subject whose shares are refused by what became of them.
+pub const FORMER_CARD_SETS_MAX: usize = 6;
+
+/// Wait for the answer to what a ceremony asks, milliseconds (5 min).
+pub const QUESTION_MS: u64 = 300_000;
+/// Longest ceremony, milliseconds (4 h): sixteen people with a card each, called in one by one.
+pub const CEREMONY_MS: u64 = 14_400_000;
+
 /// Shortest authentication code, characters (the product page: "at least 8 characters").
 pub const CODE_CHARS_MIN: usize = 8;
 /// Longest authentication code, characters (the product page: "at most 64").

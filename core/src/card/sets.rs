@@ -1,0 +1,220 @@
+//! Sets of shares on cards: which is in force, which is being made, which once were.
+//!
+//! Nothing here is secret. A set that is being made is recorded before its first card is
+//! written, so that after a power cut its shares are refused as *void*, and its cards may be
+//! overwritten without a question.
+
+use heapless::Vec;
+use serde::{Deserialize, Serialize};
+
+use crate::fault::Refusal;
+use crate::limits::FORMER_CARD_SETS_MAX;
+use crate::person::Roster;
+use crate::record::{self, Owner};
+use crate::share::card_set::CardQuorum;
+use crate::share::record::{ShareHeader, ShareKind};
+
+/// Version of the encoding of [`CardSets`]. A store with a higher one is refused.
+pub const CARD_SETS_VERSION: u8 = 1;
+/// Bytes that always hold encoded [`CardSets`] (497 with every field in use, by test).
+pub const CARD_SETS_BYTES_MAX: usize = 640;
+
+/// What a set of cards is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum SetSubject {
+    /// The backup key of this cluster.
+    BackupKey,
+    /// The users of a slot with smart card activation.
+    Users(Owner),
+    /// The SO PIN of a slot's token.
+    Administrators(Owner),
+}
+
+impl SetSubject {
+    /// Kind of its records.
+    #[must_use]
+    pub const fn kind(self) -> ShareKind {
+        match self {
+            SetSubject::BackupKey => ShareKind::BackupKey,
+            SetSubject::Users(_) => ShareKind::SlotUser,
+            SetSubject::Administrators(_) => ShareKind::SoPin,
+        }
+    }
+
+    /// The slot it is about.
+    #[must_use]
+    pub const fn owner(self) -> Option<Owner> {
+        match self {
+            SetSubject::BackupKey => None,
+            SetSubject::Users(owner) | SetSubject::Administrators(owner) => Some(owner),
+        }
+    }
+}
+
+/// One set, as far as it is public.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct CardSet {
+    /// Tells sets apart.
+    pub id: [u8; 16],
+    /// Names the secret; the same after a re-share.
+    pub key_id: [u8; 16],
+    /// Which set of its subject; rises with each.
+    pub generation: u32,
+    /// How many of how many.
+    pub quorum: CardQuorum,
+    /// To whom each share went, share 1 first.
+    pub holders: Roster,
+    /// When it was made, seconds since 1970; 0 without a clock.
+    pub created_s: u64,
+    /// Whether each share went to another person while two persons decided. Else the set is
+    /// *not under split knowledge*.
+    pub split_knowledge: bool,
+    /// Whether the token PIN needs a code as well as the cards.
+    pub with_code: bool,
+    /// Characters of the PIN that the secret gives; 0 for a backup key.
+    pub pin_chars: u8,
+}
+
+/// A set that is no longer in force, or never was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct FormerSet {
+    /// Its id.
+    pub id: [u8; 16],
+    /// Names its secret.
+    pub key_id: [u8; 16],
+    /// Which it was.
+    pub generation: u32,
+    /// How many of how many.
+    pub quorum: CardQuorum,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// What became of a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Fate {
+    /// Its making ended before its commit: nothing was ever protected by it.
+    Void,
+    /// Another set of the same secret took its place: it still opens what it opened.
+    Superseded,
+    /// Another secret took its place: it opens only what is older.
+    Rotated,
+}
+
+/// Every set of one subject.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardSets {
+    /// The set in force.
+    pub current: Option<CardSet>,
+    /// The set that is being made, or that a change of the token's PIN is to bring into force.
+    pub next: Option<CardSet>,
+    /// Sets before it, the last ones.
+    pub former: Vec<FormerSet, FORMER_CARD_SETS_MAX>,
+    /// Generation of the set that was made last; 0: none.
+    pub last_generation: u32,
+}
+
+/// How a set on a card stands to the sets of its subject here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Standing {
+    /// It is the one in force.
+    Current,
+    /// It is being made.
+    Next,
+    /// It once was, or never came to be.
+    Former(Fate),
+    /// Its subject is ours, and we know no such set: made before our store, or forgotten.
+    Unknown,
+    /// It is of another cluster or another slot.
+    Foreign,
+}
+
+impl CardSets {
+    /// A subject that never had a set.
+    #[must_use]
+    pub const fn none() -> Self {
+        CardSets { current: None, next: None, former: Vec::new(), last_generation: 0 }
+    }
+
+    /// A set is being made.
+    pub fn begin_next(&mut self, set: CardSet) {
+        self.void_next();
+        self.last_generation = set.generation;
+        self.next = Some(set);
+    }
+
+    /// The set that was being made never comes into force. Whether there was one.
+    pub fn void_next(&mut self) -> bool {
+        match self.next.take() {
+            Some(set) => {
+                self.remember(set, Fate::Void);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The set that was being made is in force from here on.
+    pub fn promote_next(&mut self) {
+        if let Some(next) = self.next.take()
+            && let Some(before) = self.current.replace(next)
+        {
+            self.remember(before, if before.key_id == next.key_id { Fate::Superseded } else { Fate::Rotated });
+        }
+    }
+
+    /// No set is in force any more.
+    pub fn retire(&mut self) {
+        if let Some(before) = self.current.take() {
+            self.remember(before, Fate::Rotated);
+        }
+    }
+
+    /// How the set of a record stands here; `subject` is ours: the cluster id or the slot uid.
+    #[must_use]
+    pub fn standing(&self, header: &ShareHeader, subject: &[u8; 16]) -> Standing {
+        let is = |set: Option<CardSet>| set.is_some_and(|set| set.id == header.set_id);
+        if is(self.current) {
+            Standing::Current
+        } else if is(self.next) {
+            Standing::Next
+        } else if let Some(former) = self.former.iter().find(|former| former.id == header.set_id) {
+            Standing::Former(former.fate)
+        } else if header.subject == *subject {
+            Standing::Unknown
+        } else {
+            Standing::Foreign
+        }
+    }
+
+    /// Writes version and sets into `out`; returns the part written.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreUnreadable`] when `out` is smaller than [`CARD_SETS_BYTES_MAX`].
+    pub fn encode<'out>(&self, out: &'out mut [u8]) -> Result<&'out [u8], Refusal> {
+        record::encode(CARD_SETS_VERSION, self, out)
+    }
+
+    /// Reads what [`CardSets::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreNewer`] for a higher version, [`Refusal::StoreUnreadable`] for
+    /// anything that is not exactly the sets of one subject.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
+        record::decode(CARD_SETS_VERSION, bytes)
+    }
+
+    fn remember(&mut self, set: CardSet, fate: Fate) {
+        if self.former.is_full() {
+            self.former.remove(0);
+        }
+        let CardSet { id, key_id, generation, quorum, .. } = set;
+        // One place was just made free.
+        let _ = self.former.push(FormerSet { id, key_id, generation, quorum, fate });
+    }
+}
