@@ -21,7 +21,7 @@
 //! | [`outbox`] | durable first, then the act |
 //! | [`attempts`] | when a try may be made, and what it costs |
 //! | [`service`] | routing, durability, deadlines: the four verbs |
-//! | [`share`] | codes that m of n custodians know together: quorum, typed shares, sets |
+//! | [`share`] | what m of n persons hold together: quorum, typed shares, shares on cards, sets |
 //! | [`derive`] | keys from keys |
 //! | [`safe`] | where secrets live, and the only place |
 //! | [`record`] | what is durable |
