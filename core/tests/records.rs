@@ -1,10 +1,12 @@
-//! Shares on cards: every bit, every length, every quorum.
+//! Shares on cards: every bit, every length, every quorum, and what comes from a backup key.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 #![allow(clippy::std_instead_of_core)]
 
 use proptest::prelude::{Strategy as _, any, prop};
 use proptest::{prop_assert, prop_assert_eq, prop_oneof, proptest};
+use slotwarden_core::backup;
+use slotwarden_core::code::{so_pin, token_pin};
 use slotwarden_core::fault::Refusal;
 use slotwarden_core::share::card_set::{
     CardQuorum, check_combined, combine, key_id, public_key, set_id, share_of, sign,
@@ -486,4 +488,46 @@ fn a_re_share_changes_the_set_and_not_the_key_id() {
     let mut secret = [0; 32];
     assert!(combine(2, &[(1, &shares[0]), (3, &shares[1])], &mut secret));
     assert!(check_combined(&mut secret, &key_id(&SECRET)));
+}
+
+// ---------------------------------------------------------------- what comes from a secret
+
+#[test]
+fn p17_each_key_from_a_backup_key_has_one_purpose_and_one_slot() {
+    let uid = |flipped: Option<usize>| {
+        let mut uid = *b"the uid of slot1";
+        if let Some(bit) = flipped {
+            uid[bit / 8] ^= 1 << (bit % 8);
+        }
+        uid
+    };
+    let mut keys = vec![SECRET];
+    for secret in [SECRET, [0x33; 32]] {
+        for flipped in (0..128).map(Some).chain([None]) {
+            let (mut kek, mut mak) = ([9; 32], [9; 32]);
+            backup::kek(&secret, &uid(flipped), &mut kek);
+            backup::mak(&secret, &uid(flipped), &mut mak);
+            keys.extend([kek, mak, backup::mak_check(&mak)]);
+        }
+    }
+    let made = keys.len();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!((made, keys.len()), (775, 775), "two purposes or two slots have one key");
+}
+
+#[test]
+fn p17_the_pins_and_ids_that_come_from_one_secret_tell_nothing_of_each_other() {
+    let (uid, set) = ([2; 16], set_id(&public_key(&SEED)));
+    let (mut slot, mut so) = ([0; 32], [0; 32]);
+    assert_eq!(token_pin(&SECRET, b"", &uid, &set, 32, &mut slot), 32);
+    assert_eq!(so_pin(&SECRET, &uid, &set, 32, &mut so), 32);
+    let (mut kek, mut mak) = ([0; 32], [0; 32]);
+    backup::kek(&SECRET, &uid, &mut kek);
+    backup::mak(&SECRET, &uid, &mut mak);
+    let all = [slot, so, kek, mak, SECRET];
+    for (nth, one) in all.iter().enumerate() {
+        assert_ne!(one[..16], key_id(&SECRET));
+        assert!(all[nth + 1..].iter().all(|other| one != other && one[..16] != other[..16]));
+    }
 }
