@@ -332,7 +332,8 @@ pub enum ApplicationFault {
     AutoActivation,
 }
 
-/// PKCS#11 functions we call. The text is the function's name.
+/// PKCS#11 functions we call. The text is the function's name. New ones go to the end: audit
+/// records hold their places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[allow(missing_docs)] // each variant is the PKCS#11 function of that name
@@ -354,6 +355,14 @@ pub enum Function {
     Settle,
     /// A function we do not name.
     Other,
+    CreateObject,
+    DestroyObject,
+    GetAttributeValue,
+    WrapKey,
+    UnwrapKey,
+    Sign,
+    Encrypt,
+    GenerateKeyPair,
 }
 
 /// How a PKCS#11 operation failed.
@@ -415,6 +424,10 @@ pub mod rv {
     pub const USER_NOT_LOGGED_IN: u64 = 0x101;
     /// `CKR_USER_PIN_NOT_INITIALIZED`
     pub const USER_PIN_NOT_INITIALIZED: u64 = 0x102;
+    /// `CKR_ARGUMENTS_BAD`
+    pub const ARGUMENTS_BAD: u64 = 0x07;
+    /// `CKR_DEVICE_MEMORY`: the token has no room for another object
+    pub const DEVICE_MEMORY: u64 = 0x31;
     /// `CKR_DEVICE_ERROR`
     pub const DEVICE_ERROR: u64 = 0x30;
     /// `CKR_TOKEN_WRITE_PROTECTED`
@@ -585,6 +598,14 @@ impl Function {
             Function::GenerateRandom => "C_GenerateRandom",
             Function::Settle => "settle",
             Function::Other => "another function",
+            Function::CreateObject => "C_CreateObject",
+            Function::DestroyObject => "C_DestroyObject",
+            Function::GetAttributeValue => "C_GetAttributeValue",
+            Function::WrapKey => "C_WrapKey",
+            Function::UnwrapKey => "C_UnwrapKey",
+            Function::Sign => "C_Sign",
+            Function::Encrypt => "C_Encrypt",
+            Function::GenerateKeyPair => "C_GenerateKeyPair",
         }
     }
 }
