@@ -13,6 +13,8 @@
 //!
 //! After a restart every reader is idle and every card is identified anew.
 
+pub mod apdu;
+pub mod profile;
 pub mod session;
 pub mod status_word;
 
