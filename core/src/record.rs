@@ -216,6 +216,11 @@ pub enum Knowledge {
     Parts(Roster),
     /// Any m of n persons, each with a share of the set in the slot's [`Sets`].
     Shares,
+    /// Any k of n users with cards, of the set in the slot's `CardSets`; on top of a code or alone.
+    Cards {
+        /// Whether a code is typed as well.
+        with_code: bool,
+    },
 }
 
 /// Which of two codes a person means while a change is undecided.

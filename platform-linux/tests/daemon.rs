@@ -73,6 +73,11 @@ impl Hsm for TinyHsm {
             HsmCall::SetPin { .. } => Ok(HsmAnswer::PinSet),
             HsmCall::Settle => Ok(HsmAnswer::Settled),
             HsmCall::Unblock { .. } => Ok(HsmAnswer::Unblocked),
+            HsmCall::PutBackupKeys { .. } => Ok(HsmAnswer::BackupKeysPut),
+            HsmCall::KeepBackupKeys { key_id, .. } => {
+                Ok(HsmAnswer::BackupKeysKept { present: key_id.is_some(), destroyed: 0 })
+            }
+            HsmCall::SetSoPin { .. } => Ok(HsmAnswer::SoPinSet),
             HsmCall::Erase { .. } => Ok(HsmAnswer::Erased(TokenState { user_pin: false, ..self.token() })),
         };
         if matches!(answer, Ok(HsmAnswer::LoggedIn)) {

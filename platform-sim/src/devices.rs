@@ -159,9 +159,12 @@ impl World {
     fn call(&mut self, ticket: Ticket, slot: u8, call: HsmCall) {
         let none = Code::NONE;
         let (first, second) = match call {
-            HsmCall::Observe | HsmCall::Logout | HsmCall::Settle => (Some(none), Some(none)),
+            HsmCall::Observe | HsmCall::Logout | HsmCall::Settle | HsmCall::KeepBackupKeys { .. } => {
+                (Some(none), Some(none))
+            }
             HsmCall::Login { pin } => (self.lend(pin), Some(none)),
-            HsmCall::SetPin { old, new } => (self.lend(old), self.lend(new)),
+            HsmCall::SetPin { old, new } | HsmCall::SetSoPin { old, new } => (self.lend(old), self.lend(new)),
+            HsmCall::PutBackupKeys { kek, mak, .. } => (self.lend(kek), self.lend(mak)),
             HsmCall::Initialise { so_pin, new, free_slot: _ } | HsmCall::Unblock { so_pin, new } => {
                 (self.lend(so_pin), self.lend(new))
             }
@@ -188,7 +191,12 @@ impl World {
                 let by_so = self.disk.durable.slots[number].and_then(|record| record.by_so);
                 self.checkers.p36_by_so(slot, by_so, matches!(call, HsmCall::Erase { .. }));
             }
-            HsmCall::Observe | HsmCall::Logout | HsmCall::Settle => {}
+            HsmCall::Observe
+            | HsmCall::Logout
+            | HsmCall::Settle
+            | HsmCall::PutBackupKeys { .. }
+            | HsmCall::KeepBackupKeys { .. }
+            | HsmCall::SetSoPin { .. } => {}
         }
         if !self.worker {
             let outcome = Outcome::Hsm(Err(HsmFailure::NoWorker));
@@ -513,6 +521,15 @@ impl World {
                     HsmCall::SetPin { .. } => token.set_pin(&pending.first, &pending.second),
                     HsmCall::Unblock { .. } => token.unblock(&pending.first, &pending.second),
                     HsmCall::Erase { .. } => token.erase(&pending.first),
+                    HsmCall::PutBackupKeys { key_id, uid, .. } => {
+                        let extent = match pending.fault {
+                            Some(Kind::WorkerKilledInside) => Extent::FirstStep,
+                            _ => Extent::Whole,
+                        };
+                        token.put_backup_keys((key_id, uid), &pending.first, &pending.second, extent)
+                    }
+                    HsmCall::KeepBackupKeys { key_id, uid } => token.keep_backup_keys(key_id, uid),
+                    HsmCall::SetSoPin { .. } => token.set_so_pin(&pending.first, &pending.second),
                 }
             }
         };
@@ -595,5 +612,8 @@ fn function_of(call: &HsmCall) -> Function {
         HsmCall::Settle => Function::Settle,
         HsmCall::Unblock { .. } => Function::InitPin,
         HsmCall::Erase { .. } => Function::InitToken,
+        HsmCall::PutBackupKeys { .. } => Function::CreateObject,
+        HsmCall::KeepBackupKeys { .. } => Function::FindObjects,
+        HsmCall::SetSoPin { .. } => Function::SetPin,
     }
 }

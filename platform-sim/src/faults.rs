@@ -32,6 +32,12 @@ pub enum Step {
     Unblock,
     /// `C_InitToken` on the slot's own token.
     Erase,
+    /// Making the slot's keys of a backup key.
+    PutBackupKeys,
+    /// Destroying those of other backup keys.
+    KeepBackupKeys,
+    /// `C_SetPIN` by the SO.
+    SetSoPin,
     /// Making the module's files durable.
     Settle,
     /// A commit of the store.
@@ -50,7 +56,7 @@ pub enum Step {
 
 impl Step {
     /// All steps, in the order of the enum.
-    pub const ALL: [Step; 14] = [
+    pub const ALL: [Step; 17] = [
         Step::Observe,
         Step::Login,
         Step::Logout,
@@ -58,6 +64,9 @@ impl Step {
         Step::Initialise,
         Step::Unblock,
         Step::Erase,
+        Step::PutBackupKeys,
+        Step::KeepBackupKeys,
+        Step::SetSoPin,
         Step::Settle,
         Step::Commit,
         Step::Random,
@@ -79,6 +88,9 @@ impl Step {
             HsmCall::Settle => Step::Settle,
             HsmCall::Unblock { .. } => Step::Unblock,
             HsmCall::Erase { .. } => Step::Erase,
+            HsmCall::PutBackupKeys { .. } => Step::PutBackupKeys,
+            HsmCall::KeepBackupKeys { .. } => Step::KeepBackupKeys,
+            HsmCall::SetSoPin { .. } => Step::SetSoPin,
         }
     }
 }
@@ -112,45 +124,45 @@ macro_rules! kinds {
 }
 
 use Step::{
-    Commit, Erase, HandOver, Idle, Initialise, Login, Logout, Observe, Random, SetPin, Settle, Unblock, Unseal,
-    Withdraw,
+    Commit, Erase, HandOver, Idle, Initialise, KeepBackupKeys, Login, Logout, Observe, PutBackupKeys, Random, SetPin,
+    SetSoPin, Settle, Unblock, Unseal, Withdraw,
 };
 
 kinds! {
-    DeviceErrorBefore "device-error-before" "CKR_DEVICE_ERROR, and the call did nothing." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    DeviceErrorAfter "device-error-after" "CKR_DEVICE_ERROR, although the call was carried out." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    DeviceErrorBurst "device-error-burst" "This call and the next four fail." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    UnexpectedCode "unexpected-code" "A vendor-defined CKR that no specification knows." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    WrongAnswer "wrong-answer" "The module answers what belongs to another call." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    HangBefore "hang-before" "The call hangs before it does anything." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    HangAfter "hang-after" "The call was carried out and hangs before it answers." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    LateAnswer "late-answer" "The answer comes after the deadline." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    SlowDevice "slow-device" "The call takes seconds, but less than the deadline." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    ReplyLost "reply-lost" "The call was carried out; its answer never comes." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    DuplicateAnswer "duplicate-answer" "The answer comes twice." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    WorkerKilledBefore "worker-killed-before" "The worker dies before the call." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    WorkerKilledAfter "worker-killed-after" "The worker dies after the call, before the answer." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    WorkerKilledInside "worker-killed-inside" "The worker dies between two steps of the call." Initialise,
-    TokenFileTorn "token-file-torn" "The worker dies while the module rewrites its token file, which nobody can read afterwards." SetPin,
-    TokenPulledInCall "token-pulled-in-call" "The token is pulled before the call reaches it." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    PowerCutBeforeCall "power-cut-before-call" "Power goes before the call." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    PowerCutAfterKept "power-cut-after-call-kept" "Power goes after the call; what was unsettled is kept." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    PowerCutAfterLost "power-cut-after-call-lost" "Power goes after the call; what was unsettled is lost." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    DaemonKilledAtCall "daemon-killed-at-call" "The daemon is killed; its worker ends the call in progress." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    DeviceErrorBefore "device-error-before" "CKR_DEVICE_ERROR, and the call did nothing." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    DeviceErrorAfter "device-error-after" "CKR_DEVICE_ERROR, although the call was carried out." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    DeviceErrorBurst "device-error-burst" "This call and the next four fail." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    UnexpectedCode "unexpected-code" "A vendor-defined CKR that no specification knows." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    WrongAnswer "wrong-answer" "The module answers what belongs to another call." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    HangBefore "hang-before" "The call hangs before it does anything." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    HangAfter "hang-after" "The call was carried out and hangs before it answers." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    LateAnswer "late-answer" "The answer comes after the deadline." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    SlowDevice "slow-device" "The call takes seconds, but less than the deadline." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    ReplyLost "reply-lost" "The call was carried out; its answer never comes." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    DuplicateAnswer "duplicate-answer" "The answer comes twice." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    WorkerKilledBefore "worker-killed-before" "The worker dies before the call." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    WorkerKilledAfter "worker-killed-after" "The worker dies after the call, before the answer." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    WorkerKilledInside "worker-killed-inside" "The worker dies between two steps of the call." Initialise | PutBackupKeys,
+    TokenFileTorn "token-file-torn" "The worker dies while the module rewrites its token file, which nobody can read afterwards." SetPin | SetSoPin,
+    TokenPulledInCall "token-pulled-in-call" "The token is pulled before the call reaches it." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    PowerCutBeforeCall "power-cut-before-call" "Power goes before the call." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    PowerCutAfterKept "power-cut-after-call-kept" "Power goes after the call; what was unsettled is kept." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    PowerCutAfterLost "power-cut-after-call-lost" "Power goes after the call; what was unsettled is lost." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    DaemonKilledAtCall "daemon-killed-at-call" "The daemon is killed; its worker ends the call in progress." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
     LoginRefused "login-refused" "CKR_PIN_INCORRECT for a right PIN." Login,
     LoginLies "login-lies" "CKR_OK for any PIN, and nobody is logged in." Login,
     AlreadyLoggedIn "already-logged-in" "The module says that somebody is logged in." Login,
     SetPinLies "set-pin-lies" "CKR_OK, and the PIN is what it was." SetPin,
-    PinLenRange "pin-len-range" "The token does not like the length." SetPin | Initialise | Unblock,
-    PinInvalid "pin-invalid" "The token does not like the characters." SetPin | Initialise | Unblock,
-    SessionReadOnly "session-read-only" "The session is read-only." SetPin | Unblock,
-    NotLoggedIn "not-logged-in" "The login was lost unnoticed." SetPin,
-    NotSupported "not-supported" "The module cannot change PINs." SetPin | Unblock | Erase,
+    PinLenRange "pin-len-range" "The token does not like the length." SetPin | Initialise | Unblock | SetSoPin,
+    PinInvalid "pin-invalid" "The token does not like the characters." SetPin | Initialise | Unblock | SetSoPin,
+    SessionReadOnly "session-read-only" "The session is read-only." SetPin | Unblock | PutBackupKeys | SetSoPin,
+    NotLoggedIn "not-logged-in" "The login was lost unnoticed." SetPin | PutBackupKeys | KeepBackupKeys,
+    NotSupported "not-supported" "The module does not know the function." SetPin | Unblock | Erase | PutBackupKeys | SetSoPin,
     ObserveLies "observe-lies" "The flags and the session state are invented." Observe,
     SettleFails "settle-fails" "The module's files could not be made durable." Settle,
     PowerCutBeforeWrite "power-cut-before-write" "Power goes; the transaction in flight is lost." Commit,
     PowerCutAfterWrite "power-cut-after-write" "Power goes; the transaction in flight is there, unanswered." Commit,
-    PowerCutInRecovery "power-cut-in-recovery" "Power goes again before the last power cut is recovered from." Observe | Login | Logout | SetPin | Initialise | Settle | Commit | Unseal,
+    PowerCutInRecovery "power-cut-in-recovery" "Power goes again before the last power cut is recovered from." Observe | Login | Logout | SetPin | Initialise | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle | Commit | Unseal,
     DaemonKilledAtWrite "daemon-killed-at-write" "The daemon is killed during a commit." Commit,
     StoreFailed "store-failed" "The commit fails, and nothing of it is there." Commit,
     StoreFailedButThere "store-failed-but-there" "The commit fails, although all of it is there." Commit,

@@ -58,6 +58,9 @@ pub struct World {
     pub so_final_try: bool,
     pub so_locked: bool,
     pub objects: u32,
+    pub so_pin: Vec<u8>,
+    /// Key id and slot uid of each pair of W and MAK that the token holds.
+    pub backup_keys: Vec<([u8; 16], [u8; 16])>,
     pub serial: [u8; 16],
     pub new_serial_when_erased: bool,
     pub hold: bool,
@@ -116,6 +119,8 @@ impl World {
             so_final_try: false,
             so_locked: false,
             objects: 3,
+            so_pin: b"right so pin".to_vec(),
+            backup_keys: Vec::new(),
             serial: *b"0123456789abcdef",
             new_serial_when_erased: false,
             hold: false,
@@ -414,7 +419,7 @@ impl World {
                 Ok(HsmAnswer::PinSet)
             }
             HsmCall::Initialise { so_pin, new, .. } => {
-                if self.service.with(so_pin, |pin| pin == b"right so pin") != Some(true) {
+                if self.service.with(so_pin, |pin| pin == self.so_pin) != Some(true) {
                     return refuse(rv::PIN_INCORRECT, Function::Login);
                 }
                 self.pin = self.service.with(new, <[u8]>::to_vec).expect("the new PIN is in the safe");
@@ -441,14 +446,43 @@ impl World {
                 if self.new_serial_when_erased {
                     self.serial = *b"new after erase ";
                 }
+                self.backup_keys.clear();
                 Ok(HsmAnswer::Erased(self.token()))
+            }
+            HsmCall::PutBackupKeys { key_id, uid, kek, mak } => {
+                if self.login != LoginState::User {
+                    return refuse(rv::USER_NOT_LOGGED_IN, Function::CreateObject);
+                }
+                for key in [kek, mak] {
+                    assert_eq!(self.service.with(key, <[u8]>::len), Some(32), "the key is in the safe");
+                }
+                if !self.backup_keys.contains(&(key_id, uid)) {
+                    self.backup_keys.push((key_id, uid));
+                }
+                Ok(HsmAnswer::BackupKeysPut)
+            }
+            HsmCall::KeepBackupKeys { key_id, uid } => {
+                if self.login != LoginState::User {
+                    return refuse(rv::USER_NOT_LOGGED_IN, Function::FindObjects);
+                }
+                let before = self.backup_keys.len();
+                self.backup_keys.retain(|key| key_id.is_some_and(|id| *key == (id, uid)));
+                let gone = before.saturating_sub(self.backup_keys.len()).saturating_mul(2);
+                let destroyed = u8::try_from(gone).unwrap_or(u8::MAX);
+                Ok(HsmAnswer::BackupKeysKept { present: !self.backup_keys.is_empty(), destroyed })
+            }
+            HsmCall::SetSoPin { old, new } => {
+                assert_eq!(self.login, LoginState::Public);
+                self.check_so_pin(old, Function::Login)?;
+                self.so_pin = self.service.with(new, <[u8]>::to_vec).expect("the new SO PIN is in the safe");
+                Ok(HsmAnswer::SoPinSet)
             }
         }
     }
 
     fn check_so_pin(&mut self, so_pin: SecretId, function: Function) -> Result<(), HsmFailure> {
         let code = if self.so_locked { rv::PIN_LOCKED } else { rv::PIN_INCORRECT };
-        if self.so_locked || self.service.with(so_pin, |pin| pin == b"right so pin") != Some(true) {
+        if self.so_locked || self.service.with(so_pin, |pin| pin == self.so_pin) != Some(true) {
             self.so_refused += 1;
             return Err(HsmFailure::Pkcs11 { code, function });
         }

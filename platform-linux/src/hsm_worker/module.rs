@@ -23,8 +23,6 @@ pub(super) mod code {
     pub(crate) const GENERAL_ERROR: u64 = 0x05;
     /// `CKR_FUNCTION_FAILED`: our stand-in where cryptoki has an error without a code.
     pub(crate) const FUNCTION_FAILED: u64 = 0x06;
-    /// `CKR_ARGUMENTS_BAD`
-    pub(crate) const ARGUMENTS_BAD: u64 = 0x07;
     /// `CKR_DEVICE_REMOVED`
     pub(crate) const DEVICE_REMOVED: u64 = 0x32;
     /// `CKR_SESSION_CLOSED`
@@ -162,9 +160,15 @@ fn function(called: Called) -> Function {
         Called::SetPIN => Function::SetPin,
         Called::InitToken => Function::InitToken,
         Called::InitPIN => Function::InitPin,
-        Called::FindObjectsInit | Called::FindObjects | Called::FindObjectsFinal | Called::GetAttributeValue => {
-            Function::FindObjects
-        }
+        Called::FindObjectsInit | Called::FindObjects | Called::FindObjectsFinal => Function::FindObjects,
+        Called::GetAttributeValue => Function::GetAttributeValue,
+        Called::CreateObject => Function::CreateObject,
+        Called::DestroyObject => Function::DestroyObject,
+        Called::WrapKey => Function::WrapKey,
+        Called::UnwrapKey => Function::UnwrapKey,
+        Called::SignInit | Called::Sign => Function::Sign,
+        Called::EncryptInit | Called::Encrypt => Function::Encrypt,
+        Called::GenerateKeyPair => Function::GenerateKeyPair,
         Called::GenerateRandom => Function::GenerateRandom,
         _ => Function::Other,
     }

@@ -37,10 +37,14 @@ struct Kept {
     len: usize,
 }
 
-/// A token: its PIN, whether its last login was refused, who is logged in.
+/// A token: its PINs, the key id and slot uid of its backup keys, whether its last login was
+/// refused, who is logged in.
 #[derive(Clone, Copy)]
 struct Token {
     pin: Option<Kept>,
+    so_pin: Option<Kept>,
+    /// Of the backup key in force and of the one that is replacing it.
+    backup_keys: [Option<([u8; 16], [u8; 16])>; 2],
     count_low: bool,
     login: LoginState,
 }
@@ -350,7 +354,8 @@ impl World {
                 Ok(HsmAnswer::PinSet)
             }
             HsmCall::Initialise { .. } if token.pin.is_some() => Err(HsmFailure::Refused(Refusal::SlotHasToken)),
-            HsmCall::Initialise { new, .. } => {
+            HsmCall::Initialise { so_pin, new, .. } => {
+                token.so_pin = service.with(so_pin, Kept::of);
                 token.pin = service.with(new, Kept::of);
                 Ok(HsmAnswer::Initialised(token.state(slot)))
             }
@@ -362,7 +367,44 @@ impl World {
             }
             HsmCall::Erase { .. } => {
                 token.pin = None;
+                token.backup_keys = [None; 2];
                 Ok(HsmAnswer::Erased(token.state(slot)))
+            }
+            HsmCall::PutBackupKeys { .. } if token.login != LoginState::User => {
+                Err(failed(rv::USER_NOT_LOGGED_IN, Function::CreateObject))
+            }
+            HsmCall::PutBackupKeys { key_id, uid, .. } => {
+                let made = Some((key_id, uid));
+                if !token.backup_keys.contains(&made) {
+                    let free = token.backup_keys.iter_mut().find(|held| held.is_none());
+                    *free.ok_or(failed(rv::DEVICE_MEMORY, Function::CreateObject))? = made;
+                }
+                Ok(HsmAnswer::BackupKeysPut)
+            }
+            HsmCall::KeepBackupKeys { .. } if token.login != LoginState::User => {
+                Err(failed(rv::USER_NOT_LOGGED_IN, Function::FindObjects))
+            }
+            HsmCall::KeepBackupKeys { key_id, uid } => {
+                let ours = key_id.map(|id| (id, uid));
+                let mut destroyed = 0u8;
+                for held in &mut token.backup_keys {
+                    if held.is_some() && *held != ours {
+                        *held = None;
+                        // W and MAK.
+                        destroyed = destroyed.saturating_add(2);
+                    }
+                }
+                let present = ours.is_some() && token.backup_keys.contains(&ours);
+                Ok(HsmAnswer::BackupKeysKept { present, destroyed })
+            }
+            HsmCall::SetSoPin { old, new } => {
+                // A token that was initialised elsewhere has an SO PIN that this world never heard.
+                let tried = service.with(old, Kept::of);
+                if token.so_pin.is_some_and(|so_pin| tried != Some(so_pin)) {
+                    return Err(failed(rv::PIN_INCORRECT, Function::Login));
+                }
+                token.so_pin = service.with(new, Kept::of);
+                Ok(HsmAnswer::SoPinSet)
             }
         }
     }
@@ -415,7 +457,7 @@ impl Kept {
 
 impl Token {
     const fn free() -> Self {
-        Token { pin: None, count_low: false, login: LoginState::Public }
+        Token { pin: None, so_pin: None, backup_keys: [None; 2], count_low: false, login: LoginState::Public }
     }
 
     fn state(&self, slot: SlotId) -> TokenState {
