@@ -44,6 +44,7 @@ pub mod event;
 mod finish;
 pub mod order;
 mod pad;
+pub mod transcript;
 mod visit;
 
 use heapless::Vec;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::AuditRecord;
 use crate::card::{CardAnswer, CardCall, CardFailure, ReaderEvent, ReaderId};
+use crate::ceremony::order::CeremonyId;
 use crate::command::{Answer, Caller, Command, ReplyId};
 use crate::fault::{Fault, HsmFailure};
 use crate::record::{Record, SecretKey};
@@ -136,6 +137,14 @@ pub enum Effect {
         /// Number of the last record under the checkpoint.
         sequence: u64,
         /// Its chain hash.
+        head: [u8; 32],
+    },
+    /// Sign the end of this transcript's chain with the node key, and keep the signature
+    /// (`ceremony::transcript::signed_message`).
+    SignTranscript {
+        /// Of which ceremony.
+        id: CeremonyId,
+        /// The hash of its last line.
         head: [u8; 32],
     },
     /// End the HSM worker now, whatever it is doing; `Input::WorkerLost` follows.

@@ -7,6 +7,10 @@
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
+use crate::card::registry::CardEntry;
+use crate::card::sets::{CardSets, SetSubject};
+use crate::ceremony::order::CeremonyId;
+use crate::ceremony::transcript::Line;
 use crate::fault::Refusal;
 use crate::limits::FORMER_SETS_MAX;
 use crate::person::Roster;
@@ -61,6 +65,31 @@ pub enum Record {
     },
     /// What two persons decided; replaces the one before.
     Policy(PolicyRecord),
+    /// The sets of cards of one subject; replaces those before.
+    CardSets {
+        /// Whose.
+        subject: SetSubject,
+        /// The sets.
+        sets: CardSets,
+    },
+    /// One card of the registry; replaces the one at its place.
+    Card {
+        /// Its place.
+        place: u8,
+        /// What is known of it.
+        entry: CardEntry,
+    },
+    /// The cluster id; replaces the one before.
+    Cluster([u8; 16]),
+    /// One line of a ceremony's transcript.
+    Transcript {
+        /// Of which ceremony.
+        id: CeremonyId,
+        /// Counted from 0.
+        number: u16,
+        /// What happened.
+        line: Line,
+    },
 }
 
 /// Version of the encoding of [`PolicyRecord`]. A store with a higher one is refused.

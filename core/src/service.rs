@@ -65,6 +65,34 @@ pub struct Configuration<const SLOTS: usize> {
     /// SHA-256 of the protected part of the file. Another one than `in_force` where two
     /// persons have to approve it first.
     pub offered: [u8; 32],
+    /// How backups are protected: smart card operations are offered at level `cards` only.
+    pub level: SecurityLevel,
+    /// The cluster id for a store that has none yet: 16 random bytes.
+    pub cluster: [u8; 16],
+}
+
+/// The appliance security level: how backups are protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SecurityLevel {
+    /// No export.
+    #[default]
+    None,
+    /// By a passphrase.
+    Passphrase,
+    /// By cards.
+    Cards,
+}
+
+impl SecurityLevel {
+    /// The word, for configuration, JSON and people.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            SecurityLevel::None => "none",
+            SecurityLevel::Passphrase => "passphrase",
+            SecurityLevel::Cards => "cards",
+        }
+    }
 }
 
 /// One configured slot.
