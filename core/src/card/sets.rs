@@ -116,6 +116,8 @@ pub struct CardSets {
     pub former: Vec<FormerSet, FORMER_CARD_SETS_MAX>,
     /// Generation of the set that was made last; 0: none.
     pub last_generation: u32,
+    /// A call may have given the token the PIN of the next set: it is not void, whatever ends.
+    pub calling: bool,
 }
 
 /// How a set on a card stands to the sets of its subject here.
@@ -138,7 +140,7 @@ impl CardSets {
     /// A subject that never had a set.
     #[must_use]
     pub const fn none() -> Self {
-        CardSets { current: None, next: None, former: Vec::new(), last_generation: 0 }
+        CardSets { current: None, next: None, former: Vec::new(), last_generation: 0, calling: false }
     }
 
     /// A set is being made.
@@ -150,6 +152,7 @@ impl CardSets {
 
     /// The set that was being made never comes into force. Whether there was one.
     pub fn void_next(&mut self) -> bool {
+        self.calling = false;
         match self.next.take() {
             Some(set) => {
                 self.remember(set, Fate::Void);
@@ -161,6 +164,7 @@ impl CardSets {
 
     /// The set that was being made is in force from here on.
     pub fn promote_next(&mut self) {
+        self.calling = false;
         if let Some(next) = self.next.take()
             && let Some(before) = self.current.replace(next)
         {

@@ -154,6 +154,8 @@ pub enum Deed {
         secret: SecretId,
         /// The set it is of.
         set: CardSet,
+        /// The code that is typed as well.
+        code: Option<SecretId>,
     },
     /// Bring the derived keys into a slot; answered by `KeysPut`.
     PutKeys {
@@ -166,6 +168,10 @@ pub enum Deed {
     },
     /// Give the slot's token the SO PIN of the cards; answered by `SoPinSet`.
     SetSoPin {
+        /// Whose.
+        slot: SlotId,
+        /// The present SO PIN.
+        old: SecretId,
         /// The PIN from the new cards.
         new: SecretId,
     },

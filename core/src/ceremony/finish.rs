@@ -44,7 +44,14 @@ impl Rules {
 
     fn derive_pin(&mut self, turn: &mut CeremonyTurn<'_>, set: Option<CardSet>, what: Judged) -> Outcome<State> {
         let (Some(secret), Some(set)) = (self.secret, set) else { return self.bug(turn) };
-        turn.push(Deed::Pin { secret, set });
+        let [present, new] = self.command.secrets();
+        let code = match (what, self.command) {
+            // What is typed with such an order is an SO PIN, or the code of a slot that has no cards yet.
+            (_, Command::AdministratorCards { .. } | Command::BySoCards { .. }) => None,
+            (Judged::NewPin, _) => new.filter(|_| set.with_code),
+            (_, _) => present.filter(|_| set.with_code),
+        };
+        turn.push(Deed::Pin { secret, set, code });
         Outcome::Transition(State::Judging { what })
     }
 
@@ -81,14 +88,15 @@ impl Rules {
             return self.refuse(turn, Refusal::GeneratedTooShort);
         }
         self.new = self.secret.take();
-        match (self.command, self.new) {
-            (Command::AdministratorCards { slot, .. }, Some(new)) => {
-                // From this record on the token may have the PIN of the new cards.
-                turn.push(Deed::SetSoPin { new });
+        let typed = self.command.secrets()[0];
+        match (self.command, self.present.or(typed), self.new) {
+            (Command::AdministratorCards { slot, .. }, Some(old), Some(new)) => {
+                turn.push(Deed::SetSoPin { slot, old, new });
                 self.due_ms = turn.now.after_ms(CALL_DEADLINE_MS);
                 Outcome::Transition(State::AtHsm { slot })
             }
-            (_, _) => self.deliver(turn),
+            (Command::AdministratorCards { .. }, _, _) => self.bug(turn),
+            (_, _, _) => self.deliver(turn),
         }
     }
 
