@@ -6,8 +6,8 @@ pub const SLOTS_APPLIANCE: usize = 64;
 pub const SLOTS_FIRMWARE: usize = 8;
 /// Places of the Safe of an appliance: one token PIN per active slot, two more for each of
 /// the commands under way ([`COMMANDS_MAX`]), and the codes of boot, which become PINs in
-/// their own place.
-pub const PLACES_APPLIANCE: usize = 128;
+/// their own place; and of a ceremony sixteen shares, as many read back, and eight more.
+pub const PLACES_APPLIANCE: usize = 192;
 /// Places of the Safe of a firmware.
 pub const PLACES_FIRMWARE: usize = 24;
 /// Bytes of one place: a typed share in groups of five (65 characters) with a few separators

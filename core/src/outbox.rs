@@ -73,7 +73,13 @@ impl Act {
             | Act::Unseal { ticket, .. }
             | Act::Application { ticket, .. }
             | Act::Card { ticket, .. } => Some(*ticket),
-            Act::Reply { .. } | Act::SignTranscript { .. } | Act::Checkpoint | Act::EndWorker | Act::Stopped | Act::Wipe(_) | Act::Withdrawn => None,
+            Act::Reply { .. }
+            | Act::SignTranscript { .. }
+            | Act::Checkpoint
+            | Act::EndWorker
+            | Act::Stopped
+            | Act::Wipe(_)
+            | Act::Withdrawn => None,
         }
     }
 

@@ -12,7 +12,7 @@ use crate::limits::FORMER_CARD_SETS_MAX;
 use crate::person::Roster;
 use crate::record::{self, Owner};
 use crate::share::card_set::CardQuorum;
-use crate::share::record::{ShareHeader, ShareKind};
+use crate::share::record::ShareKind;
 
 /// Version of the encoding of [`CardSets`]. A store with a higher one is refused.
 pub const CARD_SETS_VERSION: u8 = 1;
@@ -179,20 +179,16 @@ impl CardSets {
         }
     }
 
-    /// How the set of a record stands here; `subject` is ours: the cluster id or the slot uid.
+    /// How a set stands here; `None`: it is not known.
     #[must_use]
-    pub fn standing(&self, header: &ShareHeader, subject: &[u8; 16]) -> Standing {
-        let is = |set: Option<CardSet>| set.is_some_and(|set| set.id == header.set_id);
+    pub fn standing(&self, set_id: &[u8; 16]) -> Option<Standing> {
+        let is = |set: Option<CardSet>| set.is_some_and(|set| set.id == *set_id);
         if is(self.current) {
-            Standing::Current
+            Some(Standing::Current)
         } else if is(self.next) {
-            Standing::Next
-        } else if let Some(former) = self.former.iter().find(|former| former.id == header.set_id) {
-            Standing::Former(former.fate)
-        } else if header.subject == *subject {
-            Standing::Unknown
+            Some(Standing::Next)
         } else {
-            Standing::Foreign
+            self.former.iter().find(|former| former.id == *set_id).map(|former| Standing::Former(former.fate))
         }
     }
 

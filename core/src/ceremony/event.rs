@@ -96,6 +96,8 @@ pub struct CardFacts {
     pub only_quorum: bool,
     /// On how many cards its share is.
     pub cards_of_share: u8,
+    /// Whether no more cards can be kept account of.
+    pub no_room: bool,
 }
 
 /// What a ceremony wants done, in this order.

@@ -38,7 +38,11 @@ impl Rules {
                 | Task::Reassign { .. }
                 | Task::Erase { .. },
             ) => self.bug(turn),
-            None => self.derive_pin(turn, self.facts.gather, Judged::PresentPin),
+            None => {
+                let of_cards = |set: &CardSet| self.first.is_some_and(|first| first.set_id == set.id);
+                let set = [self.facts.gather, self.facts.other].into_iter().flatten().find(of_cards);
+                self.derive_pin(turn, set, Judged::PresentPin)
+            }
         }
     }
 
@@ -153,11 +157,7 @@ impl Rules {
         }
     }
 
-    pub(super) fn so_pin_set(
-        &mut self,
-        turn: &mut CeremonyTurn<'_>,
-        result: Result<(), SoPinEnd>,
-    ) -> Outcome<State> {
+    pub(super) fn so_pin_set(&mut self, turn: &mut CeremonyTurn<'_>, result: Result<(), SoPinEnd>) -> Outcome<State> {
         match result {
             Ok(()) => self.commit(turn),
             Err(SoPinEnd::Refused(refusal)) => self.refuse(turn, refusal),

@@ -75,7 +75,9 @@ impl Rules {
         }
         match (new, self.new) {
             (NewCode::Whole | NewCode::Cards(_), None) => Err(Refusal::NewCodeMissing),
-            (NewCode::Whole | NewCode::Cards(_), Some(id)) => code::check_in_safe(turn.secrets, id, turn.slot.new_pin_chars_max()),
+            (NewCode::Whole | NewCode::Cards(_), Some(id)) => {
+                code::check_in_safe(turn.secrets, id, turn.slot.new_pin_chars_max())
+            }
             (NewCode::Generated | NewCode::Parts(_) | NewCode::Shares { .. }, Some(_)) => {
                 Err(Refusal::NewCodeNotWanted)
             }

@@ -9,11 +9,9 @@ use heapless::{Deque, Vec};
 use super::{SecurityLevel, Service};
 use crate::audit::{AuditEvent, CeremonyEnd};
 use crate::card::registry::{CardEntry, Registry, ShareOnCard};
-use crate::card::session::{
-    self, CardOut, CardSession, HeldCard, SessionEvent, SessionOrder, SessionReport, SessionTurn,
-};
+use crate::card::session::{self, CardOut, CardSession, HeldCard, SessionEvent, SessionReport, SessionTurn};
 use crate::card::sets::{CardSet, CardSets, SetSubject, Standing};
-use crate::card::{CardCall, CardSerial, Credential, ReaderEvent, ReaderId};
+use crate::card::{CardCall, CardSerial, Credential, ProfileId, ReaderEvent, ReaderId};
 use crate::ceremony::event::{CardFacts, CardNote, CeremonyEvent, Noted};
 use crate::ceremony::order::{CeremonyId, Facts};
 use crate::ceremony::transcript::{Entry as LineEntry, Line};
@@ -24,7 +22,7 @@ use crate::fault::{Fault, Refusal};
 use crate::limits::READERS_MAX;
 use crate::outbox::{Act, Outbox};
 use crate::record::Record;
-use crate::share::record::{ShareHeader, ShareKind};
+use crate::share::record::ShareHeader;
 use crate::status::{BackupStatus, CeremonyStatus};
 use crate::time::Now;
 use crate::turn::Out;
@@ -250,6 +248,11 @@ impl<const SLOTS: usize> Cards<SLOTS> {
         [of_readers, of_ceremony].into_iter().flatten().min()
     }
 
+    /// Whether this slot's token is being asked for derived keys.
+    pub(super) fn is_keeping(&self, slot: SlotId) -> bool {
+        self.keeping.iter().any(|(_, asked)| *asked == slot)
+    }
+
     /// How many secrets the ceremony owns.
     pub(super) fn secrets(&self) -> usize {
         self.ceremony().map_or(0, Ceremony::secrets)
@@ -280,9 +283,7 @@ impl<const SLOTS: usize> Cards<SLOTS> {
     pub(super) fn backup_status(&self) -> Option<BackupStatus> {
         let set = self.backup.current?;
         let of_set = |x: u8| {
-            let has = move |entry: &&CardEntry| {
-                entry.holds(&set.id) && entry.share.is_some_and(|share| share.x == x)
-            };
+            let has = move |entry: &&CardEntry| entry.holds(&set.id) && entry.share.is_some_and(|share| share.x == x);
             self.registry.entries().iter().filter(has).map(|entry| entry.verified_s).max().flatten()
         };
         let oldest = (1..=set.quorum.n()).map(of_set).min().flatten();
@@ -295,8 +296,13 @@ impl<const SLOTS: usize> Cards<SLOTS> {
         let share = entry.and_then(|entry| entry.share);
         let of_header = card.header.map(|header| self.standing(facts, &header));
         // What was written here counts where the card does not say itself.
-        let of_registry = share.map(|share| self.standing_of_set(facts, &share.set_id));
-        let standing = of_header.or(if card.profile.profile().tells_record() { None } else { of_registry });
+        let known = |set_id: &[u8; 16]| {
+            let of_slots = self.of_slots.iter().map(|found| &found.sets);
+            core::iter::once(&self.backup).chain(of_slots).find_map(|sets| sets.standing(set_id))
+        };
+        let of_registry = share.map(|share| known(&share.set_id).unwrap_or(Standing::Unknown));
+        let says_itself = card.profile == ProfileId::Iso7816Files;
+        let standing = of_header.or(of_registry.filter(|_| !says_itself));
         let set_id = card.header.map(|header| header.set_id).or(share.map(|share| share.set_id));
         let x = card.header.map(|header| header.x).or(share.map(|share| share.x)).unwrap_or(0);
         let set = set_id.and_then(|id| self.set_in_force(&id));
@@ -310,32 +316,19 @@ impl<const SLOTS: usize> Cards<SLOTS> {
             in_force: set.is_some() && !matches!(standing, Some(Standing::Next)),
             only_quorum: set.is_some_and(|set| copies <= 1 && in_use <= set.quorum.m()),
             cards_of_share: u8::try_from(copies).unwrap_or(u8::MAX),
+            no_room: entry.is_none() && self.registry.is_full(),
         }
     }
 
-    /// How the set of a record stands.
+    /// How the set of a record stands, among all sets that are known here.
     fn standing(&self, facts: &Facts, header: &ShareHeader) -> Standing {
-        let subject = subject_of(facts);
-        match self.sets(subject) {
-            Some(sets) => sets.standing(header, &facts.subject),
+        let of_slots = self.of_slots.iter().map(|found| &found.sets);
+        let mut known = core::iter::once(&self.backup).chain(of_slots).map(|sets| sets.standing(&header.set_id));
+        match known.find_map(|standing| standing) {
+            Some(standing) => standing,
             None if header.subject == facts.subject => Standing::Unknown,
             None => Standing::Foreign,
         }
-    }
-
-    fn standing_of_set(&self, facts: &Facts, set_id: &[u8; 16]) -> Standing {
-        let header = ShareHeader {
-            kind: ShareKind::BackupKey,
-            set_id: *set_id,
-            subject: facts.subject,
-            m: 1,
-            n: 1,
-            x: 1,
-            generation: 0,
-            created_s: 0,
-            key_id: [0; 16],
-        };
-        self.standing(facts, &header)
     }
 
     /// The set in force with this id, of whatever subject.
@@ -347,7 +340,8 @@ impl<const SLOTS: usize> Cards<SLOTS> {
 
 impl Reader {
     fn due_ms(&self) -> Option<u64> {
-        let of_call = self.armed.filter(|(ticket, _)| self.session.awaited() == Some(*ticket)).map(|(_, due_ms)| due_ms);
+        let of_call =
+            self.armed.filter(|(ticket, _)| self.session.awaited() == Some(*ticket)).map(|(_, due_ms)| due_ms);
         [of_call, self.session.due_ms()].into_iter().flatten().min()
     }
 }
@@ -715,6 +709,3 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 fn on_card(header: &ShareHeader) -> ShareOnCard {
     ShareOnCard { set_id: header.set_id, x: header.x, generation: header.generation }
 }
-
-/// The order that ends a session's step: used when the service stops.
-pub(super) const STOP_STEP: SessionOrder = SessionOrder::Cancel;
