@@ -35,11 +35,12 @@ use super::token::{Call, Kept, Token};
 const KEY_BYTES: usize = 32;
 /// What MAK authenticates so that it can be told from another key.
 const MAK_CHECK: &[u8] = b"slotwarden/mak-check/v1";
-/// What W wraps so that it can be told from another key: worthless, and of a length that needs
-/// padding, which tells RFC 5649 from RFC 3394.
-const KNOWN_KEY: [u8; 20] = *b"slotwarden known key";
-/// [`KNOWN_KEY`] under RFC 5649: eight bytes more than the next multiple of eight.
-const WRAPPED_BYTES: usize = 32;
+/// What W wraps so that it can be told from another key; worthless. RFC 5649 differs from RFC
+/// 3394 at every length. It is a multiple of eight, since SoftHSM 2.6.1 fills up other lengths
+/// with zeros first and wraps those as a part of the key.
+const KNOWN_KEY: [u8; 32] = *b"slotwarden: a key for W to wrap!";
+/// [`KNOWN_KEY`] under RFC 5649: eight bytes more.
+const WRAPPED_BYTES: usize = 40;
 /// `CKA_LABEL` of the key that unwraps, in tokens of a cluster.
 const UNWRAPS_LABEL: &str = "slotwarden U";
 
@@ -120,10 +121,9 @@ impl Token {
     ) -> Result<(), HsmFailure> {
         let kek = key(call, 0)?;
         let mak = key(call, 1)?;
-        let (open, state) = self.open(session)?;
-        needs_user(state, Function::CreateObject)?;
+        let own = self.own_session(session, Function::CreateObject)?;
         let id = id_of(key_id, uid);
-        let mut bench = Bench { module: &self.module, open, importer: Importer::new(&self.module, open) };
+        let mut bench = Bench { module: &self.module, open: &own, importer: Importer::new(&self.module, &own) };
         let put = bench.put(Purpose::Wrap, &id, kek).and_then(|()| bench.put(Purpose::Authenticate, &id, mak));
         bench.importer.finish();
         put
@@ -136,9 +136,8 @@ impl Token {
         key_id: Option<[u8; 16]>,
         uid: [u8; 16],
     ) -> Result<HsmAnswer, HsmFailure> {
-        let (open, state) = self.open(session)?;
-        needs_user(state, Function::FindObjects)?;
-        let objects = Objects { module: &self.module, open };
+        let own = self.own_session(session, Function::FindObjects)?;
+        let objects = Objects { module: &self.module, open: &own };
         let ours = key_id.map(|key_id| id_of(key_id, uid));
         let mut destroyed = 0u8;
         for label in [Purpose::Wrap.label(), Purpose::Authenticate.label(), UNWRAPS_LABEL] {
@@ -154,6 +153,17 @@ impl Token {
             present = objects.has_right(Purpose::Wrap, &id)? && objects.has_right(Purpose::Authenticate, &id)?;
         }
         Ok(HsmAnswer::BackupKeysKept { present, destroyed })
+    }
+
+    /// A session for one order, beside the one that holds the login. What a call that failed
+    /// left begun, which would refuse every later one as `CKR_OPERATION_ACTIVE`, ends with it,
+    /// and so do the objects of the session.
+    fn own_session(&self, session: &mut Kept, function: Function) -> Result<Session, HsmFailure> {
+        let (_, state) = self.open(session)?;
+        needs_user(state, function)?;
+        let place = self.place()?;
+        let own = self.module.call(|module| module.open_rw_session(place));
+        own.map_err(|error| failure(&error, Function::OpenSession))
     }
 }
 
@@ -395,7 +405,7 @@ mod tests {
         };
         let kek = hex("5840df6e29b02af1ab493b705bf16ea1ae8338f4dcc176a8");
         let key = hex("c37b7e6492584340bed12207808941155068f738");
-        let mut wrapped = [0; WRAPPED_BYTES];
+        let mut wrapped = [0; 32];
         let kwp = aes_kw::KwpAes192::new_from_slice(&kek).expect("24 bytes");
         kwp.wrap_key(&key, &mut wrapped).expect("20 bytes");
         assert_eq!(wrapped.to_vec(), hex("138bdeaa9b8fa7fc61f97742e72248ee5ae6ae5360d1ae6a5f54f373fa543b6a"));
