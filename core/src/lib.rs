@@ -21,7 +21,8 @@
 //! | [`outbox`] | durable first, then the act |
 //! | [`attempts`] | when a try may be made, and what it costs |
 //! | [`service`] | routing, durability, deadlines: the four verbs |
-//! | [`share`] | codes that m of n custodians know together: quorum, typed shares, sets |
+//! | [`share`] | what m of n persons hold together: quorum, typed shares, shares on cards, sets |
+//! | [`backup`] | keys that come from the backup key |
 //! | [`derive`] | keys from keys |
 //! | [`safe`] | where secrets live, and the only place |
 //! | [`record`] | what is durable |
@@ -42,6 +43,7 @@ mod fmt;
 pub mod approval;
 pub mod attempts;
 pub mod audit;
+pub mod backup;
 pub mod card;
 pub mod code;
 pub mod command;
