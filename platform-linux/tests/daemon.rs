@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use slotwarden::config::SecurityLevel;
 use slotwarden::control::Request;
 use slotwarden::daemon::{self, Devices, Notice, Setup};
 use slotwarden::devices::{Applications, Checkpoint, Event, Events, FreeToken, Hsm, Lend, NoCards, Store};
@@ -215,6 +216,8 @@ fn world_that_looks(present: bool, found_by_look: bool, look_ends: bool) -> Worl
         digest: [0; 32],
         in_force: [0; 32],
         offered: [0; 32],
+        level: SecurityLevel::None,
+        cluster: [0; 16],
     };
     let token = TokenUri { label: Some("token a".into()), serial: None };
     let names = Names { slots: vec![SlotName { name: "a".into(), token }], ..Names::default() };
@@ -232,6 +235,7 @@ fn world_that_looks(present: bool, found_by_look: bool, look_ends: bool) -> Worl
         policy: PolicyRecord::default(),
         chain: Chain::default(),
         protected: b"{}".to_vec(),
+        security_level: SecurityLevel::None,
         configuration_file: None,
     };
     let (ready, is_ready) = channel();
@@ -402,6 +406,8 @@ fn a_stale_secret_is_not_lent() {
         digest: [0; 32],
         in_force: [0; 32],
         offered: [0; 32],
+        level: SecurityLevel::None,
+        cluster: [0; 16],
     };
     let mut service = slotwarden_core::Appliance::new(configuration).expect("nothing to serve");
     let id: SecretId = service.fill(|_| 0).expect("the Safe is empty");
