@@ -224,8 +224,10 @@ fn array<const BYTES: usize>(value: &Value) -> [u8; BYTES] {
 
 /// What is done with cards, each by itself: what one leaves behind the next could overwrite.
 /// Everything comes inverted, so that the test does not find its own copies.
-const LIVES: [(&str, fn(&Inverted)); 4] =
+const LIVES: [(&str, Life); 4] =
     [("dealing", deal), ("signing", sign_one), ("reading", read), ("combining", put_together)];
+
+type Life = fn(&Inverted);
 
 /// Seed and secret of a set of 3 of 5, its shares, and the record of share 5.
 struct Inverted {
