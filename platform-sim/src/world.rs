@@ -871,7 +871,10 @@ impl World {
         let mut secrets: Vec<Code> = self.checkers.typed_codes().collect();
         secrets.extend(self.disk.durable.sealed.iter().map(|(_, code)| *code));
         secrets.extend(self.people.slots.iter().flat_map(|knowledge| knowledge.together.secrets()));
-        secrets.extend(self.tokens.tokens.iter().flat_map(|token| [token.live.user_pin, token.live.so_pin]));
+        for token in &self.tokens.tokens {
+            secrets.extend([token.live.user_pin, token.live.so_pin]);
+            secrets.extend(token.live.backup_keys.iter().flatten().map(|key| key.value));
+        }
         secrets
     }
 }
