@@ -10,6 +10,7 @@
 //! | [`code`] | the bytes of one PIN or code |
 //! | [`hsm`] | tokens with counters, flags, sessions and a store of their own |
 //! | [`store`] | a disk that loses power |
+//! | [`cards`] | smart cards: ours, and what it takes to be any |
 //! | [`apps`] | applications that hold a token PIN or not |
 //! | [`people`] | what people know and order |
 //! | [`together`] | what several persons know of one code |
@@ -28,6 +29,7 @@ pub mod appliance;
 mod approvals;
 pub mod apps;
 pub mod campaign;
+pub mod cards;
 pub mod checkers;
 pub mod code;
 mod custodians;
