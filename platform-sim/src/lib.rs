@@ -11,6 +11,7 @@
 //! | [`hsm`] | tokens with counters, flags, sessions and a store of their own |
 //! | [`store`] | a disk that loses power |
 //! | [`cards`] | smart cards: ours, and what it takes to be any |
+//! | [`pin_pad`] | a reader with a keypad, and the person at it |
 //! | [`apps`] | applications that hold a token PIN or not |
 //! | [`people`] | what people know and order |
 //! | [`together`] | what several persons know of one code |
@@ -41,6 +42,7 @@ mod gather;
 pub mod hsm;
 pub mod model;
 pub mod people;
+pub mod pin_pad;
 mod power;
 pub mod shares;
 pub mod store;
