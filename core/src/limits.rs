@@ -85,3 +85,14 @@ pub const APPROVAL_REQUESTED_MS: u64 = 900_000;
 pub const APPROVAL_GIVEN_MS: u64 = 300_000;
 /// Interval between signed audit checkpoints, milliseconds (hourly).
 pub const CHECKPOINT_INTERVAL_MS: u64 = 3_600_000;
+/// Wait for somebody to insert a card, milliseconds (5 min): people fetch theirs from a safe in
+/// the next room, and a ceremony that waits longer blocks the others.
+pub const CARD_WAIT_MS: u64 = 300_000;
+/// Wait for somebody to take a card out, milliseconds (2 min): they stand in front of it.
+pub const CARD_REMOVE_MS: u64 = 120_000;
+/// Wait for a dialogue of a PIN pad, milliseconds. Pads end it by themselves, the slowest that
+/// we know after 60 s for a change of three entries.
+pub const PAD_DEADLINE_MS: u64 = 90_000;
+/// Wait for any other call to a card reader, milliseconds. Cards write 200 bytes within 1 s and
+/// ask for more time meanwhile; connecting to a slow one takes up to 5 s.
+pub const CARD_CALL_DEADLINE_MS: u64 = 15_000;

@@ -6,5 +6,6 @@ pub mod defects;
 pub mod driver;
 pub mod excluded;
 pub mod modules;
+pub mod stack;
 pub mod stage;
 pub mod terminal;
