@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use pcsc::{Card, Context, Disposition, Error, Protocols, ReaderState, Scope, ShareMode, State, ctl_code};
 use slotwarden_core::SecretId;
 use slotwarden_core::card::apdu::{self, Apdu, Dialogue, PinTemplate, RESPONSE_BYTES_MAX};
-use slotwarden_core::card::{CardAnswer, CardCall, CardFailure, StatusWord};
+use slotwarden_core::card::{CardAnswer, CardCall, CardFailure, ProfileId, RecordPlace, StatusWord};
 use slotwarden_core::effect::Ticket;
-use slotwarden_core::share::record::{self, RECORD_BYTES, ShareHeader};
+use slotwarden_core::share::record::{self, RECORD_BYTES, ShareHeader, SignedHeader};
 use zeroize::Zeroizing;
 
 use super::pad::{self, Features, Quirks};
@@ -210,9 +210,28 @@ impl Desk {
             };
             card.control(code.into(), &block, &mut *response)
         } else {
+            let command;
+            let mut written = Apdu::empty();
+            let made = match call {
+                CardCall::Write { profile, place, record, .. } => {
+                    write(*profile, *place, record, y, &mut written).then_some(&written)
+                }
+                CardCall::Hold
+                | CardCall::Select { .. }
+                | CardCall::Tries { .. }
+                | CardCall::Verify { .. }
+                | CardCall::ChangePin { .. }
+                | CardCall::Read { .. }
+                | CardCall::Point { .. }
+                | CardCall::Erase { .. }
+                | CardCall::Release => {
+                    command = apdu::command(call);
+                    command.as_ref()
+                }
+            };
             // No such place on such a card, or y was given up: there is nothing to send.
-            let Some(command) = command(call, y) else { return (Err(CardFailure::Garbage), None) };
-            card.transmit(command.bytes(), &mut *response)
+            let Some(made) = made else { return (Err(CardFailure::Garbage), None) };
+            card.transmit(made.bytes(), &mut *response)
         };
         match came {
             Ok(came) => read(call, came),
@@ -266,11 +285,18 @@ fn dialogue(pad: &Pad, template: &PinTemplate) -> (u32, Option<Vec<u8>>) {
     }
 }
 
-fn command(call: &CardCall, y: Option<Box<Zeroizing<[u8; 32]>>>) -> Option<Apdu> {
-    let CardCall::Write { profile, place, record, .. } = call else { return apdu::command(call) };
+/// Puts a record and its y into `sent`; false: there is no such place on such a card, or no y.
+fn write(
+    profile: ProfileId,
+    place: RecordPlace,
+    record: &SignedHeader,
+    y: Option<Box<Zeroizing<[u8; 32]>>>,
+    sent: &mut Apdu,
+) -> bool {
+    let Some(y) = y else { return false };
     let mut bytes = Zeroizing::new([0; RECORD_BYTES]);
-    record::write(record, &*y?, &mut bytes);
-    apdu::write(*profile, *place, &bytes)
+    record::write(record, &y, &mut bytes);
+    apdu::write(profile, place, &bytes, sent)
 }
 
 /// What the card's answer says; of a good record y is kept.
