@@ -99,6 +99,7 @@ pub fn prepare(offered: &Offered, new_store: bool, events: &Events) -> Result<Pr
         policy,
         chain,
         protected: settings.protected.clone(),
+        security_level: settings.security_level,
         configuration_file: offered.path.clone(),
     };
     Ok(Prepared { setup, store, applications, settings })

@@ -33,6 +33,7 @@ use slotwarden_core::{Appliance, Configuration, Now, SecretId, Service};
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
+use crate::config::SecurityLevel;
 use crate::control;
 use crate::devices::{Applications, Cards, Event, Hsm, Lend, Store};
 use crate::names::Names;
@@ -79,6 +80,8 @@ pub struct Setup {
     pub chain: Chain,
     /// The protected part of the configuration in force.
     pub protected: Vec<u8>,
+    /// The appliance's security level.
+    pub security_level: SecurityLevel,
     /// The configuration file, to be read again when somebody wants it adopted.
     pub configuration_file: Option<PathBuf>,
 }
@@ -169,6 +172,7 @@ struct Loop<'n, H, S, A> {
     stop_by: Option<Instant>,
     ended: bool,
     protected: Vec<u8>,
+    security_level: SecurityLevel,
     configuration_file: Option<PathBuf>,
 }
 
@@ -200,6 +204,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             stop_by: None,
             ended: false,
             protected: setup.protected,
+            security_level: setup.security_level,
             configuration_file: setup.configuration_file,
         })
     }

@@ -9,6 +9,8 @@ pub mod apps;
 pub mod audit;
 pub mod audit_client;
 pub mod boot;
+#[cfg(feature = "pcsc")]
+pub mod cards;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -12,6 +12,7 @@ use slotwarden_core::status::{
     SlotStatus, StateName, Status, WaitKind,
 };
 
+use crate::config::SecurityLevel;
 use crate::names::Names;
 use crate::operation;
 use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_LATER, EXIT_WAITS, Problem};
@@ -250,6 +251,8 @@ pub struct SlotDetail {
 pub struct Surroundings {
     /// [`StatusView::seal`].
     pub seal: String,
+    /// [`StatusView::security_level`].
+    pub security_level: SecurityLevel,
     /// [`HsmView::module`].
     pub module: String,
     /// [`StatusView::random`].
@@ -267,7 +270,7 @@ pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &
         seal: around.seal.clone(),
         single_person: status.single_person,
         halted: status.halted.map(Told::from),
-        security_level: "none".to_owned(),
+        security_level: around.security_level.word().to_owned(),
         approvals: status.approvals.iter().map(|approval| approval_view(approval, names)).collect(),
         configuration_waits: status.configuration_waits,
         restart_wanted: status.restart_wanted,
@@ -649,6 +652,7 @@ mod tests {
         };
         let around = Surroundings {
             seal: "key-file".to_owned(),
+            security_level: SecurityLevel::None,
             module: "/usr/lib/softhsm/libsofthsm2.so".to_owned(),
             random: "hsm, system".to_owned(),
         };

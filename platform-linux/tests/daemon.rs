@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use slotwarden::config::SecurityLevel;
 use slotwarden::control::Request;
 use slotwarden::daemon::{self, Devices, Notice, Setup};
 use slotwarden::devices::{Applications, Checkpoint, Event, Events, FreeToken, Hsm, Lend, NoCards, Store};
@@ -232,6 +233,7 @@ fn world_that_looks(present: bool, found_by_look: bool, look_ends: bool) -> Worl
         policy: PolicyRecord::default(),
         chain: Chain::default(),
         protected: b"{}".to_vec(),
+        security_level: SecurityLevel::None,
         configuration_file: None,
     };
     let (ready, is_ready) = channel();

@@ -60,6 +60,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     pub(super) fn surroundings(&self) -> Surroundings {
         Surroundings {
             seal: self.devices.store.seal().to_owned(),
+            security_level: self.security_level,
             module: self.devices.hsm.description(),
             random: self.first_source.map_or("not drawn yet", FirstSource::pair).to_owned(),
         }
