@@ -56,7 +56,7 @@ use statig::prelude::InitializedStateMachine;
 use crate::card::session::{HeldCard, SessionOrder, SessionReport};
 use crate::card::sets::CardSet;
 use crate::card::{CardSerial, ReaderId};
-use crate::command::{Command, CommandKind};
+use crate::command::Command;
 use crate::effect::SlotId;
 use crate::fault::{Fault, Refusal};
 use crate::fmt;
@@ -414,6 +414,12 @@ impl Ceremony {
         }
     }
 
+    /// The set of the cards that were read.
+    #[must_use]
+    pub fn gathered_set(&self) -> Option<[u8; 16]> {
+        self.rules().first.map(|first| first.set_id)
+    }
+
     /// Who is wanted at the reader now.
     #[must_use]
     pub fn wanted(&self) -> Option<PersonId> {
@@ -427,8 +433,9 @@ impl Ceremony {
             return 0;
         }
         let rules = self.rules();
-        let single =
-            [rules.seed, rules.secret, rules.present, rules.new, rules.visit.y, rules.visit.y_back].into_iter().flatten();
+        let single = [rules.seed, rules.secret, rules.present, rules.new, rules.visit.y, rules.visit.y_back]
+            .into_iter()
+            .flatten();
         let ordered = rules.command.secrets().into_iter().flatten();
         let shares = rules.gathered.iter().chain(&rules.dealt).filter_map(|share| share.y);
         single.chain(ordered).chain(shares).fold(0, |count: usize, _| count.saturating_add(1))
@@ -568,6 +575,7 @@ impl Visit {
                 in_force: false,
                 only_quorum: false,
                 cards_of_share: 0,
+                no_room: false,
             },
             expected: None,
             changed: false,
@@ -665,7 +673,9 @@ impl blocking::State<Rules> for State {
 
     fn superstate(&mut self) -> Option<Superstate> {
         Some(match self {
-            State::Drawing { .. } | State::Judging { .. } | State::Asking { .. } | State::AtHsm { .. } => Superstate::Open,
+            State::Drawing { .. } | State::Judging { .. } | State::Asking { .. } | State::AtHsm { .. } => {
+                Superstate::Open
+            }
             State::Inserting
             | State::AtPad { .. }
             | State::Reading

@@ -154,9 +154,10 @@ fn expand_base58(key: &[u8; 32], place: &mut [u8], chars: usize) -> usize {
     0
 }
 
-/// Writes the token PIN that a secret of shares or cards gives, alone or on top of a code,
-/// into `out`; returns `chars`, or 0 with `out` wiped when that is not 22 to 32 (what
-/// [`generated_chars`] says for the token), `out` is smaller or the code longer than 65,535.
+/// Writes the token PIN that a secret of typed shares (16 bytes) or cards (32) gives, alone or
+/// on top of a code, into `out`; returns `chars`, or 0 with `out` wiped when that is not 22 to
+/// 32 (what [`generated_chars`] says for the token), `out` is smaller or the code longer than
+/// 65,535.
 ///
 /// How others compute it: PRK = HKDF-Extract with SHA-256 (RFC 5869), salt = slot uid,
 /// IKM = secret ‖ length of the code (two bytes, big-endian; 0 without a code) ‖ code.

@@ -381,6 +381,8 @@ refusals! {
         "the slot is opened with cards" "`slotwarden slot activate NAME` calls its users to the pad";
     970 CodeNotOnTop "code-not-on-top" Wrong
         "the cards of this slot are not on top of a code" "leave the code out";
+    972 SoPinNotTaken "so-pin-not-taken" Wrong
+        "the token did not take the new SO PIN; the old one is in force" "look at the HSM, then begin again";
     971 CardsNeedManual "cards-need-manual" Wrong
         "a code on top of cards is known to people" "give the new code";
 }

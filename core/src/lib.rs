@@ -16,6 +16,7 @@
 //! | [`slot`] | the slot machine: locked, activating, active, … |
 //! | [`pin_change`] | the token PIN change as a transaction that survives power cuts |
 //! | [`quorum`] | people who know a code together: collecting, and handing new shares out |
+//! | [`card`] | smart cards: what a reader is asked and answers, kinds of card, the session of a reader |
 //! | [`slot_data`] | what the machines of a slot share |
 //! | [`turn`] | what a machine may do while it handles one event |
 //! | [`outbox`] | durable first, then the act |

@@ -16,6 +16,7 @@ use crate::limits::FORMER_SETS_MAX;
 use crate::person::Roster;
 use crate::safe::SecretId;
 use crate::share::Set;
+use crate::share::card_set::CardQuorum;
 use crate::token::Serial;
 
 /// Version of the encoding of [`SlotRecord`]. A store with a higher one is refused.
@@ -247,6 +248,10 @@ pub enum Knowledge {
     Shares,
     /// Any k of n users with cards, of the set in the slot's `CardSets`; on top of a code or alone.
     Cards {
+        /// Which set of the slot.
+        generation: u32,
+        /// How many users of how many.
+        quorum: CardQuorum,
         /// Whether a code is typed as well.
         with_code: bool,
     },

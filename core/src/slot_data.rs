@@ -59,6 +59,8 @@ pub struct SlotData {
     pub cooling_until_ms: Option<u64>,
     /// The same for the SO PIN, which has a count of its own.
     pub so_cooling_until_ms: Option<u64>,
+    /// Whether the token has the keys of the backup key in force; `None`: it was not asked.
+    pub backup_key: Option<bool>,
     /// Applications that the order under way, or the last one, need not reach: a person named them.
     pub accept: ApplicationSet,
 }
@@ -100,6 +102,7 @@ impl SlotData {
             held: false,
             cooling_until_ms: None,
             so_cooling_until_ms: None,
+            backup_key: None,
             accept: ApplicationSet::NONE,
         }
     }

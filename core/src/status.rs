@@ -19,6 +19,7 @@ use crate::limits::{APPLICATIONS_PER_SLOT_MAX, APPROVALS_MAX, ROSTER_MAX};
 use crate::person::{PersonId, Roster};
 use crate::record::{Doubt, Mode};
 use crate::share::Quorum;
+use crate::share::card_set::CardQuorum;
 use crate::share::typed::SET_MARK_BYTES;
 
 /// The whole service at one moment.
@@ -187,8 +188,13 @@ pub enum KnowledgeStatus {
     Parts(Roster),
     /// Any m of n persons, with the shares of this set.
     Shares(SetStatus),
-    /// Any k of n users with the cards of this set, on top of a code where it says so.
-    Cards(CardSet),
+    /// Any k of n users with their cards.
+    Cards {
+        /// How many of how many.
+        quorum: CardQuorum,
+        /// Whether a code is typed as well.
+        with_code: bool,
+    },
 }
 
 /// A set of shares, as everybody may see it.

@@ -5,7 +5,7 @@
 #![allow(clippy::std_instead_of_core)]
 
 use proptest::prelude::*;
-use slotwarden_core::card::apdu::{self, Dialogue};
+use slotwarden_core::card::apdu::{self, Apdu, Dialogue};
 use slotwarden_core::card::{
     CardAnswer, CardCall, CardFailure, CardSerial, Credential, ProfileId, RecordPlace, Selected, StatusWord,
 };
@@ -64,6 +64,11 @@ fn sent(call: CardCall) -> String {
     apdu::command(&call).map_or_else(|| "nothing".to_owned(), |apdu| hex(apdu.bytes()))
 }
 
+fn with_record(profile: ProfileId, place: RecordPlace) -> Option<Apdu> {
+    let mut apdu = Apdu::empty();
+    apdu::write(profile, place, &[0x5A; 200], &mut apdu).then_some(apdu)
+}
+
 fn answer(call: &CardCall, response: &[u8]) -> Result<CardAnswer, CardFailure> {
     apdu::parse(call, response, &|_| Some(header()), |_| Ok(signed()))
 }
@@ -81,7 +86,7 @@ fn p01_no_command_of_any_call_holds_a_pin() {
             }
         }
         if let CardCall::Write { profile, place, .. } = call
-            && let Some(apdu) = apdu::write(profile, place, &[0; 200])
+            && let Some(apdu) = with_record(profile, place)
         {
             assert!(matches!(apdu.bytes()[1], 0xD6 | 0xDA), "{call:?}");
         }
@@ -111,7 +116,7 @@ fn what_a_kind_of_card_does_not_have_is_not_sent() {
         assert_eq!(sent(call), "nothing", "{call:?}");
         assert!(apdu::pin_template(&call).is_none());
     }
-    assert!(apdu::write(OpenPgp, B, &[0; 200]).is_none());
+    assert!(with_record(OpenPgp, B).is_none());
 }
 
 #[test]
@@ -131,7 +136,7 @@ fn commands_for_cards_with_files_are_these_bytes() {
     assert_eq!(sent(CardCall::Point { profile, credential, place: Some(A) }), "00 D6 83 00 01 0A");
     assert_eq!(sent(CardCall::Point { profile, credential, place: Some(B) }), "00 D6 83 00 01 0B");
     assert_eq!(sent(CardCall::Erase { profile, credential, place: B }), format!("00 D6 82 00 C8{}", " 00".repeat(200)));
-    let written = apdu::write(Iso, A, &[0x5A; 200]).expect("there is a place A");
+    let written = with_record(Iso, A).expect("there is a place A");
     assert_eq!(hex(written.bytes()), format!("00 D6 81 00 C8{}", " 5A".repeat(200)));
 }
 
@@ -144,7 +149,7 @@ fn commands_for_openpgp_cards_are_these_bytes() {
     assert_eq!(sent(CardCall::Tries { profile, credential }), "00 CA 00 6E 00");
     assert_eq!(sent(CardCall::Read { profile, credential, place: A, y }), "00 CA 01 03 00");
     assert_eq!(sent(CardCall::Erase { profile, credential, place: A }), "00 DA 01 03");
-    let written = apdu::write(OpenPgp, A, &[0x5A; 200]).expect("there is a place A");
+    let written = with_record(OpenPgp, A).expect("there is a place A");
     assert_eq!(hex(written.bytes()), format!("00 DA 01 03 C8{}", " 5A".repeat(200)));
 }
 
@@ -164,7 +169,7 @@ fn pads_are_told_header_format_and_bounds() {
 
 #[test]
 fn p03_a_command_with_a_record_prints_its_header_only() {
-    let written = apdu::write(Iso, A, &[0x5A; 200]).expect("there is a place A");
+    let written = with_record(Iso, A).expect("there is a place A");
     assert_eq!(format!("{written:?}"), "Apdu 00 D6 81 00, 205 bytes");
 }
 

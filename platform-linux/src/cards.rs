@@ -14,7 +14,8 @@
 //! A card PIN cannot be here: the pad asks for it and sends it to the card (P1), and readers
 //! without pad are never given a number (P2). y crosses in buffers that are wiped, and nothing
 //! of a command or answer is logged (P3). pcscd itself logs every command where it runs with
-//! `--apdu`: an appliance must not.
+//! `--apdu`: an appliance must not. Where pcscd asks polkit, the daemon's user needs
+//! `org.debian.pcsc-lite.access_pcsc` and `org.debian.pcsc-lite.access_card`.
 //!
 //! After a restart every reader is found anew.
 

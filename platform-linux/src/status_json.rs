@@ -533,8 +533,9 @@ fn knowledge_view(slot: &SlotStatus, names: &Names) -> KnowledgeView {
             let (m, n) = (set.quorum.m(), set.quorum.n());
             KnowledgeView { set: Some(SetView { m, n, generation: set.generation, mark }), ..view("shares") }
         }
-        (Mode::Manual, KnowledgeStatus::Cards(set)) => {
-            KnowledgeView { cards: Some(cards::card_set_view(&set, names)), ..view("cards") }
+        (Mode::Manual, KnowledgeStatus::Cards { quorum, with_code }) => {
+            let cards = Some(CardSetView { k: quorum.m(), n: quorum.n(), with_code });
+            KnowledgeView { cards, ..view("cards") }
         }
     }
 }

@@ -226,7 +226,7 @@ fn world_that_looks(present: bool, found_by_look: bool, look_ends: bool) -> Worl
         in_force: [0; 32],
         offered: [0; 32],
         level: SecurityLevel::None,
-        cluster: [8; 16],
+        cluster: [0; 16],
     };
     let token = TokenUri { label: Some("token a".into()), serial: None };
     let names = Names { slots: vec![SlotName { name: "a".into(), token }], ..Names::default() };
@@ -416,7 +416,7 @@ fn a_stale_secret_is_not_lent() {
         in_force: [0; 32],
         offered: [0; 32],
         level: SecurityLevel::None,
-        cluster: [8; 16],
+        cluster: [0; 16],
     };
     let mut service = slotwarden_core::Appliance::new(configuration).expect("nothing to serve");
     let id: SecretId = service.fill(|_| 0).expect("the Safe is empty");

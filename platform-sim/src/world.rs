@@ -300,6 +300,8 @@ impl Default for World {
                 digest: [0; 32],
                 in_force: [0; 32],
                 offered: [0; 32],
+                level: SecurityLevel::None,
+                cluster: [0; 16],
             },
             boot_ms: 0,
             wall_jump_s: Some(0),

@@ -18,9 +18,20 @@ pub fn far_down(call: &mut dyn FnMut()) {
 /// Whether these bytes, inverted, are anywhere in the memory that holds this thread's stack.
 ///
 /// # Panics
-/// When the kernel does not say where the stack is, or does not let it be read.
+/// As [`this_stack`].
 #[must_use]
 pub fn on_this_stack(inverted: &[u8]) -> bool {
+    let is_there = |window: &[u8]| window.iter().zip(inverted).all(|(byte, inverted)| *byte == !*inverted);
+    this_stack().windows(inverted.len()).any(is_there)
+}
+
+/// A copy of the memory that holds this thread's stack, used and unused. Once it is taken it
+/// does no harm to have on the stack what is searched for in it.
+///
+/// # Panics
+/// When the kernel does not say where the stack is, or does not let it be read.
+#[must_use]
+pub fn this_stack() -> Vec<u8> {
     let local = 0u8;
     let here = (&raw const local).addr();
     let maps = fs::read_to_string("/proc/self/maps").expect("proc is mounted");
@@ -32,7 +43,7 @@ pub fn on_this_stack(inverted: &[u8]) -> bool {
     let mut stack = vec![0; to - from];
     let memory = fs::File::open("/proc/self/mem").expect("proc is mounted");
     memory.read_exact_at(&mut stack, from as u64).expect("one's own stack can be read");
-    stack.windows(inverted.len()).any(|window| window.iter().zip(inverted).all(|(byte, inverted)| *byte == !*inverted))
+    stack
 }
 
 #[cfg(test)]

@@ -292,7 +292,7 @@ fn a_branch_on_the_secret_is_counted() {
 
 #[test]
 fn split_and_combine_take_equally_many_instructions_for_every_secret() {
-    for function in ["counted_split", "counted_combine", "counted_share"] {
+    for function in ["counted_split", "counted_combine", "counted_share", "counted_card_share", "counted_key_id"] {
         let counts: Vec<u64> = SECRETS.iter().map(|secret| instructions(function, secret)).collect();
         println!("{function}: {} instructions", counts[0]);
         assert!(counts[0] > 100, "{function} was not counted");

@@ -10,8 +10,9 @@
 //! bytes is the one without data, which asks for tries. An [`Apdu`] cannot be made from bytes:
 //!
 //! ```compile_fail,E0451
-//! let digits = [0x00, 0x20, 0x00, 0x81, 6, b'1', b'2', b'3', b'4', b'5', b'6'];
-//! let sent = slotwarden_core::card::apdu::Apdu { bytes: digits, len: digits.len() };
+//! let mut bytes = [0; slotwarden_core::card::apdu::COMMAND_BYTES_MAX];
+//! bytes[..7].copy_from_slice(&[0x00, 0x20, 0x00, 0x81, 2, b'1', b'2']);
+//! let sent = slotwarden_core::card::apdu::Apdu { bytes, len: 7 };
 //! ```
 //!
 //! ```compile_fail,E0624
@@ -52,26 +53,43 @@ pub const COMMAND_BYTES_MAX: usize = 261;
 /// Longest answer to a short command: 256 bytes and the status word.
 pub const RESPONSE_BYTES_MAX: usize = 258;
 
-/// One command as it is sent. A record may be in it, so it is wiped when it is dropped, and
-/// only its header is ever printed.
+/// One command as it is sent. A record may be in it, so it is wiped when it is dropped or filled
+/// again, and only its header is ever printed.
 pub struct Apdu {
     bytes: [u8; COMMAND_BYTES_MAX],
     len: usize,
 }
 
 impl Apdu {
-    /// `None` where `data` is longer than a short command carries.
+    /// A place for a command.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Apdu { bytes: [0; COMMAND_BYTES_MAX], len: 0 }
+    }
+
+    /// A command without a secret; `None` where `data` is longer than a short command carries.
     fn new(header: CommandHeader, data: &[u8], expected: Option<u8>) -> Option<Self> {
-        let mut apdu = Apdu { bytes: [0; COMMAND_BYTES_MAX], len: 0 };
-        apdu.append(&header)?;
-        if !data.is_empty() {
-            apdu.append(&[u8::try_from(data.len()).ok()?])?;
-            apdu.append(data)?;
-        }
-        if let Some(expected) = expected {
-            apdu.append(&[expected])?;
-        }
+        let mut apdu = Apdu::empty();
+        apdu.put(header, data, expected)?;
         Some(apdu)
+    }
+
+    fn put(&mut self, header: CommandHeader, data: &[u8], expected: Option<u8>) -> Option<()> {
+        self.clear();
+        self.append(&header)?;
+        if !data.is_empty() {
+            self.append(&[u8::try_from(data.len()).ok()?])?;
+            self.append(data)?;
+        }
+        match expected {
+            Some(expected) => self.append(&[expected]),
+            None => Some(()),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.bytes.zeroize();
+        self.len = 0;
     }
 
     fn append(&mut self, more: &[u8]) -> Option<()> {
@@ -203,11 +221,14 @@ pub fn command(call: &CardCall) -> Option<Apdu> {
     }
 }
 
-/// What to transmit for [`CardCall::Write`]: the 200 bytes of a record; `None`: the kind of card
-/// has no such place.
+/// What to transmit for [`CardCall::Write`], the 200 bytes of a record, into `apdu`: in its place,
+/// since a command that is returned may leave a copy of y on the stack. False: the kind of card
+/// has no such place, and `apdu` is empty.
 #[must_use]
-pub fn write(profile: ProfileId, place: RecordPlace, record: &[u8; RECORD_BYTES]) -> Option<Apdu> {
-    Apdu::new(profile.profile().write(place)?, record, None)
+pub fn write(profile: ProfileId, place: RecordPlace, record: &[u8; RECORD_BYTES], apdu: &mut Apdu) -> bool {
+    apdu.clear();
+    let header = profile.profile().write(place);
+    header.and_then(|header| apdu.put(header, record, None)).is_some()
 }
 
 /// What the pad is told for [`CardCall::Verify`] and [`CardCall::ChangePin`]; `None` for another call.

@@ -229,7 +229,10 @@ mod tests {
         }
         let refused = registry.change(serial(200), Credential::SlotUser, ProfileId::OpenPgp, |_| ());
         assert_eq!(refused, Err(Refusal::TooManyCards));
-        assert_eq!(registry.change(serial(3), Credential::BackupShare, ProfileId::OpenPgp, |entry| entry.lost = true), Ok(()));
+        assert_eq!(
+            registry.change(serial(3), Credential::BackupShare, ProfileId::OpenPgp, |entry| entry.lost = true),
+            Ok(())
+        );
         let mut written = 0;
         while registry.take_dirty().is_some() {
             written += 1;

@@ -12,7 +12,7 @@ use crate::limits::FORMER_CARD_SETS_MAX;
 use crate::person::Roster;
 use crate::record::{self, Owner};
 use crate::share::card_set::CardQuorum;
-use crate::share::record::{ShareHeader, ShareKind};
+use crate::share::record::ShareKind;
 
 /// Version of the encoding of [`CardSets`]. A store with a higher one is refused.
 pub const CARD_SETS_VERSION: u8 = 1;
@@ -116,6 +116,8 @@ pub struct CardSets {
     pub former: Vec<FormerSet, FORMER_CARD_SETS_MAX>,
     /// Generation of the set that was made last; 0: none.
     pub last_generation: u32,
+    /// A call may have given the token the PIN of the next set: it is not void, whatever ends.
+    pub calling: bool,
 }
 
 /// How a set on a card stands to the sets of its subject here.
@@ -138,7 +140,7 @@ impl CardSets {
     /// A subject that never had a set.
     #[must_use]
     pub const fn none() -> Self {
-        CardSets { current: None, next: None, former: Vec::new(), last_generation: 0 }
+        CardSets { current: None, next: None, former: Vec::new(), last_generation: 0, calling: false }
     }
 
     /// A set is being made.
@@ -150,6 +152,7 @@ impl CardSets {
 
     /// The set that was being made never comes into force. Whether there was one.
     pub fn void_next(&mut self) -> bool {
+        self.calling = false;
         match self.next.take() {
             Some(set) => {
                 self.remember(set, Fate::Void);
@@ -161,6 +164,7 @@ impl CardSets {
 
     /// The set that was being made is in force from here on.
     pub fn promote_next(&mut self) {
+        self.calling = false;
         if let Some(next) = self.next.take()
             && let Some(before) = self.current.replace(next)
         {
@@ -175,20 +179,16 @@ impl CardSets {
         }
     }
 
-    /// How the set of a record stands here; `subject` is ours: the cluster id or the slot uid.
+    /// How a set stands here; `None`: it is not known.
     #[must_use]
-    pub fn standing(&self, header: &ShareHeader, subject: &[u8; 16]) -> Standing {
-        let is = |set: Option<CardSet>| set.is_some_and(|set| set.id == header.set_id);
+    pub fn standing(&self, set_id: &[u8; 16]) -> Option<Standing> {
+        let is = |set: Option<CardSet>| set.is_some_and(|set| set.id == *set_id);
         if is(self.current) {
-            Standing::Current
+            Some(Standing::Current)
         } else if is(self.next) {
-            Standing::Next
-        } else if let Some(former) = self.former.iter().find(|former| former.id == header.set_id) {
-            Standing::Former(former.fate)
-        } else if header.subject == *subject {
-            Standing::Unknown
+            Some(Standing::Next)
         } else {
-            Standing::Foreign
+            self.former.iter().find(|former| former.id == *set_id).map(|former| Standing::Former(former.fate))
         }
     }
 

@@ -96,6 +96,8 @@ pub struct CardFacts {
     pub only_quorum: bool,
     /// On how many cards its share is.
     pub cards_of_share: u8,
+    /// Whether no more cards can be kept account of.
+    pub no_room: bool,
 }
 
 /// What a ceremony wants done, in this order.
@@ -154,6 +156,8 @@ pub enum Deed {
         secret: SecretId,
         /// The set it is of.
         set: CardSet,
+        /// The code that is typed as well.
+        code: Option<SecretId>,
     },
     /// Bring the derived keys into a slot; answered by `KeysPut`.
     PutKeys {
@@ -166,6 +170,10 @@ pub enum Deed {
     },
     /// Give the slot's token the SO PIN of the cards; answered by `SoPinSet`.
     SetSoPin {
+        /// Whose.
+        slot: SlotId,
+        /// The present SO PIN.
+        old: SecretId,
         /// The PIN from the new cards.
         new: SecretId,
     },

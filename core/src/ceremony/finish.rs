@@ -38,13 +38,24 @@ impl Rules {
                 | Task::Reassign { .. }
                 | Task::Erase { .. },
             ) => self.bug(turn),
-            None => self.derive_pin(turn, self.facts.gather, Judged::PresentPin),
+            None => {
+                let of_cards = |set: &CardSet| self.first.is_some_and(|first| first.set_id == set.id);
+                let set = [self.facts.gather, self.facts.other].into_iter().flatten().find(of_cards);
+                self.derive_pin(turn, set, Judged::PresentPin)
+            }
         }
     }
 
     fn derive_pin(&mut self, turn: &mut CeremonyTurn<'_>, set: Option<CardSet>, what: Judged) -> Outcome<State> {
         let (Some(secret), Some(set)) = (self.secret, set) else { return self.bug(turn) };
-        turn.push(Deed::Pin { secret, set });
+        let [present, new] = self.command.secrets();
+        let code = match (what, self.command) {
+            // What is typed with such an order is an SO PIN, or the code of a slot that has no cards yet.
+            (_, Command::AdministratorCards { .. } | Command::BySoCards { .. }) => None,
+            (Judged::NewPin, _) => new.filter(|_| set.with_code),
+            (_, _) => present.filter(|_| set.with_code),
+        };
+        turn.push(Deed::Pin { secret, set, code });
         Outcome::Transition(State::Judging { what })
     }
 
@@ -81,14 +92,15 @@ impl Rules {
             return self.refuse(turn, Refusal::GeneratedTooShort);
         }
         self.new = self.secret.take();
-        match (self.command, self.new) {
-            (Command::AdministratorCards { slot, .. }, Some(new)) => {
-                // From this record on the token may have the PIN of the new cards.
-                turn.push(Deed::SetSoPin { new });
+        let typed = self.command.secrets()[0];
+        match (self.command, self.present.or(typed), self.new) {
+            (Command::AdministratorCards { slot, .. }, Some(old), Some(new)) => {
+                turn.push(Deed::SetSoPin { slot, old, new });
                 self.due_ms = turn.now.after_ms(CALL_DEADLINE_MS);
                 Outcome::Transition(State::AtHsm { slot })
             }
-            (_, _) => self.deliver(turn),
+            (Command::AdministratorCards { .. }, _, _) => self.bug(turn),
+            (_, _, _) => self.deliver(turn),
         }
     }
 
@@ -145,11 +157,7 @@ impl Rules {
         }
     }
 
-    pub(super) fn so_pin_set(
-        &mut self,
-        turn: &mut CeremonyTurn<'_>,
-        result: Result<(), SoPinEnd>,
-    ) -> Outcome<State> {
+    pub(super) fn so_pin_set(&mut self, turn: &mut CeremonyTurn<'_>, result: Result<(), SoPinEnd>) -> Outcome<State> {
         match result {
             Ok(()) => self.commit(turn),
             Err(SoPinEnd::Refused(refusal)) => self.refuse(turn, refusal),

@@ -234,6 +234,8 @@ pub struct Facts {
     pub owner: Option<Owner>,
     /// The set whose cards are read.
     pub gather: Option<CardSet>,
+    /// Another one, while nobody knows which of the two counts: the first card decides.
+    pub other: Option<CardSet>,
     /// The set that is made, with id and key id still empty.
     pub make: Option<CardSet>,
     /// Whether the secret is made too; else it is that of the cards that are read.
@@ -248,8 +250,6 @@ pub struct Facts {
     pub slots: SlotSet,
     /// Whether another person than the starter has to confirm a last try.
     pub two_persons: bool,
-    /// Characters of the PIN that a gathered secret gives.
-    pub pin_chars: u8,
 }
 
 /// A list of shares: x and where y is.

@@ -71,12 +71,7 @@ impl Rules {
         }
     }
 
-    pub(super) fn pin_wrong(
-        &mut self,
-        turn: &mut CeremonyTurn<'_>,
-        change: bool,
-        left: Option<u8>,
-    ) -> Outcome<State> {
+    pub(super) fn pin_wrong(&mut self, turn: &mut CeremonyTurn<'_>, change: bool, left: Option<u8>) -> Outcome<State> {
         self.human_steps = self.human_steps.saturating_add(1);
         self.visit.last_try_agreed = false;
         if let Some(card) = &mut self.visit.card {
@@ -132,12 +127,7 @@ impl Rules {
         Outcome::Transition(State::Asking { question })
     }
 
-    pub(super) fn answered(
-        &mut self,
-        turn: &mut CeremonyTurn<'_>,
-        question: Question,
-        yes: bool,
-    ) -> Outcome<State> {
+    pub(super) fn answered(&mut self, turn: &mut CeremonyTurn<'_>, question: Question, yes: bool) -> Outcome<State> {
         self.human_steps = self.human_steps.saturating_add(1);
         match (question, yes) {
             (Question::Overwrite, true) => {

@@ -6,9 +6,9 @@ use super::order::kind_of;
 use super::{After, BUG_NOTHING_HELD, CardFacts, CardNote, CeremonyTurn, Deed, LET_GO, Noted, Purpose, Question};
 use super::{Rules, Share, State, Task, Visit};
 use crate::audit::AuditEvent;
+use crate::card::ProfileId;
 use crate::card::session::{CardProblem, HeldCard, SessionOrder};
 use crate::card::sets::{Fate, Standing};
-use crate::card::ProfileId;
 use crate::fault::Refusal;
 use crate::limits::COPIES_MAX;
 use crate::person::PersonId;
@@ -85,6 +85,10 @@ impl Rules {
         if facts.lost {
             return Err(Refusal::CardDeclaredLost);
         }
+        let keeps = matches!(purpose, Purpose::Deal | Purpose::CopyTarget | Purpose::ChangePin);
+        if keeps && facts.no_room {
+            return Err(Refusal::TooManyCards);
+        }
         let read = self.gathered.iter().any(|share| share.serial == card.serial);
         let written = self.dealt.iter().any(|share| share.serial == card.serial);
         match purpose {
@@ -120,7 +124,9 @@ impl Rules {
                 usable && header.key_id == set.key_id
             }
             (Some(Task::RestoreKey { key_id, .. }), None) => key_id.is_none_or(|key_id| key_id == header.key_id),
-            (Some(_) | None, Some(set)) => header.set_id == set.id,
+            (Some(_) | None, Some(set)) => {
+                header.set_id == set.id || self.facts.other.is_some_and(|other| other.id == header.set_id)
+            }
             (Some(_) | None, None) => false,
         };
         if !fits {
@@ -138,7 +144,8 @@ impl Rules {
     /// Whether somebody has to agree that what is on the card is lost.
     fn must_ask_to_overwrite(&self) -> bool {
         let writes = matches!(self.visit.purpose, Purpose::Deal | Purpose::CopyTarget);
-        let nothing_lost = matches!(self.visit.facts.standing, None | Some(Standing::Next | Standing::Former(Fate::Void)));
+        let nothing_lost =
+            matches!(self.visit.facts.standing, None | Some(Standing::Next | Standing::Former(Fate::Void)));
         writes && !nothing_lost && !self.visit.agreed && !self.facts.overwrite
     }
 

@@ -46,6 +46,13 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::Reset { .. }
             | Command::Approve { .. }
             | Command::Withdraw { .. }
+            | Command::Cards { .. }
+            | Command::SlotCards { .. }
+            | Command::AdministratorCards { .. }
+            | Command::BySoCards { .. }
+            | Command::CardLost { .. }
+            | Command::AnswerCeremony { .. }
+            | Command::CancelCeremony { .. }
             | Command::Stop => Ok(()),
         }
     }
@@ -56,6 +63,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             Command::Split { quorum, .. } => quorum.m(),
             Command::Mode { parts: Some(roster), .. } => roster.count(),
             Command::Mode { parts: None, .. } => 1,
+            Command::SlotCards { quorum, .. } => quorum.m(),
             Command::Boot
             | Command::Activate { .. }
             | Command::Deactivate { .. }
@@ -70,6 +78,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::Withdraw { .. }
             | Command::DualControl { .. }
             | Command::AdoptConfiguration { .. }
+            | Command::Cards { .. }
+            | Command::AdministratorCards { .. }
+            | Command::BySoCards { .. }
+            | Command::CardLost { .. }
+            | Command::AnswerCeremony { .. }
+            | Command::CancelCeremony { .. }
             | Command::Stop => return false,
         };
         let entry = command.slot().and_then(|slot| self.entries.get(usize::from(slot.0)));

@@ -11,8 +11,9 @@ use ed25519_dalek::ed25519::signature::MultipartSigner as _;
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
 use zeroize::Zeroize as _;
 
-/// Bytes of stack that are overwritten: more than the crate uses, by test.
-const STACK_BYTES: usize = 12 * 1024;
+/// Bytes of stack that are overwritten. The crate goes 15 KiB deep on x86-64, where verifying
+/// goes deepest, and 11 KiB on a Cortex-M3, both measured.
+const STACK_BYTES: usize = 16 * 1024;
 
 /// Writes the public key of this seed of a private key.
 pub(super) fn public_key(seed: &[u8; 32], public_key: &mut [u8; 32]) {

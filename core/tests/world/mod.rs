@@ -16,7 +16,7 @@ use slotwarden_core::fault::{ApplicationFault, Fault, Function, HsmFailure, rv};
 use slotwarden_core::person::{PersonId, Persons, Role, Roles};
 use slotwarden_core::record::{Attempts, Change, ChangeKind};
 use slotwarden_core::record::{Mode, Owner, PolicyRecord, Record, SecretKey, Sets, SlotRecord};
-use slotwarden_core::service::{Configuration, Service, SlotConfiguration};
+use slotwarden_core::service::{Configuration, SecurityLevel, Service, SlotConfiguration};
 use slotwarden_core::status::StateName;
 use slotwarden_core::token::{LoginState, Presence, TokenState};
 use slotwarden_core::{Now, SecretId};
@@ -288,6 +288,10 @@ impl World {
                     self.sealed.insert(key, code);
                     None
                 }
+                // This world has no cards: what is stored of them is only the cluster id.
+                Effect::Store(
+                    Record::Cluster(_) | Record::CardSets { .. } | Record::Card { .. } | Record::Transcript { .. },
+                ) => None,
                 Effect::Store(Record::Erase { key }) => {
                     assert!(self.sealed.remove(&key).is_some());
                     None
@@ -378,7 +382,7 @@ impl World {
                     self.ended_worker = true;
                     None
                 }
-                Effect::Card { .. } | Effect::Checkpoint { .. } => None,
+                Effect::Card { .. } | Effect::Checkpoint { .. } | Effect::SignTranscript { .. } => None,
             };
             if let Some(answer) = answer {
                 let now = Now { mono_ms: self.now_ms, wall_s: WALL_S };
@@ -529,7 +533,7 @@ pub fn configuration(persons: Persons) -> Configuration<2> {
     slots
         .push(SlotConfiguration { owner: Owner(7), uid: [1; 16], applications, pin_chars_max: 0 })
         .expect("one slot fits");
-    Configuration { slots, persons, tries: 3, digest: [0; 32], in_force: [1; 32], offered: [1; 32] }
+    Configuration { slots, persons, tries: 3, digest: [0; 32], in_force: [1; 32], offered: [1; 32], level: SecurityLevel::Cards, cluster: [0xC1; 16] }
 }
 
 pub fn service() -> Small {

@@ -65,9 +65,8 @@ fn card_readers(settings: &Settings, events: &Events) -> Result<Box<dyn Cards + 
     }
     #[cfg(not(feature = "pcsc"))]
     {
-        // The configuration asks for readers only where the program can serve them.
         let _ = events;
-        Ok(Box::new(NoCards))
+        Err(Own::ConfigurationWrong.with("card readers are wanted, and this program is built without its feature pcsc"))
     }
 }
 

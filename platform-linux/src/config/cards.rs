@@ -137,9 +137,6 @@ pub(super) fn check_cards(table: CardsTable, level: SecurityLevel, problems: &mu
             "write security_level = \"cards\", or leave `enabled` out",
         );
     }
-    if wanted && table.enabled != Some(false) && !cfg!(feature = "pcsc") {
-        problems.add("security_level", "this program is built without card readers", "build it with its feature");
-    }
     for text in &table.exclude {
         named("[cards] exclude", text, problems);
     }

@@ -138,7 +138,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             subjects.filter_map(|(subject, slot)| Some((subject, slot, self.service.card_sets(subject)?))).collect();
         CardsView {
             schema: SCHEMA,
-            cards: self.service.cards().iter().map(|entry| card_view(entry, &sets, &self.names)).collect(),
+            cards: self.service.card_entries().iter().map(|entry| card_view(entry, &sets, &self.names)).collect(),
             readers: self.devices.cards.readers(),
         }
     }

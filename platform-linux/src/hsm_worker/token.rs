@@ -63,9 +63,10 @@ impl Token {
             Order::Unblock => self.unblock(session, &mut call).map(|()| HsmAnswer::Unblocked),
             Order::Erase => self.erase(session, &mut call).map(HsmAnswer::Erased),
             Order::SetSoPin => self.set_so_pin(session, &mut call).map(|()| HsmAnswer::SoPinSet),
-            Order::PutBackupKeys { .. } | Order::KeepBackupKeys { .. } => {
-                Err(HsmFailure::Pkcs11 { code: rv::FUNCTION_NOT_SUPPORTED, function: Function::Other })
+            Order::PutBackupKeys { key_id, uid } => {
+                self.put_backup_keys(session, &call, key_id, uid).map(|()| HsmAnswer::BackupKeysPut)
             }
+            Order::KeepBackupKeys { key_id, uid } => self.keep_backup_keys(session, key_id, uid),
             Order::Random => return self.random(session, call.request),
             Order::Look => return self.notice_loss(session),
         };

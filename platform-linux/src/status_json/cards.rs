@@ -37,7 +37,7 @@ pub struct BackupView {
     pub warnings: Vec<String>,
 }
 
-/// A set of cards that opens a slot.
+/// Who opens a slot with cards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CardSetView {
     /// How many users open the slot.
@@ -46,14 +46,6 @@ pub struct CardSetView {
     pub n: u8,
     /// Whether a code is needed as well.
     pub with_code: bool,
-    /// Which set of its slot; rises with each.
-    pub generation: u32,
-    /// Names the set, hexadecimal.
-    pub set_id: String,
-    /// The users, share 1 first.
-    pub holders: Vec<String>,
-    /// Whether each share went to another person while two persons decided.
-    pub split_knowledge: bool,
 }
 
 /// Cards and readers.
@@ -142,18 +134,6 @@ pub(super) fn backup_view(status: &BackupStatus, now_s: Option<u64>) -> BackupVi
         shares_in_use: status.shares_in_use,
         verified: status.verified_s,
         warnings,
-    }
-}
-
-pub(super) fn card_set_view(set: &CardSet, names: &Names) -> CardSetView {
-    CardSetView {
-        k: set.quorum.m(),
-        n: set.quorum.n(),
-        with_code: set.with_code,
-        generation: set.generation,
-        set_id: hex(&set.id),
-        holders: set.holders.persons().iter().map(|who| names.person_name(*who)).collect(),
-        split_knowledge: set.split_knowledge,
     }
 }
 
