@@ -37,4 +37,5 @@ pub mod signals;
 pub mod status_json;
 pub mod store;
 pub mod token_uri;
+pub mod transcript;
 pub mod wire;

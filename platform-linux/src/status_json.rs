@@ -3,6 +3,9 @@
 //! The shape is fixed by `"schema": 1`: keys are added, never changed or removed. The same
 //! structs travel on the control socket, so table, JSON and boot message cannot disagree.
 
+mod cards;
+mod ceremony;
+
 use serde::{Deserialize, Serialize};
 use slotwarden_core::command::CommandKind;
 use slotwarden_core::fault::Fault;
@@ -13,9 +16,13 @@ use slotwarden_core::status::{
 };
 
 use crate::config::SecurityLevel;
+use crate::devices::ReaderView;
 use crate::names::Names;
 use crate::operation;
 use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_LATER, EXIT_WAITS, Problem};
+
+pub use cards::{BackupView, CardSetView, CardView, CardsView, card_view, credential_word};
+pub use ceremony::{CeremonyView, LastCeremonyView, end_word};
 
 /// Version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -35,7 +42,7 @@ pub struct StatusView {
     pub single_person: bool,
     /// Why the service halted, if it did.
     pub halted: Option<Told>,
-    /// How backups are protected. This version makes none: `none`.
+    /// How backups are protected: `none`, `passphrase`, `cards`.
     pub security_level: String,
     /// Orders that wait for a second person, or for being given again.
     pub approvals: Vec<ApprovalView>,
@@ -53,6 +60,12 @@ pub struct StatusView {
     pub random: String,
     /// Slots that the configuration no longer names, although a sealed code is kept for them.
     pub kept_codes: Vec<String>,
+    /// The ceremony under way.
+    pub ceremony: Option<CeremonyView>,
+    /// How the last one ended, since the start.
+    pub last_ceremony: Option<LastCeremonyView>,
+    /// The backup key's set in force.
+    pub backup: Option<BackupView>,
 }
 
 /// Counts of slots.
@@ -104,6 +117,8 @@ pub struct SlotView {
     pub knowledge: KnowledgeView,
     /// The collection of shares or parts under way.
     pub collection: Option<CollectionView>,
+    /// Whether its token has the derived keys of the backup key in force; null: not known, or there is none.
+    pub backup_key: Option<bool>,
 }
 
 /// One order that needs two persons. Its code is told to its requester only.
@@ -143,7 +158,7 @@ pub struct ApplicationView {
 /// Who or what a slot waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitView {
-    /// `code`, `parts`, `shares`, `person`.
+    /// `code`, `parts`, `shares`, `cards`, `person`.
     pub kind: String,
     /// How many of them are here.
     pub have: u8,
@@ -158,12 +173,14 @@ pub struct WaitView {
 /// Who knows a slot's code.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnowledgeView {
-    /// `service` (a generated code), `whole`, `parts`, `shares`.
+    /// `service` (a generated code), `whole`, `parts`, `shares`, `cards`.
     pub kind: String,
     /// For parts: who, in the order in which their parts are joined.
     pub persons: Vec<String>,
     /// For shares: the set that is in force.
     pub set: Option<SetView>,
+    /// For cards: the set that is in force.
+    pub cards: Option<CardSetView>,
 }
 
 /// A set of shares.
@@ -257,6 +274,10 @@ pub struct Surroundings {
     pub module: String,
     /// [`StatusView::random`].
     pub random: String,
+    /// The card readers.
+    pub readers: Vec<ReaderView>,
+    /// Seconds since 1970, if there is a clock.
+    pub wall_s: Option<u64>,
 }
 
 /// Joins numbers and names: the one place.
@@ -279,6 +300,9 @@ pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &
         hsm: HsmView { worker: status.worker, module: around.module.clone() },
         random: around.random.clone(),
         kept_codes: names.left_out.clone(),
+        ceremony: status.ceremony.as_ref().map(|found| ceremony::ceremony_view(found, names, &around.readers)),
+        last_ceremony: status.last_ceremony.map(ceremony::last_view),
+        backup: status.backup.as_ref().map(|backup| cards::backup_view(backup, around.wall_s)),
     }
 }
 
@@ -330,6 +354,10 @@ impl SlotView {
     /// Its code mode, and who knows a manual code if several persons do.
     #[must_use]
     pub fn mode_sentence(&self) -> String {
+        if let Some(set) = &self.knowledge.cards {
+            let code = if set.with_code { ", on top of a code" } else { "" };
+            return format!("{}, any {} of {} users with cards{code}", self.mode, set.k, set.n);
+        }
         match (&self.knowledge.set, self.knowledge.persons.split_last()) {
             (Some(set), _) => format!("{}, any {} of {} persons", self.mode, set.m, set.n),
             (None, Some((last, others))) => format!("{}, {} and {last} together", self.mode, others.join(", ")),
@@ -353,6 +381,7 @@ impl SlotView {
                         format!("waits for a code{seconds}: the new one, then the old one")
                     }
                     "code" => format!("waits for a code{seconds}{}", fault.unwrap_or_default()),
+                    "cards" => format!("{}{}", self.waits_for_cards(wait), fault.unwrap_or_default()),
                     "parts" | "shares" => {
                         format!("{}{}", self.waits_for_people(wait), fault.unwrap_or_default())
                     }
@@ -361,6 +390,14 @@ impl SlotView {
             }
             None => format!("is {}{}", self.state, because.unwrap_or_default()),
         }
+    }
+
+    /// Whose cards are wanted, after the slot's name: "waits for cards of 2 of 3 users".
+    fn waits_for_cards(&self, wait: &WaitView) -> String {
+        let of = self.knowledge.cards.as_ref().map_or_else(String::new, |set| format!(" of {}", set.n));
+        let code = if self.knowledge.cards.as_ref().is_some_and(|set| set.with_code) { "a code and " } else { "" };
+        let seconds = wait.seconds_left.map_or_else(String::new, |left| format!(" in {left} s"));
+        format!("waits for {code}cards of {}{of} users{seconds}", wait.need)
     }
 
     /// What several persons are wanted for, after the slot's name: "waits for 2 of 3 shares,
@@ -478,11 +515,12 @@ fn slot_view(slot: &SlotStatus, names: &Names) -> SlotView {
         so_pin_proven_s: slot.so_proven_s,
         knowledge: knowledge_view(slot, names),
         collection: slot.collection.as_ref().map(|collection| collection_view(collection, names)),
+        backup_key: slot.backup_key,
     }
 }
 
 fn knowledge_view(slot: &SlotStatus, names: &Names) -> KnowledgeView {
-    let view = |kind: &str| KnowledgeView { kind: kind.to_owned(), persons: Vec::new(), set: None };
+    let view = |kind: &str| KnowledgeView { kind: kind.to_owned(), persons: Vec::new(), set: None, cards: None };
     match (slot.mode, slot.knowledge) {
         (Mode::Generated, _) => view("service"),
         (Mode::Manual, KnowledgeStatus::Whole) => view("whole"),
@@ -494,6 +532,10 @@ fn knowledge_view(slot: &SlotStatus, names: &Names) -> KnowledgeView {
             let mark = set.mark.iter().map(|byte| format!("{byte:02x}")).collect();
             let (m, n) = (set.quorum.m(), set.quorum.n());
             KnowledgeView { set: Some(SetView { m, n, generation: set.generation, mark }), ..view("shares") }
+        }
+        (Mode::Manual, KnowledgeStatus::Cards { quorum, with_code }) => {
+            let cards = Some(CardSetView { k: quorum.m(), n: quorum.n(), with_code });
+            KnowledgeView { cards, ..view("cards") }
         }
     }
 }
@@ -530,7 +572,21 @@ fn collection_view(collection: &CollectionStatus, names: &Names) -> CollectionVi
             | CommandKind::AdoptConfiguration
             | CommandKind::Stop
             | CommandKind::ReadStatus
-            | CommandKind::ReadAudit => "activate",
+            | CommandKind::ReadAudit
+            | CommandKind::CreateSet
+            | CommandKind::ChangeCardPin
+            | CommandKind::ReassignCard
+            | CommandKind::CopyCard
+            | CommandKind::VerifySet
+            | CommandKind::RestoreKey
+            | CommandKind::ReplaceSet
+            | CommandKind::RotateKey
+            | CommandKind::EraseCard
+            | CommandKind::CardLost
+            | CommandKind::SlotCards
+            | CommandKind::AdministratorCards
+            | CommandKind::AnswerCeremony
+            | CommandKind::CancelCeremony => "activate",
         }
         .to_owned(),
         progress: ProgressView::from(collection.progress),
@@ -546,6 +602,7 @@ const fn wait_word(kind: WaitKind) -> &'static str {
         WaitKind::Code => "code",
         WaitKind::Parts | WaitKind::NewParts => "parts",
         WaitKind::Shares | WaitKind::Custodians => "shares",
+        WaitKind::Cards => "cards",
         WaitKind::Person => "person",
     }
 }
@@ -556,7 +613,7 @@ impl From<Progress> for ProgressView {
         let phase = match kind {
             WaitKind::NewParts => "new-parts",
             WaitKind::Custodians => "new-shares",
-            WaitKind::Code | WaitKind::Parts | WaitKind::Shares | WaitKind::Person => wait_word(kind),
+            WaitKind::Code | WaitKind::Parts | WaitKind::Shares | WaitKind::Cards | WaitKind::Person => wait_word(kind),
         };
         ProgressView { phase: phase.to_owned(), have, need, attempt: attempt.to_string() }
     }
@@ -621,6 +678,7 @@ mod tests {
             refusal: None,
             so_proven_s: None,
             fault: None,
+            backup_key: None,
         }
     }
 
@@ -635,6 +693,9 @@ mod tests {
             boot_done: true,
             worker: true,
             disk_reserve: false,
+            ceremony: None,
+            last_ceremony: None,
+            backup: None,
         }
     }
 
@@ -655,6 +716,14 @@ mod tests {
             security_level: SecurityLevel::None,
             module: "/usr/lib/softhsm/libsofthsm2.so".to_owned(),
             random: "hsm, system".to_owned(),
+            readers: vec![ReaderView {
+                number: Some(0),
+                name: "Front Pad".to_owned(),
+                present: true,
+                card: true,
+                reason: None,
+            }],
+            wall_s: Some(1_767_225_600),
         };
         join(status, &names, &around)
     }

@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 
 use slotwarden::config::SecurityLevel;
 use slotwarden::control::Request;
-use slotwarden::daemon::{self, Devices, Notice, Setup};
-use slotwarden::devices::{Applications, Checkpoint, Event, Events, FreeToken, Hsm, Lend, NoCards, Store};
+use slotwarden::daemon::{self, Devices, Notice, Setup, StoredCards};
+use slotwarden::devices::{
+    Applications, Checkpoint, Event, Events, FreeToken, Hsm, Lend, NoCards, Store, TranscriptPart,
+};
 use slotwarden::names::{Names, Peer, SlotName};
 use slotwarden::problem::Problem;
 use slotwarden::token_uri::TokenUri;
 use slotwarden::wire::{Answered, Ask, Order, SecretRole};
 use slotwarden_core::audit::{AuditRecord, Chain};
+use slotwarden_core::ceremony::CeremonyId;
 use slotwarden_core::effect::{
     ApplicationId, ApplicationOrder, HsmAnswer, HsmCall, Input, Outcome, Room, SlotId, StoreResult, Ticket,
 };
@@ -144,6 +147,12 @@ impl Store for TinyStore {
 
     fn checkpoint(&mut self, _sequence: u64, _head: [u8; 32]) {}
 
+    fn sign_transcript(&mut self, _id: CeremonyId, _head: [u8; 32]) {}
+
+    fn transcript(&mut self, _id: CeremonyId, _first: u16, _count: usize) -> Result<TranscriptPart, Refusal> {
+        Ok(TranscriptPart::default())
+    }
+
     fn audit(&mut self, first: u64, count: usize) -> Result<Vec<AuditRecord>, Refusal> {
         Ok(self.journal.iter().filter(|record| record.sequence >= first).take(count).copied().collect())
     }
@@ -232,10 +241,10 @@ fn world_that_looks(present: bool, found_by_look: bool, look_ends: bool) -> Worl
         configuration,
         records: Vec::new(),
         sets: Vec::new(),
+        cards: StoredCards::default(),
         policy: PolicyRecord::default(),
         chain: Chain::default(),
         protected: b"{}".to_vec(),
-        security_level: SecurityLevel::None,
         configuration_file: None,
     };
     let (ready, is_ready) = channel();

@@ -17,6 +17,8 @@
 
 use serde::Deserialize;
 
+pub use slotwarden_core::service::SecurityLevel;
+
 use super::READER_NAMES_MAX;
 use super::file::Problems;
 
@@ -26,12 +28,11 @@ const DIGITS_MAX: u8 = 32;
 /// Shortest PIN that a pad may be bound to, digits: what an OpenPGP card wants at least.
 const DIGITS_MIN: u8 = 6;
 
-/// What the appliance's backup keys and activations rest on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+/// The level as it is written.
+#[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum SecurityLevel {
+pub(super) enum LevelWord {
     /// Codes; there is no backup key.
-    #[default]
     None,
     /// A passphrase protects the backup key.
     Passphrase,
@@ -67,14 +68,12 @@ pub struct PadSettings {
     pub variable_length: Option<bool>,
 }
 
-impl SecurityLevel {
-    /// The word in configuration and status.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            SecurityLevel::None => "none",
-            SecurityLevel::Passphrase => "passphrase",
-            SecurityLevel::Cards => "cards",
+impl From<LevelWord> for SecurityLevel {
+    fn from(word: LevelWord) -> Self {
+        match word {
+            LevelWord::None => SecurityLevel::None,
+            LevelWord::Passphrase => SecurityLevel::Passphrase,
+            LevelWord::Cards => SecurityLevel::Cards,
         }
     }
 }

@@ -11,13 +11,14 @@ use slotwarden::appliance::{self, Prepared};
 use slotwarden::config::Offered;
 use slotwarden::control::{self, Reply, Request};
 use slotwarden::daemon::{self, Devices, Notice};
-use slotwarden::devices::{Checkpoint, Event, Events, Lend, NoCards, Store};
+use slotwarden::devices::{Checkpoint, Event, Events, Lend, NoCards, Store, TranscriptPart};
 use slotwarden::names::Peer;
 use slotwarden::problem::{Own, Problem};
 use slotwarden::status_json::StatusView;
 use slotwarden::store::DiskStore;
 use slotwarden::wire::{Answered, Ask};
 use slotwarden_core::audit::AuditRecord;
+use slotwarden_core::ceremony::CeremonyId;
 use slotwarden_core::effect::{Input, StoreResult, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::record::{Record, SecretKey};
@@ -138,6 +139,16 @@ impl Store for Powered {
         if self.is_on() {
             self.store.checkpoint(sequence, head);
         }
+    }
+
+    fn sign_transcript(&mut self, id: CeremonyId, head: [u8; 32]) {
+        if self.is_on() {
+            self.store.sign_transcript(id, head);
+        }
+    }
+
+    fn transcript(&mut self, id: CeremonyId, first: u16, count: usize) -> Result<TranscriptPart, Refusal> {
+        self.store.transcript(id, first, count)
     }
 
     fn audit(&mut self, first: u64, count: usize) -> Result<Vec<AuditRecord>, Refusal> {
