@@ -637,6 +637,7 @@ mod tests {
             collection: None,
             state,
             applications: Vec::new(),
+            backup_key: None,
             waits_for: None,
             tries_left: 3,
             attention: None,
