@@ -10,6 +10,9 @@
 //! | [`code`] | the bytes of one PIN or code |
 //! | [`hsm`] | tokens with counters, flags, sessions and a store of their own |
 //! | [`store`] | a disk that loses power |
+//! | [`cards`] | smart cards: ours, and what it takes to be any |
+//! | [`pin_pad`] | a reader with a keypad, and the person at it |
+//! | [`reader`] | such readers on sockets, for the real PC/SC service |
 //! | [`apps`] | applications that hold a token PIN or not |
 //! | [`people`] | what people know and order |
 //! | [`together`] | what several persons know of one code |
@@ -42,6 +45,7 @@ pub mod model;
 pub mod people;
 pub mod pin_pad;
 mod power;
+pub mod reader;
 pub mod room;
 pub mod shares;
 pub mod store;

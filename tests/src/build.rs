@@ -41,6 +41,18 @@ pub fn kryoptic() -> &'static Path {
     BUILT.get_or_init(|| cargo_built("kryoptic-module", "libkryoptic_module.so"))
 }
 
+/// The program `slotwarden-sim`.
+pub fn simulator() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| cargo_built("slotwarden-sim", "slotwarden-sim"))
+}
+
+/// The reader that pcscd loads, whose card and keypad are in the simulator.
+pub fn ifd_handler() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| cargo_built("slotwarden-ifd", "libslotwarden_ifd.so"))
+}
+
 /// SoftHSM2 as a PKCS#11 module.
 pub fn softhsm() -> &'static Path {
     let module = Path::new("/usr/lib/softhsm/libsofthsm2.so");

@@ -6,6 +6,7 @@ pub mod defects;
 pub mod driver;
 pub mod excluded;
 pub mod modules;
+pub mod pcscd;
 pub mod stack;
 pub mod stage;
 pub mod terminal;

@@ -9,14 +9,14 @@
 use std::ffi::CString;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use pcsc::{Card, Context, Disposition, Error, Protocols, Scope, ShareMode, ctl_code};
+use pcsc::{Card, Context, Disposition, Error, Protocols, ReaderState, Scope, ShareMode, State, ctl_code};
 use slotwarden_core::SecretId;
 use slotwarden_core::card::apdu::{self, Apdu, Dialogue, PinTemplate, RESPONSE_BYTES_MAX};
-use slotwarden_core::card::{CardAnswer, CardCall, CardFailure, StatusWord};
+use slotwarden_core::card::{CardAnswer, CardCall, CardFailure, ProfileId, RecordPlace, StatusWord};
 use slotwarden_core::effect::Ticket;
-use slotwarden_core::share::record::{self, RECORD_BYTES, ShareHeader};
+use slotwarden_core::share::record::{self, RECORD_BYTES, ShareHeader, SignedHeader};
 use zeroize::Zeroizing;
 
 use super::pad::{self, Features, Quirks};
@@ -28,6 +28,9 @@ use crate::devices::{Event, Events};
 
 /// When a reader that could not be asked is asked again, if nothing changed there before.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// How soon pcscd notices that a card is gone, with a margin: where a driver does not tell it,
+/// it looks every 400 ms (`PCSCLITE_STATUS_POLL_RATE` of pcsc-lite).
+const NOTICED_WITHIN: Duration = Duration::from_secs(1);
 /// What a pad says of a PIN that is too short or too long (part 10, §2.5.2): the answer here
 /// where a pad cannot take any PIN of such a card. The card was not asked.
 const PIN_LENGTH: StatusWord = StatusWord(0x6403);
@@ -207,14 +210,56 @@ impl Desk {
             };
             card.control(code.into(), &block, &mut *response)
         } else {
+            let command;
+            let mut written = Apdu::empty();
+            let made = match call {
+                CardCall::Write { profile, place, record, .. } => {
+                    write(*profile, *place, record, y, &mut written).then_some(&written)
+                }
+                CardCall::Hold
+                | CardCall::Select { .. }
+                | CardCall::Tries { .. }
+                | CardCall::Verify { .. }
+                | CardCall::ChangePin { .. }
+                | CardCall::Read { .. }
+                | CardCall::Point { .. }
+                | CardCall::Erase { .. }
+                | CardCall::Release => {
+                    command = apdu::command(call);
+                    command.as_ref()
+                }
+            };
             // No such place on such a card, or y was given up: there is nothing to send.
-            let Some(command) = command(call, y) else { return (Err(CardFailure::Garbage), None) };
-            card.transmit(command.bytes(), &mut *response)
+            let Some(made) = made else { return (Err(CardFailure::Garbage), None) };
+            card.transmit(made.bytes(), &mut *response)
         };
         match came {
             Ok(came) => read(call, came),
-            Err(error) => (Err(failure_at(card, error)), None),
+            Err(error) => (Err(self.failure_at(pad, card, error)), None),
         }
+    }
+
+    /// Why a call at a card that was held has no answer. When the card was pulled in the middle,
+    /// drivers say only that nothing was transacted; pcscd knows, once it has looked again.
+    fn failure_at(&self, pad: &Pad, card: &Card, error: Error) -> CardFailure {
+        let until = Instant::now() + NOTICED_WITHIN;
+        let mut state = [ReaderState::new(self.handle.clone(), State::UNAWARE)];
+        let failed = failure(error);
+        while failed == CardFailure::Transport {
+            match card.status2_len() {
+                Ok(_) => {}
+                // The connection to pcscd itself is broken.
+                Err(Error::CommError | Error::InternalError) => return CardFailure::ReaderGone,
+                Err(error) => return failure(error),
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            // The first time it returns at once with what is known.
+            if left.is_zero() || pad.context.get_status_change(left, &mut state).is_err() {
+                break;
+            }
+            state[0].sync_current_state();
+        }
+        failed
     }
 
     /// A failure, and what follows from it for the reader.
@@ -240,11 +285,18 @@ fn dialogue(pad: &Pad, template: &PinTemplate) -> (u32, Option<Vec<u8>>) {
     }
 }
 
-fn command(call: &CardCall, y: Option<Box<Zeroizing<[u8; 32]>>>) -> Option<Apdu> {
-    let CardCall::Write { profile, place, record, .. } = call else { return apdu::command(call) };
+/// Puts a record and its y into `sent`; false: there is no such place on such a card, or no y.
+fn write(
+    profile: ProfileId,
+    place: RecordPlace,
+    record: &SignedHeader,
+    y: Option<Box<Zeroizing<[u8; 32]>>>,
+    sent: &mut Apdu,
+) -> bool {
+    let Some(y) = y else { return false };
     let mut bytes = Zeroizing::new([0; RECORD_BYTES]);
-    record::write(record, &*y?, &mut bytes);
-    apdu::write(*profile, *place, &bytes)
+    record::write(record, &y, &mut bytes);
+    apdu::write(profile, place, &bytes, sent)
 }
 
 /// What the card's answer says; of a good record y is kept.
@@ -257,20 +309,6 @@ fn read(call: &CardCall, response: &[u8]) -> Answered {
         _ => None,
     };
     (answer, y)
-}
-
-/// Why a call at a card that was held has no answer. Drivers mostly say only that it was not
-/// transacted when the card was pulled in the middle; pcscd knows more.
-fn failure_at(card: &Card, error: Error) -> CardFailure {
-    match failure(error) {
-        CardFailure::Transport => match card.status2_len() {
-            Ok(_) => CardFailure::Transport,
-            // The connection to pcscd itself is broken.
-            Err(Error::CommError | Error::InternalError) => CardFailure::ReaderGone,
-            Err(error) => failure(error),
-        },
-        known @ (CardFailure::CardGone | CardFailure::InUse | CardFailure::ReaderGone | CardFailure::Garbage) => known,
-    }
 }
 
 fn failure(error: Error) -> CardFailure {

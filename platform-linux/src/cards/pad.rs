@@ -13,6 +13,7 @@
 //! from `GET_TLV_PROPERTIES`; the configuration can say the rest, by the reader's name.
 
 use slotwarden_core::card::apdu::PinTemplate;
+use slotwarden_core::limits::PAD_DEADLINE_MS;
 
 use crate::config::CardsSettings;
 
@@ -28,9 +29,13 @@ const GET_TLV_PROPERTIES: u8 = 0x12;
 /// Tag of the longest PIN a pad takes, in the answer to `GET_TLV_PROPERTIES` (§2.6.14).
 const MAX_PIN_SIZE: u8 = 7;
 
-/// How long the pad waits for the first digit, and then for each further one, seconds: people
-/// look for a paper first. It ends well before the core stops waiting for the answer.
-const ENTRY_TIMEOUT_S: u8 = 30;
+/// `bTimerOut` and `bTimerOut2` of a PIN: how long the pad waits for the first digit, and from
+/// there to the end, seconds. A pad that ends its dialogue says so; the core stops waiting later.
+const VERIFY_TIMEOUTS_S: [u8; 2] = [30, 30];
+/// The same for each of the three PINs of a change.
+const MODIFY_TIMEOUTS_S: [u8; 2] = [15, 14];
+const _: () = assert!((VERIFY_TIMEOUTS_S[0] + VERIFY_TIMEOUTS_S[1]) as u64 * 1000 < PAD_DEADLINE_MS);
+const _: () = assert!(3 * (MODIFY_TIMEOUTS_S[0] + MODIFY_TIMEOUTS_S[1]) as u64 * 1000 < PAD_DEADLINE_MS);
 /// `bEntryValidationCondition`: the person presses the key that ends the entry.
 const VALIDATION_KEY: u8 = 0x02;
 /// The same, or all digits are there: for PINs of one length.
@@ -176,8 +181,8 @@ impl Digits {
 pub(super) fn verify_block(template: &PinTemplate, quirks: Quirks) -> Option<Vec<u8>> {
     let digits = Digits::of(template, quirks)?;
     let command = digits.command(template.header(), 1, quirks.lc);
-    let mut block =
-        vec![ENTRY_TIMEOUT_S, ENTRY_TIMEOUT_S, PinTemplate::FORMAT_STRING, digits.block(), PinTemplate::LENGTH_FORMAT];
+    let mut block = VERIFY_TIMEOUTS_S.to_vec();
+    block.extend([PinTemplate::FORMAT_STRING, digits.block(), PinTemplate::LENGTH_FORMAT]);
     block.extend(digits.bounds());
     block.extend([digits.validation(), 1]); // bNumberMessage: one
     block.extend(LANGUAGE.to_le_bytes());
@@ -189,15 +194,14 @@ pub(super) fn verify_block(template: &PinTemplate, quirks: Quirks) -> Option<Vec
 pub(super) fn modify_block(template: &PinTemplate, quirks: Quirks) -> Option<Vec<u8>> {
     let digits = Digits::of(template, quirks)?;
     let command = digits.command(template.header(), 2, quirks.lc);
-    let mut block = vec![
-        ENTRY_TIMEOUT_S,
-        ENTRY_TIMEOUT_S,
+    let mut block = MODIFY_TIMEOUTS_S.to_vec();
+    block.extend([
         PinTemplate::FORMAT_STRING,
         digits.block(),
         PinTemplate::LENGTH_FORMAT,
         template.offset_old(),
         digits.offset_new(template),
-    ];
+    ]);
     block.extend(digits.bounds());
     block.extend([CONFIRM_AND_OLD, digits.validation(), 3]); // bNumberMessage: old, new, again
     block.extend(LANGUAGE.to_le_bytes());
@@ -280,7 +284,7 @@ mod tests {
     fn the_block_of_a_change_has_the_bytes_of_the_specification() {
         let block = modify_block(&modify(), PLAIN).expect("it takes such a PIN");
         let expected = [
-            30, 30, 0x82, 0x00, 0x00, 0, 0, // as above, offsets of old and new
+            15, 14, 0x82, 0x00, 0x00, 0, 0, // as above, offsets of old and new
             12, 6, 0x03, 0x02, 3, 0x09, 0x04, 0, 1, 2, // digits, old and twice new, key, three messages
             0, 0, 0, 5, 0, 0, 0, // prologue, length
             0x00, 0x24, 0x00, 0x81, 0x00,
