@@ -137,7 +137,7 @@ pub(crate) fn next_entry(world: &mut World, slot: u8, status: &SlotStatus) -> Op
         WaitKind::Shares | WaitKind::Parts => {
             world.people.slots[usize::from(slot)].present(asked == WaitKind::Shares, &done, &mut world.random)
         }
-        WaitKind::Code | WaitKind::NewParts | WaitKind::Custodians | WaitKind::Person => None,
+        WaitKind::Code | WaitKind::NewParts | WaitKind::Custodians | WaitKind::Cards | WaitKind::Person => None,
     }
 }
 

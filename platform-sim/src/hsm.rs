@@ -1,10 +1,10 @@
 //! Simulated tokens: the device, with its counters, flags, sessions and a store of its own.
 //!
 //! What is imitated (`stack.md`; PKCS#11 v3.1): SoftHSM 2.6 never locks, raises the low
-//! count at the first wrong PIN and rewrites its token file without fsync, so that a power
-//! cut gives back what was there before; Kryoptic 1.5 keeps its files durable, locks after
-//! 10 wrong PINs and shows `FINAL_TRY` after 9. Logins belong to the worker's process: they
-//! are gone when the worker is.
+//! count at the first wrong PIN and writes its files without fsync, so that a power cut
+//! gives back what was there before, of PINs as of objects; Kryoptic 1.5 keeps its files
+//! durable, locks after 10 wrong PINs and shows `FINAL_TRY` after 9. Logins belong to the
+//! worker's process: they are gone when the worker is.
 
 use slotwarden_core::effect::HsmAnswer;
 use slotwarden_core::fault::{Function, HsmFailure, Refusal, rv};
@@ -661,6 +661,88 @@ mod tests {
             assert_eq!(token.session, LoginState::Public);
             assert!(!token.is_unsettled());
         }
+    }
+
+    const NAME: ([u8; 16], [u8; 16]) = ([1; 16], [9; 16]);
+    const OTHER: ([u8; 16], [u8; 16]) = ([2; 16], [9; 16]);
+
+    fn put(token: &mut Token, name: ([u8; 16], [u8; 16]), extent: Extent) -> Result<HsmAnswer, HsmFailure> {
+        token.put_backup_keys(name, &Code::new(&[3; 32]), &Code::new(&[4; 32]), extent)
+    }
+
+    fn kept(present: bool, destroyed: u8) -> Result<HsmAnswer, HsmFailure> {
+        Ok(HsmAnswer::BackupKeysKept { present, destroyed })
+    }
+
+    #[test]
+    fn backup_keys_need_a_login_and_whole_keys() {
+        let mut token = token(Character::SOFT);
+        let without = Err(failure(rv::USER_NOT_LOGGED_IN, Function::CreateObject));
+        assert_eq!(put(&mut token, NAME, Extent::Whole), without);
+        let without = Err(failure(rv::USER_NOT_LOGGED_IN, Function::FindObjects));
+        assert_eq!(token.keep_backup_keys(None, NAME.1), without);
+        assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
+        let short = token.put_backup_keys(NAME, &Code::new(&[3; 16]), &Code::new(&[4; 32]), Extent::Whole);
+        assert_eq!(short, Err(failure(rv::ARGUMENTS_BAD, Function::CreateObject)));
+        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1), kept(false, 0));
+    }
+
+    #[test]
+    fn a_kill_between_the_two_backup_keys_leaves_one_and_the_same_order_repairs_that() {
+        let mut token = token(Character::COUNTING);
+        assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
+        assert_eq!(put(&mut token, NAME, Extent::FirstStep), Err(HsmFailure::NoWorker));
+        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1), kept(false, 0));
+        assert_eq!(put(&mut token, NAME, Extent::Whole), Ok(HsmAnswer::BackupKeysPut));
+        assert_eq!(put(&mut token, NAME, Extent::Whole), Ok(HsmAnswer::BackupKeysPut));
+        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1), kept(true, 0));
+        assert_eq!(token.keep_backup_keys(None, NAME.1), kept(false, 2));
+    }
+
+    #[test]
+    fn keys_of_another_backup_key_are_destroyed_and_a_full_token_says_so() {
+        let mut token = token(Character::SOFT);
+        assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
+        for name in [NAME, OTHER, ([5; 16], [9; 16])] {
+            assert_eq!(put(&mut token, name, Extent::Whole), Ok(HsmAnswer::BackupKeysPut));
+        }
+        let full = Err(failure(rv::DEVICE_MEMORY, Function::CreateObject));
+        assert_eq!(put(&mut token, ([6; 16], [9; 16]), Extent::Whole), full);
+        assert_eq!(token.keep_backup_keys(Some(OTHER.0), OTHER.1), kept(true, 4));
+        assert_eq!(token.keep_backup_keys(Some(OTHER.0), [0; 16]), kept(false, 2), "another slot's uid");
+    }
+
+    #[test]
+    fn unsettled_backup_keys_may_be_lost_by_a_power_cut_and_erasing_destroys_them() {
+        let mut token = token(Character::SOFT);
+        assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
+        assert_eq!(put(&mut token, NAME, Extent::Whole), Ok(HsmAnswer::BackupKeysPut));
+        token.power_cut(false);
+        assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
+        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1), kept(false, 0));
+        assert_eq!(put(&mut token, NAME, Extent::Whole), Ok(HsmAnswer::BackupKeysPut));
+        token.settle();
+        token.power_cut(false);
+        assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
+        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1), kept(true, 0));
+        assert!(token.erase(&code("S-so-pin")).is_ok());
+        assert!(token.live.backup_keys.iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn another_so_pin_needs_the_present_one_and_nobody_logged_in() {
+        let mut token = token(Character::STRICT);
+        assert_eq!(token.set_so_pin(&code("S-wrong"), &code("S-next")), wrong(Function::Login));
+        assert!(token.state().so_count_low);
+        let long = Code::new(&[b'x'; 33]);
+        let refused = Err(failure(rv::PIN_LEN_RANGE, Function::SetPin));
+        assert_eq!(token.set_so_pin(&code("S-so-pin"), &long), refused);
+        assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
+        assert_eq!(token.set_so_pin(&code("S-so-pin"), &code("S-next")), Err(HsmFailure::AlreadyLoggedIn));
+        assert_eq!(token.logout(), Ok(HsmAnswer::LoggedOut));
+        assert_eq!(token.set_so_pin(&code("S-so-pin"), &code("S-next")), Ok(HsmAnswer::SoPinSet));
+        assert_eq!(token.unblock(&code("S-so-pin"), &code("next-pin")), wrong(Function::Login));
+        assert_eq!(token.unblock(&code("S-next"), &code("next-pin")), Ok(HsmAnswer::Unblocked));
     }
 
     #[test]

@@ -346,8 +346,9 @@ impl<C> PinPad<C> {
 }
 
 impl<C: SmartCard> PinPad<C> {
-    /// Powers the card: its answer to reset.
+    /// Powers the card: its answer to reset. A dialogue that a host left behind ends.
     pub fn power(&mut self) -> Option<Vec<u8>> {
+        self.asking = None;
         let answer = self.card.as_mut()?.power();
         self.powered = true;
         Some(answer)

@@ -337,7 +337,11 @@ impl Pad {
                 response.push(u8::from(tell_presence(&mut state)));
                 Outcome::Done
             }
-            2 => Outcome::with(self.state().pad.power(), response),
+            2 => {
+                let answer = self.state().pad.power();
+                self.shared.changed.notify_all();
+                Outcome::with(answer, response)
+            }
             3 => {
                 self.state().pad.power_off();
                 Outcome::Done
@@ -399,6 +403,8 @@ impl Pad {
         let began = Instant::now();
         let had = state.pad.has_card();
         let mut progress = state.pad.begin(kind, data, response);
+        // Another dialogue can only begin when the host of this one is gone.
+        let mine = state.pad.dialogues();
         self.shared.changed.notify_all();
         let mut announced = false;
         let contact = loop {
@@ -425,11 +431,12 @@ impl Pad {
                 .changed
                 .wait_timeout_while(state, left, |state| {
                     let somebody = thinks_until.is_none() && state.pad.expected() > 0;
-                    !state.closed && state.pad.has_card() && !somebody
+                    let ours = state.pad.is_asking() && state.pad.dialogues() == mine;
+                    !state.closed && state.pad.has_card() && ours && !somebody
                 })
                 .unwrap_or_else(PoisonError::into_inner);
             state = waited.0;
-            if state.closed {
+            if state.closed || !state.pad.is_asking() || state.pad.dialogues() != mine {
                 break Contact::Lost;
             }
             progress = if waited.1.timed_out() && thinks_until.is_none() {
@@ -573,6 +580,28 @@ mod tests {
         assert!(pad.wait_until_asking(Duration::from_secs(30)));
         pad.remove();
         assert_eq!(asked.join().unwrap(), (1, vec![]));
+    }
+
+    #[test]
+    fn what_is_typed_for_a_new_host_does_not_go_to_the_dialogue_of_one_that_died() {
+        let (folder, server, mut client) = stage();
+        let pad = server.pad(0);
+        pad.insert(Card::new([1; 8]));
+        client.ask(2, &[]);
+        let mut control = VERIFY_PIN.to_le_bytes().to_vec();
+        control.extend(verify_structure(&[0, 0x20, 0, 0x81], [6, 12], 60));
+        let len = u32::try_from(control.len() + 1).unwrap();
+        client.0.write_all(&[&len.to_le_bytes()[..], &[6], &control].concat()).unwrap();
+        assert!(pad.wait_until_asking(Duration::from_secs(30)));
+        drop(client);
+        let mut fresh = Client(UnixStream::connect(folder.path().join("left.sock")).unwrap());
+        assert_eq!(fresh.ask(2, &[]).0, 0);
+        assert!(!pad.is_asking());
+        let asked = thread::spawn(move || fresh.ask(6, &control));
+        assert!(pad.wait_until_asking(Duration::from_secs(30)));
+        pad.types(&["123456"]);
+        assert_eq!(asked.join().unwrap(), (0, vec![0x69, 0x85]), "nothing was selected");
+        assert_eq!((pad.take_apdus().len(), pad.dialogues()), (1, 2));
     }
 
     #[test]

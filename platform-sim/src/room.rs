@@ -146,10 +146,11 @@ impl Room {
         for number in 0..16 {
             add(PersonId(CUSTODIAN.0 + number), Role::Custodian);
         }
-        let character =
-            Character { locks: false, shows_low_count: true, pin_chars_max: 0, ..Character::default() };
+        let character = Character::SOFT;
         let tokens = (0..2)
-            .map(|slot| Token::initialised(slot, character, slot, Code::new(b"code-of-people"), Code::new(b"so-pin-of-people")))
+            .map(|slot| {
+                Token::initialised(slot, character, slot, Code::new(b"code-of-people"), Code::new(b"so-pin-of-people"))
+            })
             .collect();
         let mut room = Room {
             core: None,
@@ -193,7 +194,12 @@ impl Room {
             .map(|slot| {
                 let number = u8::try_from(slot).unwrap_or(0);
                 let owner = Owner(u16::from(number) + 1);
-                SlotConfiguration { owner, uid: [0xA0 + number; 16], applications: heapless::Vec::new(), pin_chars_max: 0 }
+                SlotConfiguration {
+                    owner,
+                    uid: [0xA0 + number; 16],
+                    applications: heapless::Vec::new(),
+                    pin_chars_max: 0,
+                }
             })
             .collect();
         let configuration = Configuration {
@@ -435,7 +441,8 @@ impl Room {
                 let draw = self.draws;
                 let taken = self.core().refill(id, |place| {
                     for (at, byte) in place[..64].iter_mut().enumerate() {
-                        *byte = u8::try_from(at).unwrap_or(0).wrapping_mul(31) ^ draw.wrapping_mul(if at < 32 { 17 } else { 91 });
+                        *byte = u8::try_from(at).unwrap_or(0).wrapping_mul(31)
+                            ^ draw.wrapping_mul(if at < 32 { 17 } else { 91 });
                     }
                     64
                 });

@@ -3,7 +3,7 @@
 //!
 //! Nothing waits here: a dialogue that needs somebody says so, and goes on when somebody is there.
 
-use slotwarden_core::card::apdu::{self, Dialogue, PinTemplate};
+use slotwarden_core::card::apdu::{self, Apdu, Dialogue, PinTemplate};
 use slotwarden_core::card::{CardAnswer, CardCall, CardFailure};
 use slotwarden_core::share::record::{self, RECORD_BYTES, ShareHeader};
 
@@ -71,10 +71,11 @@ impl<C: SmartCard> Terminal<C> {
                 let mut bytes = [0; RECORD_BYTES];
                 let Some(y) = y else { return Performed::Ended(Err(CardFailure::Garbage), None) };
                 record::write(record, y, &mut bytes);
-                match apdu::write(*profile, *place, &bytes) {
-                    Some(command) => self.transmit(call, command.bytes()),
-                    None => Performed::Ended(Err(CardFailure::Garbage), None),
+                let mut command = Apdu::empty();
+                if !apdu::write(*profile, *place, &bytes, &mut command) {
+                    return Performed::Ended(Err(CardFailure::Garbage), None);
                 }
+                self.transmit(call, command.bytes())
             }
             CardCall::Select { .. }
             | CardCall::Tries { .. }
@@ -139,13 +140,7 @@ impl<C: SmartCard> Terminal<C> {
 
 /// PIN_VERIFY_STRUCTURE or PIN_MODIFY_STRUCTURE (PC/SC part 10, 2.5) for a pad without quirks.
 fn structure(template: &PinTemplate) -> Vec<u8> {
-    let mut bytes = vec![
-        0,
-        0,
-        PinTemplate::FORMAT_STRING,
-        PinTemplate::BLOCK_STRING,
-        PinTemplate::LENGTH_FORMAT,
-    ];
+    let mut bytes = vec![0, 0, PinTemplate::FORMAT_STRING, PinTemplate::BLOCK_STRING, PinTemplate::LENGTH_FORMAT];
     let modify = template.dialogue() == Dialogue::Modify;
     if modify {
         bytes.extend([template.offset_old(), template.offset_new()]);

@@ -12,6 +12,7 @@ use slotwarden_core::fault::Refusal;
 use slotwarden_core::person::{PersonId, Persons, Role, Roles};
 use slotwarden_core::record::Owner;
 use slotwarden_core::safe::SecretId;
+use slotwarden_core::service::SecurityLevel;
 use slotwarden_core::status::{SlotStatus, StateName, WaitKind};
 use slotwarden_core::time::Now;
 use slotwarden_core::token::Presence;
@@ -687,7 +688,23 @@ impl World {
             },
             CommandKind::Share => Command::Share { slot, code: typed, confirmed },
             CommandKind::Reset => Command::Reset { slot },
-            CommandKind::Boot | CommandKind::ReadStatus | CommandKind::ReadAudit => Command::Boot,
+            CommandKind::Boot
+            | CommandKind::ReadStatus
+            | CommandKind::ReadAudit
+            | CommandKind::CreateSet
+            | CommandKind::ChangeCardPin
+            | CommandKind::ReassignCard
+            | CommandKind::CopyCard
+            | CommandKind::VerifySet
+            | CommandKind::RestoreKey
+            | CommandKind::ReplaceSet
+            | CommandKind::RotateKey
+            | CommandKind::EraseCard
+            | CommandKind::CardLost
+            | CommandKind::SlotCards
+            | CommandKind::AdministratorCards
+            | CommandKind::AnswerCeremony
+            | CommandKind::CancelCeremony => Command::Boot,
             CommandKind::Approve => match wish.approval {
                 Some((id, code)) => Command::Approve { id, code },
                 None => Command::Boot,
@@ -818,7 +835,21 @@ impl World {
             | CommandKind::DualControl
             | CommandKind::AdoptConfiguration
             | CommandKind::ReadStatus
-            | CommandKind::ReadAudit => true,
+            | CommandKind::ReadAudit
+            | CommandKind::CreateSet
+            | CommandKind::ChangeCardPin
+            | CommandKind::ReassignCard
+            | CommandKind::CopyCard
+            | CommandKind::VerifySet
+            | CommandKind::RestoreKey
+            | CommandKind::ReplaceSet
+            | CommandKind::RotateKey
+            | CommandKind::EraseCard
+            | CommandKind::CardLost
+            | CommandKind::SlotCards
+            | CommandKind::AdministratorCards
+            | CommandKind::AnswerCeremony
+            | CommandKind::CancelCeremony => true,
         }
     }
 
@@ -871,7 +902,10 @@ impl World {
         let mut secrets: Vec<Code> = self.checkers.typed_codes().collect();
         secrets.extend(self.disk.durable.sealed.iter().map(|(_, code)| *code));
         secrets.extend(self.people.slots.iter().flat_map(|knowledge| knowledge.together.secrets()));
-        secrets.extend(self.tokens.tokens.iter().flat_map(|token| [token.live.user_pin, token.live.so_pin]));
+        for token in &self.tokens.tokens {
+            secrets.extend([token.live.user_pin, token.live.so_pin]);
+            secrets.extend(token.live.backup_keys.iter().flatten().map(|key| key.value));
+        }
         secrets
     }
 }

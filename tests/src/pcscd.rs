@@ -118,6 +118,11 @@ impl Pcscd {
         }
     }
 
+    /// From its next start on, pcscd also has what this reader file says (reader.conf(5)).
+    pub fn add_reader_file(&self, text: &str) {
+        fs::write(self.folder.path().join("readers").join("others.conf"), text).expect("our own folder");
+    }
+
     /// Kills pcscd: nothing is said to its clients.
     pub fn kill(&mut self) {
         self.end(Signal::KILL);

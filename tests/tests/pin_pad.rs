@@ -282,6 +282,28 @@ fn a_card_pulled_while_the_keypad_asks_ends_the_dialogue() {
 }
 
 #[test]
+fn somebody_who_thinks_at_one_keypad_delays_no_other() {
+    let pcscd = Pcscd::start(&["Left", "Right"]);
+    for number in 0..2 {
+        pcscd.pad(number).insert(our_card());
+    }
+    let thinking = pcscd.pad(0).clone();
+    let slow = thread::spawn(|| {
+        let client = Client::take("Left");
+        client.select();
+        client.verify()
+    });
+    assert!(thinking.wait_until_asking(PATIENCE));
+    let client = Client::take("Right");
+    client.select();
+    pcscd.pad(1).types(&["123456"]);
+    assert_eq!(client.verify(), 0x9000);
+    assert!(thinking.is_asking());
+    thinking.types(&["123456"]);
+    assert_eq!(slow.join().expect("nothing to fail"), 0x9000);
+}
+
+#[test]
 fn a_card_swapped_for_another_is_not_taken_for_the_first() {
     let pcscd = Pcscd::start(&["Left"]);
     pcscd.pad(0).insert(our_card());

@@ -533,7 +533,16 @@ pub fn configuration(persons: Persons) -> Configuration<2> {
     slots
         .push(SlotConfiguration { owner: Owner(7), uid: [1; 16], applications, pin_chars_max: 0 })
         .expect("one slot fits");
-    Configuration { slots, persons, tries: 3, digest: [0; 32], in_force: [1; 32], offered: [1; 32], level: SecurityLevel::Cards, cluster: [0xC1; 16] }
+    Configuration {
+        slots,
+        persons,
+        tries: 3,
+        digest: [0; 32],
+        in_force: [1; 32],
+        offered: [1; 32],
+        level: SecurityLevel::Cards,
+        cluster: [0xC1; 16],
+    }
 }
 
 pub fn service() -> Small {

@@ -4,7 +4,7 @@
 //! `Hold` connects exclusively and begins a transaction (`SCardConnect(3)`,
 //! `SCardBeginTransaction(3)`); until `Release` every call is one `SCardTransmit` or one
 //! `SCardControl`. Nothing is sent twice, and nothing is connected again on its own: whoever
-//! lost the card has to hold it anew. However a hold ends, the card is reset.
+//! lost the card has to hold it anew. However a hold ends, a card that is there is reset.
 
 use std::ffi::CString;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -63,7 +63,9 @@ enum Ended {
     Released(Ticket),
     /// By another order to hold.
     HeldAnew(Job),
-    /// The card or the reader is gone; whoever called knows it.
+    /// The card is gone; whoever called knows it.
+    CardGone,
+    /// The reader is gone, or nothing was held; whoever called knows it.
     Lost,
     /// No more calls will come.
     Closed,
@@ -159,15 +161,20 @@ impl Desk {
                 Ended::Lost
             }
         };
-        // A connection to a card that is gone is ended too, and says so.
-        let _ = card.disconnect(Disposition::ResetCard);
+        // pcscd takes a reader whose card it cannot reset for one with a card: where the card is gone
+        // there is nothing to reset. A connection that is gone is ended too, and says so.
+        let disposition = match ended {
+            Ended::CardGone => Disposition::LeaveCard,
+            Ended::Released(_) | Ended::HeldAnew(_) | Ended::Lost | Ended::Closed => Disposition::ResetCard,
+        };
+        let _ = card.disconnect(disposition);
         match ended {
             Ended::Released(ticket) => {
                 self.answer(ticket, (Ok(CardAnswer::Released), None));
                 None
             }
             Ended::HeldAnew(job) => Some(job),
-            Ended::Lost | Ended::Closed => None,
+            Ended::CardGone | Ended::Lost | Ended::Closed => None,
         }
     }
 
@@ -183,7 +190,7 @@ impl Desk {
             match answered.0 {
                 Err(CardFailure::CardGone) => {
                     self.answer(ticket, answered);
-                    return Ended::Lost;
+                    return Ended::CardGone;
                 }
                 Err(CardFailure::ReaderGone) => {
                     self.fail(ticket, CardFailure::ReaderGone);
@@ -245,7 +252,10 @@ impl Desk {
         let until = Instant::now() + NOTICED_WITHIN;
         let mut state = [ReaderState::new(self.handle.clone(), State::UNAWARE)];
         let failed = failure(error);
-        while failed == CardFailure::Transport {
+        if failed != CardFailure::Transport {
+            return failed;
+        }
+        loop {
             match card.status2_len() {
                 Ok(_) => {}
                 // The connection to pcscd itself is broken.
@@ -255,11 +265,10 @@ impl Desk {
             let left = until.saturating_duration_since(Instant::now());
             // The first time it returns at once with what is known.
             if left.is_zero() || pad.context.get_status_change(left, &mut state).is_err() {
-                break;
+                return failed;
             }
             state[0].sync_current_state();
         }
-        failed
     }
 
     /// A failure, and what follows from it for the reader.

@@ -26,6 +26,8 @@ use slotwarden_core::effect::HsmAnswer;
 use slotwarden_core::fault::{Function, HsmFailure, rv};
 use zeroize::Zeroize;
 
+use slotwarden_core::backup::MAK_CHECK;
+
 use self::import::Importer;
 pub(super) use self::key_wrap::Bare;
 use super::module::{Module, code, failure};
@@ -33,8 +35,6 @@ use super::token::{Call, Kept, Token};
 
 /// KEK and MAK, bytes.
 const KEY_BYTES: usize = 32;
-/// What MAK authenticates so that it can be told from another key.
-const MAK_CHECK: &[u8] = b"slotwarden/mak-check/v1";
 /// What W wraps so that it can be told from another key; worthless. RFC 5649 differs from RFC
 /// 3394 at every length. It is a multiple of eight, since SoftHSM 2.6.1 fills up other lengths
 /// with zeros first and wraps those as a part of the key.

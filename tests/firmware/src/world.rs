@@ -14,6 +14,7 @@ use slotwarden_core::fault::{Fault, Function, HsmFailure, rv};
 use slotwarden_core::limits::PLACE_BYTES;
 use slotwarden_core::person::{PersonId, Persons};
 use slotwarden_core::record::{Mode, Owner, Record, SecretKey, Sets, SlotRecord};
+use slotwarden_core::service::SecurityLevel;
 use slotwarden_core::status::StateName;
 use slotwarden_core::token::{LoginState, Presence, TokenState};
 use slotwarden_core::{
@@ -121,7 +122,16 @@ pub fn configure(service: &mut Firmware) -> Result<(), Refusal> {
     let persons = Persons::single();
     verbs::configure(
         service,
-        &Configuration { slots, persons, tries: 3, digest: [0; 32], in_force: [0; 32], offered: [0; 32] },
+        &Configuration {
+            slots,
+            persons,
+            tries: 3,
+            digest: [0; 32],
+            in_force: [0; 32],
+            offered: [0; 32],
+            level: SecurityLevel::None,
+            cluster: [0; 16],
+        },
     )
 }
 
@@ -287,7 +297,7 @@ impl World {
             }
             Effect::EndWorker => Some(Input::WorkerLost),
             // A board without card readers.
-            Effect::Card { .. } | Effect::Checkpoint { .. } | Effect::Stopped => None,
+            Effect::Card { .. } | Effect::SignTranscript { .. } | Effect::Checkpoint { .. } | Effect::Stopped => None,
         }
     }
 
@@ -311,7 +321,12 @@ impl World {
                 }
             }
             // One user, without anybody to approve: never switched on here.
-            Record::Policy(_) => {}
+            // No card ever comes: of cards only the cluster id is kept, and that is the configuration's here.
+            Record::Policy(_)
+            | Record::Cluster(_)
+            | Record::CardSets { .. }
+            | Record::Card { .. }
+            | Record::Transcript { .. } => {}
             Record::Erase { key } => {
                 for place in &mut self.sealed {
                     if place.is_some_and(|sealed| sealed.key == key) {
