@@ -137,10 +137,7 @@ impl Session {
                     self.present_code("Code", &name, &found, code)?
                 };
                 let order = |confirmed| Order::Activate { slot: name.clone(), confirmed };
-                if found.slot.knowledge.kind == "cards" {
-                    return self.begin_for_slot(&name, order, confirmed, secrets);
-                }
-                self.carry_out(&name, order, confirmed, secrets)
+                self.carry_out_at_pad(&found, &name, order, confirmed, secrets)
             }
             SlotVerb::Deactivate { name, confirm } => {
                 let order = if Confirm::from(confirm).is(CONFIRM_END_CALL)? {
@@ -191,7 +188,7 @@ impl Session {
                     confirmed,
                     accept: accept.clone(),
                 };
-                self.carry_out(&name, order, confirmed, secrets)
+                self.carry_out_at_pad(&found, &name, order, confirmed, secrets)
             }
             SlotVerb::Split { name, m, n, custodians, code, accept: Accept { accept }, confirm } => {
                 let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
@@ -210,7 +207,7 @@ impl Session {
                     confirmed,
                     accept: accept.clone(),
                 };
-                self.carry_out(&name, order, confirmed, secrets)
+                self.carry_out_at_pad(&found, &name, order, confirmed, secrets)
             }
             SlotVerb::Cards { name, k, users, with_code, code, new_code, at, accept: Accept { accept }, confirm } => {
                 let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
@@ -382,7 +379,9 @@ impl Session {
     ) -> Result<Vec<(SecretRole, Secret)>, Refused> {
         let helpless = [StateName::Uninitialised, StateName::Blocked, StateName::Activating, StateName::Changing];
         let helpless = helpless.iter().any(|state| found.slot.state == state.word());
-        let wanted = found.slot.mode == mode_word(Mode::Manual) && !helpless && found.slot.collection.is_none();
+        let cards_alone = found.slot.knowledge.cards.as_ref().is_some_and(|set| !set.with_code);
+        let manual = found.slot.mode == mode_word(Mode::Manual) && !cards_alone;
+        let wanted = manual && !helpless && found.slot.collection.is_none();
         let code = match (given_code, shares::of_several(&found.slot)) {
             (None, None) if wanted && secret::on_terminal() => {
                 Some(secret::ask(SecretRole::Code, &format!("{what} of {name}"), false)?)
@@ -423,6 +422,21 @@ impl Session {
     ) -> Result<u8, Refused> {
         let answered = self.order(order, confirmed, &secrets);
         self.told(name, answered)
+    }
+
+    /// The same where cards may open the slot: whatever needs its code calls their users to the pad.
+    fn carry_out_at_pad(
+        &self,
+        found: &SlotDetail,
+        name: &str,
+        order: impl Fn(bool) -> Order,
+        confirmed: bool,
+        secrets: Vec<(SecretRole, Secret)>,
+    ) -> Result<u8, Refused> {
+        if found.slot.knowledge.cards.is_some() {
+            return self.begin_for_slot(name, order, confirmed, secrets);
+        }
+        self.carry_out(name, order, confirmed, secrets)
     }
 
     /// Says how an order about a slot ended; answers with the exit code.
