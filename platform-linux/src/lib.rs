@@ -11,6 +11,7 @@ pub mod audit_client;
 pub mod boot;
 #[cfg(feature = "pcsc")]
 pub mod cards;
+pub mod ceremony_words;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -22,7 +22,7 @@ use crate::operation;
 use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_LATER, EXIT_WAITS, Problem};
 
 pub use cards::{BackupView, CardSetView, CardView, CardsView, card_view, credential_word};
-pub use ceremony::{CeremonyView, LastCeremonyView, end_word};
+pub use ceremony::{CeremonyView, LastCeremonyView, end_word, view_of_ceremony};
 
 /// Version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -300,7 +300,7 @@ pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &
         hsm: HsmView { worker: status.worker, module: around.module.clone() },
         random: around.random.clone(),
         kept_codes: names.left_out.clone(),
-        ceremony: status.ceremony.as_ref().map(|found| ceremony::ceremony_view(found, names, &around.readers)),
+        ceremony: status.ceremony.as_ref().map(|found| view_of_ceremony(found, names, &around.readers)),
         last_ceremony: status.last_ceremony.map(ceremony::last_view),
         backup: status.backup.as_ref().map(|backup| cards::backup_view(backup, around.wall_s)),
     }
@@ -653,11 +653,16 @@ const fn doubt_word(doubt: Doubt) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use slotwarden_core::audit::CeremonyEnd;
+    use slotwarden_core::card::sets::CardSet;
+    use slotwarden_core::card::{CardSerial, ReaderId};
+    use slotwarden_core::ceremony::{CeremonyId, Question};
     use slotwarden_core::command::Command;
     use slotwarden_core::effect::{ApplicationId, ApplicationSet, SlotId};
     use slotwarden_core::fault::{ApplicationFault, Function, Refusal};
-    use slotwarden_core::person::PersonId;
-    use slotwarden_core::status::{ApplicationStatus, WaitsFor};
+    use slotwarden_core::person::{PersonId, Roster};
+    use slotwarden_core::share::card_set::CardQuorum;
+    use slotwarden_core::status::{ApplicationStatus, BackupStatus, CeremonyStatus, CeremonyWait, WaitsFor};
 
     use super::*;
     use crate::names::SlotName;
@@ -777,6 +782,15 @@ mod tests {
         assert_eq!(lack(faulted), "waits for a code; last fault: the token disappeared");
         let either = SlotStatus { doubt: Some(Doubt::OldOrNew), ..waiting(0, WaitKind::Code) };
         assert_eq!(lack(either), "waits for a code: the new one, then the old one");
+        let quorum = CardQuorum::new(2, 3).expect("a quorum");
+        let cards = |with_code| SlotStatus {
+            mode: Mode::Manual,
+            knowledge: KnowledgeStatus::Cards { quorum, with_code },
+            waits_for: Some(WaitsFor { kind: WaitKind::Cards, have: 0, need: 2, attempt: None, seconds_left: None }),
+            ..slot(0, StateName::Locked)
+        };
+        assert_eq!(lack(cards(false)), "waits for cards of 2 of 3 users");
+        assert_eq!(lack(cards(true)), "waits for a code and cards of 2 of 3 users");
         let free = SlotStatus { state: StateName::Uninitialised, ..waiting(0, WaitKind::Person) };
         assert!(lack(free).contains("slot init"));
         let absent = SlotStatus { fault: Some(Fault::TokenGone), ..slot(0, StateName::Absent) };
@@ -799,6 +813,8 @@ mod tests {
         waits.state = StateName::CoolingDown;
         waits.waits_for = waits.waits_for.map(|wait| WaitsFor { seconds_left: Some(30), ..wait });
         waits.tries_left = 0;
+        waits.knowledge = KnowledgeStatus::Cards { quorum: CardQuorum::new(2, 3).expect("a quorum"), with_code: true };
+        waits.backup_key = Some(false);
         let mut doubtful = waiting(2, WaitKind::Person);
         doubtful.state = StateName::Doubtful;
         doubtful.doubt = Some(Doubt::CallUnanswered);
@@ -819,6 +835,41 @@ mod tests {
                 ApprovalStatus { id, requester: PersonId(3), operation: operation(1), by, seconds_left: 300 };
             all.approvals.push(approval).expect("eight fit");
         }
+        all.ceremony = Some(CeremonyStatus {
+            id: CeremonyId([0xAB; 8]),
+            command: CommandKind::CreateSet,
+            slot: None,
+            starter: PersonId::OWN_USER,
+            step: 2,
+            steps: 3,
+            wait: CeremonyWait::Answer(Question::LastTry),
+            who: Some(PersonId(3)),
+            reader: ReaderId(0),
+            x: Some(2),
+            serial: CardSerial::new(&[0xD2, 0x76]),
+            tries_left: Some(1),
+            seconds_left: Some(299),
+            last: Some(Refusal::CardPinWrong),
+            human_steps: 7,
+            changes: 41,
+        });
+        all.last_ceremony =
+            Some((CeremonyId([0xCD; 8]), CommandKind::CopyCard, CeremonyEnd::Refused(Refusal::CeremonyCancelled)));
+        all.backup = Some(BackupStatus {
+            set: CardSet {
+                id: [0x11; 16],
+                key_id: [0x22; 16],
+                generation: 4,
+                quorum: CardQuorum::new(2, 2).expect("a quorum"),
+                holders: Roster::NOBODY,
+                created_s: 0,
+                split_knowledge: true,
+                with_code: false,
+                pin_chars: 0,
+            },
+            shares_in_use: 2,
+            verified_s: None,
+        });
         let view = view(&all);
         let json = serde_json::to_string_pretty(&view).expect("strings and numbers") + "\n";
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/status.json");

@@ -66,7 +66,9 @@ pub struct LastCeremonyView {
     pub problem: Option<Told>,
 }
 
-pub(super) fn ceremony_view(status: &CeremonyStatus, names: &Names, readers: &[ReaderView]) -> CeremonyView {
+/// A ceremony with names instead of numbers.
+#[must_use]
+pub fn view_of_ceremony(status: &CeremonyStatus, names: &Names, readers: &[ReaderView]) -> CeremonyView {
     let (wait, question) = match status.wait {
         CeremonyWait::Insert => ("insert", None),
         CeremonyWait::Pin => ("pin", None),

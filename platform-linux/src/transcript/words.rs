@@ -197,3 +197,221 @@ const fn verdict_words(state: Option<State>, right: bool) -> &'static str {
         (Judged::Set | Judged::Share, false) => "what was computed is wrong",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use slotwarden_core::card::{CardSerial, ReaderId};
+    use slotwarden_core::ceremony::event::MadeSet;
+    use slotwarden_core::effect::SlotId;
+    use slotwarden_core::fault::{Fault, Refusal};
+    use slotwarden_core::person::PersonId;
+    use slotwarden_core::share::record::{ShareHeader, ShareKind, SignedHeader};
+    use slotwarden_core::status::{CeremonyStatus, CeremonyWait};
+
+    use super::*;
+    use crate::ceremony_words;
+    use crate::devices::ReaderView;
+    use crate::names::{Names, SlotName};
+    use crate::status_json::view_of_ceremony;
+    use crate::token_uri::TokenUri;
+
+    fn names() -> Names {
+        let token = TokenUri { label: None, serial: None };
+        Names {
+            slots: vec![SlotName { name: "ca-root".into(), token }],
+            numbered: vec![("alice".into(), PersonId(1)), ("bob".into(), PersonId(2))],
+            ..Names::default()
+        }
+    }
+
+    fn readers() -> [ReaderView; 1] {
+        [ReaderView { number: Some(0), name: "Front Pad".into(), present: true, card: true, reason: None }]
+    }
+
+    fn record() -> SignedHeader {
+        let header = ShareHeader {
+            kind: ShareKind::BackupKey,
+            set_id: [1; 16],
+            subject: [2; 16],
+            m: 2,
+            n: 3,
+            x: 2,
+            generation: 4,
+            created_s: 0,
+            key_id: [3; 16],
+        };
+        SignedHeader { header, public_key: [4; 32], signature: [5; 64] }
+    }
+
+    fn events() -> Vec<CeremonyEvent> {
+        let reader = ReaderId(0);
+        let serial = CardSerial::new(&[0xD2, 0x76]).expect("a serial");
+        let card = |profile, tries_left| HeldCard { profile, serial, tries_left, place: None, header: None };
+        let known = CardFacts { holder: Some(PersonId(1)), pin_changed: true, ..CardFacts::default() };
+        let standings = [
+            Standing::Current,
+            Standing::Next,
+            Standing::Former(Fate::Void),
+            Standing::Former(Fate::Superseded),
+            Standing::Former(Fate::Rotated),
+            Standing::Unknown,
+            Standing::Foreign,
+        ];
+        let problems = [
+            RecordProblem::Missing,
+            RecordProblem::NotOurs,
+            RecordProblem::Newer,
+            RecordProblem::Malformed,
+            RecordProblem::Forged,
+        ];
+        let reports = [
+            SessionReport::PinAccepted,
+            SessionReport::PinChanged,
+            SessionReport::PinWrong { left: Some(2) },
+            SessionReport::PinWrong { left: None },
+            SessionReport::PinBlocked,
+            SessionReport::PadEnded(PadEnd::TimedOut),
+            SessionReport::PadEnded(PadEnd::Cancelled),
+            SessionReport::PadEnded(PadEnd::Mismatch),
+            SessionReport::PadEnded(PadEnd::Length),
+            SessionReport::PinOldOrNew,
+            SessionReport::Written,
+            SessionReport::Erased,
+            SessionReport::Removed,
+            SessionReport::Cancelled,
+        ];
+        let failures = [
+            CardProblem::ReaderGone,
+            CardProblem::NotInserted,
+            CardProblem::NotRemoved,
+            CardProblem::CardGone,
+            CardProblem::TornWrite,
+            CardProblem::InUse,
+            CardProblem::UnknownCard,
+            CardProblem::NoSerial,
+            CardProblem::ReadBackDiffers,
+            CardProblem::Status(0x6A84),
+            CardProblem::Transport,
+            CardProblem::Unanswered,
+            CardProblem::NotNow,
+        ];
+        let mut events = vec![
+            CeremonyEvent::Begin,
+            CeremonyEvent::Drawn(Ok(())),
+            CeremonyEvent::Drawn(Err(Fault::RandomStuck)),
+            CeremonyEvent::Made(Ok(MadeSet { set_id: [1; 16], key_id: [3; 16] })),
+            CeremonyEvent::Made(Err(Fault::RandomUnavailable)),
+            CeremonyEvent::Identified(reader, card(ProfileId::OpenPgp, Some(3)), known),
+            CeremonyEvent::Identified(reader, card(ProfileId::Iso7816Files, None), CardFacts::default()),
+            CeremonyEvent::Identified(reader, card(ProfileId::OpenPgp, None), CardFacts { lost: true, ..known }),
+        ];
+        events.extend(standings.map(|standing| CeremonyEvent::RecordRead(reader, Ok(record()), Some(standing))));
+        events.extend(problems.map(|problem| CeremonyEvent::RecordRead(reader, Err(problem), None)));
+        events.extend(reports.map(|report| CeremonyEvent::Reported(reader, report)));
+        events.extend(failures.map(|problem| CeremonyEvent::Reported(reader, SessionReport::Failed(problem))));
+        events.extend([
+            CeremonyEvent::ShareReady(Some(record())),
+            CeremonyEvent::ShareReady(None),
+            CeremonyEvent::KeysPut(SlotId(0), Ok(())),
+            CeremonyEvent::KeysPut(SlotId(0), Err(Fault::TokenGone)),
+            CeremonyEvent::SoPinSet(Ok(())),
+            CeremonyEvent::SoPinSet(Err(SoPinEnd::Refused(Refusal::SoPinWrong))),
+            CeremonyEvent::SoPinSet(Err(SoPinEnd::OldOrNew(Fault::TokenGone))),
+            CeremonyEvent::CancelOrdered { who: Some(PersonId(1)) },
+            CeremonyEvent::CancelOrdered { who: None },
+            CeremonyEvent::DeadlinePassed,
+        ]);
+        events
+    }
+
+    /// What each wait, event, verdict and end is told as. The file is what people review.
+    #[test]
+    fn every_wait_and_every_event_of_a_ceremony_has_its_words() {
+        let (names, readers) = (names(), readers());
+        let named = Named { names: &names, readers: &readers };
+        let mut text =
+            String::from("# What people read of a ceremony\n\nWritten by a test (`GOLDEN_WRITE=1`).\n\n## Waits\n\n");
+        let questions =
+            [Question::Overwrite, Question::LastTry, Question::Again, Question::AnotherCard, Question::AnotherCopy];
+        let waits = [
+            CeremonyWait::Insert,
+            CeremonyWait::Pin,
+            CeremonyWait::NewPin,
+            CeremonyWait::Read,
+            CeremonyWait::Write,
+            CeremonyWait::Remove,
+            CeremonyWait::Hsm,
+            CeremonyWait::Computing,
+            CeremonyWait::End,
+        ];
+        for wait in waits.into_iter().chain(questions.map(CeremonyWait::Answer)) {
+            for (who, x, serial) in [(Some(PersonId(1)), Some(2), CardSerial::new(&[0xD2, 0x76])), (None, None, None)] {
+                let status = CeremonyStatus {
+                    id: slotwarden_core::ceremony::CeremonyId([0xAB; 8]),
+                    command: slotwarden_core::command::CommandKind::CreateSet,
+                    slot: None,
+                    starter: PersonId(2),
+                    step: 2,
+                    steps: 3,
+                    wait,
+                    who,
+                    reader: ReaderId(0),
+                    x,
+                    serial,
+                    tries_left: None,
+                    seconds_left: None,
+                    last: None,
+                    human_steps: 0,
+                    changes: 0,
+                };
+                let view = view_of_ceremony(&status, &names, &readers);
+                let _ = writeln!(text, "- {}", ceremony_words::wait(&view));
+            }
+        }
+        let _ = writeln!(text, "\nLeft:{}", ceremony_words::left(Some(59), Some(1)));
+        text.push_str("\n## Events\n\n");
+        for event in events() {
+            let _ = writeln!(text, "- {}", event_words(&event, None, named));
+        }
+        text.push_str("\n## Verdicts\n\n");
+        let judged = [
+            Judged::Set,
+            Judged::Share,
+            Judged::ReadBack,
+            Judged::Secret,
+            Judged::Rehearsal,
+            Judged::PresentPin,
+            Judged::NewPin,
+        ];
+        for what in judged {
+            for right in [true, false] {
+                let state = Some(State::Judging { what });
+                let _ = writeln!(text, "- {}", event_words(&CeremonyEvent::Verdict(right), state, named));
+            }
+        }
+        text.push_str("\n## Answers\n\n");
+        for question in questions {
+            let answered = CeremonyEvent::Answered { who: PersonId(1), yes: question == Question::Again };
+            let _ = writeln!(text, "- {}", event_words(&answered, Some(State::Asking { question }), named));
+        }
+        text.push_str("\n## Ends\n\n");
+        let ends = [
+            CeremonyEnd::Done,
+            CeremonyEnd::Delivered,
+            CeremonyEnd::Refused(Refusal::CeremonyCancelled),
+            CeremonyEnd::Failed(Fault::TokenGone),
+            CeremonyEnd::Interrupted,
+        ];
+        for end in ends {
+            let _ = writeln!(text, "- {}", end_words(end));
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/ceremony_words.md");
+        if std::env::var_os("GOLDEN_WRITE").is_some() {
+            std::fs::write(path, &text).expect("the golden file is writable");
+        }
+        let golden = std::fs::read_to_string(path).expect("the golden file is in the repository");
+        assert_eq!(text, golden, "written by GOLDEN_WRITE=1");
+    }
+}
