@@ -1,0 +1,200 @@
+//! Ceremonies with the real program, from the command line to the card: the daemon on SoftHSM and
+//! the real pcscd, readers with a keypad and cards of the simulator, people who do what the
+//! program asks of them.
+//!
+//! Needs root: each test has a pcscd of its own in a mount namespace ([`Pcscd`]).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use slotwarden_sim::cards::Card;
+use slotwarden_tests::modules::{Kind, SO_PIN};
+use slotwarden_tests::pcscd::Pcscd;
+use slotwarden_tests::stage::{Begun, Ran, Stage, begin};
+
+/// Longest wait for one ceremony.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// The PIN that a fresh card of the simulator comes with, and those that people choose.
+const FRESH: &str = "123456";
+const CODE: &str = "manual code one";
+const PERSONS: &str = "\
+[[person]]\nname = \"alice\"\nuids = [0]\nroles = [\"administrator\", \"auditor\"]\n\
+[[person]]\nname = \"bob\"\nuids = [54331]\nroles = [\"custodian\"]\n\
+[[person]]\nname = \"carol\"\nuids = [54332]\nroles = [\"custodian\"]\n";
+
+/// An appliance with one reader, at the level that uses cards, and people with cards.
+struct Scene {
+    pcscd: Pcscd,
+    stage: Stage,
+    cards: HashMap<u8, Arc<Mutex<Card>>>,
+    pins: HashMap<u8, &'static str>,
+    /// The card in the reader.
+    inside: Option<u8>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let pcscd = Pcscd::start(&["Front"]);
+        let mut stage = Stage::new(Kind::SoftHsm, 1);
+        stage.bench.make_token_with("ca", SO_PIN, CODE);
+        stage.slot("ca", "ca", "signer");
+        stage.top = "security_level = \"cards\"".to_owned();
+        stage.more = PERSONS.to_owned();
+        stage.open_to_all();
+        stage.start();
+        stage.run_with(&["slot", "activate", "ca"], "--code-file", CODE).exits(0);
+        Scene { pcscd, stage, cards: HashMap::new(), pins: HashMap::new(), inside: None }
+    }
+
+    fn status(&self) -> Value {
+        self.stage.run(&["status", "--output", "json"]).json()
+    }
+
+    /// Does what a ceremony asks until its command ends; `cards`: the serials in the order in which
+    /// they are inserted.
+    fn people_do(&mut self, mut running: Begun, cards: &[u8], answers: &[&str]) -> Ran {
+        let (mut cards, mut answers) = (cards.iter(), answers.iter());
+        let until = Instant::now() + PATIENCE;
+        let mut done = None;
+        loop {
+            if let Some(ran) = running.try_end() {
+                return ran;
+            }
+            assert!(Instant::now() < until, "it does not end: {}", self.status());
+            let ceremony = self.status()["ceremony"].clone();
+            let changes = ceremony["changes"].as_u64();
+            if changes.is_none() || changes == done {
+                thread::sleep(Duration::from_millis(50));
+                continue;
+            }
+            done = changes;
+            self.does(&ceremony, &mut cards, &mut answers);
+        }
+    }
+
+    fn does<'a>(
+        &mut self,
+        ceremony: &Value,
+        cards: &mut impl Iterator<Item = &'a u8>,
+        answers: &mut impl Iterator<Item = &'a &'a str>,
+    ) {
+        let pad = self.pcscd.pad(0);
+        match ceremony["wait"].as_str().expect("a word") {
+            "insert" => {
+                let number = *cards.next().unwrap_or_else(|| panic!("one card more than was thought of: {ceremony}"));
+                let card =
+                    self.cards.entry(number).or_insert_with(|| Arc::new(Mutex::new(Card::new([number; 8])))).clone();
+                pad.insert(card);
+                self.inside = Some(number);
+            }
+            "pin" => pad.types(&[self.pins[&self.inside.expect("a card is inside")]]),
+            "new-pin" => {
+                let number = self.inside.expect("a card is inside");
+                let old = self.pins.get(&number).copied().unwrap_or(FRESH);
+                let new = if old == "918273" { "827364" } else { "918273" };
+                pad.types(&[old, new, new]);
+                self.pins.insert(number, new);
+            }
+            "remove" => {
+                pad.remove();
+                self.inside = None;
+            }
+            "answer" => {
+                let answer = *answers.next().unwrap_or_else(|| panic!("nobody thought of this question: {ceremony}"));
+                self.stage.run(&["ceremony", "answer", answer]).exits(0);
+            }
+            "read" | "write" | "hsm" | "computing" | "end" => {}
+            other => panic!("{other} is no wait"),
+        }
+    }
+
+    fn ceremony(&mut self, arguments: &[&str], cards: &[u8], answers: &[&str]) -> Ran {
+        let running = begin(self.stage.command().args(arguments));
+        self.people_do(running, cards, answers)
+    }
+}
+
+/// The id that a command printed for `ceremony show`.
+fn transcript_of(ran: &Ran) -> String {
+    let text = format!("{}{}", ran.stdout, ran.stderr);
+    let id = text.split("ceremony show ").nth(1).expect("the transcript is named");
+    id.chars().take_while(char::is_ascii_hexdigit).collect()
+}
+
+#[test]
+fn a_backup_key_is_made_verified_and_told_of_from_the_command_line() {
+    let mut scene = Scene::new();
+    scene.stage.run(&["backup", "verify-set"]).refused(1, 960);
+    scene.stage.run(&["backup", "create-set", "-m", "2", "-n", "3", "--holders", "alice,bob"]).refused(1, 912);
+    scene.stage.run(&["backup", "create-set", "-m", "2", "-n", "2", "--holders", "alice,eve"]).refused(1, 627);
+
+    let create = ["backup", "create-set", "-m", "2", "-n", "2", "--holders", "bob,carol", "--reader", "Front"];
+    let made = scene.ceremony(&create, &[1, 2], &[]).exits(0);
+    println!("{}", made.stderr);
+    assert!(made.stderr.contains("WARNING: as many cards are needed as there are"), "{}", made.stderr);
+    assert!(made.stderr.contains("bob: insert the card for share 1 into Front"), "{}", made.stderr);
+    assert!(made.stdout.contains("the backup key is made"), "{}", made.stdout);
+    let status = scene.status();
+    assert_eq!((&status["backup"]["m"], &status["backup"]["n"]), (&2.into(), &2.into()));
+    assert_eq!(status["slots"][0]["backup_key"], true);
+    assert_eq!(status["last_ceremony"]["end"], "done");
+
+    let id = transcript_of(&made);
+    let shown = scene.stage.run(&["ceremony", "show", &id]).exits(0).stdout;
+    println!("{shown}");
+    for text in
+        ["any 2 of 2 cards, for bob and carol", "share was written and read back", "two different quorums", "good"]
+    {
+        assert!(shown.contains(text), "{text} is not in the transcript:\n{shown}");
+    }
+    let json = scene.stage.run(&["ceremony", "show", &id, "--output", "json"]).json();
+    assert_eq!((&json["standing"], &json["ended"]["end"]), (&"signed".into(), &"done".into()));
+    assert_eq!(json["key_id"], status["backup"]["key_id"]);
+    assert_eq!(json["program_sha256"].as_str().map(str::len), Some(64));
+
+    let verified = scene.ceremony(&["backup", "verify-set"], &[2, 1], &["no"]).exits(0);
+    assert!(verified.stdout.contains("the cards are verified"), "{}", verified.stdout);
+    let cards = scene.stage.run(&["card", "list", "--output", "json"]).json();
+    let cards = cards["cards"].as_array().expect("a list");
+    assert_eq!(cards.len(), 2);
+    assert!(cards.iter().all(|card| card["standing"] == "in-force" && card["verified_s"].is_u64()), "{cards:?}");
+    let serial = cards[0]["serial"].as_str().expect("a serial").to_owned();
+    assert!(scene.stage.run(&["card", "info", &serial]).exits(0).stdout.contains("in force"));
+    scene.stage.run(&["card", "info", "0011"]).refused(1, 967);
+    scene.stage.run(&["card", "erase"]).refused(2, 642);
+
+    // Transcripts, cards and sets are there after a restart.
+    scene.stage.stop();
+    scene.stage.start();
+    assert_eq!(scene.stage.run(&["ceremony", "show", &id]).exits(0).stdout, shown);
+    assert_eq!(scene.status()["backup"]["shares_in_use"], 2);
+    let changed = scene.ceremony(&["card", "change-pin"], &[1], &[]).exits(0);
+    assert!(changed.stdout.contains("the PIN of the card is changed"), "{}", changed.stdout);
+}
+
+#[test]
+fn a_command_that_is_ended_leaves_its_ceremony_running_and_says_how_to_follow_it() {
+    let mut scene = Scene::new();
+    let running = begin(scene.stage.command().args(["card", "change-pin"]));
+    let until = Instant::now() + PATIENCE;
+    while scene.status()["ceremony"]["wait"] != "insert" {
+        assert!(Instant::now() < until, "it does not begin");
+        thread::sleep(Duration::from_millis(50));
+    }
+    scene.stage.run(&["card", "copy"]).refused(75, 902);
+    // Time for the first line to be printed.
+    thread::sleep(Duration::from_millis(500));
+    running.interrupt();
+    let ended = running.end().exits(130);
+    assert!(ended.stderr.contains("ceremony goes on") && ended.stderr.contains("ceremony watch"), "{}", ended.stderr);
+    assert_eq!(scene.status()["ceremony"]["wait"], "insert");
+    let watching = begin(scene.stage.command().args(["ceremony", "watch"]));
+    let watched = scene.people_do(watching, &[7], &[]).exits(0);
+    assert!(watched.stderr.contains("type the old PIN"), "{}", watched.stderr);
+    assert!(watched.stdout.contains("done"), "{}", watched.stdout);
+    scene.stage.run(&["ceremony", "watch"]).refused(1, 903);
+    scene.stage.run(&["ceremony", "cancel"]).refused(1, 903);
+}
