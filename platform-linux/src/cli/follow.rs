@@ -267,7 +267,7 @@ impl<'s> Live<'s> {
         let Some(view) = &self.view else { return };
         let passed = u32::try_from(self.heard_at.elapsed().as_secs()).unwrap_or(u32::MAX);
         let seconds_left = view.seconds_left.map(|left| left.saturating_sub(passed));
-        let text = format!("{}{}", self.line, ceremony_words::left(seconds_left, view.tries_left));
+        let text = format!("{}{}", self.line, ceremony_words::left(view, seconds_left));
         if self.redraws {
             // Back to the beginning, and the rest of the line erased (ECMA-48: CR, EL).
             let _ = write!(io::stderr(), "\r{text}\x1b[K");
