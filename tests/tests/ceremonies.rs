@@ -17,6 +17,8 @@ use slotwarden_tests::stage::{Begun, Ran, Stage, begin};
 
 /// Longest wait for one ceremony.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// How long people take to read what they are asked.
+const READING: Duration = Duration::from_millis(400);
 /// The PIN that a fresh card of the simulator comes with, and those that people choose.
 const FRESH: &str = "123456";
 const CODE: &str = "manual code one";
@@ -71,6 +73,8 @@ impl Scene {
                 continue;
             }
             done = changes;
+            // The one who has the program before them reads it first.
+            thread::sleep(READING);
             self.does(&ceremony, &mut cards, &mut answers);
         }
     }
@@ -90,7 +94,10 @@ impl Scene {
                 pad.insert(card);
                 self.inside = Some(number);
             }
-            "pin" => pad.types(&[self.pins[&self.inside.expect("a card is inside")]]),
+            "pin" => {
+                let number = self.inside.expect("a card is inside");
+                pad.types(&[self.pins.get(&number).copied().unwrap_or(FRESH)]);
+            }
             "new-pin" => {
                 let number = self.inside.expect("a card is inside");
                 let old = self.pins.get(&number).copied().unwrap_or(FRESH);
@@ -197,4 +204,66 @@ fn a_command_that_is_ended_leaves_its_ceremony_running_and_says_how_to_follow_it
     assert!(watched.stdout.contains("done"), "{}", watched.stdout);
     scene.stage.run(&["ceremony", "watch"]).refused(1, 903);
     scene.stage.run(&["ceremony", "cancel"]).refused(1, 903);
+}
+
+#[test]
+fn a_slot_is_opened_and_unblocked_with_cards_from_the_command_line() {
+    let mut scene = Scene::new();
+    let file = scene.stage.path("code");
+    std::fs::write(&file, CODE).expect("the stage's own directory");
+    let file = file.to_str().expect("ASCII");
+    let cards = ["slot", "cards", "ca", "-k", "1", "--users", "bob,carol", "--code-file", file];
+    let made = scene.ceremony(&cards, &[1, 2], &[]).exits(0);
+    assert!(made.stderr.contains("WARNING: one card suffices"), "{}", made.stderr);
+    let (_, status) = scene.stage.status();
+    let knowledge = &status["slots"][0]["knowledge"];
+    assert_eq!(
+        (&knowledge["kind"], &knowledge["cards"]["k"], &knowledge["cards"]["n"]),
+        (&"cards".into(), &1.into(), &2.into())
+    );
+
+    scene.stage.run(&["slot", "deactivate", "ca"]).exits(0);
+    let (exit, status) = scene.stage.status();
+    assert_eq!((exit, &status["slots"][0]["waits_for"]["kind"]), (2, &"cards".into()));
+    scene.stage.run(&["slot", "activate", "ca", "--code-file", file]).refused(1, 970);
+    // A stranger's card is refused by name, and the ceremony goes on.
+    let opened = scene.ceremony(&["slot", "activate", "ca"], &[9, 2], &[]).exits(0);
+    assert!(opened.stderr.contains("not done: nothing of ours is on this card [928]"), "{}", opened.stderr);
+    assert!(opened.stdout.contains("ca is active"), "{}", opened.stdout);
+    let shown = scene.stage.run(&["ceremony", "show", &transcript_of(&opened)]).exits(0).stdout;
+    assert!(shown.contains("what the cards gave went to the slot"), "{shown}");
+
+    let so_pin = scene.stage.path("so-pin");
+    std::fs::write(&so_pin, SO_PIN).expect("the stage's own directory");
+    let so_pin = so_pin.to_str().expect("ASCII");
+    let administrators = ["slot", "admin-cards", "ca", "-k", "1", "--holders", "carol", "--so-pin-file", so_pin];
+    scene.stage.run(&administrators).refused(1, 325);
+    scene.stage.run(&["slot", "deactivate", "ca"]).exits(0);
+    let given = scene.ceremony(&administrators, &[3], &[]).exits(0);
+    assert!(given.stderr.contains("nobody unblocks the slot"), "{}", given.stderr);
+    scene.stage.run(&["slot", "unblock", "ca", "--so-pin-file", so_pin]).exits(1);
+    let unblocked = scene.ceremony(&["slot", "unblock", "ca", "--so-cards"], &[3], &[]).exits(0);
+    assert!(unblocked.stdout.contains("generated"), "{}", unblocked.stdout);
+    let cards = scene.stage.run(&["card", "list"]).exits(0).stdout;
+    assert!(cards.contains("HSM administrator") && cards.contains("slot user"), "{cards}");
+}
+
+#[test]
+fn a_watcher_that_is_a_script_hears_each_change_as_json() {
+    let mut scene = Scene::new();
+    let running = begin(scene.stage.command().args(["card", "change-pin"]));
+    let until = Instant::now() + PATIENCE;
+    while scene.status()["ceremony"].is_null() {
+        assert!(Instant::now() < until, "it does not begin");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let watching = begin(scene.stage.command().args(["ceremony", "watch", "--output", "json"]));
+    thread::sleep(Duration::from_millis(500));
+    scene.people_do(running, &[7], &[]).exits(0);
+    let watched = watching.end().exits(0).stdout;
+    let first = watched.lines().next().expect("the first wait");
+    let first: Value = serde_json::from_str(first).expect("one change a line");
+    assert_eq!((&first["wait"], &first["command"]), (&"insert".into(), &"change-card-pin".into()));
+    assert!(watched.lines().filter(|line| line.contains("\"changes\"")).count() >= 3, "{watched}");
+    assert!(watched.contains("\"end\": \"done\""), "{watched}");
 }

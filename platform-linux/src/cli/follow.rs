@@ -25,7 +25,7 @@ use crate::wire::{Answered, Ask, CeremonyNow, Order, SecretRole};
 
 /// Between two looks while no ceremony is under way yet: an order that needs an approval, or is
 /// refused, is answered within it.
-const LOOK_PAUSE: Duration = Duration::from_millis(100);
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// How often the seconds at a terminal are redrawn, and the keyboard looked at.
 const TICK: Duration = Duration::from_millis(200);
 /// Longest answer that is read from the terminal, bytes.
