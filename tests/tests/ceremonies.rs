@@ -14,6 +14,7 @@ use slotwarden_sim::cards::Card;
 use slotwarden_tests::modules::{Kind, SO_PIN};
 use slotwarden_tests::pcscd::Pcscd;
 use slotwarden_tests::stage::{Begun, Ran, Stage, begin};
+use slotwarden_tests::terminal::Terminal;
 
 /// Longest wait for one ceremony.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -266,4 +267,34 @@ fn a_watcher_that_is_a_script_hears_each_change_as_json() {
     assert_eq!((&first["wait"], &first["command"]), (&"insert".into(), &"change-card-pin".into()));
     assert!(watched.lines().filter(|line| line.contains("\"changes\"")).count() >= 3, "{watched}");
     assert!(watched.contains("\"end\": \"done\""), "{watched}");
+}
+
+#[test]
+fn at_a_terminal_the_questions_are_asked_and_answered_where_the_command_runs() {
+    let mut scene = Scene::new();
+    let create = ["backup", "create-set", "-m", "2", "-n", "3", "--holders", "alice,bob,carol"];
+    scene.ceremony(&create, &[1, 2, 3], &[]).exits(0);
+    let mut terminal = Terminal::begin(scene.stage.command().args(["backup", "verify-set"]));
+    // Drawn anew as the seconds pass.
+    terminal.shows("insert a card into Front 00 00 (300 s left)");
+    terminal.shows("\rstep 1 of 3: insert a card into Front 00 00 (299 s left)");
+    let pad = scene.pcscd.pad(0);
+    for (place, (number, serial)) in (0..).zip([(1, "0101010101010101"), (3, "0303030303030303")]) {
+        if place > 0 {
+            terminal.shows("insert a card into Front");
+        }
+        pad.insert(scene.cards[&number].clone());
+        terminal.shows(&format!("type the PIN of card {serial}"));
+        pad.types(&[scene.pins[&number]]);
+        terminal.shows(&format!("take card {serial} out of Front"));
+        pad.remove();
+    }
+    terminal.shows("is there another card to verify?");
+    terminal.shows("Type `yes` or `no`: ");
+    terminal.types("perhaps\r");
+    terminal.shows("Type `yes` or `no`: ");
+    terminal.types("no\r");
+    let (exit, shown) = terminal.ends();
+    assert_eq!(exit, Some(0), "{shown}");
+    assert!(shown.contains("the cards are verified"), "{shown}");
 }
