@@ -11,11 +11,17 @@
 //! `Input::Start`. An attempt that was open counts as unknown; a change that was not yet
 //! *calling* is undone; one that was is decided at the first look at its token.
 
+#[cfg(feature = "cards")]
 mod cards;
+#[cfg(not(feature = "cards"))]
+#[path = "service/no_cards.rs"]
+mod cards;
+#[cfg(feature = "cards")]
 mod ceremonies;
 mod door;
 mod dual_control;
 mod entry;
+#[cfg(feature = "cards")]
 mod judge;
 mod people;
 
