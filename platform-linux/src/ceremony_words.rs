@@ -9,9 +9,12 @@ pub fn wait(view: &CeremonyView) -> String {
     format!("step {} of {}: {}", view.step, view.steps, deed(view))
 }
 
-/// Seconds and tries left, as far as they are known; else empty.
+/// Seconds left, and where a PIN is to be typed the tries that are, as far as they are known;
+/// else empty.
 #[must_use]
-pub fn left(seconds_left: Option<u32>, tries_left: Option<u8>) -> String {
+pub fn left(view: &CeremonyView, seconds_left: Option<u32>) -> String {
+    let at_a_pin = matches!(view.wait.as_str(), "pin" | "new-pin") || view.question.as_deref() == Some("last-try");
+    let tries_left = view.tries_left.filter(|_| at_a_pin);
     let seconds = seconds_left.map(|left| format!("{left} s left"));
     let tries = tries_left.map(|left| if left == 1 { "1 try left".to_owned() } else { format!("{left} tries left") });
     let parts: Vec<String> = seconds.into_iter().chain(tries).collect();

@@ -160,7 +160,27 @@ impl Account {
             };
             account.lines.push(told);
         }
+        account.name_holders(lines, named);
         account
+    }
+
+    /// A new card is the one's for whom its share was made, also before that is on it.
+    fn name_holders(&mut self, lines: &[Line], named: Named<'_>) {
+        let Some(set) = self.begun.as_ref().and_then(|(_, facts)| facts.make) else { return };
+        let mut holders: Vec<(String, String)> = Vec::new();
+        for (line, told) in lines.iter().zip(&self.lines) {
+            let (Entry::Event(CeremonyEvent::ShareReady(Some(record))), Some(card)) = (&line.entry, &told.card) else {
+                continue;
+            };
+            let place = usize::from(record.header.x).checked_sub(1);
+            if let Some(who) = place.and_then(|place| set.holders.persons().get(place)) {
+                holders.push((card.clone(), named.person(*who)));
+            }
+        }
+        for told in self.lines.iter_mut().filter(|told| told.who.is_none()) {
+            let found = holders.iter().find(|(card, _)| Some(card) == told.card.as_ref());
+            told.who = found.map(|(_, holder)| holder.clone());
+        }
     }
 
     fn event(

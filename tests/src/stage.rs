@@ -526,12 +526,32 @@ impl Begun {
             let _ = rustix::process::kill_process(self.process, Signal::KILL);
             panic!("{} does not end", self.said);
         };
-        let output = output.expect("our own child");
-        Ran {
-            exit: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        ran(output)
+    }
+
+    /// How it ended, if it did.
+    ///
+    /// # Panics
+    /// When the system cannot say.
+    pub fn try_end(&mut self) -> Option<Ran> {
+        self.ended.try_recv().ok().map(ran)
+    }
+
+    /// Ctrl-C.
+    ///
+    /// # Panics
+    /// When it ended before.
+    pub fn interrupt(&self) {
+        rustix::process::kill_process(self.process, Signal::INT).expect("our own child");
+    }
+}
+
+fn ran(output: std::io::Result<Output>) -> Ran {
+    let output = output.expect("our own child");
+    Ran {
+        exit: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 

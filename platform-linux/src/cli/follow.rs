@@ -25,9 +25,11 @@ use crate::wire::{Answered, Ask, CeremonyNow, Order, SecretRole};
 
 /// Between two looks while no ceremony is under way yet: an order that needs an approval, or is
 /// refused, is answered within it.
-const LOOK_PAUSE: Duration = Duration::from_millis(100);
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// How often the seconds at a terminal are redrawn, and the keyboard looked at.
 const TICK: Duration = Duration::from_millis(200);
+/// Columns of a terminal that does not say how many it has.
+const COLUMNS_DEFAULT: u16 = 80;
 /// Longest answer that is read from the terminal, bytes.
 const LINE_BYTES_MAX: usize = 256;
 
@@ -145,6 +147,8 @@ struct Live<'s> {
     heard_at: Instant,
     /// The line as it was printed, without its seconds.
     line: String,
+    /// The same with them.
+    drawn: String,
     /// The refusal that was printed last.
     last: Option<String>,
     /// A line stands on the screen that is drawn anew.
@@ -163,6 +167,7 @@ impl<'s> Live<'s> {
             view: None,
             heard_at: Instant::now(),
             line: String::new(),
+            drawn: String::new(),
             last: None,
             open: false,
             asked: None,
@@ -267,8 +272,11 @@ impl<'s> Live<'s> {
         let Some(view) = &self.view else { return };
         let passed = u32::try_from(self.heard_at.elapsed().as_secs()).unwrap_or(u32::MAX);
         let seconds_left = view.seconds_left.map(|left| left.saturating_sub(passed));
-        let text = format!("{}{}", self.line, ceremony_words::left(seconds_left, view.tries_left));
-        if self.redraws {
+        let text = format!("{}{}", self.line, ceremony_words::left(view, seconds_left));
+        if text == self.drawn && !new {
+            return;
+        }
+        if self.redraws && fits(&text) {
             // Back to the beginning, and the rest of the line erased (ECMA-48: CR, EL).
             let _ = write!(io::stderr(), "\r{text}\x1b[K");
             let _ = io::stderr().flush();
@@ -276,6 +284,7 @@ impl<'s> Live<'s> {
         } else if new {
             output::aside(&text);
         }
+        self.drawn = text;
     }
 
     /// Leaves the line that is drawn anew.
@@ -322,6 +331,13 @@ impl<'s> Live<'s> {
             output::aside(&format!("  {}; {}", refused.problem, refused.problem.remedy));
         }
     }
+}
+
+/// Whether a line can be drawn anew: one that the terminal breaks would leave its beginning behind.
+fn fits(text: &str) -> bool {
+    // A terminal that does not know its size says 0.
+    let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(0, |size| size.ws_col);
+    text.chars().count() < usize::from(if columns == 0 { COLUMNS_DEFAULT } else { columns })
 }
 
 /// A line that was typed, if one was. Read without a buffer, so that nothing typed ahead is lost

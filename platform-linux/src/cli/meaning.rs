@@ -4,22 +4,23 @@ use slotwarden_core::record::Mode;
 
 use crate::output;
 
-/// What a new set of cards risks, before it is made. What can be no quorum is the daemon's to
-/// refuse, and means nothing.
+/// Says what a new set of cards of the backup key risks, before it is made.
 pub(super) fn warn_of_set(m: u8, n: u8) {
-    if let Some(warning) = set_warning(m, n) {
-        output::aside(&format!("WARNING: {warning}"));
+    // What can be no quorum is the daemon's to refuse, and means nothing.
+    if m == n {
+        output::aside("WARNING: as many cards are needed as there are: one lost card ends recovery.");
     }
 }
 
-fn set_warning(m: u8, n: u8) -> Option<&'static str> {
-    match (m, n) {
-        (1, 1) => Some(
-            "one card suffices, and there is one: whoever has it opens everything, and one lost card ends recovery.",
-        ),
-        (1, _) => Some("one card suffices: whoever has one opens everything."),
-        (m, n) if m == n => Some("as many cards are needed as there are: one lost card ends recovery."),
-        (_, _) => None,
+/// The same of cards that give an SO PIN.
+pub(super) fn warn_of_administrators(k: u8, n: u8) {
+    if k == 1 {
+        output::aside(
+            "WARNING: one card suffices: whoever has it and knows its PIN gives the token another PIN, or erases it.",
+        );
+    }
+    if k == n {
+        output::aside("WARNING: as many cards are needed as there are: after one is lost nobody unblocks the slot.");
     }
 }
 
@@ -102,20 +103,5 @@ impl<'a> Knowledge<'a> {
                 )
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_set_that_risks_something_is_warned_of_and_another_is_not() {
-        assert!(set_warning(3, 3).is_some_and(|warning| warning.contains("one lost card ends recovery")));
-        assert!(set_warning(1, 3).is_some_and(|warning| warning.contains("one card suffices")));
-        assert!(
-            set_warning(1, 1).is_some_and(|warning| warning.contains("suffices") && warning.contains("ends recovery"))
-        );
-        assert_eq!(set_warning(2, 3), None);
     }
 }

@@ -234,7 +234,7 @@ impl Session {
                 let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
                 let so_pin = so_pin.source().read(SecretRole::SoPin)?;
                 self.slot(&name)?;
-                meaning::warn_of_set(k, u8::try_from(holders.len()).unwrap_or(u8::MAX));
+                meaning::warn_of_administrators(k, u8::try_from(holders.len()).unwrap_or(u8::MAX));
                 let secrets = so_pin_of(&name, so_pin, !so_cards)?;
                 let at = wire::At::from(at);
                 let order = |confirmed| Order::AdministratorCards {

@@ -77,7 +77,7 @@ pub fn ceremony(format: Format, view: &CeremonyView) {
         return json(&json!({"schema": SCHEMA, "ceremony": view}));
     }
     line(&ceremony_line(view));
-    line(&format!("{}{}", ceremony_words::wait(view), ceremony_words::left(view.seconds_left, view.tries_left)));
+    line(&format!("{}{}", ceremony_words::wait(view), ceremony_words::left(view, view.seconds_left)));
     if let Some(last) = ceremony_words::last(view) {
         line(&last);
     }

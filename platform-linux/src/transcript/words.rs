@@ -360,17 +360,17 @@ mod tests {
                     reader: ReaderId(0),
                     x,
                     serial,
-                    tries_left: None,
-                    seconds_left: None,
+                    tries_left: Some(1),
+                    seconds_left: Some(59),
                     last: None,
                     human_steps: 0,
                     changes: 0,
                 };
                 let view = view_of_ceremony(&status, &names, &readers);
-                let _ = writeln!(text, "- {}", ceremony_words::wait(&view));
+                let left = ceremony_words::left(&view, view.seconds_left);
+                let _ = writeln!(text, "- {}{left}", ceremony_words::wait(&view));
             }
         }
-        let _ = writeln!(text, "\nLeft:{}", ceremony_words::left(Some(59), Some(1)));
         text.push_str("\n## Events\n\n");
         for event in events() {
             let _ = writeln!(text, "- {}", event_words(&event, None, named));
