@@ -181,6 +181,15 @@ impl Registry {
         (1..=16u8).filter(|x| self.cards_of(set_id, *x) > 0).fold(0, |count: u8, _| count.saturating_add(1))
     }
 
+    /// The same without this card.
+    #[must_use]
+    pub fn shares_without(&self, set_id: &[u8; 16], serial: &CardSerial) -> u8 {
+        let other = |entry: &&CardEntry| entry.serial != *serial && entry.holds(set_id);
+        let has =
+            |x: &u8| self.entries.iter().filter(other).any(|entry| entry.share.is_some_and(|share| share.x == *x));
+        (1..=16u8).filter(has).fold(0, |count: u8, _| count.saturating_add(1))
+    }
+
     /// On how many cards a share is that can be used.
     #[must_use]
     pub fn cards_of(&self, set_id: &[u8; 16], x: u8) -> usize {

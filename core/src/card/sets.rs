@@ -112,6 +112,8 @@ pub struct CardSets {
     pub current: Option<CardSet>,
     /// The set that is being made, or that a change of the token's PIN is to bring into force.
     pub next: Option<CardSet>,
+    /// A set whose PIN an unanswered call may have given the token, while another is being made.
+    pub doubted: Option<CardSet>,
     /// Sets before it, the last ones.
     pub former: Vec<FormerSet, FORMER_CARD_SETS_MAX>,
     /// Generation of the set that was made last; 0: none.
@@ -124,7 +126,7 @@ pub struct CardSets {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Standing {
-    /// It is the one in force.
+    /// It is the one in force, or nobody knows whether it is.
     Current,
     /// It is being made.
     Next,
@@ -140,36 +142,45 @@ impl CardSets {
     /// A subject that never had a set.
     #[must_use]
     pub const fn none() -> Self {
-        CardSets { current: None, next: None, former: Vec::new(), last_generation: 0, calling: false }
+        CardSets { current: None, next: None, doubted: None, former: Vec::new(), last_generation: 0, calling: false }
     }
 
-    /// A set is being made.
+    /// A set is being made. One that the token may have the PIN of is kept beside it.
     pub fn begin_next(&mut self, set: CardSet) {
-        self.void_next();
+        if self.calling && self.doubted.is_none() {
+            self.doubted = self.next.take();
+        }
+        if let Some(before) = self.next.take() {
+            self.remember(before, Fate::Void);
+        }
+        self.calling = false;
         self.last_generation = set.generation;
         self.next = Some(set);
     }
 
-    /// The set that was being made never comes into force. Whether there was one.
-    pub fn void_next(&mut self) -> bool {
-        self.calling = false;
-        match self.next.take() {
-            Some(set) => {
-                self.remember(set, Fate::Void);
-                true
-            }
-            None => false,
+    /// The set that was being made never comes into force; what was in doubt before it is again.
+    pub fn void_next(&mut self) {
+        if let Some(set) = self.next.take() {
+            self.remember(set, Fate::Void);
         }
+        self.next = self.doubted.take();
+        self.calling = self.next.is_some();
     }
 
     /// The set that was being made is in force from here on.
     pub fn promote_next(&mut self) {
         self.calling = false;
-        if let Some(next) = self.next.take()
-            && let Some(before) = self.current.replace(next)
-        {
+        let Some(next) = self.next.take() else { return };
+        let before = [self.doubted.take(), self.current.replace(next)];
+        for before in before.into_iter().flatten() {
             self.remember(before, if before.key_id == next.key_id { Fate::Superseded } else { Fate::Rotated });
         }
+    }
+
+    /// The sets whose cards may be what is wanted now: the one in force, and those in doubt.
+    pub fn in_force(&self) -> impl Iterator<Item = CardSet> {
+        let next = self.next.filter(|_| self.calling);
+        [next, self.doubted, self.current].into_iter().flatten()
     }
 
     /// No set is in force any more.
@@ -182,10 +193,9 @@ impl CardSets {
     /// How a set stands here; `None`: it is not known.
     #[must_use]
     pub fn standing(&self, set_id: &[u8; 16]) -> Option<Standing> {
-        let is = |set: Option<CardSet>| set.is_some_and(|set| set.id == *set_id);
-        if is(self.current) {
+        if self.in_force().any(|set| set.id == *set_id) {
             Some(Standing::Current)
-        } else if is(self.next) {
+        } else if self.next.is_some_and(|set| set.id == *set_id) {
             Some(Standing::Next)
         } else {
             self.former.iter().find(|former| former.id == *set_id).map(|former| Standing::Former(former.fate))

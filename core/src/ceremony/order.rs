@@ -234,8 +234,8 @@ pub struct Facts {
     pub owner: Option<Owner>,
     /// The set whose cards are read.
     pub gather: Option<CardSet>,
-    /// Another one, while nobody knows which of the two counts: the first card decides.
-    pub other: Option<CardSet>,
+    /// Others, while nobody knows which of them counts: the first card decides.
+    pub others: [Option<CardSet>; 2],
     /// The set that is made, with id and key id still empty.
     pub make: Option<CardSet>,
     /// Whether the secret is made too; else it is that of the cards that are read.
@@ -250,6 +250,13 @@ pub struct Facts {
     pub slots: SlotSet,
     /// Whether another person than the starter has to confirm a last try.
     pub two_persons: bool,
+}
+
+impl Facts {
+    /// The sets whose cards may be read.
+    pub fn candidates(&self) -> impl Iterator<Item = CardSet> {
+        core::iter::once(self.gather).chain(self.others).flatten()
+    }
 }
 
 /// A list of shares: x and where y is.

@@ -101,7 +101,8 @@ pub fn signed_message(id: CeremonyId, head: &[u8; 32]) -> [u8; DOMAIN.len() + 8 
     message
 }
 
-/// Runs a ceremony again from its lines; nothing is done.
+/// Runs a ceremony again from its lines; nothing is done. What it knows comes without the names of
+/// secrets: compare it with [`Rules::without_secrets`].
 ///
 /// # Errors
 /// [`Refusal::StoreUnreadable`] when the first line is not its beginning.
@@ -109,27 +110,32 @@ pub fn replay(id: CeremonyId, lines: &[Line]) -> Result<(State, Rules), Refusal>
     let Some((Line { mono_ms, wall_s, entry: Entry::Begun { command, facts } }, rest)) = lines.split_first() else {
         return Err(Refusal::StoreUnreadable);
     };
-    let mut secrets = NoSecrets;
     let mut bug = None;
     let now = Now { mono_ms: *mono_ms, wall_s: *wall_s };
     let mut deeds = Vec::new();
+    let mut secrets = NoSecrets { full: false };
     let mut turn = CeremonyTurn { now, secrets: &mut secrets, deeds: &mut deeds, bug: &mut bug };
     let mut ceremony = Ceremony::new(id, *command, *facts, &mut turn);
-    for line in rest {
+    for (line, after) in rest.iter().zip(rest.iter().skip(1).map(Some).chain([None])) {
         let Entry::Event(event) = line.entry else { continue };
+        // Whether there was a place for a secret stands in no event, but in the end that it led to.
+        let end = after.map(|line| line.entry);
+        secrets.full = matches!(end, Some(Entry::Ended { end: CeremonyEnd::Refused(Refusal::SafeFull), .. }));
         let now = Now { mono_ms: line.mono_ms, wall_s: line.wall_s };
         deeds.clear();
         ceremony.handle(event, &mut CeremonyTurn { now, secrets: &mut secrets, deeds: &mut deeds, bug: &mut bug });
     }
-    Ok((ceremony.state(), ceremony.rules().clone()))
+    Ok((ceremony.state(), ceremony.rules().without_secrets()))
 }
 
 /// Places that nobody fills: a replay needs names of secrets, and has none.
-struct NoSecrets;
+struct NoSecrets {
+    full: bool,
+}
 
 impl Secrets for NoSecrets {
     fn reserve(&mut self) -> Result<SecretId, Refusal> {
-        Ok(SecretId::NONE)
+        if self.full { Err(Refusal::SafeFull) } else { Ok(SecretId::NONE) }
     }
 
     fn lend(&self, _id: SecretId, _read: &mut dyn FnMut(&[u8])) -> Option<()> {
