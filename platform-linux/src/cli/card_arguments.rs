@@ -147,8 +147,9 @@ pub(super) struct NewSet {
     /// How many cards there are: at most 16.
     #[arg(short, value_name = "N")]
     pub(super) n: u8,
-    /// To whom each card goes: N different persons of the configuration.
-    #[arg(long, value_name = "NAME,NAME", value_delimiter = ',', required = true)]
+    /// To whom each card goes: N different persons of the configuration. In single-person mode
+    /// nobody need be named; the set is then shown as not under split knowledge.
+    #[arg(long, value_name = "NAME,NAME", value_delimiter = ',')]
     pub(super) holders: Vec<String>,
 }
 
