@@ -114,6 +114,8 @@ pub struct Room {
     pub points: u32,
     /// Cards to be inserted before the one that is pulled by itself, and when that one is.
     pub pull: Option<(u32, Pull)>,
+    /// Secrets that were left when the service ended in order.
+    pub left: Option<usize>,
     /// Calls of the HSM that fail with this, by name.
     pub failing: Option<(&'static str, HsmFailure)>,
     persons: Persons,
@@ -167,6 +169,7 @@ impl Room {
             cut: None,
             points: 0,
             pull: None,
+            left: None,
             failing: None,
             persons,
             level: SecurityLevel::Cards,
@@ -477,7 +480,10 @@ impl Room {
             Effect::SignTranscript { id, head } => self.signed.push((id, head)),
             Effect::Checkpoint { .. } => {}
             Effect::EndWorker => self.inputs.push_back(Input::WorkerLost),
-            Effect::Stopped => self.power_off(),
+            Effect::Stopped => {
+                self.left = Some(self.core().secrets_taken_and_owned().0);
+                self.power_off();
+            }
         }
     }
 

@@ -79,6 +79,7 @@ pub struct Desk {
     pub typed: u32,
     at: usize,
     present: Option<usize>,
+    step_of_present: u8,
 }
 
 impl Desk {
@@ -95,6 +96,7 @@ impl Desk {
             typed: 0,
             at: 0,
             present: None,
+            step_of_present: 0,
         }
     }
 
@@ -140,7 +142,8 @@ impl Desk {
 
     /// Orders it, with these cards in this order.
     pub fn begin(&mut self, command: Command, plan: &[usize]) -> u32 {
-        (self.plan, self.at, self.present) = (plan.to_vec(), 0, None);
+        (self.plan, self.at, self.present, self.step_of_present) = (plan.to_vec(), 0, None, 0);
+        self.did = 0;
         self.asked.clear();
         self.shown.clear();
         let reply = self.room.begin(ADMINISTRATOR, command);
@@ -218,7 +221,10 @@ impl Desk {
                     | Refusal::CardFaulty
             )
         );
-        let again = self.present.take().filter(|_| same);
+        // Pulled before anybody noticed that it was there.
+        let unseen = status.last.is_none() && status.step == self.step_of_present;
+        let again = self.present.take().filter(|_| same || unseen);
+        self.step_of_present = status.step;
         let Some(number) = again.or_else(|| self.plan.get(self.at).copied()) else { return false };
         self.at += usize::from(again.is_none());
         self.present = Some(number);
