@@ -79,6 +79,7 @@ pub struct Desk {
     pub typed: u32,
     at: usize,
     present: Option<usize>,
+    step_of_present: u8,
 }
 
 impl Desk {
@@ -95,6 +96,7 @@ impl Desk {
             typed: 0,
             at: 0,
             present: None,
+            step_of_present: 0,
         }
     }
 
@@ -140,7 +142,8 @@ impl Desk {
 
     /// Orders it, with these cards in this order.
     pub fn begin(&mut self, command: Command, plan: &[usize]) -> u32 {
-        (self.plan, self.at, self.present) = (plan.to_vec(), 0, None);
+        (self.plan, self.at, self.present, self.step_of_present) = (plan.to_vec(), 0, None, 0);
+        self.did = 0;
         self.asked.clear();
         self.shown.clear();
         let reply = self.room.begin(ADMINISTRATOR, command);
@@ -218,7 +221,10 @@ impl Desk {
                     | Refusal::CardFaulty
             )
         );
-        let again = self.present.take().filter(|_| same);
+        // Pulled before anybody noticed that it was there.
+        let unseen = status.last.is_none() && status.step == self.step_of_present;
+        let again = self.present.take().filter(|_| same || unseen);
+        self.step_of_present = status.step;
         let Some(number) = again.or_else(|| self.plan.get(self.at).copied()) else { return false };
         self.at += usize::from(again.is_none());
         self.present = Some(number);
@@ -319,6 +325,10 @@ impl Desk {
         self.cards.iter().map(|card| card.as_ref().and_then(record)).collect()
     }
 
+    pub fn card_in_reader(&self) -> &Card {
+        self.room.terminals[0].pad.card().expect("a card is in the reader")
+    }
+
     pub fn secret(&mut self, bytes: &[u8]) -> slotwarden_core::safe::SecretId {
         self.room.secret(bytes)
     }
@@ -368,4 +378,46 @@ impl Desk {
 /// Digits as the pad takes them.
 pub fn code(digits: &str) -> Code {
     Code::new(digits.as_bytes())
+}
+
+/// How many ceremonies [`ready`] knows.
+pub const CEREMONIES: usize = 11;
+
+/// A ceremony, its name, a room that is ready for it, and the cards it takes.
+pub fn ready(which: usize) -> (&'static str, Desk, Command, Vec<usize>) {
+    let credential = SHARE;
+    let to = PersonId(CUSTODIAN.0 + 9);
+    let (name, command, old, new) = match which {
+        0 => {
+            let mut desk = Desk::new(1);
+            let plan = desk.blank(2);
+            return ("create", desk, create_set(2, 2), plan);
+        }
+        1 => {
+            let mut desk = Desk::new(1);
+            desk.credential = Credential::SlotUser;
+            let plan = desk.blank(2);
+            let order = desk.slot_cards(0, (2, 2), Some(b"code-of-people"), Some(b"code-on-top"));
+            return ("slot cards", desk, order, plan);
+        }
+        2 => {
+            let mut desk = Desk::new(1);
+            desk.credential = Credential::HsmAdministrator;
+            let plan = desk.blank(2);
+            desk.deactivate(0);
+            let order = desk.so_cards(0, (2, 2), Some(b"so-pin-of-people"));
+            return ("SO cards", desk, order, plan);
+        }
+        3 => ("replace", replace_set(2, 2), 2, 2),
+        4 => ("rotate", rotate(2, 2), 0, 2),
+        5 => ("restore", restore(None, None), 2, 0),
+        6 => ("verify", cards(Task::VerifySet), 3, 0),
+        7 => ("copy", cards(Task::Copy { credential }), 1, 1),
+        8 => ("change", cards(Task::ChangePin { credential }), 1, 0),
+        9 => ("reassign", cards(Task::Reassign { credential, to }), 1, 0),
+        _ => ("erase", cards(Task::Erase { credential }), 1, 0),
+    };
+    let mut desk = Desk::with_set(1, 2, 3);
+    let plan = (0..old).chain(desk.blank(new)).collect();
+    (name, desk, command, plan)
 }
