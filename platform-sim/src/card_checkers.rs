@@ -58,7 +58,8 @@ impl World {
         let Some(card) = self.table.cards().find(|card| card.serial() == entry.serial.bytes()) else { return };
         let (serial, transport) = (card.serial(), card.is_on_transport_pin(entry.credential));
         let is_new = entry.pin_changed_s.is_some()
-            && known.is_none_or(|known| known.pin_changed_s != entry.pin_changed_s || known.credential != entry.credential);
+            && known
+                .is_none_or(|known| known.pin_changed_s != entry.pin_changed_s || known.credential != entry.credential);
         if is_new && self.table.past(serial).unknown[index(entry.credential)] {
             self.checkers.violated("P7", 0, "a PIN change whose end nobody heard is noted as done");
         }
@@ -129,7 +130,8 @@ impl World {
                     broken = Some(("P8", "a share lies behind a PIN that was never changed"));
                 }
                 let Some((header, _)) = share_on(card, credential) else { continue };
-                let same = found.iter().find(|(of, set, x, _)| (*of, *set, *x) == (credential, header.set_id, header.x));
+                let same =
+                    found.iter().find(|(of, set, x, _)| (*of, *set, *x) == (credential, header.set_id, header.x));
                 match same {
                     Some((.., known)) => {
                         copies += 1;
@@ -260,7 +262,8 @@ impl World {
         let lines = self.disk.durable.lines_of(ceremony.id());
         let same = match replay(ceremony.id(), lines) {
             Ok((state, rules)) => {
-                state == ceremony.state() && nameless(&format!("{rules:?}")) == nameless(&format!("{:?}", ceremony.rules()))
+                state == ceremony.state()
+                    && nameless(&format!("{rules:?}")) == nameless(&format!("{:?}", ceremony.rules()))
             }
             Err(_) => false,
         };

@@ -60,8 +60,7 @@ impl World {
             return;
         }
         if let Some((order, id, code, approved)) = self.table.request {
-            let other =
-                if order.who == SECOND_ADMINISTRATOR { ADMINISTRATOR } else { SECOND_ADMINISTRATOR };
+            let other = if order.who == SECOND_ADMINISTRATOR { ADMINISTRATOR } else { SECOND_ADMINISTRATOR };
             let dice = self.random.u8(..100);
             match (approved, dice) {
                 (_, 0..4) => self.table.request = None,
@@ -474,7 +473,9 @@ impl World {
             }
             Kind::UsedCard => {
                 let used: Vec<usize> = (0..drawer)
-                    .filter(|place| Credential::ALL.iter().any(|each| share_on(&self.table.drawer[*place], *each).is_some()))
+                    .filter(|place| {
+                        Credential::ALL.iter().any(|each| share_on(&self.table.drawer[*place], *each).is_some())
+                    })
                     .collect();
                 if !used.is_empty() {
                     let card = used[self.random.usize(..used.len())];

@@ -85,11 +85,11 @@ impl World {
             }
             Some(Kind::CardStrangeWord) => return self.answer_at(reader, Ok(strange(&pending.call)), None),
             Some(Kind::CardWrongAnswer) => {
-                let wrong = if is_apdu { CardAnswer::Held } else { CardAnswer::Tries {
-                    status: StatusWord(0x9000),
-                    left: Some(3),
-                    serial: None,
-                } };
+                let wrong = if is_apdu {
+                    CardAnswer::Held
+                } else {
+                    CardAnswer::Tries { status: StatusWord(0x9000), left: Some(3), serial: None }
+                };
                 return self.answer_at(reader, Ok(wrong), None);
             }
             Some(Kind::ReaderSilent) => {

@@ -28,8 +28,8 @@ use crate::faults::{Kind, Plan, Step, Tally};
 use crate::hsm::{Token, Tokens};
 use crate::people::{People, Wish};
 use crate::store::Disk;
-use crate::table::{CardCounts, REPLIES_FROM, Table};
 use crate::strike::{ADMINISTRATOR, AUDITOR, OPERATOR, SECOND_ADMINISTRATOR};
+use crate::table::{CardCounts, REPLIES_FROM, Table};
 use crate::trace::Trace;
 use crate::{Core, SLOTS, model};
 
@@ -638,8 +638,7 @@ impl World {
         if let Some(oldest) = self.people.orders.iter().min_by_key(|order| order.given_ms) {
             // A ceremony takes as long as people take; what follows from it is counted from its end.
             let since_ms = oldest.given_ms.max(self.table.ended_ms);
-            let waited_ms =
-                if status.ceremony.is_some() { 0 } else { self.now_ms.saturating_sub(since_ms) };
+            let waited_ms = if status.ceremony.is_some() { 0 } else { self.now_ms.saturating_sub(since_ms) };
             let slot = oldest.slot.unwrap_or(0);
             self.checkers.p44_waiting(slot, waited_ms);
         }
