@@ -166,12 +166,9 @@ impl World {
             match (writes, share_on(card, credential)) {
                 (true, share) => proper && card.manner() == Manner::Proper && share.is_none(),
                 (false, None) => false,
-                (false, Some((header, _))) => match (facts.gather, facts.other) {
-                    (Some(set), other) => {
-                        let of_either = header.set_id == set.id || other.is_some_and(|other| other.id == header.set_id);
-                        proper && of_either
-                    }
-                    (None, _) => proper,
+                (false, Some((header, _))) => match facts.gather {
+                    Some(_) => proper && facts.candidates().any(|set| set.id == header.set_id),
+                    None => proper,
                 },
             }
         };
