@@ -421,7 +421,7 @@ pub enum Answered {
         free_tokens: Vec<FreeTokenView>,
     },
     /// The status.
-    Status(StatusView),
+    Status(Box<StatusView>),
     /// One slot.
     Slot(Box<SlotDetail>),
     /// A part of the audit log.

@@ -381,7 +381,7 @@ impl Stage {
         loop {
             let answered = client.ask(Ask::Status, &[]);
             match &answered {
-                Ok(Answered::Status(status)) if wanted(status) => return status.clone(),
+                Ok(Answered::Status(status)) if wanted(status) => return (**status).clone(),
                 _ if Instant::now() >= until => panic!("not in time: {what}: {answered:?}; log: {}", self.log()),
                 _ => thread::sleep(LOOK_PAUSE),
             }

@@ -356,7 +356,7 @@ impl Session {
 
     pub(super) fn status(&self) -> Result<StatusView, Refused> {
         match self.client.ask(Ask::Status, &[])? {
-            Answered::Status(status) => Ok(status),
+            Answered::Status(status) => Ok(*status),
             _ => Err(Own::OtherVersion.into()),
         }
     }

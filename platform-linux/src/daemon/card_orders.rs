@@ -120,7 +120,10 @@ fn reader(readers: &[ReaderView], text: &str) -> Result<ReaderId, Problem> {
 fn card_serial(text: &str) -> Result<CardSerial, Problem> {
     let unknown = || Problem::from(Refusal::UnknownCard).with(text);
     let digits: Vec<u8> = text.bytes().filter(|byte| !matches!(byte, b' ' | b':')).collect();
-    if digits.len() % 2 != 0 || digits.len() > 2 * SERIAL_BYTES_MAX || !digits.iter().all(u8::is_ascii_hexdigit) {
+    if !digits.len().is_multiple_of(2)
+        || digits.len() > 2 * SERIAL_BYTES_MAX
+        || !digits.iter().all(u8::is_ascii_hexdigit)
+    {
         return Err(unknown());
     }
     let byte = |pair: &[u8]| {

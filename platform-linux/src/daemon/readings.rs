@@ -36,7 +36,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         match &request.ask {
             Ask::Status => {
                 reads(CommandKind::ReadStatus)?;
-                Ok(Some(Answered::Status(self.status())))
+                Ok(Some(Answered::Status(Box::new(self.status()))))
             }
             Ask::Slot { slot } => {
                 reads(CommandKind::ReadStatus)?;

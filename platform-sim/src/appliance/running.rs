@@ -70,7 +70,7 @@ impl Running {
         let request = Request { peer: Peer::OwnUser, ask: Ask::Status, secrets: Vec::new(), answer };
         self.events.send(Event::Control(request)).ok()?;
         match answered.recv_timeout(ANSWER_WAIT) {
-            Ok(Reply { answered: Answered::Status(status), .. }) => Some(status),
+            Ok(Reply { answered: Answered::Status(status), .. }) => Some(*status),
             Ok(_) | Err(_) => None,
         }
     }
