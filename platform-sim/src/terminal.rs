@@ -5,6 +5,7 @@
 
 use slotwarden_core::card::apdu::{self, Apdu, Dialogue, PinTemplate};
 use slotwarden_core::card::{CardAnswer, CardCall, CardFailure};
+use slotwarden_core::safe::SecretId;
 use slotwarden_core::share::record::{self, RECORD_BYTES, ShareHeader};
 
 use crate::cards::SmartCard;
@@ -33,6 +34,8 @@ pub struct Terminal<C> {
     pub pad: PinPad<C>,
     /// The call whose dialogue is under way.
     asking: Option<CardCall>,
+    /// Where y goes of the record that was asked for last.
+    y_into: Option<SecretId>,
     response: Vec<u8>,
 }
 
@@ -40,11 +43,20 @@ impl<C: SmartCard> Terminal<C> {
     /// A pad without a card.
     #[must_use]
     pub fn new(pad: PinPad<C>) -> Self {
-        Terminal { pad, asking: None, response: Vec::new() }
+        Terminal { pad, asking: None, y_into: None, response: Vec::new() }
+    }
+
+    /// Where y goes of the record that was asked for last.
+    #[must_use]
+    pub fn y_into(&self) -> Option<SecretId> {
+        self.y_into
     }
 
     /// Carries out one call; `y` is what a record to be written has secret.
     pub fn perform(&mut self, call: &CardCall, y: Option<&Y>) -> Performed {
+        if let CardCall::Read { y, .. } = call {
+            self.y_into = Some(*y);
+        }
         match call {
             CardCall::Hold => {
                 let held = self.pad.power().map(|_| CardAnswer::Held).ok_or(CardFailure::CardGone);

@@ -11,7 +11,7 @@ use slotwarden::appliance::{self, Prepared};
 use slotwarden::config::Offered;
 use slotwarden::control::{self, Reply, Request};
 use slotwarden::daemon::{self, Devices, Notice};
-use slotwarden::devices::{Checkpoint, Event, Events, Lend, NoCards, Store, TranscriptPart};
+use slotwarden::devices::{Checkpoint, Event, Events, Lend, Store, TranscriptPart};
 use slotwarden::names::Peer;
 use slotwarden::problem::{Own, Problem};
 use slotwarden::status_json::StatusView;
@@ -25,6 +25,7 @@ use slotwarden_core::record::{Record, SecretKey};
 
 use super::bench::{Bench, SimHsm};
 use super::stage::Stage;
+use super::table::Table;
 use super::{Happening, cannot};
 
 /// The loop answers a question within a turn.
@@ -38,7 +39,12 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) fn start(stage: &Stage, bench: &Bench, happens: &Sender<Happening>) -> Result<Self, Problem> {
+    pub(super) fn start(
+        stage: &Stage,
+        bench: &Bench,
+        table: &Table,
+        happens: &Sender<Happening>,
+    ) -> Result<Self, Problem> {
         let offered = Offered::read(&stage.path("slotwarden.toml"));
         let (events, arriving) = channel();
         let Prepared { setup, store, applications, settings } = appliance::prepare(&offered, false, &events)?;
@@ -46,7 +52,7 @@ impl Running {
         let powered = Arc::new(AtomicBool::new(true));
         let store = Powered { store, powered: Arc::clone(&powered), events: events.clone() };
         let hsm = SimHsm::start(bench, events.clone());
-        let devices = Devices { hsm, store, applications, cards: Box::new(NoCards) };
+        let devices = Devices { hsm, store, applications, cards: table.readers(events.clone()) };
         let happens = happens.clone();
         let thread = thread::Builder::new().name("daemon".into()).spawn(move || {
             let mut show = |notice: Notice<'_>| match notice {
