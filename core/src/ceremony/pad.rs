@@ -151,10 +151,14 @@ impl Rules {
                 self.refuse(turn, refusal)
             }
             (Question::AnotherCard, true) => self.visit(turn, Purpose::Gather, 0),
-            (Question::AnotherCard, false) => self.gathered_enough(turn),
+            (Question::AnotherCard | Question::AnotherCopy, false) => self.no_more(turn, question),
             (Question::AnotherCopy, true) => self.visit(turn, Purpose::CopyTarget, 0),
-            (Question::AnotherCopy, false) => self.finish(turn),
         }
+    }
+
+    /// No other card, no other copy.
+    pub(super) fn no_more(&mut self, turn: &mut CeremonyTurn<'_>, question: Question) -> Outcome<State> {
+        if question == Question::AnotherCard { self.gathered_enough(turn) } else { self.finish(turn) }
     }
 
     /// It was ended while a reader had the word; now that is done.

@@ -571,6 +571,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     fn note_card(&mut self, note: CardNote) {
         let CardNote { serial, credential, profile, what } = note;
+        // Of a card that was never written here there is nothing to forget.
+        if what == Noted::Erased && self.cards.registry.find(&serial, credential).is_none() {
+            return;
+        }
         let wall_s = self.now.wall_s;
         let noted = self.cards.registry.change(serial, credential, profile, |entry| match what {
             Noted::PinChanged(holder) => {
