@@ -578,10 +578,7 @@ impl Rules {
 
     /// The task, of ceremonies that are about cards alone.
     const fn task(&self) -> Option<Task> {
-        match self.command {
-            Command::Cards { order } => Some(order.task),
-            _ => None,
-        }
+        if let Command::Cards { order } = self.command { Some(order.task) } else { None }
     }
 
     fn note_change(&mut self) {

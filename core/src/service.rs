@@ -388,13 +388,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 // After a halt everybody was answered already: exactly one answer for each order.
                 Next::Act(Act::Reply { reply, .. }) if !self.open.contains(&reply) => {}
                 // The session that wanted it is gone with its ceremony.
-                Next::Act(Act::Card { ticket, reader }) => match self.cards.take_call(ticket) {
-                    Some(call) => {
+                Next::Act(Act::Card { ticket, reader }) => {
+                    if let Some(call) = self.cards.take_call(ticket) {
                         self.cards.arm(reader, ticket, &call, self.now);
                         return Some(Effect::Card { ticket, reader, call });
                     }
-                    None => {}
-                },
+                }
                 Next::Act(act) => return Some(self.yielded(act)),
             }
         }

@@ -237,7 +237,7 @@ mod tests {
     use crate::person::PersonId;
 
     fn set(generation: u32, key: u8) -> CardSet {
-        let holders: [PersonId; 16] = core::array::from_fn(|number| PersonId(200 + u8::try_from(number).unwrap_or(0)));
+        let holders: [PersonId; 16] = core::array::from_fn(|number| PersonId(u8::try_from(number).unwrap_or(0)));
         CardSet {
             id: [u8::try_from(generation & 0xFF).unwrap_or(0); 16],
             key_id: [key; 16],

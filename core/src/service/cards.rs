@@ -438,7 +438,17 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 let standing = read.ok().map(|record| self.cards.standing(facts, &record.header));
                 CeremonyEvent::RecordRead(reader, read, standing)
             }
-            report => CeremonyEvent::Reported(reader, report),
+            SessionReport::PinAccepted
+            | SessionReport::PinChanged
+            | SessionReport::PinWrong { .. }
+            | SessionReport::PinBlocked
+            | SessionReport::PadEnded(_)
+            | SessionReport::PinOldOrNew
+            | SessionReport::Written
+            | SessionReport::Erased
+            | SessionReport::Removed
+            | SessionReport::Cancelled
+            | SessionReport::Failed(_) => CeremonyEvent::Reported(reader, report),
         })
     }
 
