@@ -578,10 +578,7 @@ impl Rules {
 
     /// The task, of ceremonies that are about cards alone.
     const fn task(&self) -> Option<Task> {
-        match self.command {
-            Command::Cards { order } => Some(order.task),
-            _ => None,
-        }
+        if let Command::Cards { order } = self.command { Some(order.task) } else { None }
     }
 
     fn note_change(&mut self) {
@@ -671,11 +668,21 @@ impl blocking::State<Rules> for State {
             (State::Judging { what: Judged::NewPin }, On::Verdict(derived)) => rules.new_derived(turn, derived),
 
             (State::Asking { question }, On::Answered { yes, .. }) => rules.answered(turn, question, yes),
+            // What was done stays done: nobody wants more.
+            (
+                State::Asking { question: question @ (Question::AnotherCopy | Question::AnotherCard) },
+                On::DeadlinePassed,
+            )
+            | (State::Asking { question: question @ Question::AnotherCopy }, On::CancelOrdered { .. }) => {
+                rules.no_more(turn, question)
+            }
             (State::Asking { .. }, On::DeadlinePassed) => rules.refuse(turn, Refusal::CeremonyTimedOut),
 
-            (State::AtHsm { slot }, On::KeysPut(at, result)) if at == slot => rules.keys_put(turn, slot, result),
+            (State::AtHsm { slot }, On::KeysPut(at, result)) if at == slot && !rules.is_for_so_pin() => {
+                rules.keys_put(turn, slot, result)
+            }
             (State::AtHsm { slot }, On::DeadlinePassed) => rules.hsm_silent(turn, slot),
-            (State::AtHsm { .. }, On::SoPinSet(result)) => rules.so_pin_set(turn, result),
+            (State::AtHsm { .. }, On::SoPinSet(result)) if rules.is_for_so_pin() => rules.so_pin_set(turn, result),
             // What the token does with it is known only when it answers.
             (State::AtHsm { .. }, On::CancelOrdered { who: Some(_) }) => Outcome::Handled,
             (State::AtHsm { .. }, On::CancelOrdered { who: None }) => rules.hsm_left(turn),

@@ -114,6 +114,8 @@ pub struct Room {
     pub points: u32,
     /// Cards to be inserted before the one that is pulled by itself, and when that one is.
     pub pull: Option<(u32, Pull)>,
+    /// The share that was shown last.
+    pub shown: Option<Code>,
     /// Secrets that were left when the service ended in order.
     pub left: Option<usize>,
     /// Calls of the HSM that fail with this, by name.
@@ -169,6 +171,7 @@ impl Room {
             cut: None,
             points: 0,
             pull: None,
+            shown: None,
             left: None,
             failing: None,
             persons,
@@ -475,6 +478,9 @@ impl Room {
                 self.inputs.push_back(Input::Done { ticket, outcome: Outcome::Application(Ok(())) });
             }
             Effect::Reply { reply, answer } => {
+                if let Answer::Share { id, .. } = answer {
+                    self.shown = Some(self.lent(id));
+                }
                 assert!(self.answers.insert(reply.0, answer).is_none(), "one answer for each order");
             }
             Effect::SignTranscript { id, head } => self.signed.push((id, head)),

@@ -16,6 +16,7 @@ use slotwarden_core::fault::Function;
 use slotwarden_core::fault::{HsmFailure, Refusal, rv};
 use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Mode, Owner};
+use slotwarden_core::share::Quorum;
 use slotwarden_core::status::CeremonyWait as Wants;
 use slotwarden_sim::hsm::Token;
 use slotwarden_sim::room::{ADMINISTRATOR, CUSTODIAN};
@@ -470,4 +471,87 @@ fn a_transcript_is_signed_once_at_its_end() {
         let lines = &desk.room.stored.transcripts[&id.0];
         assert_eq!(lines.iter().fold([0; 32], |before, line| line.hash(&before)), head);
     }
+}
+
+fn typed_share(desk: &mut Desk, who: u8, code: Option<&[u8]>) -> Option<Answer> {
+    let code = code.map(|code| desk.secret(code));
+    let share = Command::Share { slot: SlotId(0), code, confirmed: false };
+    desk.room.order(PersonId(CUSTODIAN.0 + who), share)
+}
+
+/// The order for two of two typed shares.
+fn split(desk: &mut Desk, code: Option<&[u8]>) -> Command {
+    let quorum = Quorum::new(2, 2).expect("a quorum");
+    let code = code.map(|code| desk.secret(code));
+    let accept = ApplicationSet::NONE;
+    Command::Split { slot: SlotId(0), quorum, custodians: holders(2), code, confirmed: false, accept }
+}
+
+/// Each custodian fetches their share and types it back.
+fn hand_out(desk: &mut Desk) -> Vec<Vec<u8>> {
+    (0..2)
+        .map(|who| {
+            let shown = typed_share(desk, who, None);
+            assert!(matches!(shown, Some(Answer::Share { .. })), "{shown:?}");
+            let text = desk.room.shown.take().expect("shown").bytes().to_vec();
+            let confirmed = typed_share(desk, who, Some(&text));
+            assert!(matches!(confirmed, Some(Answer::Done | Answer::Waits(_))), "{confirmed:?}");
+            text
+        })
+        .collect()
+}
+
+#[test]
+fn a_slot_goes_from_typed_shares_to_cards_and_back() {
+    let mut desk = Desk::new(1);
+    desk.credential = Credential::SlotUser;
+    let order = split(&mut desk, Some(b"code-of-people"));
+    desk.run(order, &[]);
+    let texts = hand_out(&mut desk);
+    let new = desk.blank(2);
+    let order = desk.slot_cards(0, (2, 2), None, None);
+    let answer = desk.run(order, &new);
+    assert!(matches!(answer, Some(Answer::Waits(_))), "the cards are ready, and the old shares are wanted: {answer:?}");
+    assert!(desk.sets(USERS).current.is_none() && desk.sets(USERS).next.is_some());
+    for (who, text) in (0..).zip(&texts) {
+        let entered = typed_share(&mut desk, who, Some(text));
+        assert!(matches!(entered, Some(Answer::Done | Answer::Waits(_))), "{entered:?}");
+    }
+    desk.check();
+    let sets = desk.sets(USERS);
+    assert!(sets.current.is_some() && sets.next.is_none());
+    desk.deactivate(0);
+    assert_eq!(desk.activate(0, None, &new), DONE);
+
+    let order = split(&mut desk, None);
+    let answer = desk.run(order, &new);
+    assert!(matches!(answer, Some(Answer::Waits(_))), "the cards were read, and shares are handed out: {answer:?}");
+    assert!(desk.sets(USERS).current.is_some(), "the cards count until every share was typed back");
+    hand_out(&mut desk);
+    desk.check();
+    assert!(desk.sets(USERS).current.is_none() && desk.sets(USERS).next.is_none());
+    assert_eq!(desk.sets(USERS).former.last().map(|former| former.fate), Some(Fate::Rotated));
+}
+
+#[test]
+fn cards_for_a_slot_come_to_nothing_when_its_typed_shares_do_not_come() {
+    let mut desk = Desk::new(1);
+    desk.credential = Credential::SlotUser;
+    let order = split(&mut desk, Some(b"code-of-people"));
+    desk.run(order, &[]);
+    let texts = hand_out(&mut desk);
+    let new = desk.blank(2);
+    let order = desk.slot_cards(0, (2, 2), None, None);
+    desk.run(order, &new);
+    desk.room.wait(slotwarden_core::limits::COLLECTION_IDLE_MS);
+    desk.check();
+    let sets = desk.sets(USERS);
+    assert_eq!((sets.current, sets.next), (None, None));
+    assert_eq!(sets.former.last().map(|former| former.fate), Some(Fate::Void));
+    desk.deactivate(0);
+    for (who, text) in (0..).zip(&texts) {
+        typed_share(&mut desk, who, Some(text));
+    }
+    let state = desk.room.core().slot_state(SlotId(0));
+    assert!(matches!(state, Some(slotwarden_core::slot::State::Active { .. })), "{state:?}");
 }

@@ -150,18 +150,23 @@ impl Rules {
         }
     }
 
+    /// Whether it ends with another SO PIN, rather than with keys.
+    pub(super) const fn is_for_so_pin(&self) -> bool {
+        matches!(self.command, Command::AdministratorCards { .. })
+    }
+
     pub(super) fn hsm_silent(&mut self, turn: &mut CeremonyTurn<'_>, slot: SlotId) -> Outcome<State> {
-        let fault = Fault::Unanswered(Function::Other);
-        match self.command {
-            Command::AdministratorCards { .. } => self.so_pin_set(turn, Err(SoPinEnd::OldOrNew(fault))),
-            _ => self.keys_put(turn, slot, Err(fault)),
+        if self.is_for_so_pin() {
+            return self.so_pin_set(turn, Err(SoPinEnd::OldOrNew(Fault::Unanswered(Function::SetPin))));
         }
+        self.keys_put(turn, slot, Err(Fault::Unanswered(Function::Other)))
     }
 
     /// The service stops while a token is at work: what it does with it stays unknown.
     pub(super) fn hsm_left(&mut self, turn: &mut CeremonyTurn<'_>) -> Outcome<State> {
-        // The cards may be what the token wants: their set is not void.
-        self.begun_set &= !matches!(self.command, Command::AdministratorCards { .. });
+        if self.is_for_so_pin() {
+            return self.so_pin_set(turn, Err(SoPinEnd::OldOrNew(Fault::Unanswered(Function::SetPin))));
+        }
         self.refuse(turn, Refusal::CeremonyCancelled)
     }
 

@@ -438,7 +438,17 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 let standing = read.ok().map(|record| self.cards.standing(facts, &record.header));
                 CeremonyEvent::RecordRead(reader, read, standing)
             }
-            report => CeremonyEvent::Reported(reader, report),
+            SessionReport::PinAccepted
+            | SessionReport::PinChanged
+            | SessionReport::PinWrong { .. }
+            | SessionReport::PinBlocked
+            | SessionReport::PadEnded(_)
+            | SessionReport::PinOldOrNew
+            | SessionReport::Written
+            | SessionReport::Erased
+            | SessionReport::Removed
+            | SessionReport::Cancelled
+            | SessionReport::Failed(_) => CeremonyEvent::Reported(reader, report),
         })
     }
 
@@ -571,6 +581,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     fn note_card(&mut self, note: CardNote) {
         let CardNote { serial, credential, profile, what } = note;
+        // Of a card that was never written here there is nothing to forget.
+        if what == Noted::Erased && self.cards.registry.find(&serial, credential).is_none() {
+            return;
+        }
         let wall_s = self.now.wall_s;
         let noted = self.cards.registry.change(serial, credential, profile, |entry| match what {
             Noted::PinChanged(holder) => {
