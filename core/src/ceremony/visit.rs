@@ -123,7 +123,11 @@ impl Rules {
                 let usable = matches!(standing, Standing::Current | Standing::Former(Fate::Superseded));
                 usable && header.key_id == set.key_id
             }
-            (Some(Task::RestoreKey { key_id, .. }), None) => key_id.is_none_or(|key_id| key_id == header.key_id),
+            // Nothing was ever protected by a set whose making ended, and perhaps not all of it was written.
+            (Some(Task::RestoreKey { key_id, .. }), None) => {
+                let void = matches!(standing, Standing::Former(Fate::Void));
+                !void && key_id.is_none_or(|key_id| key_id == header.key_id)
+            }
             (Some(_) | None, Some(set)) => {
                 header.set_id == set.id || self.facts.other.is_some_and(|other| other.id == header.set_id)
             }
