@@ -244,6 +244,12 @@ impl World {
         let Some(card) = place.terminal.pad.card() else { return };
         let (serial, right, tries) = (card.serial(), card.pin(credential), card.tries_left(credential));
         let wrong = Code::new(b"999999999999");
+        // Of a change that nobody heard the end of they type the new PIN, and see.
+        let (right, unsure) = match place.pending.map(|pending| pending.call) {
+            Some(CardCall::Verify { .. }) => self.table.doubted(serial, credential).map_or((right, false), |typed| (typed, typed != right)),
+            _ => (right, false),
+        };
+        let Some(place) = self.table.at(ReaderId(reader)) else { return };
         let fault = match (fault, dice) {
             (Some(fault), _) => Some(fault),
             (None, 0..2) if tries > 1 => Some(Kind::WrongCardPin),
@@ -280,7 +286,11 @@ impl World {
                 }
             }
         }
-        self.table.past(serial).wrong += u32::from(spends);
+        let past = self.table.past(serial);
+        past.wrong += u32::from(spends || unsure);
+        if change {
+            past.typed[index(credential)] = new;
+        }
         self.table.pins.extend([right, new].into_iter().filter(|pin| pin.bytes().len() > 6));
     }
 
@@ -288,6 +298,10 @@ impl World {
     fn answer_at(&mut self, reader: u8, result: Result<CardAnswer, CardFailure>, y: Option<Y>) {
         let Some(pending) = self.table.at(ReaderId(reader)).and_then(|place| place.pending.take()) else { return };
         self.came_out(reader);
+        if let Some(place) = self.table.at(ReaderId(reader)).filter(|place| place.terminal.pad.has_card()) {
+            // Whoever was to pull the card does not any more.
+            place.terminal.pad.pull(Pull::AfterApdus(u32::MAX));
+        }
         let at_pad = matches!(pending.call, CardCall::Verify { .. } | CardCall::ChangePin { .. });
         let wait_ms = match pending.fault {
             Some(Kind::CardLateAnswer) if at_pad => self.random.u64(LATE_AT_PAD_MS),
@@ -342,7 +356,7 @@ impl World {
                         CardCall::Verify { credential, .. } => (*credential, false),
                         _ => return,
                     };
-                    if change || status.0 == 0x9000 {
+                    if change || matches!(status.0, 0x9000 | 0x63C0..=0x63CF | 0x6983) {
                         self.table.past(serial).unknown[index(credential)] = false;
                     }
                 }

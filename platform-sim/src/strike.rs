@@ -24,9 +24,9 @@ impl World {
     /// People look at a slot, more rarely where others are busy with cards.
     pub(crate) fn visit(&mut self, slot: u8) {
         self.look_at(slot);
+        let pace = self.pace();
         let visit_ms = &mut self.visits_ms[usize::from(slot)];
         let wait_ms = visit_ms.saturating_sub(self.now_ms);
-        let pace = if self.table.is_there() { 20 } else { 1 };
         *visit_ms = self.now_ms + wait_ms.min(60_000) * pace + wait_ms.saturating_sub(60_000);
     }
 

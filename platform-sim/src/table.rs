@@ -13,7 +13,7 @@ use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::Ticket;
 use slotwarden_core::person::PersonId;
 use slotwarden_core::record::Owner;
-use slotwarden_core::share::record::{HEADER_BYTES, ShareHeader};
+use slotwarden_core::share::record::{HEADER_BYTES, RECORD_BYTES, ShareHeader};
 
 use crate::cards::{Card, Manner};
 use crate::code::Code;
@@ -56,12 +56,14 @@ pub(crate) struct Place {
 }
 
 /// What is remembered of one card.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Past {
     /// PINs that people typed wrong, and commands with a PIN that the card was pulled at.
     pub(crate) wrong: u32,
     /// By credential: a change of the PIN was sent, and nobody heard how it ended.
     pub(crate) unknown: [bool; 3],
+    /// The new PIN that was typed last.
+    pub(crate) typed: [Code; 3],
 }
 
 /// An order that people at the table wait for.
@@ -178,6 +180,8 @@ pub struct Table {
     /// Sets that the store said are in force, and those that were being made.
     pub(crate) in_force: Vec<(SetSubject, [u8; 16])>,
     pub(crate) begun: Vec<[u8; 16]>,
+    /// Records whose signature was found good.
+    pub(crate) whole: Vec<[u8; RECORD_BYTES]>,
 }
 
 impl Table {
@@ -215,9 +219,16 @@ impl Table {
     pub(crate) fn past(&mut self, serial: [u8; 8]) -> &mut Past {
         let place = self.pasts.iter().position(|(of, _)| *of == serial).unwrap_or(self.pasts.len());
         if place == self.pasts.len() {
-            self.pasts.push((serial, Past::default()));
+            self.pasts.push((serial, Past { wrong: 0, unknown: [false; 3], typed: [Code::NONE; 3] }));
         }
         &mut self.pasts[place].1
+    }
+
+    /// The new PIN that was typed, where nobody heard whether the card took it.
+    pub(crate) fn doubted(&mut self, serial: [u8; 8], credential: Credential) -> Option<Code> {
+        let past = self.past(serial);
+        let typed = past.typed[crate::readers::index(credential)];
+        (past.unknown[crate::readers::index(credential)] && !typed.is_none()).then_some(typed)
     }
 
     /// The card that is in a reader.

@@ -775,7 +775,7 @@ impl World {
 
     /// How much slower people are about slots where others are busy with cards.
     pub(crate) fn pace(&self) -> u64 {
-        if self.table.is_there() { 20 } else { 1 }
+        if self.table.is_there() { 8 } else { 1 }
     }
 
     pub(crate) fn fill(&mut self, code: &Code) -> Result<Option<SecretId>, Refusal> {
