@@ -246,7 +246,9 @@ impl World {
         let wrong = Code::new(b"999999999999");
         // Of a change that nobody heard the end of they type the new PIN, and see.
         let (right, unsure) = match place.pending.map(|pending| pending.call) {
-            Some(CardCall::Verify { .. }) => self.table.doubted(serial, credential).map_or((right, false), |typed| (typed, typed != right)),
+            Some(CardCall::Verify { .. }) => {
+                self.table.doubted(serial, credential).map_or((right, false), |typed| (typed, typed != right))
+            }
             _ => (right, false),
         };
         let Some(place) = self.table.at(ReaderId(reader)) else { return };

@@ -96,7 +96,8 @@ impl Stage {
             cli(&format!("slot init signer --so-pin-file {}", file("so-pin"))),
             cli(&format!("slot mode issuing generated --code-file {}", file("issuing.code"))),
             cli("backup create-set -m 2 -n 3"),
-            "and here, as the first command says: card alice, pin 123456 654321 654321, pin 654321, card out; bob; carol".to_owned(),
+            "and here, as it says: card alice, pin 123456 654321 654321, pin 654321, card out; then bob, then carol"
+                .to_owned(),
             cli("slot deactivate ca-root"),
             cli("status"),
             cli("audit show"),
