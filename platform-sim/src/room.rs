@@ -12,7 +12,7 @@ use slotwarden_core::card::registry::CardEntry;
 use slotwarden_core::card::sets::{CardSets, SetSubject};
 use slotwarden_core::card::{CardCall, CardFailure, ReaderEvent, ReaderId};
 use slotwarden_core::ceremony::order::CeremonyId;
-use slotwarden_core::ceremony::transcript::Line;
+use slotwarden_core::ceremony::transcript::{self, Line};
 use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
 use slotwarden_core::effect::{Effect, HsmAnswer, HsmCall, Input, Outcome, Room as Space, SlotId, StoreResult, Ticket};
 use slotwarden_core::fault::{Fault, HsmFailure, Refusal};
@@ -110,6 +110,8 @@ pub struct Room {
     pub signed: Vec<(CeremonyId, [u8; 32])>,
     /// Where the power goes.
     pub cut: Option<Cut>,
+    /// How often a transcript was run again and compared.
+    pub compared: u32,
     /// Points passed since the room was made.
     pub points: u32,
     /// Cards to be inserted before the one that is pulled by itself, and when that one is.
@@ -170,6 +172,7 @@ impl Room {
             signed: Vec::new(),
             cut: None,
             points: 0,
+            compared: 0,
             pull: None,
             shown: None,
             left: None,
@@ -439,18 +442,21 @@ impl Room {
                 self.open.chain = Chain { sequence: record.sequence, head: record.hash() };
                 self.open.journal.push(record);
             }
-            Effect::Commit { ticket } => match self.point() {
-                Some(CutWay::After) => {
-                    self.stored = self.open.clone();
-                    self.power_off();
+            Effect::Commit { ticket } => {
+                self.compare();
+                match self.point() {
+                    Some(CutWay::After) => {
+                        self.stored = self.open.clone();
+                        self.power_off();
+                    }
+                    Some(CutWay::Before | CutWay::Amid) => self.power_off(),
+                    None => {
+                        self.stored = self.open.clone();
+                        let result = StoreResult::Durable(Space::Plenty);
+                        self.inputs.push_back(Input::Stored { ticket, result });
+                    }
                 }
-                Some(CutWay::Before | CutWay::Amid) => self.power_off(),
-                None => {
-                    self.stored = self.open.clone();
-                    let result = StoreResult::Durable(Space::Plenty);
-                    self.inputs.push_back(Input::Stored { ticket, result });
-                }
-            },
+            }
             Effect::Hsm { ticket, slot, call } => self.hsm(ticket, slot, call),
             Effect::Card { ticket, reader, call } => self.card(ticket, usize::from(reader.0), &call),
             Effect::Random { ticket, id } => {
@@ -491,6 +497,16 @@ impl Room {
                 self.power_off();
             }
         }
+    }
+
+    /// The lines that are about to be durable come to the state and the knowledge of the ceremony (P38).
+    fn compare(&mut self) {
+        let Some(ceremony) = self.core.as_ref().and_then(|core| core.ceremony()) else { return };
+        let lines = self.open.transcripts.get(&ceremony.id().0).map_or(&[][..], Vec::as_slice);
+        let replayed = transcript::replay(ceremony.id(), lines);
+        let expected = (ceremony.state(), ceremony.rules().without_secrets());
+        assert_eq!(replayed, Ok(expected), "a transcript comes to the same");
+        self.compared += 1;
     }
 
     fn put(&mut self, record: Record) {
