@@ -9,6 +9,8 @@
 //! |---|---|
 //! | [`code`] | the bytes of one PIN or code |
 //! | [`hsm`] | tokens with counters, flags, sessions and a store of their own |
+//! | [`terminal`] | a PIN pad as the core's calls drive it |
+//! | [`room`] | one core, readers, cards, tokens: ceremonies step by step |
 //! | [`store`] | a disk that loses power |
 //! | [`apps`] | applications that hold a token PIN or not |
 //! | [`people`] | what people know and order |

@@ -5,7 +5,7 @@
 //! and the knowledge of the ceremony (P38); and the Safe is counted (P16).
 
 // A test that panics has found something; not every test file uses everything here.
-#![allow(dead_code, clippy::expect_used, clippy::panic)]
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::expect_used, clippy::panic)]
 
 use slotwarden_core::card::Credential;
 use slotwarden_core::card::sets::{CardSet, CardSets, SetSubject};
