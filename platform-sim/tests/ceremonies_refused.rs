@@ -642,3 +642,46 @@ fn p12_cards_that_do_not_give_the_key_they_name_bring_nothing_into_force() {
     let good = [plan[0], holding(&mut desk, &made_elsewhere(ShareKind::BackupKey, [0xEE; 16], 3))];
     assert_eq!(desk.run(restore(Some(0), None), &good), DONE);
 }
+
+/// Gives an order that needs two, has the second person approve it, and plays it.
+fn by_two(desk: &mut Desk, command: impl Fn(&mut Desk) -> Command, plan: &[usize]) -> Option<Answer> {
+    let order = command(desk);
+    let Some(Answer::NeedsApproval { id, code }) = desk.room.order(ADMINISTRATOR, order) else {
+        panic!("it needs two")
+    };
+    desk.check();
+    assert_eq!(desk.room.order(SECOND, Command::Approve { id, code }), DONE);
+    let order = command(desk);
+    desk.run(order, plan)
+}
+
+#[test]
+fn p26_a_set_is_under_split_knowledge_only_where_two_decide_and_each_share_has_its_person() {
+    let nobody = || {
+        let quorum = desk::quorum(2, 2);
+        let holders = slotwarden_core::person::Roster::NOBODY;
+        let leave_out = slotwarden_core::ceremony::order::SlotSet::NONE;
+        cards(Task::CreateSet { quorum, holders, leave_out })
+    };
+    let mut desk = Desk::new(1);
+    let new = desk.blank(2);
+    assert_eq!(desk.run(nobody(), &new), DONE, "one who decides alone may name nobody");
+    assert!(!desk.backup().split_knowledge);
+    let mut desk = Desk::new(1);
+    let new = desk.blank(2);
+    assert_eq!(desk.room.order(ADMINISTRATOR, Command::DualControl { on: true }), DONE);
+    assert_eq!(by_two(&mut desk, |_| nobody(), &[]), refused(Refusal::HoldersInvalid));
+    assert_eq!(by_two(&mut desk, |_| create_set(2, 2), &new), DONE);
+    assert!(desk.backup().split_knowledge);
+}
+
+#[test]
+fn p26_fewer_users_for_a_slot_need_two_persons_and_more_do_not() {
+    let mut desk = Desk::with_users();
+    assert_eq!(desk.room.order(ADMINISTRATOR, Command::DualControl { on: true }), DONE);
+    let new = desk.blank(6);
+    let fewer = |desk: &mut Desk| desk.slot_cards(0, (1, 2), None, None);
+    assert_eq!(by_two(&mut desk, fewer, &[0, 1, new[0], new[1]]), DONE);
+    let more = desk.slot_cards(0, (3, 4), None, None);
+    assert_eq!(desk.run(more, &[new[0], new[2], new[3], new[4], new[5]]), DONE);
+}
