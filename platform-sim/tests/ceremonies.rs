@@ -614,7 +614,36 @@ fn an_so_pin_change_that_is_not_answered_keeps_both_sets_whoever_or_whatever_end
         assert_eq!((sets.current.is_some(), sets.next.is_some(), sets.calling), (true, true, true));
         assert_eq!(desk.run(unblock(), &new[..2]), refused(Refusal::SoPinWrong), "the token took the new one");
         assert_eq!(desk.run(unblock(), &new[2..]), DONE);
+        let proven = desk.sets(ADMINISTRATORS);
+        assert_eq!((proven.current, proven.next, proven.calling), (sets.next, None, false), "that decided");
     }
+}
+
+#[test]
+fn so_pin_changes_that_stay_unanswered_twice_want_a_proof_before_another() {
+    let mut desk = Desk::new(1);
+    desk.credential = Credential::HsmAdministrator;
+    desk.deactivate(0);
+    let new = desk.blank(8);
+    let order = desk.so_cards(0, (2, 2), Some(b"so-pin-of-people"));
+    assert_eq!(desk.run(order, &new[..2]), DONE);
+    let unknown = HsmFailure::Pkcs11 { code: rv::DEVICE_ERROR, function: Function::SetPin };
+    desk.room.failing = Some(("set so pin", unknown));
+    for made in [&new[2..4], &new[4..6]] {
+        let order = desk.so_cards(0, (2, 2), None);
+        let answer = desk.run(order, &[&new[..2], made].concat());
+        assert!(matches!(answer, Some(Answer::Failed(_))), "{answer:?}");
+    }
+    assert_eq!(desk.sets(ADMINISTRATORS).in_force().count(), 3);
+    let order = desk.so_cards(0, (2, 2), None);
+    assert_eq!(desk.run(order, &[]), refused(Refusal::SoPinOldOrNew));
+    desk.room.failing = None;
+    desk.room.wait(slotwarden_core::limits::BACK_OFF_LAST_MS);
+    assert_eq!(desk.run(unblock(), &new[..2]), DONE);
+    assert_eq!(desk.sets(ADMINISTRATORS).in_force().count(), 1);
+    desk.deactivate(0);
+    let order = desk.so_cards(0, (2, 2), None);
+    assert_eq!(desk.run(order, &[&new[..2], &new[6..]].concat()), DONE);
 }
 
 #[test]
