@@ -170,10 +170,7 @@ fn carry_out(bench: &Bench, table: &Table, typed: Typed) -> String {
         }
         Typed::Card(card) => at_pad(table.insert(card), "the card is in the reader"),
         Typed::CardOut => at_pad(table.remove(), "the card is out of the reader"),
-        Typed::Pins(pins) => {
-            let typed = pins.iter().take_while(|pin| !pin.is_none()).count();
-            at_pad(table.at_pad(table::typed(&pins[..typed])), "typed on the pad")
-        }
+        Typed::Pins(pins) => at_pad(table.at_pad(table::typed(&pins)), "typed on the pad"),
         Typed::PadCancel => at_pad(table.at_pad(std::iter::once(Entry::Cancels)), "cancelled on the pad"),
         Typed::Help => typed::HELP.to_owned(),
         // Both end the loop that calls this.

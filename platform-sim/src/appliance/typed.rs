@@ -6,7 +6,7 @@ use crate::code::Code;
 const PINS_MAX: usize = 3;
 
 /// What is done to the devices, or to the simulator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Typed {
     /// The slot's token is taken out.
     Pull(u8),
@@ -23,7 +23,7 @@ pub(super) enum Typed {
     /// The card is taken out of it.
     CardOut,
     /// These PINs are typed on its pad, one each time it asks.
-    Pins([Code; PINS_MAX]),
+    Pins(Vec<Code>),
     /// Cancel is pressed on its pad.
     PadCancel,
     /// The worker dies.
@@ -100,9 +100,7 @@ fn at_reader(line: &str, cards: &[&str]) -> Option<Result<Typed, String>> {
             if pins.is_empty() || pins.len() > PINS_MAX || !pins.iter().all(digits) {
                 return Some(Err("pin PIN, or pin OLD NEW NEW: digits, as on a keypad".to_owned()));
             }
-            let mut typed = [Code::NONE; PINS_MAX];
-            typed.iter_mut().zip(pins).for_each(|(to, pin)| *to = Code::new(pin.as_bytes()));
-            Ok(Typed::Pins(typed))
+            Ok(Typed::Pins(pins.iter().map(|pin| Code::new(pin.as_bytes())).collect()))
         }
         _ => return None,
     })
@@ -141,7 +139,7 @@ mod tests {
         assert_eq!(Typed::read(" hang  a ", &SLOTS, &CARDS), Ok(Some(Typed::Hang(0))));
         assert_eq!(Typed::read("card bob", &SLOTS, &CARDS), Ok(Some(Typed::Card(1))));
         assert_eq!(Typed::read("card out", &SLOTS, &CARDS), Ok(Some(Typed::CardOut)));
-        let pins = [Code::new(b"123456"), Code::NONE, Code::NONE];
+        let pins = vec![Code::new(b"123456")];
         assert_eq!(Typed::read("pin 123456", &SLOTS, &CARDS), Ok(Some(Typed::Pins(pins))));
         assert_eq!(Typed::read("quit", &SLOTS, &CARDS), Ok(Some(Typed::Quit)));
     }
