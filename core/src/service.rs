@@ -761,6 +761,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.end_callers.clear();
         self.collections.clear();
         self.cards.drop_ceremony();
+        self.let_cards_go();
         self.commit_due_ms = None;
         self.checkpoint_due_ms = None;
         self.safe.wipe_all();

@@ -335,7 +335,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         }
         // Three sets of which nobody knows which one counts are as many as are kept.
         if self.cards.sets(subject).is_some_and(|sets| sets.calling && sets.doubted.is_some()) {
-            return Err(Refusal::SoPinNotTaken);
+            return Err(Refusal::SoPinOldOrNew);
         }
         let make = Some(self.planned(subject, quorum, holders, (false, chars)));
         let facts = Facts { make, fresh_secret: true, ..facts };
@@ -395,7 +395,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 let new_code = new;
                 self.change(Wish { slot, caller, command, new: new_knowledge, code, new_code, confirmed, accept });
             }
-            Command::BySoCards { slot, then, confirmed, .. } => self.deliver_so(slot, caller, then, present, confirmed),
+            Command::BySoCards { slot, then, confirmed, .. } => {
+                if let Some(entry) = self.entries.get_mut(usize::from(slot.0)) {
+                    entry.data.so_tried_set = gathered;
+                }
+                self.deliver_so(slot, caller, then, present, confirmed);
+            }
             Command::Cards { .. }
             | Command::AdministratorCards { .. }
             | Command::Boot
@@ -653,6 +658,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             self.void_set(SetSubject::BackupKey);
         }
         for slot in self.slots() {
+            let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { continue };
+            if let Some(proven) = entry.data.so_proven_set.take() {
+                let owner = entry.data.owner;
+                self.cards.change_sets(SetSubject::Administrators(owner), |sets| sets.prove(&proven));
+            }
             let Some(entry) = self.entries.get(usize::from(slot.0)) else { continue };
             let record = &entry.data.record;
             let users = SetSubject::Users(entry.data.owner);
