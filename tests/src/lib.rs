@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod campaign;
+pub mod custodians;
 pub mod defects;
 pub mod driver;
 pub mod excluded;

@@ -537,6 +537,14 @@ impl Begun {
         self.ended.try_recv().ok().map(ran)
     }
 
+    /// Ends it at once: it has no say.
+    ///
+    /// # Panics
+    /// When it ended before.
+    pub fn kill(&self) {
+        rustix::process::kill_process(self.process, Signal::KILL).expect("our own child");
+    }
+
     /// Ctrl-C.
     ///
     /// # Panics

@@ -554,6 +554,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             Ok(_) => lied,
             Err(fault) => Err(fault),
         };
+        // Which keys the token has now it says itself, once the ceremony is over.
+        if let Some(entry) = self.entries.get_mut(usize::from(slot.0)) {
+            entry.data.backup_key = None;
+        }
         self.ceremony_event(CeremonyEvent::KeysPut(slot, result));
     }
 

@@ -5,8 +5,11 @@
 //! [`ReaderEvent::CardIn`] if a card is there. Everything is said in the order in which it
 //! happened, since it is said while the table is held.
 //!
-//! A name keeps its number as long as the daemon runs, also while the reader is away. After
-//! a restart the numbers are given anew.
+//! Numbers rise in PC/SC's own order of the readers, whichever desk is quicker to ask: one is kept
+//! for a reader from its appearance on, and shown when it is used. A name keeps its number as
+//! long as the daemon runs, also while the reader is away; but a number that was kept for a reader
+//! that cannot be used goes to one that can, when no other is left. After a restart the numbers
+//! are given anew, to the same readers in the same order.
 
 use std::sync::mpsc::Sender;
 
@@ -44,7 +47,10 @@ pub(super) struct Table {
 
 struct Row {
     name: String,
+    /// Its number, or the one that is kept for it.
     number: Option<u8>,
+    /// Whether it was ever used under its number: then it keeps it.
+    used: bool,
     /// `None`: it is away.
     presence: Option<Presence>,
     seat: Seat,
@@ -72,6 +78,7 @@ impl Table {
                 self.rows.push(Row {
                     name: name.to_owned(),
                     number: None,
+                    used: false,
                     presence: None,
                     seat,
                     desk: None,
@@ -81,7 +88,9 @@ impl Table {
                 self.rows.len() - 1
             }
         };
+        let kept = self.free_number().filter(|_| desk.is_some());
         let row = &mut self.rows[place];
+        row.number = row.number.or(kept);
         row.presence = Some(presence);
         row.seat = Seat { card: false, count: 0 };
         row.desk = desk;
@@ -91,7 +100,7 @@ impl Table {
 
     fn forget_one(&mut self) {
         if self.rows.len() >= ROWS_MAX
-            && let Some(place) = self.rows.iter().position(|row| row.number.is_none() && row.presence.is_none())
+            && let Some(place) = self.rows.iter().position(|row| !row.used && row.presence.is_none())
         {
             self.rows.remove(place);
         }
@@ -109,19 +118,18 @@ impl Table {
 
     /// The reader can be used. The core hears of it, and of the card in it.
     pub(super) fn usable(&mut self, presence: Presence) {
-        let given: Vec<u8> = self.rows.iter().filter_map(|row| row.number).collect();
         let Some(place) = self.rows.iter().position(|row| row.presence == Some(presence)) else { return };
-        let row = &mut self.rows[place];
-        if row.found {
+        if self.rows[place].found {
             return;
         }
-        let free = (0..NUMBERED_MAX).find(|number| !given.contains(number));
-        let Some(number) = row.number.or(free) else {
-            row.reason = Some(format!(
+        let Some(number) = self.rows[place].number.or_else(|| self.free_number()).or_else(|| self.taken_back()) else {
+            self.rows[place].reason = Some(format!(
                 "{NUMBERED_MAX} other readers have been used since the daemon started; restart it to use this one"
             ));
             return;
         };
+        let row = &mut self.rows[place];
+        row.used = true;
         row.number = Some(number);
         row.found = true;
         row.reason = None;
@@ -130,6 +138,16 @@ impl Table {
         if card {
             self.tell(number, ReaderEvent::CardIn);
         }
+    }
+
+    /// The lowest number that no reader has and that is kept for none.
+    fn free_number(&self) -> Option<u8> {
+        (0..NUMBERED_MAX).find(|number| !self.rows.iter().any(|row| row.number == Some(*number)))
+    }
+
+    /// A number that is kept for a reader that cannot be used.
+    fn taken_back(&mut self) -> Option<u8> {
+        self.rows.iter_mut().filter(|row| !row.used).find_map(|row| row.number.take())
     }
 
     /// The reader is not used, and why.
@@ -196,7 +214,7 @@ impl Table {
 
     pub(super) fn views(&self) -> Vec<ReaderView> {
         let view = |row: &Row| ReaderView {
-            number: row.number,
+            number: row.number.filter(|_| row.used),
             name: row.name.clone(),
             present: row.presence.is_some(),
             card: row.seat.card,
@@ -297,6 +315,25 @@ mod tests {
         assert_eq!(told(&arriving), events);
         assert!(table.left(again));
         assert_eq!(told(&arriving), [(0, ReaderEvent::Lost)]);
+    }
+
+    #[test]
+    fn numbers_are_in_the_order_of_appearance_whoever_is_quicker_and_no_plain_reader_takes_one_away() {
+        let (mut table, arriving) = table();
+        let (desk, _jobs) = channel();
+        let all: Vec<Presence> = (0..NUMBERED_MAX)
+            .map(|number| table.appeared(&format!("reader {number}"), Some(desk.clone()), "not asked yet".to_owned()))
+            .collect();
+        table.usable(all[2]);
+        table.usable(all[1]);
+        assert_eq!(told(&arriving), [(2, ReaderEvent::Found), (1, ReaderEvent::Found)]);
+        table.unusable(all[0], "no keypad".to_owned());
+        assert_eq!(table.views()[0].number, Some(1), "what is only kept is not shown");
+        let one_more = table.appeared("one more", Some(desk), "not asked yet".to_owned());
+        table.usable(one_more);
+        assert_eq!(told(&arriving), [(0, ReaderEvent::Found)]);
+        table.usable(all[3]);
+        assert_eq!(told(&arriving), [(3, ReaderEvent::Found)]);
     }
 
     #[test]
