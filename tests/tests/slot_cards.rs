@@ -140,7 +140,7 @@ fn users_are_changed_and_a_slot_goes_back_to_a_manual_and_a_generated_code(kind:
 
     // Back: the cards are the present code of the switch.
     let manual = ["slot", "mode", "ca", "manual"];
-    scene.order_with(&manual, &[("--new-code-file", "short")], &[Card("anna's copy")]).refused(1, 201);
+    scene.order_with(&manual, &[("--new-code-file", "short")], &[]).refused(1, 201);
     scene.order_with(&manual, &[("--new-code-file", OTHER)], &[Card("anna's copy")]).exits(0);
     assert!(!scene.stage.opens("ca", &second) && scene.stage.opens("ca", OTHER));
     scene.restart(true);
@@ -246,8 +246,8 @@ fn administrators_cards_give_the_so_pin_and_the_typed_one_is_refused(kind: Kind)
 /// Whether `pkcs11-tool` logs in as security officer with this PIN.
 fn opens_as_so(scene: &Scene, so_pin: &str) -> bool {
     let mut tool = scene.stage.bench.pkcs11_tool();
-    let arguments = ["--token-label", "ca", "--login", "--login-type", "so", "--so-pin", so_pin, "--list-objects"];
-    slotwarden_tests::stage::run(tool.args(arguments)).exit == 0
+    tool.args(["--token-label", "ca", "--login", "--login-type", "so", "--so-pin", so_pin]);
+    slotwarden_tests::stage::run(tool.args(["--session-rw", "--list-objects"])).exit == 0
 }
 
 /// The daemon is killed while it gives the token the PIN of the cards: a little later in each
