@@ -5,12 +5,13 @@
 #[path = "slot_cards/people.rs"]
 mod people;
 
+use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use people::Act::{self, At, AtPad, Card, In, Mistypes, Refused};
-use people::{ANNA, BEN, CARL, CODE, OLGA, OTTO, STRANGER, Scene};
-use rustix::process::Signal;
+use people::Act::{self, At, AtPad, Card, In, Mistypes, MistypesLast, Refused};
+use people::{ANNA, BEN, CARL, CODE, OLGA, OTTO, PATIENCE, STRANGER, Scene};
+use rustix::process::{Signal, kill_process};
 use slotwarden::status_json::CeremonyView;
 use slotwarden_core::card::Credential;
 use slotwarden_tests::modules::{Kind, SO_PIN};
@@ -22,6 +23,9 @@ slotwarden_tests::on_both_modules! {
     users_are_changed_and_a_slot_goes_back_to_a_manual_and_a_generated_code
     a_typed_set_becomes_cards_and_cards_become_a_typed_set
     administrators_cards_give_the_so_pin_and_the_typed_one_is_refused
+    p35_a_daemon_killed_inside_the_call_that_sets_the_cards_pin_finds_what_the_token_did
+    p35_after_each_kill_while_the_administrators_pin_is_set_the_typed_one_or_the_cards_are_accepted
+    users_who_lost_their_cards_get_the_slot_back_by_the_so_pin
     p35_after_each_kill_while_the_cards_pin_is_set_the_old_way_or_the_new_one_opens
 }
 
@@ -110,9 +114,22 @@ fn a_generated_slot_gets_cards_on_top_of_a_code_and_opens_with_both_only(kind: K
     scene.order_with(ACTIVATE, &[("--code-file", OTHER)], &two).refused(1, 209);
     assert_eq!(scene.stage.handed_over("ca-app"), None);
     scene.order_with(ACTIVATE, &[("--code-file", ON_TOP)], &two).exits(0);
-    assert_eq!(scene.stage.handed_over("ca-app"), Some(pin));
-    let log = scene.stage.log();
-    assert!(!log.contains(ON_TOP) && !log.contains(OTHER), "{log}");
+    assert_eq!(scene.stage.handed_over("ca-app").as_ref(), Some(&pin));
+    // Neither the code nor what the cards gave is kept anywhere.
+    scene.order(DEACTIVATE, &[]).exits(0);
+    let told = scene.stage.run(&["ceremony", "show"]).exits(0).stdout;
+    for said in ["anna", "ben", "carl"] {
+        assert_eq!(told.contains(said), said != "anna", "the two who came: {told}");
+    }
+    let audit = scene.stage.run(&["audit", "show", "--last", "1000", "--output", "json"]).exits(0).stdout;
+    let files = fs::read_dir(scene.stage.state_dir()).expect("the stage's own").flatten();
+    let stored = files.map(|file| fs::read(file.path()).unwrap_or_default());
+    let kept = stored.chain([scene.stage.log().into_bytes(), told.into_bytes(), audit.into_bytes()]);
+    for bytes in kept {
+        for secret in [&pin, ON_TOP, OTHER, &generated] {
+            assert!(memchr::memmem::find(&bytes, secret.as_bytes()).is_none(), "{} bytes hold it", bytes.len());
+        }
+    }
 }
 
 fn users_are_changed_and_a_slot_goes_back_to_a_manual_and_a_generated_code(kind: Kind) {
@@ -140,7 +157,7 @@ fn users_are_changed_and_a_slot_goes_back_to_a_manual_and_a_generated_code(kind:
 
     // Back: the cards are the present code of the switch.
     let manual = ["slot", "mode", "ca", "manual"];
-    scene.order_with(&manual, &[("--new-code-file", "short")], &[Card("anna's copy")]).refused(1, 201);
+    scene.order_with(&manual, &[("--new-code-file", "short")], &[]).refused(1, 201);
     scene.order_with(&manual, &[("--new-code-file", OTHER)], &[Card("anna's copy")]).exits(0);
     assert!(!scene.stage.opens("ca", &second) && scene.stage.opens("ca", OTHER));
     scene.restart(true);
@@ -246,8 +263,8 @@ fn administrators_cards_give_the_so_pin_and_the_typed_one_is_refused(kind: Kind)
 /// Whether `pkcs11-tool` logs in as security officer with this PIN.
 fn opens_as_so(scene: &Scene, so_pin: &str) -> bool {
     let mut tool = scene.stage.bench.pkcs11_tool();
-    let arguments = ["--token-label", "ca", "--login", "--login-type", "so", "--so-pin", so_pin, "--list-objects"];
-    slotwarden_tests::stage::run(tool.args(arguments)).exit == 0
+    tool.args(["--token-label", "ca", "--login", "--login-type", "so", "--so-pin", so_pin]);
+    slotwarden_tests::stage::run(tool.args(["--session-rw", "--list-objects"])).exit == 0
 }
 
 /// The daemon is killed while it gives the token the PIN of the cards: a little later in each
@@ -283,6 +300,107 @@ fn p35_after_each_kill_while_the_cards_pin_is_set_the_old_way_or_the_new_one_ope
     }
     println!("{kind:?}: the code opened {old_ways} times, the cards {new_ways} times");
     assert!(old_ways > 0 && new_ways > 0, "{old_ways} and {new_ways}: the kills came too early or too late");
+}
+
+/// A kill that always hits: the worker hangs in `C_SetPIN` while the daemon goes. What the
+/// worker does after that decides which way opens.
+fn p35_a_daemon_killed_inside_the_call_that_sets_the_cards_pin_finds_what_the_token_did(kind: Kind) {
+    for finishes in [false, true] {
+        let mut scene = Scene::forwarded(kind, &["ca"]);
+        scene.order_with(ACTIVATE, &[("--code-file", CODE)], &[]).exits(0);
+        let calls = || scene.stage.bench.calls("C_SetPIN", "ca");
+        let before = calls();
+        let worker = scene.stage.worker_process();
+        let kill = |_: &CeremonyView| {
+            scene.stage.bench.ask_to("hang", "ca");
+            scene.pad().remove();
+            let until = Instant::now() + PATIENCE;
+            while calls() == before {
+                assert!(Instant::now() < until, "no PIN is being set");
+                thread::sleep(Duration::from_millis(2));
+            }
+            scene.stage.signal(Signal::KILL);
+            if !finishes {
+                kill_process(worker, Signal::KILL).expect("it hangs");
+            }
+            scene.stage.bench.ask_no_more("hang", "ca");
+        };
+        let users = ["slot", "cards", "ca", "-k", "1", "--users", "anna,ben"];
+        let acts = [Card("anna"), In("ben"), At("remove", &kill)];
+        let ran = scene.order_with(&users, &[("--code-file", CODE)], &acts);
+        assert_ne!(ran.exit, 0, "nobody knew yet: {ran:?}");
+        scene.stage.wait_end();
+        scene.start();
+        let slot = scene.stage.slot_status("ca");
+        assert_eq!(slot["doubt"], "old-or-new", "{slot}");
+        if finishes {
+            scene.order(ACTIVATE, &[Card("ben")]).exits(0);
+            assert!(!scene.stage.opens("ca", CODE));
+        } else {
+            // The new way is asked for first, then the old one.
+            scene.order(ACTIVATE, &[Card("ben")]).refused(1, 209);
+            scene.order_with(ACTIVATE, &[("--code-file", CODE)], &[]).exits(0);
+            assert!(scene.stage.opens("ca", CODE));
+        }
+        let kind = if finishes { "cards" } else { "whole" };
+        assert_eq!(scene.stage.slot_status("ca")["knowledge"]["kind"], kind);
+        // It is known for good now.
+        scene.order(DEACTIVATE, &[]).exits(0);
+        if finishes {
+            scene.order(ACTIVATE, &[Card("anna")]).exits(0);
+        } else {
+            scene.order_with(ACTIVATE, &[("--code-file", CODE)], &[]).exits(0);
+        }
+    }
+}
+
+/// A token has one SO PIN after each kill, and the program takes it from whoever has it.
+fn p35_after_each_kill_while_the_administrators_pin_is_set_the_typed_one_or_the_cards_are_accepted(kind: Kind) {
+    let (mut typed, mut by_cards) = (0, 0);
+    for round in 0..6_u64 {
+        let mut scene = Scene::new(kind, &["ca"]);
+        scene.means(Credential::HsmAdministrator);
+        let kill = |_: &CeremonyView| {
+            scene.pad().remove();
+            thread::sleep(Duration::from_millis(8 * round));
+            scene.stage.signal(Signal::KILL);
+        };
+        let holders = ["slot", "admin-cards", "ca", "-k", "1", "--holders", "anna,ben"];
+        let acts = [Card("anna"), In("ben"), At("remove", &kill)];
+        let ran = scene.order_with(&holders, &[("--so-pin-file", SO_PIN)], &acts);
+        scene.stage.wait_end();
+        scene.start();
+        if opens_as_so(&scene, SO_PIN) {
+            typed += 1;
+            assert_ne!(ran.exit, 0, "what was answered as done is durable");
+            scene.order_with(&["slot", "unblock", "ca"], &[("--so-pin-file", SO_PIN)], &[]).exits(0);
+        } else {
+            by_cards += 1;
+            scene.order(&["slot", "unblock", "ca", "--so-cards"], &[Card("ben")]).exits(0);
+        }
+        let pin = scene.stage.handed_over("ca-app").expect("it is active");
+        assert!(scene.stage.opens("ca", &pin));
+    }
+    println!("{kind:?}: the typed SO PIN was accepted {typed} times, the cards {by_cards} times");
+    assert!(typed > 0 && by_cards > 0, "{typed} and {by_cards}: the kills came too early or too late");
+}
+
+fn users_who_lost_their_cards_get_the_slot_back_by_the_so_pin(kind: Kind) {
+    let mut scene = Scene::new(kind, &["ca"]);
+    enrol(&scene);
+    let pin = scene.stage.handed_over("ca-app").expect("it is active");
+    scene.order(&["slot", "change-code", "ca"], &[]).refused(2, 969);
+    let unblock = ["slot", "unblock", "ca"];
+    scene.order_with(&unblock, &[("--so-pin-file", SO_PIN)], &[]).exits(1);
+    scene.order(DEACTIVATE, &[]).exits(0);
+    scene.order_with(&unblock, &[("--so-pin-file", SO_PIN)], &[]).exits(0);
+    let generated = scene.stage.handed_over("ca-app").expect("it is active");
+    assert!(!scene.stage.opens("ca", &pin) && scene.stage.opens("ca", &generated));
+    scene.restart(true);
+    scene.stage.run(&["boot"]).exits(0);
+    let listed = scene.stage.run(&["card", "list", "--output", "json"]).exits(0).json();
+    let cards = listed["cards"].as_array().expect("a list");
+    assert!(cards.len() == 3 && cards.iter().all(|card| card["standing"] == "rotated"), "{listed}");
 }
 
 #[test]
@@ -397,6 +515,13 @@ fn p26_what_needs_two_persons_needs_two_different_ones_at_the_reader_too() {
     assert_ne!(again, id, "an approval is spent once");
     scene.stage.run_as(0, &["approve", &again, "--withdraw"]).exits(0);
 
+    // Approved and repeated, the switch to a generated code still takes the cards.
+    let generated = ["slot", "mode", "ca", "generated", "--output", "json"];
+    let (id, code) = waits(scene.order(&generated, &[]));
+    scene.stage.run_as(ANNA, &["approve", &id, &code]).exits(0);
+    scene.order(&generated, &[Card("ben"), At("insert", &cancels)]).refused(1, 909);
+    assert_eq!(scene.stage.slot_status("ca")["mode"], "manual");
+
     // Fewer users than now.
     let fewer = ["slot", "cards", "ca", "-k", "1", "--users", "anna,ben,carl", "--output", "json"];
     let (id, code) = waits(scene.order(&fewer, &[]));
@@ -430,6 +555,30 @@ fn p04_the_last_try_of_a_card_is_answered_by_another_person_than_the_starter() {
     };
     scene.order(ACTIVATE, &[In("anna"), At("answer", &asked), Card("anna"), Card("carl")]).exits(0);
     assert_eq!(scene.card("anna").tries_left(Credential::SlotUser), 3);
+}
+
+#[test]
+fn p04_the_last_try_of_a_card_is_made_alone_only_after_a_typed_text() {
+    let scene = Scene::new(Kind::SoftHsm, &["ca"]);
+    enrol(&scene);
+    scene.order(DEACTIVATE, &[]).exits(0);
+    scene.card("anna").set_tries_left(Credential::SlotUser, 1);
+    let no = |_: &CeremonyView| says(&scene, &["no"]);
+    let yes = |_: &CeremonyView| {
+        scene.stage.run(&["ceremony", "answer", "yes"]).refused(2, 308);
+        assert!(!scene.pad().is_asking());
+        says(&scene, &["yes", "--confirm", "last try"]);
+    };
+    let acts = [In("anna"), At("answer", &no), Refused("anna", 308), In("anna"), At("answer", &yes), Card("anna")];
+    let acts: Vec<Act<'_>> = acts.into_iter().chain([Card("carl")]).collect();
+    scene.order(ACTIVATE, &acts).exits(0);
+    // A wrong PIN at the last try blocks the card, and nobody is asked for it again.
+    scene.order(DEACTIVATE, &[]).exits(0);
+    scene.card("anna").set_tries_left(Credential::SlotUser, 1);
+    let spent = scene.card("anna").tries_spent();
+    let acts = [In("anna"), At("answer", &yes), MistypesLast(932), Card("ben"), Refused("anna", 932), Card("carl")];
+    scene.order(ACTIVATE, &acts).exits(0);
+    assert_eq!(scene.card("anna").tries_spent(), spent + 1);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use slotwarden_core::card::Credential;
 use slotwarden_sim::cards::Card;
 use slotwarden_sim::code::Code;
 use slotwarden_sim::reader::Pad;
-use slotwarden_tests::modules::{Kind, SO_PIN};
+use slotwarden_tests::modules::{Bench, Kind, SO_PIN};
 use slotwarden_tests::pcscd::Pcscd;
 use slotwarden_tests::stage::{Begun, Ran, Stage, begin};
 
@@ -27,6 +27,9 @@ use slotwarden_tests::stage::{Begun, Ran, Stage, begin};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Pause between two looks.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// Nobody takes a card out sooner after being asked to. By then the daemon has let it go: pcscd
+/// can lose track of a card that leaves in the milliseconds in which it is being reset.
+const REACTION: Duration = Duration::from_millis(60);
 /// The reader of these tests.
 const READER: &str = "Left";
 /// The code of every token before it has another.
@@ -58,6 +61,8 @@ pub(crate) enum Act<'a> {
     Refused(&'a str, u16),
     /// The same as the first, but the first PIN is a wrong one.
     Mistypes(&'a str),
+    /// For the card that is in: a wrong PIN, and the card is refused for this reason.
+    MistypesLast(u16),
     /// Puts this card in and waits until the keypad asks; then this happens, and nobody types.
     AtPad(&'a str, &'a dyn Fn(&CeremonyView)),
     /// This happens when the ceremony waits for this.
@@ -81,20 +86,23 @@ impl Scene {
     /// Slots with these names, each with a token of that label, the code [`CODE`] and an
     /// application `NAME-app`; the daemon runs, the slots are not active.
     pub(crate) fn new(kind: Kind, slots: &[&str]) -> Self {
-        Scene::with(kind, slots, |_| {})
+        Scene::on(Bench::new(kind, slots.len()), slots)
     }
 
-    /// The same, with more in the configuration.
-    pub(crate) fn with(kind: Kind, slots: &[&str], more: impl FnOnce(&mut Stage)) -> Self {
+    /// The same, with the forwarding module in front of the tokens.
+    pub(crate) fn forwarded(kind: Kind, slots: &[&str]) -> Self {
+        Scene::on(Bench::forwarded(kind, slots.len()), slots)
+    }
+
+    fn on(bench: Bench, slots: &[&str]) -> Self {
         let pcscd = Pcscd::start(&[READER]);
-        let mut stage = Stage::new(kind, slots.len());
+        let mut stage = Stage::on(bench);
         stage.top = "security_level = \"cards\"\n".to_owned();
         stage.more = PERSONS.to_owned();
         for slot in slots {
             stage.bench.make_token_with(slot, SO_PIN, CODE);
             stage.slot(slot, slot, &format!("{slot}-app"));
         }
-        more(&mut stage);
         stage.open_to_all();
         stage.start();
         let card = |serial: usize| Card::new([u8::try_from(serial).expect("few") + 1; 8]);
@@ -194,6 +202,8 @@ impl Scene {
         let mut seen: Option<(u32, String)> = None;
         let mut since = Instant::now();
         while !ending.is_finished() {
+            // Before the status: what that says of a keypad is then not older than the keypad's question.
+            let asking = Some(self.pad().dialogues()).filter(|_| self.pad().is_asking());
             if let Ok(Answered::Status(status)) = client.ask(Ask::Status, &[])
                 && let Some(view) = status.ceremony
             {
@@ -201,7 +211,7 @@ impl Scene {
                 if seen.as_ref() != Some(&now) {
                     (seen, since) = (Some(now), Instant::now());
                 }
-                self.act(&mut visit, &view);
+                self.act(&mut visit, &view, asking);
             }
             assert!(since.elapsed() < PATIENCE, "nothing goes on: {seen:?}, act {}", visit.done);
             thread::sleep(LOOK_PAUSE);
@@ -214,7 +224,7 @@ impl Scene {
     }
 
     #[track_caller]
-    fn act(&self, visit: &mut Visit<'_, '_>, view: &CeremonyView) {
+    fn act(&self, visit: &mut Visit<'_, '_>, view: &CeremonyView, asking: Option<u32>) {
         if let Some(Act::At(wait, act)) = visit.acts.get(visit.done)
             && view.wait == *wait
         {
@@ -231,24 +241,31 @@ impl Scene {
                         visit.done += 1;
                         *owner
                     }
+                    Some(Act::MistypesLast(_)) => panic!("that card is in: {view:?}"),
                     Some(Act::At(wait, _)) => panic!("a card is wanted before {wait:?}: {view:?}"),
                     None => panic!("another card is wanted: {view:?}"),
                 };
                 visit.card = self.cards.get_key_value(owner).map(|(owner, _)| *owner);
                 self.pad().insert(Arc::clone(&self.cards[owner]));
             }
-            "pin" | "new-pin" if self.pad().is_asking() && self.pad().dialogues() != visit.dialogues => {
+            "pin" | "new-pin"
+                if asking.is_some_and(|dialogue| dialogue != visit.dialogues)
+                    && asking == Some(self.pad().dialogues()) =>
+            {
                 visit.dialogues = self.pad().dialogues();
                 self.at_pad(visit, view);
             }
             "remove" if self.pad().has_card() => {
                 let last = view.last.as_ref().map(|told| told.number);
                 match visit.acts.get(visit.done) {
-                    Some(Act::Refused(_, number)) => assert_eq!(last, Some(*number), "{view:?}"),
+                    Some(Act::Refused(_, number) | Act::MistypesLast(number)) => {
+                        assert_eq!(last, Some(*number), "{view:?}")
+                    }
                     Some(Act::Card(_) | Act::Mistypes(_)) => assert_eq!(last, None, "{view:?}"),
                     Some(Act::At(..) | Act::AtPad(..) | Act::In(_)) | None => panic!("it is to go: {view:?}"),
                 }
                 visit.done += 1;
+                thread::sleep(REACTION);
                 self.pad().remove();
             }
             "answer" => panic!("nobody was to be asked: {view:?}"),
@@ -265,6 +282,7 @@ impl Scene {
                 visit.done += 1;
                 return act(view);
             }
+            (Some(Act::MistypesLast(_)), _, _) => vec![Code::new(WRONG_PIN.as_bytes())],
             (Some(Act::Mistypes(_)), true, false) => vec![Code::new(WRONG_PIN.as_bytes()), new, new],
             (Some(Act::Mistypes(_)), false, false) if !visit.mistyped(view) => vec![Code::new(WRONG_PIN.as_bytes())],
             (_, true, _) => vec![present, new, new],
