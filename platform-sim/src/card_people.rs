@@ -15,7 +15,7 @@ use slotwarden_core::person::{PersonId, Roster, needs_two};
 use slotwarden_core::record::{Mode, Owner};
 use slotwarden_core::share::card_set::{self, CardQuorum};
 use slotwarden_core::share::record::{self, RECORD_BYTES, ShareHeader, ShareKind};
-use slotwarden_core::status::{CeremonyStatus, CeremonyWait, StateName};
+use slotwarden_core::status::{CeremonyStatus, CeremonyWait, KnowledgeStatus, StateName};
 
 use crate::cards::{Card, Manner};
 use crate::code::Code;
@@ -25,6 +25,9 @@ use crate::people::REMEMBERED_MAX;
 use crate::strike::{ADMINISTRATOR, AUDITOR, SECOND_ADMINISTRATOR};
 use crate::table::{CARDS_MAX, TableOrder, is_sound, share_on};
 use crate::world::World;
+
+/// Cards, PINs and answers after which people give a ceremony up.
+const PATIENCE_STEPS: u16 = 40;
 
 impl World {
     /// People come to the table.
@@ -90,6 +93,8 @@ impl World {
         match (ceremony.wait, dice) {
             (_, 0..3) => self.table.left = Some(ceremony.id),
             (_, 3..8) => self.cancel_by_somebody(ceremony),
+            // Who finds no card that does gives up in the end.
+            (_, 0..400) if ceremony.human_steps > PATIENCE_STEPS => self.cancel_by_somebody(ceremony),
             (_, 8..12) => self.order_something(SECOND_ADMINISTRATOR),
             (_, 12..16) => self.take_out(reader),
             (CeremonyWait::Insert, _) if has_card => self.take_out(reader),
@@ -167,13 +172,10 @@ impl World {
             match (writes, share_on(card, credential)) {
                 (true, share) => proper && card.manner() == Manner::Proper && share.is_none(),
                 (false, None) => false,
-                (false, Some((header, _))) => match (facts.gather, facts.other) {
-                    (Some(set), other) => {
-                        let of_either = header.set_id == set.id || other.is_some_and(|other| other.id == header.set_id);
-                        proper && of_either
-                    }
-                    (None, _) => proper,
-                },
+                (false, Some((header, _))) => {
+                    let wanted = facts.gather.is_none() || facts.candidates().any(|set| set.id == header.set_id);
+                    proper && wanted
+                }
             }
         };
         let fitting: Vec<usize> =
@@ -258,7 +260,9 @@ impl World {
     fn order_slot_cards(&mut self, who: PersonId, slot: SlotId, (quorum, holders): (CardQuorum, Roster), at: Places) {
         let Some(status) = self.status(slot.0) else { return };
         let knowledge = &self.people.slots[usize::from(slot.0)];
-        if knowledge.codes.len() >= REMEMBERED_MAX - 1 {
+        // What several know is not theirs to give away.
+        let one_knows = matches!(status.knowledge, KnowledgeStatus::Whole | KnowledgeStatus::Cards { .. });
+        if knowledge.codes.len() >= REMEMBERED_MAX - 1 || !one_knows {
             return;
         }
         let typed = match status.mode {
@@ -402,6 +406,19 @@ impl World {
         }
         self.learn_at_table(&order, answer);
         self.check_codes();
+    }
+
+    /// Codes that go with an order at the table are kept in mind until its answer is there.
+    pub(crate) fn remember_at_table(&mut self, slot: Option<u8>) {
+        for order in &self.table.orders {
+            let about = order.command.slot().map(|slot| slot.0);
+            if let Some(number) = slot.filter(|_| about == slot && !order.new.is_none()) {
+                let knowledge = &mut self.people.slots[usize::from(number)];
+                if !knowledge.codes.contains(&order.new) {
+                    knowledge.learn(order.new);
+                }
+            }
+        }
     }
 
     /// The order as an approval is about it.
@@ -563,7 +580,9 @@ impl World {
         }
         self.table.drawer.retain(is_sound);
         for card in &mut self.table.drawer {
-            card.behave(Manner::Proper);
+            if card.manner() != Manner::CountsEmptyVerify {
+                card.behave(Manner::Proper);
+            }
             for credential in Credential::ALL {
                 card.set_tries_left(credential, 3);
             }

@@ -44,6 +44,8 @@ pub(crate) struct Place {
     /// Whether it is plugged in.
     pub(crate) there: bool,
     pub(crate) pending: Option<PendingCard>,
+    /// The card that the last call reached.
+    pub(crate) serial: Option<[u8; 8]>,
     /// Tells dialogues apart.
     pub(crate) dialogue: u32,
     /// What the service heard of the tries since it took hold of the card; the inner `None`: the
@@ -193,6 +195,7 @@ impl Table {
                 terminal: Terminal::new(PinPad::default()),
                 there: true,
                 pending: None,
+                serial: None,
                 dialogue: 0,
                 tries: None,
                 agreed: false,

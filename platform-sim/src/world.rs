@@ -608,7 +608,7 @@ impl World {
         if self.people.orders.is_empty() && self.table.orders.is_empty() && status.halted.is_none() {
             self.checkers.p16_quiet(&status.slots, taken.saturating_sub(of_ceremony), wiped);
         }
-        if status.ceremony.is_some() && self.now_ms.is_multiple_of(4) {
+        if status.ceremony.is_some() && self.now_ms.is_multiple_of(16) {
             self.check_transcript();
         }
         for slot in &status.slots {
@@ -811,6 +811,7 @@ impl World {
             self.checkers.violated("P44", 0, "an order was answered twice, or nobody gave it");
             return;
         };
+        self.remember_at_table(order.slot);
         let pace = self.pace();
         let soon_ms = self.now_ms + pace * self.random.u64(5..200);
         if let Some(slot) = order.slot {
