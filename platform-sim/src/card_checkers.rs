@@ -93,6 +93,7 @@ impl World {
                     self.ceremony_ended();
                 }
                 self.table.read.clear();
+                self.table.read_x.clear();
                 self.table.watched = seen.map(|(id, kind)| {
                     self.counts.cards.kinds[kind as usize][0] += 1;
                     Watched { id, began_ms: self.now_ms, changes: 0, changed_ms: self.now_ms }
@@ -217,7 +218,8 @@ impl World {
                 None => self.table.in_force.push((subject, set.id)),
             }
             if is_new {
-                let made_here = self.table.begun.contains(&set.id);
+                // A slot's set comes into force when its token has the PIN; a card may be erased meanwhile.
+                let made_here = subject == SetSubject::BackupKey && self.table.begun.contains(&set.id);
                 self.check_set(subject, &set, if made_here { set.quorum.n() } else { 0 });
             }
         }

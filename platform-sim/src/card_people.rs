@@ -104,10 +104,13 @@ impl World {
                 }
             }
             (CeremonyWait::Remove, _) if has_card => {
+                let credential = self.core.as_ref().and_then(|core| core.ceremony()).map(|one| one.facts().credential);
                 if ceremony.last.is_none()
-                    && let Some(serial) = self.table.card_in(reader).map(|card| card.serial())
+                    && let Some(card) = self.table.card_in(reader)
                 {
+                    let (serial, share) = (card.serial(), credential.and_then(|credential| share_on(card, credential)));
                     self.table.read.push(serial);
+                    self.table.read_x.extend(share.filter(|_| ceremony.x.is_none()).map(|(header, _)| header.x));
                 }
                 self.take_out(reader);
             }
@@ -166,7 +169,7 @@ impl World {
         let is_lost = |card: &Card| lost.iter().any(|serial| serial.bytes() == card.serial());
         let usable = |card: &Card| is_sound(card) && card.tries_left(credential) > 0 && !is_lost(card);
         let writes = ceremony.x.is_some() || (ceremony.command == CommandKind::CopyCard && ceremony.step > 1);
-        let read = &self.table.read;
+        let (read, read_x) = (&self.table.read, &self.table.read_x);
         let fits = |card: &&Card| {
             let proper = usable(card) && !read.contains(&card.serial());
             match (writes, share_on(card, credential)) {
@@ -174,7 +177,7 @@ impl World {
                 (false, None) => false,
                 (false, Some((header, _))) => {
                     let wanted = facts.gather.is_none() || facts.candidates().any(|set| set.id == header.set_id);
-                    proper && wanted
+                    proper && wanted && !read_x.contains(&header.x)
                 }
             }
         };
@@ -308,11 +311,17 @@ impl World {
         let Some(core) = &self.core else { return };
         let entries: Vec<_> = core.card_entries().iter().filter(|entry| !entry.lost).copied().collect();
         let Some(entry) = (!entries.is_empty()).then(|| entries[self.random.usize(..entries.len())]) else { return };
-        let same = entries.iter().filter(|other| match (other.share, entry.share) {
-            (Some(one), Some(other)) => one.set_id == other.set_id,
-            (_, _) => false,
-        });
-        if entry.share.is_some() && same.count() < 5 {
+        // Which of its shares are on other cards still.
+        let mut left: Vec<u8> = Vec::new();
+        for other in entries.iter().filter(|other| other.serial != entry.serial) {
+            if let (Some(one), Some(other)) = (entry.share, other.share)
+                && one.set_id == other.set_id
+                && !left.contains(&other.x)
+            {
+                left.push(other.x);
+            }
+        }
+        if entry.share.is_some() && left.len() < 4 {
             return;
         }
         let command = Command::CardLost { serial: entry.serial, credential: entry.credential };
@@ -587,6 +596,12 @@ impl World {
                 card.set_tries_left(credential, 3);
             }
         }
+    }
+
+    /// A ceremony that is under way goes to its end.
+    pub(crate) fn let_ceremony_end(&mut self) {
+        let until_ms = self.now_ms + 60 * 60_000;
+        while self.core.as_ref().is_some_and(|core| core.ceremony().is_some()) && self.step(until_ms) {}
     }
 
     /// People open a slot with the cards of its users, with this code where one is needed.

@@ -488,6 +488,7 @@ impl World {
         self.table.watched = None;
         self.table.left = None;
         self.table.read.clear();
+        self.table.read_x.clear();
     }
 
     /// Whether everybody left the ceremony that is under way.

@@ -170,6 +170,8 @@ pub struct Table {
     pub(crate) ended_ms: u64,
     /// Serials of the cards that were read in this ceremony.
     pub(crate) read: Vec<[u8; 8]>,
+    /// Shares that were read in it.
+    pub(crate) read_x: Vec<u8>,
     /// PINs that were typed.
     pub(crate) pins: Vec<Code>,
     /// Backup keys that were in force.
