@@ -171,7 +171,8 @@ fn asks_for_cards(status: &SlotStatus) -> bool {
 fn open(world: &mut World, slot: u8) {
     let number = usize::from(slot);
     let mut service_decides = true;
-    let tries_max = if world.people.are_many || world.table.is_there() { OPENING_TRIES_OF_MANY_MAX } else { OPENING_TRIES_MAX };
+    let tries_max =
+        if world.people.are_many || world.table.is_there() { OPENING_TRIES_OF_MANY_MAX } else { OPENING_TRIES_MAX };
     for turn in 0..tries_max {
         settle_down(world);
         world.let_ceremony_end();

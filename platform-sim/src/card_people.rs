@@ -4,6 +4,7 @@
 //! bring another card, pull one, walk away, cancel, or begin something else meanwhile. Who
 //! types what at a pad stands in `readers`.
 
+use slotwarden_core::card::registry::CardEntry;
 use slotwarden_core::card::sets::SetSubject;
 use slotwarden_core::card::{CardAnswer, CardSerial, Credential, ReaderEvent, ReaderId, RecordPlace};
 use slotwarden_core::ceremony::Question;
@@ -63,8 +64,7 @@ impl World {
             return;
         }
         if let Some((order, id, code, approved)) = self.table.request {
-            let other =
-                if order.who == SECOND_ADMINISTRATOR { ADMINISTRATOR } else { SECOND_ADMINISTRATOR };
+            let other = if order.who == SECOND_ADMINISTRATOR { ADMINISTRATOR } else { SECOND_ADMINISTRATOR };
             let dice = self.random.u8(..100);
             match (approved, dice) {
                 (_, 0..4) => self.table.request = None,
@@ -147,8 +147,8 @@ impl World {
         let (facts, lost) = {
             let core = self.core.as_ref()?;
             let facts = *core.ceremony()?.facts();
-            let lost: Vec<CardSerial> =
-                core.card_entries().iter().filter(|entry| entry.lost).map(|entry| entry.serial).collect();
+            let of_it = |entry: &&CardEntry| entry.lost && entry.credential == facts.credential;
+            let lost: Vec<CardSerial> = core.card_entries().iter().filter(of_it).map(|entry| entry.serial).collect();
             (facts, lost)
         };
         let credential = facts.credential;
@@ -233,7 +233,7 @@ impl World {
             91..93 => return self.order_lost(who),
             93..97 => {
                 let codes = &self.people.slots[usize::from(slot.0)].codes;
-                let code = codes.first().copied().filter(|_| dice % 2 == 0).unwrap_or(Code::NONE);
+                let code = codes.first().copied().filter(|_| dice.is_multiple_of(2)).unwrap_or(Code::NONE);
                 let command = Command::Activate { slot, code: None, confirmed: false };
                 return self.order_at_table(who, command, [code, Code::NONE]);
             }
@@ -244,7 +244,11 @@ impl World {
                     98 => SoUse::Unblock { to: Mode::Generated, new_code: None, accept },
                     _ => SoUse::Decommission { accept },
                 };
-                return self.order_at_table(who, Command::BySoCards { slot, then, confirmed: dice % 2 == 0, at }, none);
+                return self.order_at_table(
+                    who,
+                    Command::BySoCards { slot, then, confirmed: dice.is_multiple_of(2), at },
+                    none,
+                );
             }
         };
         self.order_at_table(who, Command::Cards { order: CardOrder { task, at } }, none);
@@ -500,7 +504,9 @@ impl World {
             }
             Kind::UsedCard => {
                 let used: Vec<usize> = (0..drawer)
-                    .filter(|place| Credential::ALL.iter().any(|each| share_on(&self.table.drawer[*place], *each).is_some()))
+                    .filter(|place| {
+                        Credential::ALL.iter().any(|each| share_on(&self.table.drawer[*place], *each).is_some())
+                    })
                     .collect();
                 if !used.is_empty() {
                     let card = used[self.random.usize(..used.len())];

@@ -8,7 +8,7 @@ use slotwarden_core::command::Answer;
 use slotwarden_core::effect::{
     ApplicationOrder, Effect, HsmAnswer, HsmCall, Input, Outcome, Room, SlotId, StoreResult, Ticket,
 };
-use slotwarden_core::fault::{Refusal, Fault, Function, HsmFailure, rv};
+use slotwarden_core::fault::{Fault, Function, HsmFailure, Refusal, rv};
 use slotwarden_core::record::{Owner, Record, SecretKey};
 use slotwarden_core::safe::SecretId;
 use slotwarden_core::token::{LoginState, TokenState};

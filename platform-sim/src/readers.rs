@@ -88,11 +88,11 @@ impl World {
             }
             Some(Kind::CardStrangeWord) => return self.answer_at(reader, Ok(strange(&pending.call)), None),
             Some(Kind::CardWrongAnswer) => {
-                let wrong = if is_apdu { CardAnswer::Held } else { CardAnswer::Tries {
-                    status: StatusWord(0x9000),
-                    left: Some(3),
-                    serial: None,
-                } };
+                let wrong = if is_apdu {
+                    CardAnswer::Held
+                } else {
+                    CardAnswer::Tries { status: StatusWord(0x9000), left: Some(3), serial: None }
+                };
                 return self.answer_at(reader, Ok(wrong), None);
             }
             Some(Kind::ReaderSilent) => {
@@ -251,7 +251,9 @@ impl World {
         let wrong = Code::new(b"999999999999");
         // Of a change that nobody heard the end of they type the new PIN, and see.
         let (right, unsure) = match place.pending.map(|pending| pending.call) {
-            Some(CardCall::Verify { .. }) => self.table.doubted(serial, credential).map_or((right, false), |typed| (typed, typed != right)),
+            Some(CardCall::Verify { .. }) => {
+                self.table.doubted(serial, credential).map_or((right, false), |typed| (typed, typed != right))
+            }
             _ => (right, false),
         };
         let Some(place) = self.table.at(ReaderId(reader)) else { return };

@@ -28,8 +28,8 @@ use crate::faults::{Kind, Plan, Step, Tally};
 use crate::hsm::{Token, Tokens};
 use crate::people::{People, Wish};
 use crate::store::Disk;
-use crate::table::{CardCounts, REPLIES_FROM, Table};
 use crate::strike::{ADMINISTRATOR, AUDITOR, OPERATOR, SECOND_ADMINISTRATOR};
+use crate::table::{CardCounts, REPLIES_FROM, Table};
 use crate::trace::Trace;
 use crate::{Core, SLOTS, model};
 
@@ -37,13 +37,15 @@ use crate::{Core, SLOTS, model};
 const WALL_START_S: i64 = 1_767_225_600;
 /// Power cuts planned at once: one, one in its recovery, one in that one's.
 pub const CUTS_MAX: usize = 3;
-/// Calls of one token that wait behind each other.
-const CALLS_MAX: usize = 4;
+/// Calls of one token that wait behind each other: those of its slot, and one more for each
+/// ceremony that wanted to give keys to a token that does not answer.
+const CALLS_MAX: usize = 12;
 /// Events of one seed. More means that somebody goes round in circles.
 pub const EVENTS_MAX: u64 = 20_000;
 
 /// Something that will happen.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::large_enum_variant)] // a few dozen at a time, in a queue that keeps its memory
 pub(crate) enum Event {
     /// The token of a slot carries out the next call.
     Call(u8),
@@ -638,8 +640,7 @@ impl World {
         if let Some(oldest) = self.people.orders.iter().min_by_key(|order| order.given_ms) {
             // A ceremony takes as long as people take; what follows from it is counted from its end.
             let since_ms = oldest.given_ms.max(self.table.ended_ms);
-            let waited_ms =
-                if status.ceremony.is_some() { 0 } else { self.now_ms.saturating_sub(since_ms) };
+            let waited_ms = if status.ceremony.is_some() { 0 } else { self.now_ms.saturating_sub(since_ms) };
             let slot = oldest.slot.unwrap_or(0);
             self.checkers.p44_waiting(slot, waited_ms);
         }
