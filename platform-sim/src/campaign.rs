@@ -171,8 +171,11 @@ fn asks_for_cards(status: &SlotStatus) -> bool {
 fn open(world: &mut World, slot: u8) {
     let number = usize::from(slot);
     let mut service_decides = true;
-    let tries_max = if world.people.are_many { OPENING_TRIES_OF_MANY_MAX } else { OPENING_TRIES_MAX };
+    let tries_max =
+        if world.people.are_many || world.table.is_there() { OPENING_TRIES_OF_MANY_MAX } else { OPENING_TRIES_MAX };
     for turn in 0..tries_max {
+        settle_down(world);
+        world.let_ceremony_end();
         settle_down(world);
         if world.checkers.violation.is_some() {
             return;
@@ -234,8 +237,9 @@ fn open(world: &mut World, slot: u8) {
                 if world.table.is_there() && asks_for_cards(&status) && turn % 3 != 2 =>
             {
                 let codes = &world.people.slots[number].codes;
-                let needs_code = !matches!(status.knowledge, KnowledgeStatus::Cards { with_code: false, .. });
-                let place = usize::try_from(turn).unwrap_or(0) % codes.len().max(1);
+                // Of two sets between which nobody decided yet one may want a code, and the other none.
+                let needs_code = turn % 3 == 1;
+                let place = usize::try_from(turn / 3).unwrap_or(0) % codes.len().max(1);
                 let code = codes.get(place).copied().filter(|_| needs_code).unwrap_or(Code::NONE);
                 world.open_with_cards(slot, code);
                 continue;

@@ -94,6 +94,7 @@ impl World {
                     self.ceremony_ended();
                 }
                 self.table.read.clear();
+                self.table.read_x.clear();
                 self.table.watched = seen.map(|(id, kind)| {
                     self.counts.cards.kinds[kind as usize][0] += 1;
                     Watched { id, began_ms: self.now_ms, changes: 0, changed_ms: self.now_ms }
@@ -123,10 +124,8 @@ impl World {
         for card in self.table.cards().filter(|card| is_sound(card)) {
             for credential in Credential::ALL {
                 let Some(bytes) = card.record(credential) else { continue };
-                if !whole.contains(bytes) {
-                    if record::check(bytes, &mut [0; 32]).is_ok() {
-                        whole.push(*bytes);
-                    }
+                if !whole.contains(bytes) && record::check(bytes, &mut [0; 32]).is_ok() {
+                    whole.push(*bytes);
                 }
                 if !whole.contains(bytes) {
                     broken = Some(("P15", "what is in force on a card is neither the old record nor the new one"));
@@ -219,7 +218,8 @@ impl World {
                 None => self.table.in_force.push((subject, set.id)),
             }
             if is_new {
-                let made_here = self.table.begun.contains(&set.id);
+                // A slot's set comes into force when its token has the PIN; a card may be erased meanwhile.
+                let made_here = subject == SetSubject::BackupKey && self.table.begun.contains(&set.id);
                 self.check_set(subject, &set, if made_here { set.quorum.n() } else { 0 });
             }
         }
@@ -294,4 +294,157 @@ fn nameless(text: &str) -> String {
     }
     said.push_str(rest);
     said
+}
+
+#[cfg(test)]
+mod tests {
+    use slotwarden_core::card::{ProfileId, RecordPlace};
+    use slotwarden_core::person::Roster;
+    use slotwarden_core::share::card_set::{self, CardQuorum};
+    use slotwarden_core::share::record::{RECORD_BYTES, ShareHeader, ShareKind};
+
+    use super::*;
+    use crate::cards::Card;
+    use crate::code::Code;
+
+    const SEED: [u8; 32] = [3; 32];
+    const SECRET: [u8; 32] = [5; 32];
+
+    fn set(key_id: [u8; 16]) -> CardSet {
+        CardSet {
+            id: card_set::set_id(&card_set::public_key(&SEED)),
+            key_id,
+            generation: 1,
+            quorum: CardQuorum::new(2, 2).expect("a quorum"),
+            holders: Roster::NOBODY,
+            created_s: 0,
+            split_knowledge: false,
+            with_code: false,
+            pin_chars: 0,
+        }
+    }
+
+    fn record_of(x: u8) -> [u8; RECORD_BYTES] {
+        let set = set(card_set::key_id(&SECRET));
+        let header = ShareHeader {
+            kind: ShareKind::BackupKey,
+            set_id: set.id,
+            subject: [0xC1; 16],
+            m: 2,
+            n: 2,
+            x,
+            generation: 1,
+            created_s: 0,
+            key_id: set.key_id,
+        };
+        let (mut y, mut bytes) = ([0; 32], [0; RECORD_BYTES]);
+        assert!(card_set::share_of(&SEED, &SECRET, &set.id, set.quorum, x, &mut y));
+        record::write(&card_set::sign(&SEED, &header, &y), &y, &mut bytes);
+        bytes
+    }
+
+    fn card(number: u8, record: &[u8; RECORD_BYTES]) -> Card {
+        let mut card = Card::new([number; 8]);
+        card.put(Credential::BackupShare, RecordPlace::A, record);
+        card.point(Credential::BackupShare, Some(RecordPlace::A));
+        card.set_pin(Credential::BackupShare, Code::new(b"271828182845"));
+        card
+    }
+
+    /// What is broken in a world with these cards and this set in force.
+    fn broken(cards: Vec<Card>, key_id: [u8; 16]) -> Option<&'static str> {
+        let mut world = World::default();
+        world.begin(1, 1);
+        world.set_table(1);
+        world.table.drawer = cards;
+        let sets = slotwarden_core::card::sets::CardSets { current: Some(set(key_id)), ..Default::default() };
+        world.disk.durable.card_sets.push((SetSubject::BackupKey, sets));
+        world.check_cards();
+        world.checkers.violation.map(|violation| violation.promise)
+    }
+
+    #[test]
+    fn p09_p13_a_set_in_force_that_its_cards_do_not_give_is_seen() {
+        let right = card_set::key_id(&SECRET);
+        assert_eq!(broken(vec![card(1, &record_of(1)), card(2, &record_of(2))], right), None);
+        assert_eq!(broken(vec![card(1, &record_of(1))], right), Some("P13"));
+        assert_eq!(broken(vec![card(1, &record_of(1)), card(2, &record_of(1))], right), Some("P13"));
+        assert_eq!(broken(vec![card(1, &record_of(1)), card(2, &record_of(2))], [9; 16]), Some("P9"));
+    }
+
+    #[test]
+    fn p15_a_record_that_is_neither_old_nor_new_is_seen() {
+        let mut torn = record_of(2);
+        torn[100] ^= 1;
+        assert_eq!(broken(vec![card(1, &record_of(1)), card(2, &torn)], [0; 16]), Some("P15"));
+    }
+
+    #[test]
+    fn p08_a_share_behind_a_pin_that_was_never_changed_is_seen() {
+        let mut new = Card::new([2; 8]);
+        new.put(Credential::BackupShare, RecordPlace::A, &record_of(2));
+        new.point(Credential::BackupShare, Some(RecordPlace::A));
+        assert_eq!(broken(vec![card(1, &record_of(1)), new], card_set::key_id(&SECRET)), Some("P8"));
+    }
+
+    #[test]
+    fn p07_p08_a_change_that_is_noted_and_was_not_made_or_not_heard_is_seen() {
+        let mut entry = CardEntry::new(
+            slotwarden_core::card::CardSerial::new(&[1; 8]).expect("eight bytes"),
+            Credential::BackupShare,
+            ProfileId::Iso7816Files,
+        );
+        entry.pin_changed_s = Some(1);
+        for (changed, unknown, promise) in [(true, false, None), (true, true, Some("P7")), (false, false, Some("P8"))] {
+            let mut world = World::default();
+            world.begin(1, 1);
+            world.set_table(1);
+            world.table.drawer.push(if changed { card(1, &record_of(1)) } else { Card::new([1; 8]) });
+            world.table.past([1; 8]).unknown = [unknown; 3];
+            world.check_entry(0, &entry);
+            assert_eq!(world.checkers.violation.map(|violation| violation.promise), promise);
+        }
+    }
+
+    #[test]
+    fn p05_a_try_that_no_person_spent_is_seen() {
+        use crate::cards::SmartCard as _;
+        let mut spent = card(1, &record_of(1));
+        let mut response = Vec::new();
+        let select = [&[0, 0xA4, 4, 0, 12][..], &crate::cards::aid(Credential::BackupShare), &[0]].concat();
+        spent.transmit(&select, &mut response);
+        spent.transmit(b"\x00\x20\x00\x81\x06000000", &mut response);
+        assert_eq!(spent.tries_spent(), 1);
+        assert_eq!(broken(vec![spent, card(2, &record_of(2))], card_set::key_id(&SECRET)), Some("P5"));
+    }
+
+    #[test]
+    fn p04_a_dialogue_without_known_tries_or_an_agreed_last_one_is_seen() {
+        let call = CardCall::Verify { profile: ProfileId::Iso7816Files, credential: Credential::BackupShare };
+        let cases = [
+            (None, false, Some("P4")),
+            (Some(Some(0)), true, Some("P4")),
+            (Some(Some(1)), false, Some("P4")),
+            (Some(Some(1)), true, None),
+            (Some(Some(3)), false, None),
+            (Some(None), false, None),
+        ];
+        for (tries, agreed, promise) in cases {
+            let mut world = World::default();
+            world.begin(1, 1);
+            world.set_table(1);
+            (world.table.readers[0].tries, world.table.readers[0].agreed) = (tries, agreed);
+            world.check_dialogue(ReaderId(0), &call);
+            assert_eq!(world.checkers.violation.map(|violation| violation.promise), promise, "{tries:?} {agreed}");
+        }
+    }
+
+    #[test]
+    fn p38_names_of_secrets_do_not_count_and_everything_else_does() {
+        let one = "Rules { command: A(SecretId { place: 1 }), facts: F, seed: Some(SecretId { place: 1 }), x: 1 }";
+        let same = "Rules { command: B, facts: F, seed: Some(SecretId { place: 7 }), x: 1 }";
+        assert_eq!(nameless(one), nameless(same));
+        assert_ne!(nameless(one), nameless(&same.replace("x: 1", "x: 2")));
+        assert_ne!(nameless(one), nameless(&same.replace("Some(SecretId { place: 7 })", "None")));
+    }
 }

@@ -4,6 +4,7 @@
 //! bring another card, pull one, walk away, cancel, or begin something else meanwhile. Who
 //! types what at a pad stands in `readers`.
 
+use slotwarden_core::card::registry::CardEntry;
 use slotwarden_core::card::sets::SetSubject;
 use slotwarden_core::card::{CardAnswer, CardSerial, Credential, ReaderEvent, ReaderId, RecordPlace};
 use slotwarden_core::ceremony::Question;
@@ -15,7 +16,7 @@ use slotwarden_core::person::{PersonId, Roster, needs_two};
 use slotwarden_core::record::{Mode, Owner};
 use slotwarden_core::share::card_set::{self, CardQuorum};
 use slotwarden_core::share::record::{self, RECORD_BYTES, ShareHeader, ShareKind};
-use slotwarden_core::status::{CeremonyStatus, CeremonyWait, StateName};
+use slotwarden_core::status::{CeremonyStatus, CeremonyWait, KnowledgeStatus, StateName};
 
 use crate::cards::{Card, Manner};
 use crate::code::Code;
@@ -25,6 +26,9 @@ use crate::people::REMEMBERED_MAX;
 use crate::strike::{ADMINISTRATOR, AUDITOR, SECOND_ADMINISTRATOR};
 use crate::table::{CARDS_MAX, TableOrder, is_sound, share_on};
 use crate::world::World;
+
+/// Cards, PINs and answers after which people give a ceremony up.
+const PATIENCE_STEPS: u16 = 40;
 
 impl World {
     /// People come to the table.
@@ -89,6 +93,8 @@ impl World {
         match (ceremony.wait, dice) {
             (_, 0..3) => self.table.left = Some(ceremony.id),
             (_, 3..8) => self.cancel_by_somebody(ceremony),
+            // Who finds no card that does gives up in the end.
+            (_, 0..400) if ceremony.human_steps > PATIENCE_STEPS => self.cancel_by_somebody(ceremony),
             (_, 8..12) => self.order_something(SECOND_ADMINISTRATOR),
             (_, 12..16) => self.take_out(reader),
             (CeremonyWait::Insert, _) if has_card => self.take_out(reader),
@@ -98,10 +104,13 @@ impl World {
                 }
             }
             (CeremonyWait::Remove, _) if has_card => {
+                let credential = self.core.as_ref().and_then(|core| core.ceremony()).map(|one| one.facts().credential);
                 if ceremony.last.is_none()
-                    && let Some(serial) = self.table.card_in(reader).map(|card| card.serial())
+                    && let Some(card) = self.table.card_in(reader)
                 {
+                    let (serial, share) = (card.serial(), credential.and_then(|credential| share_on(card, credential)));
                     self.table.read.push(serial);
+                    self.table.read_x.extend(share.filter(|_| ceremony.x.is_none()).map(|(header, _)| header.x));
                 }
                 self.take_out(reader);
             }
@@ -138,8 +147,8 @@ impl World {
         let (facts, lost) = {
             let core = self.core.as_ref()?;
             let facts = *core.ceremony()?.facts();
-            let lost: Vec<CardSerial> =
-                core.card_entries().iter().filter(|entry| entry.lost).map(|entry| entry.serial).collect();
+            let of_it = |entry: &&CardEntry| entry.lost && entry.credential == facts.credential;
+            let lost: Vec<CardSerial> = core.card_entries().iter().filter(of_it).map(|entry| entry.serial).collect();
             (facts, lost)
         };
         let credential = facts.credential;
@@ -160,16 +169,16 @@ impl World {
         let is_lost = |card: &Card| lost.iter().any(|serial| serial.bytes() == card.serial());
         let usable = |card: &Card| is_sound(card) && card.tries_left(credential) > 0 && !is_lost(card);
         let writes = ceremony.x.is_some() || (ceremony.command == CommandKind::CopyCard && ceremony.step > 1);
-        let read = &self.table.read;
+        let (read, read_x) = (&self.table.read, &self.table.read_x);
         let fits = |card: &&Card| {
             let proper = usable(card) && !read.contains(&card.serial());
             match (writes, share_on(card, credential)) {
                 (true, share) => proper && card.manner() == Manner::Proper && share.is_none(),
                 (false, None) => false,
-                (false, Some((header, _))) => match facts.gather {
-                    Some(_) => proper && facts.candidates().any(|set| set.id == header.set_id),
-                    None => proper,
-                },
+                (false, Some((header, _))) => {
+                    let wanted = facts.gather.is_none() || facts.candidates().any(|set| set.id == header.set_id);
+                    proper && wanted && !read_x.contains(&header.x)
+                }
             }
         };
         let fitting: Vec<usize> =
@@ -224,7 +233,7 @@ impl World {
             91..93 => return self.order_lost(who),
             93..97 => {
                 let codes = &self.people.slots[usize::from(slot.0)].codes;
-                let code = codes.first().copied().filter(|_| dice % 2 == 0).unwrap_or(Code::NONE);
+                let code = codes.first().copied().filter(|_| dice.is_multiple_of(2)).unwrap_or(Code::NONE);
                 let command = Command::Activate { slot, code: None, confirmed: false };
                 return self.order_at_table(who, command, [code, Code::NONE]);
             }
@@ -235,7 +244,11 @@ impl World {
                     98 => SoUse::Unblock { to: Mode::Generated, new_code: None, accept },
                     _ => SoUse::Decommission { accept },
                 };
-                return self.order_at_table(who, Command::BySoCards { slot, then, confirmed: dice % 2 == 0, at }, none);
+                return self.order_at_table(
+                    who,
+                    Command::BySoCards { slot, then, confirmed: dice.is_multiple_of(2), at },
+                    none,
+                );
             }
         };
         self.order_at_table(who, Command::Cards { order: CardOrder { task, at } }, none);
@@ -254,7 +267,9 @@ impl World {
     fn order_slot_cards(&mut self, who: PersonId, slot: SlotId, (quorum, holders): (CardQuorum, Roster), at: Places) {
         let Some(status) = self.status(slot.0) else { return };
         let knowledge = &self.people.slots[usize::from(slot.0)];
-        if knowledge.codes.len() >= REMEMBERED_MAX - 1 {
+        // What several know is not theirs to give away.
+        let one_knows = matches!(status.knowledge, KnowledgeStatus::Whole | KnowledgeStatus::Cards { .. });
+        if knowledge.codes.len() >= REMEMBERED_MAX - 1 || !one_knows {
             return;
         }
         let typed = match status.mode {
@@ -300,11 +315,17 @@ impl World {
         let Some(core) = &self.core else { return };
         let entries: Vec<_> = core.card_entries().iter().filter(|entry| !entry.lost).copied().collect();
         let Some(entry) = (!entries.is_empty()).then(|| entries[self.random.usize(..entries.len())]) else { return };
-        let same = entries.iter().filter(|other| match (other.share, entry.share) {
-            (Some(one), Some(other)) => one.set_id == other.set_id,
-            (_, _) => false,
-        });
-        if entry.share.is_some() && same.count() < 5 {
+        // Which of its shares are on other cards still.
+        let mut left: Vec<u8> = Vec::new();
+        for other in entries.iter().filter(|other| other.serial != entry.serial) {
+            if let (Some(one), Some(other)) = (entry.share, other.share)
+                && one.set_id == other.set_id
+                && !left.contains(&other.x)
+            {
+                left.push(other.x);
+            }
+        }
+        if entry.share.is_some() && left.len() < 4 {
             return;
         }
         let command = Command::CardLost { serial: entry.serial, credential: entry.credential };
@@ -398,6 +419,19 @@ impl World {
         }
         self.learn_at_table(&order, answer);
         self.check_codes();
+    }
+
+    /// Codes that go with an order at the table are kept in mind until its answer is there.
+    pub(crate) fn remember_at_table(&mut self, slot: Option<u8>) {
+        for order in &self.table.orders {
+            let about = order.command.slot().map(|slot| slot.0);
+            if let Some(number) = slot.filter(|_| about == slot && !order.new.is_none()) {
+                let knowledge = &mut self.people.slots[usize::from(number)];
+                if !knowledge.codes.contains(&order.new) {
+                    knowledge.learn(order.new);
+                }
+            }
+        }
     }
 
     /// The order as an approval is about it.
@@ -561,11 +595,19 @@ impl World {
         }
         self.table.drawer.retain(is_sound);
         for card in &mut self.table.drawer {
-            card.behave(Manner::Proper);
+            if card.manner() != Manner::CountsEmptyVerify {
+                card.behave(Manner::Proper);
+            }
             for credential in Credential::ALL {
                 card.set_tries_left(credential, 3);
             }
         }
+    }
+
+    /// A ceremony that is under way goes to its end.
+    pub(crate) fn let_ceremony_end(&mut self) {
+        let until_ms = self.now_ms + 60 * 60_000;
+        while self.core.as_ref().is_some_and(|core| core.ceremony().is_some()) && self.step(until_ms) {}
     }
 
     /// People open a slot with the cards of its users, with this code where one is needed.

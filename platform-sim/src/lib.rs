@@ -16,7 +16,7 @@
 //! | [`pin_pad`] | a reader with a keypad, and the person at it |
 //! | [`reader`] | such readers on sockets, for the real PC/SC service |
 //! | [`apps`] | applications that hold a token PIN or not |
-//! | [`table`] | the readers, and every card there is |
+//! | [`table`] | the card readers, every card there is, and what is remembered of them |
 //! | [`people`] | what people know and order |
 //! | [`together`] | what several persons know of one code |
 //! | [`shares`] | shares computed a second time, plainly |

@@ -33,6 +33,9 @@ impl World {
             _ => None,
         };
         self.check_dialogue(reader, &call);
+        if let (CardCall::Hold, Some(place)) = (call, self.table.at(reader)) {
+            (place.tries, place.agreed) = (None, false);
+        }
         let there = self.table.at(reader).is_some_and(|place| place.there);
         if !there {
             let outcome = Outcome::Card(Err(CardFailure::ReaderGone));
@@ -155,7 +158,9 @@ impl World {
             return Performed::Ended(Err(CardFailure::ReaderGone), None);
         };
         place.dialogue += 1;
+        place.serial = place.terminal.pad.card().map(|card| card.serial());
         place.terminal.pad.take_apdus();
+        place.terminal.pad.forget();
         place.terminal.perform(&pending.call, pending.y.as_ref())
     }
 
@@ -341,15 +346,18 @@ impl World {
 
     /// What the service heard of a card's PIN.
     fn hear(&mut self, reader: u8, call: &CardCall, result: &Result<CardAnswer, CardFailure>) {
-        let serial = self.table.card_in(reader).map(|card| card.serial());
         let Some(place) = self.table.at(ReaderId(reader)) else { return };
+        let serial = place.serial;
         match (call, result) {
-            (CardCall::Hold, _) => (place.tries, place.agreed) = (None, false),
             (CardCall::Tries { .. }, Ok(CardAnswer::Tries { left, .. })) => place.tries = Some(*left),
             (CardCall::Verify { .. } | CardCall::ChangePin { .. }, Ok(CardAnswer::Pin { status })) => {
                 place.agreed = false;
                 if status.0 & 0xFFF0 == 0x63C0 {
                     place.tries = Some(Some((status.0 & 0x0F) as u8));
+                }
+                if status.0 == 0x9000 {
+                    // A good PIN gives all tries back.
+                    place.tries = Some(None);
                 }
                 let told = matches!(status.0, 0x9000 | 0x6400..=0x6403 | 0x63C0..=0x63CF | 0x6983);
                 if let (true, Some(serial)) = (told, serial) {
@@ -482,6 +490,7 @@ impl World {
         self.table.watched = None;
         self.table.left = None;
         self.table.read.clear();
+        self.table.read_x.clear();
     }
 
     /// Whether everybody left the ceremony that is under way.

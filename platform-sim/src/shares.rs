@@ -258,6 +258,37 @@ mod tests {
     }
 
     #[test]
+    fn every_quorum_of_cards_gives_secret_pins_and_keys_as_the_core_derives_them() {
+        use slotwarden_core::share::card_set::{CardQuorum, key_id, public_key, set_id, share_of};
+        use slotwarden_core::{backup, code};
+        let (seed, secret, uid) = ([3; 32], [5; 32], [9; 16]);
+        let id = set_id(&public_key(&seed));
+        let quorum = CardQuorum::new(3, 5).expect("a quorum");
+        let cards: Vec<(u8, [u8; 32])> = (1..=5)
+            .map(|x| {
+                let mut y = [0; 32];
+                assert!(share_of(&seed, &secret, &id, quorum, x, &mut y));
+                (x, y)
+            })
+            .collect();
+        for chosen in 0u8..32 {
+            let some: Vec<(u8, [u8; 32])> = cards.iter().filter(|(x, _)| chosen >> (x - 1) & 1 == 1).copied().collect();
+            assert_eq!(card_secret(&some) == secret, some.len() >= 3, "cards {chosen:05b}");
+        }
+        assert_eq!(card_key_id(&secret), key_id(&secret));
+        let mut pin = [0; 32];
+        assert_eq!(code::token_pin(&secret, b"M-code", &uid, &id, 32, &mut pin), 32);
+        assert_eq!(card_pin(&secret, b"M-code", [&uid, &id], false, 32).bytes(), pin);
+        assert_eq!(code::so_pin(&secret, &uid, &id, 32, &mut pin), 32);
+        assert_eq!(card_pin(&secret, b"", [&uid, &id], true, 32).bytes(), pin);
+        let mut key = [0; 32];
+        backup::kek(&secret, &uid, &mut key);
+        assert_eq!(slot_key(&secret, b"slotwarden/kwp/v1", &uid), key);
+        backup::mak(&secret, &uid, &mut key);
+        assert_eq!(slot_key(&secret, b"slotwarden/mak/v1", &uid), key);
+    }
+
+    #[test]
     fn every_quorum_gives_the_token_pin_that_the_core_derives() {
         let set = Set::new(&KEY, 1, Quorum::new(3, 5).expect("a quorum"), 32);
         let mut secret = [0; 16];

@@ -44,6 +44,8 @@ pub(crate) struct Place {
     /// Whether it is plugged in.
     pub(crate) there: bool,
     pub(crate) pending: Option<PendingCard>,
+    /// The card that the last call reached.
+    pub(crate) serial: Option<[u8; 8]>,
     /// Tells dialogues apart.
     pub(crate) dialogue: u32,
     /// What the service heard of the tries since it took hold of the card; the inner `None`: the
@@ -168,6 +170,8 @@ pub struct Table {
     pub(crate) ended_ms: u64,
     /// Serials of the cards that were read in this ceremony.
     pub(crate) read: Vec<[u8; 8]>,
+    /// Shares that were read in it.
+    pub(crate) read_x: Vec<u8>,
     /// PINs that were typed.
     pub(crate) pins: Vec<Code>,
     /// Backup keys that were in force.
@@ -193,6 +197,7 @@ impl Table {
                 terminal: Terminal::new(PinPad::default()),
                 there: true,
                 pending: None,
+                serial: None,
                 dialogue: 0,
                 tries: None,
                 agreed: false,

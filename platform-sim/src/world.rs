@@ -37,13 +37,15 @@ use crate::{Core, SLOTS, model};
 const WALL_START_S: i64 = 1_767_225_600;
 /// Power cuts planned at once: one, one in its recovery, one in that one's.
 pub const CUTS_MAX: usize = 3;
-/// Calls of one token that wait behind each other.
-const CALLS_MAX: usize = 4;
+/// Calls of one token that wait behind each other: those of its slot, and one more for each
+/// ceremony that wanted to give keys to a token that does not answer.
+const CALLS_MAX: usize = 12;
 /// Events of one seed. More means that somebody goes round in circles.
 pub const EVENTS_MAX: u64 = 20_000;
 
 /// Something that will happen.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::large_enum_variant)] // a few dozen at a time, in a queue that keeps its memory
 pub(crate) enum Event {
     /// The token of a slot carries out the next call.
     Call(u8),
@@ -608,7 +610,7 @@ impl World {
         if self.people.orders.is_empty() && self.table.orders.is_empty() && status.halted.is_none() {
             self.checkers.p16_quiet(&status.slots, taken.saturating_sub(of_ceremony), wiped);
         }
-        if status.ceremony.is_some() && self.now_ms.is_multiple_of(4) {
+        if status.ceremony.is_some() && self.now_ms.is_multiple_of(16) {
             self.check_transcript();
         }
         for slot in &status.slots {
@@ -810,6 +812,7 @@ impl World {
             self.checkers.violated("P44", 0, "an order was answered twice, or nobody gave it");
             return;
         };
+        self.remember_at_table(order.slot);
         let pace = self.pace();
         let soon_ms = self.now_ms + pace * self.random.u64(5..200);
         if let Some(slot) = order.slot {
