@@ -107,6 +107,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     pub(super) fn tick_cards(&mut self) {}
 
+    pub(super) fn let_cards_go(&mut self) {}
+
     pub(super) fn ceremony_lost_worker(&mut self) {}
 
     pub(super) fn settle_card_sets(&mut self) {}
