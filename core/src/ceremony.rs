@@ -53,7 +53,7 @@ use statig::Outcome;
 use statig::blocking::{self, IntoStateMachine, IntoStateMachineExt as _};
 use statig::prelude::InitializedStateMachine;
 
-use crate::card::session::{HeldCard, SessionOrder, SessionReport};
+use crate::card::session::{CardProblem, HeldCard, SessionOrder, SessionReport};
 use crate::card::sets::CardSet;
 use crate::card::{CardSerial, ReaderId};
 use crate::command::Command;
@@ -72,7 +72,7 @@ pub use order::{CardOrder, CeremonyId, Facts, Places, Shares, SlotSet, SoUse, Ta
 
 /// Deeds of one event: what ends a ceremony wipes 16 shares, as many read back, seven other
 /// secrets, and says so.
-pub const DEEDS_MAX: usize = 2 * SHARES_MAX + 16;
+pub const DEEDS_MAX: usize = 2 * SHARES_MAX + 20;
 
 /// What a person is asked at the console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,8 +138,6 @@ pub enum State {
     Leaving {
         /// Why.
         refusal: Refusal,
-        /// Whether a PIN is being changed.
-        change: bool,
     },
     /// Over: the service forgets it.
     Ended,
@@ -223,14 +221,20 @@ struct Visit {
     x: u8,
     card: Option<HeldCard>,
     facts: CardFacts,
+    /// The card that all of the following is about: another one begins anew.
+    about: Option<CardSerial>,
     /// Only this card is wanted: it was pulled in the middle of something.
     expected: Option<CardSerial>,
+    /// Steps that were begun again without anybody having taken the card out.
+    repeats: u8,
     /// A PIN was changed in this ceremony on this card.
     changed: bool,
     /// What is on it may be overwritten.
     agreed: bool,
     /// It was read before it is written, since it does not say without a PIN what is on it.
     looked: bool,
+    /// Something is on it.
+    occupied: bool,
     /// A last try was agreed to.
     last_try_agreed: bool,
     /// Nobody knows whether the PIN was changed: one verification tells.
@@ -296,8 +300,8 @@ pub struct Rules {
     gathered: Vec<Share, SHARES_MAX>,
     /// What the first of them said: where no set was known, the others have to fit it.
     first: Option<ShareHeader>,
-    /// What is copied, and whose it is.
-    copied: Option<(SignedHeader, Option<PersonId>)>,
+    /// What is copied, whose it is, and how many more cards may hold it.
+    copied: Option<(SignedHeader, Option<PersonId>, u8)>,
     /// The set that is made, once it has its ids.
     made: Option<CardSet>,
     /// Its shares as they were read back.
@@ -383,15 +387,16 @@ impl Ceremony {
         let rules = self.rules();
         match self.state() {
             State::Waiting | State::Ended => None,
-            State::Asking { .. } | State::Drawing { .. } | State::AtHsm { .. } => Some(rules.due_ms.min(rules.ends_ms)),
+            State::Asking { .. } | State::Drawing { .. } => Some(rules.due_ms.min(rules.ends_ms)),
+            // A call that is under way has its whole time, whatever else is over.
+            State::AtHsm { .. } | State::Leaving { .. } => Some(rules.due_ms),
             State::Judging { .. }
             | State::Inserting
             | State::AtPad { .. }
             | State::Reading
             | State::Writing
             | State::Erasing
-            | State::Removing { .. }
-            | State::Leaving { .. } => Some(rules.ends_ms),
+            | State::Removing { .. } => Some(rules.ends_ms),
         }
     }
 
@@ -412,6 +417,12 @@ impl Ceremony {
             | Question::AnotherCard
             | Question::AnotherCopy => Ok(()),
         }
+    }
+
+    /// Whether it is another person than those concerned who is asked: for a last try.
+    #[must_use]
+    pub fn asks_another(&self) -> bool {
+        self.facts().two_persons && self.state() == State::Asking { question: Question::LastTry }
     }
 
     /// The set of the cards that were read.
@@ -509,6 +520,24 @@ impl Rules {
         }
     }
 
+    /// The same with the names of secrets told apart no more: as a replay has it.
+    #[must_use]
+    pub fn without_secrets(&self) -> Rules {
+        let named = |id: Option<SecretId>| id.map(|_| SecretId::NONE);
+        let mut rules = self.clone();
+        rules.command = self.command.without_secrets();
+        for share in rules.gathered.iter_mut().chain(&mut rules.dealt) {
+            share.y = named(share.y);
+        }
+        let visit = &mut rules.visit;
+        for id in
+            [&mut rules.seed, &mut rules.secret, &mut rules.present, &mut rules.new, &mut visit.y, &mut visit.y_back]
+        {
+            *id = named(*id);
+        }
+        rules
+    }
+
     /// Visits that it takes when nothing goes wrong.
     fn steps(&self) -> u8 {
         let read = self.facts.gather.map_or(0, |set| match self.task() {
@@ -567,6 +596,9 @@ impl Visit {
             reader,
             x,
             card: None,
+            about: None,
+            repeats: 0,
+            occupied: false,
             facts: CardFacts {
                 holder: None,
                 pin_changed: false,
@@ -639,13 +671,24 @@ impl blocking::State<Rules> for State {
             (State::Judging { what: Judged::NewPin }, On::Verdict(derived)) => rules.new_derived(turn, derived),
 
             (State::Asking { question }, On::Answered { yes, .. }) => rules.answered(turn, question, yes),
+            // What was done stays done: nobody wants more.
+            (
+                State::Asking { question: question @ (Question::AnotherCopy | Question::AnotherCard) },
+                On::DeadlinePassed,
+            )
+            | (State::Asking { question: question @ Question::AnotherCopy }, On::CancelOrdered { .. }) => {
+                rules.no_more(turn, question)
+            }
             (State::Asking { .. }, On::DeadlinePassed) => rules.refuse(turn, Refusal::CeremonyTimedOut),
 
-            (State::AtHsm { slot }, On::KeysPut(at, result)) if at == slot => rules.keys_put(turn, slot, result),
+            (State::AtHsm { slot }, On::KeysPut(at, result)) if at == slot && !rules.is_for_so_pin() => {
+                rules.keys_put(turn, slot, result)
+            }
             (State::AtHsm { slot }, On::DeadlinePassed) => rules.hsm_silent(turn, slot),
-            (State::AtHsm { .. }, On::SoPinSet(result)) => rules.so_pin_set(turn, result),
+            (State::AtHsm { .. }, On::SoPinSet(result)) if rules.is_for_so_pin() => rules.so_pin_set(turn, result),
             // What the token does with it is known only when it answers.
             (State::AtHsm { .. }, On::CancelOrdered { who: Some(_) }) => Outcome::Handled,
+            (State::AtHsm { .. }, On::CancelOrdered { who: None }) => rules.hsm_left(turn),
 
             (State::Inserting, On::Identified(_, card, facts)) => rules.identified(turn, card, facts),
             (State::AtPad { change }, On::Reported(_, SessionReport::PinAccepted)) if !change => {
@@ -662,10 +705,21 @@ impl blocking::State<Rules> for State {
             (State::Writing, On::Reported(_, SessionReport::Written)) => rules.written(turn),
             (State::Erasing, On::Reported(_, SessionReport::Erased)) => rules.erased(turn),
             (State::Removing { after }, On::Reported(_, SessionReport::Removed)) => rules.removed(turn, after),
+            // What was wanted is done, and only the card is still in.
+            (
+                State::Removing { after: After::Next },
+                On::Reported(_, SessionReport::Failed(_)) | On::CancelOrdered { .. } | On::DeadlinePassed,
+            ) if rules.is_done() => rules.finish(turn),
+            // The card left between two steps.
+            (
+                State::AtPad { .. } | State::Reading | State::Writing | State::Erasing,
+                On::Reported(_, SessionReport::Failed(CardProblem::NotNow)),
+            ) => rules.repeat(turn, Refusal::CardPulled),
 
-            (State::Leaving { refusal, change }, On::Reported(_, report)) => rules.left(turn, refusal, change, report),
-            (State::Leaving { refusal, .. }, On::Identified(..) | On::RecordRead(..)) => rules.refuse(turn, refusal),
-            (State::Leaving { refusal, .. }, On::DeadlinePassed) => rules.refuse(turn, refusal),
+            (State::Leaving { refusal }, On::Reported(_, report)) => rules.left(turn, refusal, report),
+            (State::Leaving { refusal }, On::Identified(..) | On::RecordRead(..) | On::DeadlinePassed) => {
+                rules.refuse(turn, refusal)
+            }
 
             (_, _) => Super,
         }

@@ -28,7 +28,7 @@ use slotwarden_core::{Configuration, Service, SlotConfiguration};
 use crate::cards::Card;
 use crate::code::Code;
 use crate::hsm::{Character, Extent, Token};
-use crate::pin_pad::{Entry, PinPad};
+use crate::pin_pad::{Entry, PinPad, Pull};
 use crate::terminal::{Performed, Terminal, Y};
 
 /// Slots of a room.
@@ -112,6 +112,10 @@ pub struct Room {
     pub cut: Option<Cut>,
     /// Points passed since the room was made.
     pub points: u32,
+    /// Cards to be inserted before the one that is pulled by itself, and when that one is.
+    pub pull: Option<(u32, Pull)>,
+    /// Secrets that were left when the service ended in order.
+    pub left: Option<usize>,
     /// Calls of the HSM that fail with this, by name.
     pub failing: Option<(&'static str, HsmFailure)>,
     persons: Persons,
@@ -164,6 +168,8 @@ impl Room {
             signed: Vec::new(),
             cut: None,
             points: 0,
+            pull: None,
+            left: None,
             failing: None,
             persons,
             level: SecurityLevel::Cards,
@@ -313,6 +319,14 @@ impl Room {
     /// A card goes in.
     pub fn insert(&mut self, reader: usize, card: Card) {
         assert!(self.terminals[reader].pad.insert(card).is_none(), "a card is in already");
+        match &mut self.pull {
+            Some((0, pull)) => {
+                self.terminals[reader].pad.pull(*pull);
+                self.pull = None;
+            }
+            Some((before, _)) => *before -= 1,
+            None => {}
+        }
         self.reader(reader, ReaderEvent::CardIn);
     }
 
@@ -466,7 +480,10 @@ impl Room {
             Effect::SignTranscript { id, head } => self.signed.push((id, head)),
             Effect::Checkpoint { .. } => {}
             Effect::EndWorker => self.inputs.push_back(Input::WorkerLost),
-            Effect::Stopped => self.power_off(),
+            Effect::Stopped => {
+                self.left = Some(self.core().secrets_taken_and_owned().0);
+                self.power_off();
+            }
         }
     }
 
@@ -583,7 +600,7 @@ impl Room {
         };
         self.waiting[reader] = Some(ticket);
         if way == Some(CutWay::Amid) {
-            self.terminals[reader].pad.pull(crate::pin_pad::Pull::Amid(0));
+            self.terminals[reader].pad.pull(Pull::Amid(0));
             let performed = self.terminals[reader].perform(call, y.as_ref());
             if let Performed::Waits { .. } | Performed::Hesitates(_) = performed {
                 self.terminals[reader].time_out();

@@ -1,93 +1,473 @@
 //! Ceremonies from their order to their end: people, cards, pads, tokens and a store in one room.
 
+// A test that panics has found something.
+#![allow(clippy::expect_used, clippy::panic)]
+
+mod desk;
+
+use desk::{Desk, OTHER_PIN, PIN, SHARE, cards, holders, quorum, replace_set, restore, rotate};
 use slotwarden_core::card::Credential;
-use slotwarden_core::card::sets::SetSubject;
-use slotwarden_core::ceremony::order::{CardOrder, Places, SlotSet, Task};
+use slotwarden_core::card::sets::{Fate, SetSubject};
+use slotwarden_core::ceremony::Question;
+use slotwarden_core::ceremony::order::{Places, SlotSet, SoUse, Task};
 use slotwarden_core::command::{Answer, Command};
-use slotwarden_core::effect::SlotId;
-use slotwarden_core::fault::Refusal;
-use slotwarden_core::person::{PersonId, Roster};
-use slotwarden_core::share::card_set::CardQuorum;
+use slotwarden_core::effect::{ApplicationSet, SlotId};
+use slotwarden_core::fault::Function;
+use slotwarden_core::fault::{HsmFailure, Refusal, rv};
+use slotwarden_core::person::PersonId;
+use slotwarden_core::record::{Mode, Owner};
 use slotwarden_core::status::CeremonyWait as Wants;
-use slotwarden_sim::cards::Card;
-use slotwarden_sim::room::{ADMINISTRATOR, CUSTODIAN, Room};
+use slotwarden_sim::hsm::Token;
+use slotwarden_sim::room::{ADMINISTRATOR, CUSTODIAN};
 
-const TRANSPORT: &str = "123456";
-const PIN: &str = "271828";
+const DONE: Option<Answer> = Some(Answer::Done);
 
-fn holders(n: u8) -> Roster {
-    let persons: Vec<PersonId> = (0..n).map(|number| PersonId(CUSTODIAN.0 + number)).collect();
-    Roster::new(&persons).expect("different persons")
+fn refused(refusal: Refusal) -> Option<Answer> {
+    Some(Answer::Refused(refusal))
 }
 
-fn quorum(m: u8, n: u8) -> CardQuorum {
-    CardQuorum::new(m, n).expect("a quorum")
-}
-
-fn cards(task: Task) -> Command {
-    Command::Cards { order: CardOrder { task, at: Places::default() } }
-}
-
-fn blank(number: u8) -> Card {
-    Card::new([number; 8])
-}
-
-/// A new card through its part of a new set.
-fn deal(room: &mut Room, card: Card) -> Card {
-    assert_eq!(room.wants(), Some(Wants::Insert));
-    room.insert(0, card);
-    assert_eq!(room.wants(), Some(Wants::NewPin), "{:?}", room.last());
-    room.type_pins(0, &[TRANSPORT, PIN, PIN]);
-    assert_eq!(room.wants(), Some(Wants::Pin), "{:?}", room.last());
-    room.type_pins(0, &[PIN]);
-    assert_eq!(room.wants(), Some(Wants::Remove), "{:?}", room.last());
-    room.remove(0)
-}
-
-/// A card with a share is read.
-fn read(room: &mut Room, card: Card) -> Card {
-    assert_eq!(room.wants(), Some(Wants::Insert));
-    room.insert(0, card);
-    assert_eq!(room.wants(), Some(Wants::Pin), "{:?}", room.last());
-    room.type_pins(0, &[PIN]);
-    assert_eq!(room.wants(), Some(Wants::Remove), "{:?}", room.last());
-    room.remove(0)
-}
-
-fn create(room: &mut Room, m: u8, n: u8) -> Vec<Card> {
-    let task = Task::CreateSet { quorum: quorum(m, n), holders: holders(n), leave_out: SlotSet::NONE };
-    let reply = room.begin(ADMINISTRATOR, cards(task));
-    let made = (1..=n).map(|number| deal(room, blank(number))).collect();
-    assert_eq!(room.answer(reply), Some(Answer::Done));
-    made
-}
-
-#[test]
-fn a_set_of_2_of_3_is_created_and_restored_from_any_two_cards() {
-    let mut room = Room::new(1);
-    let made = create(&mut room, 2, 3);
-    let set = room.stored.card_sets[&SetSubject::BackupKey].current.expect("a set is in force");
-    assert_eq!((set.quorum.m(), set.quorum.n(), set.generation), (2, 3, 1));
-    assert_eq!(room.calls.iter().filter(|call| **call == "put backup keys").count(), 2);
-
-    let mut made: Vec<Option<Card>> = made.into_iter().map(Some).collect();
-    for (first, second) in [(0, 1), (0, 2), (2, 1)] {
-        let task = Task::RestoreKey { slot: Some(SlotId(0)), key_id: None };
-        let reply = room.begin(ADMINISTRATOR, cards(task));
-        for number in [first, second] {
-            let card = made[number].take().expect("each card is somewhere");
-            made[number] = Some(read(&mut room, card));
-        }
-        assert_eq!(room.answer(reply), Some(Answer::Done), "{first} {second}");
-    }
-    let (taken, owned) = room.core().secrets_taken_and_owned();
-    assert_eq!(taken, owned);
+/// Keys of which backup keys a token has.
+fn key_ids(token: &Token) -> Vec<[u8; 16]> {
+    let mut ids: Vec<[u8; 16]> = token.live.backup_keys.iter().flatten().map(|key| key.key_id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
 
 #[test]
 fn a_ceremony_is_refused_where_the_level_is_not_cards() {
-    let mut room = Room::new(1);
-    room.at_level(slotwarden_core::service::SecurityLevel::None);
-    let answer = room.order(ADMINISTRATOR, cards(Task::ChangePin { credential: Credential::BackupShare }));
-    assert_eq!(answer, Some(Answer::Refused(Refusal::LevelNotCards)));
+    let mut desk = Desk::new(1);
+    desk.room.at_level(slotwarden_core::service::SecurityLevel::None);
+    let answer = desk.run(cards(Task::ChangePin { credential: SHARE }), &[]);
+    assert_eq!(answer, refused(Refusal::LevelNotCards));
+}
+
+#[test]
+fn p13_sets_of_every_size_are_created_and_give_keys_to_every_slot() {
+    for (m, n) in [(2, 2), (2, 3), (3, 5), (16, 16)] {
+        let desk = Desk::with_set(1, m, n);
+        let set = desk.backup();
+        assert_eq!((set.quorum.m(), set.quorum.n(), set.generation), (m, n, 1));
+        for token in &desk.room.tokens {
+            assert_eq!(key_ids(token), [set.key_id]);
+        }
+        let holders: Vec<_> = desk.room.stored.cards.values().map(|entry| entry.holder).collect();
+        let expected: Vec<_> = (0..n).map(|number| Some(PersonId(CUSTODIAN.0 + number))).collect();
+        assert_eq!(holders, expected);
+        assert_eq!(desk.tries_spent(), 0);
+    }
+}
+
+#[test]
+fn a_slot_that_is_left_out_or_fails_does_not_keep_a_set_from_being_created() {
+    let mut desk = Desk::new(1);
+    let new = desk.blank(2);
+    let leave_out = SlotSet::NONE.with(SlotId(1));
+    let task = Task::CreateSet { quorum: quorum(2, 2), holders: holders(2), leave_out };
+    assert_eq!(desk.run(cards(task), &new), DONE);
+    assert_eq!(key_ids(&desk.room.tokens[0]).len(), 1);
+    assert!(key_ids(&desk.room.tokens[1]).is_empty());
+}
+
+#[test]
+fn any_two_cards_of_three_restore_the_key_and_one_does_not() {
+    let mut desk = Desk::with_set(1, 2, 3);
+    for pair in [[0, 1], [0, 2], [2, 1]] {
+        assert_eq!(desk.run(restore(Some(0), None), &pair), DONE, "{pair:?}");
+    }
+    desk.begin(restore(Some(0), None), &[1]);
+    desk.play_until(Wants::Remove);
+    desk.step();
+    assert_eq!(desk.room.wants(), Some(Wants::Insert), "another one is wanted");
+    desk.room.wait(300_000);
+    assert_eq!(desk.room.ceremony(), None, "nobody came");
+}
+
+#[test]
+fn with_one_card_lost_the_others_restore_the_key_and_the_lost_one_does_not() {
+    let mut desk = Desk::with_set(1, 2, 3);
+    let serial = slotwarden_core::card::CardSerial::new(&desk.card(0).serial()).expect("a serial");
+    let lost = Command::CardLost { serial, credential: SHARE };
+    assert_eq!(desk.room.order(ADMINISTRATOR, lost), DONE);
+    assert_eq!(desk.run(restore(Some(0), None), &[1, 0]), None, "the lost one is asked for again");
+    assert_eq!(desk.shown, [Refusal::CardDeclaredLost]);
+}
+
+#[test]
+fn a_key_that_no_slot_took_is_not_reported_as_restored() {
+    let mut desk = Desk::with_set(1, 2, 2);
+    desk.room.failing = Some(("put backup keys", HsmFailure::Pkcs11 { code: 0x30, function: Function::Other }));
+    for slot in [Some(0), None] {
+        let answer = desk.run(restore(slot, None), &[0, 1]);
+        assert!(matches!(answer, Some(Answer::Failed(_))), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_store_without_a_set_takes_the_one_on_the_cards_over() {
+    for typed in [false, true] {
+        let mut desk = Desk::with_set(1, 2, 3);
+        let set = desk.backup();
+        desk.room.stored.card_sets.clear();
+        desk.room.stored.cards.clear();
+        desk.reopen();
+        assert_eq!(desk.run(restore(None, Some([9; 16])), &[0]), None);
+        assert_eq!(desk.shown, [Refusal::CardForeign], "another key was named");
+        desk.reopen();
+        assert_eq!(desk.run(restore(None, typed.then_some(set.key_id)), &[2, 0]), DONE);
+        let adopted = desk.backup();
+        assert_eq!((adopted.id, adopted.key_id, adopted.split_knowledge), (set.id, set.key_id, false));
+        let now = desk.room.now();
+        assert_eq!(desk.room.core().status(now).backup.map(|backup| backup.shares_in_use), Some(2));
+        assert_eq!(desk.run(restore(Some(1), None), &[1, 2]), DONE);
+        assert_eq!(desk.run(restore(Some(1), Some([9; 16])), &[]), refused(Refusal::KeyIdDiffers));
+    }
+}
+
+#[test]
+fn p13_another_set_has_the_same_key_and_the_old_one_is_superseded() {
+    let mut desk = Desk::with_set(1, 2, 3);
+    let old = desk.backup();
+    let new = desk.blank(4);
+    let plan = [&[2, 0][..], &new].concat();
+    assert_eq!(desk.run(replace_set(3, 4), &plan), DONE);
+    let set = desk.backup();
+    assert_eq!((set.key_id, set.quorum.m(), set.quorum.n(), set.generation), (old.key_id, 3, 4, 2));
+    assert_ne!(set.id, old.id);
+    let former = desk.sets(SetSubject::BackupKey).former;
+    assert_eq!(former.iter().map(|former| (former.id, former.fate)).collect::<Vec<_>>(), [(old.id, Fate::Superseded)]);
+    // A superseded set still brings the key back, but not mixed with another, and nothing else.
+    assert_eq!(desk.run(restore(Some(0), None), &[0, 1]), DONE);
+    assert_eq!(desk.run(restore(Some(0), None), &[new[3], new[1], new[0]]), DONE);
+    for (command, card) in
+        [(replace_set(2, 2), 0), (cards(Task::VerifySet), 1), (cards(Task::Copy { credential: SHARE }), 2)]
+    {
+        desk.begin(command, &[card]);
+        desk.step();
+        assert_eq!(desk.room.last(), Some(Refusal::CardSuperseded));
+        desk.restart();
+    }
+}
+
+#[test]
+fn p17_after_a_rotation_tokens_have_the_keys_of_the_new_key_only() {
+    let mut desk = Desk::with_set(1, 2, 2);
+    let old = desk.backup();
+    let new = desk.blank(3);
+    assert_eq!(desk.run(rotate(2, 3), &new), DONE);
+    let set = desk.backup();
+    assert_ne!(set.key_id, old.key_id);
+    for token in &desk.room.tokens {
+        assert_eq!(key_ids(token), [set.key_id]);
+    }
+    assert_eq!(desk.sets(SetSubject::BackupKey).former[0].fate, Fate::Rotated);
+    desk.begin(restore(Some(0), None), &[0]);
+    desk.step();
+    assert_eq!(desk.room.last(), Some(Refusal::CardSuperseded));
+}
+
+#[test]
+fn p7_a_pin_is_changed_on_own_blank_and_foreign_cards() {
+    let mut desk = Desk::with_set(1, 2, 2);
+    let mut other = Desk::with_set(1, 2, 2);
+    let mut foreign = other.cards[0].take().expect("a card");
+    foreign.set_pin(SHARE, desk::code("777777"));
+    desk.blank(1);
+    let change = cards(Task::ChangePin { credential: SHARE });
+    assert_eq!(desk.run(change, &[0]), DONE);
+    assert_eq!(desk.card(0).pin(SHARE), desk::code(OTHER_PIN));
+    assert_eq!(desk.run(change, &[2]), DONE, "a blank one");
+    desk.cards[2] = Some(foreign);
+    desk.cards.swap(0, 2);
+    let own = desk.cards[2].take();
+    let before = desk.card(0).record(SHARE).copied();
+    assert_eq!(desk.run(change, &[0]), DONE, "one of another cluster");
+    assert_eq!(desk.card(0).pin(SHARE), desk::code(PIN));
+    assert_eq!(desk.card(0).record(SHARE).copied(), before);
+    drop(own);
+    for credential in [Credential::SlotUser, Credential::HsmAdministrator] {
+        desk.credential = credential;
+        assert_eq!(desk.run(cards(Task::ChangePin { credential }), &[1]), DONE);
+        assert!(!desk.card(1).is_on_transport_pin(credential));
+    }
+}
+
+#[test]
+fn a_reassigned_card_is_of_whoever_changed_its_pin() {
+    let mut desk = Desk::with_set(1, 2, 2);
+    let to = PersonId(CUSTODIAN.0 + 9);
+    let answer = desk.run(cards(Task::Reassign { credential: SHARE, to: PersonId(99) }), &[0]);
+    assert_eq!(answer, refused(Refusal::HoldersInvalid));
+    assert_eq!(desk.run(cards(Task::Reassign { credential: SHARE, to }), &[0]), DONE);
+    assert_eq!(desk.room.stored.cards[&0].holder, Some(to));
+}
+
+#[test]
+fn p14_a_copy_is_the_same_byte_for_byte_and_its_source_stays_as_it_is() {
+    for readers in [1, 2] {
+        let mut desk = Desk::with_set(readers, 2, 3);
+        let new = desk.blank(2);
+        let before = desk.card(1).record(SHARE).copied();
+        assert_eq!(desk.run(cards(Task::Copy { credential: SHARE }), &[1, new[0], new[1]]), DONE);
+        desk.collect_all();
+        assert_eq!(desk.card(1).record(SHARE).copied(), before);
+        for copy in &new {
+            assert_eq!(desk.card(*copy).record(SHARE).copied(), before, "{readers} readers");
+        }
+        // A copy counts as its source.
+        assert_eq!(desk.run(restore(Some(0), None), &[0, new[1]]), DONE);
+        desk.begin(restore(Some(0), None), &[new[0], 1]);
+        desk.play_until(Wants::Remove);
+        desk.step();
+        desk.step();
+        assert_eq!(desk.room.last(), Some(Refusal::CardRepeated));
+    }
+}
+
+#[test]
+fn no_more_copies_are_offered_than_there_may_be() {
+    let mut desk = Desk::with_set(1, 2, 2);
+    let new = desk.blank(4);
+    let plan = [&[0][..], &new].concat();
+    assert_eq!(desk.run(cards(Task::Copy { credential: SHARE }), &plan), DONE);
+    assert_eq!(desk.asked, [Question::AnotherCopy; 3], "the fifth card is the last");
+    desk.begin(cards(Task::Copy { credential: SHARE }), &[0]);
+    desk.step();
+    desk.step();
+    assert_eq!(desk.room.last(), Some(Refusal::TooManyCopies));
+}
+
+#[test]
+fn a_set_is_verified_card_by_card_and_compared_with_enough_of_them() {
+    for count in 1..=3 {
+        let mut desk = Desk::with_set(1, 2, 3);
+        desk.room.now_ms += 5_000_000;
+        let plan: Vec<usize> = (0..count).collect();
+        let before = desk.records();
+        assert_eq!(desk.run(cards(Task::VerifySet), &plan), DONE, "{count}");
+        assert_eq!(desk.records(), before);
+        let later = desk.room.stored.cards.values().filter(|entry| entry.verified_s > Some(1_800_004_000)).count();
+        assert_eq!(later, count);
+        let compared = |record: &&slotwarden_core::audit::AuditRecord| {
+            record.event == slotwarden_core::audit::AuditEvent::KeyCompared
+        };
+        assert_eq!(desk.room.stored.journal.iter().filter(compared).count(), usize::from(count >= 2));
+        assert_eq!(desk.room.calls.iter().filter(|call| **call == "put backup keys").count(), 2, "nothing is imported");
+    }
+}
+
+#[test]
+fn a_card_is_erased_only_where_the_set_can_spare_it() {
+    let mut desk = Desk::with_set(1, 2, 3);
+    let erase = cards(Task::Erase { credential: SHARE });
+    assert_eq!(desk.run(erase, &[2]), DONE);
+    assert_eq!(desk.card(2).record(SHARE), None);
+    desk.begin(erase, &[0]);
+    desk.step();
+    assert_eq!(desk.room.last(), Some(Refusal::WouldBreakQuorum));
+    desk.reopen();
+    assert_eq!(desk.run(cards(Task::Copy { credential: SHARE }), &[0, 2]), DONE, "what was erased is a new card");
+    assert_eq!(desk.run(erase, &[0]), DONE, "its copy is left");
+    assert_eq!(desk.run(restore(Some(0), None), &[1, 2]), DONE);
+}
+
+const USERS: SetSubject = SetSubject::Users(Owner(1));
+
+#[test]
+fn users_with_cards_open_a_slot_any_two_of_three_but_not_one() {
+    let mut desk = Desk::new(1);
+    desk.credential = Credential::SlotUser;
+    let new = desk.blank(4);
+    let order = desk.slot_cards(0, (2, 3), Some(b"code-of-people"), None);
+    assert_eq!(desk.run(order, &new[..3]), DONE);
+    assert_eq!(desk.run(cards(Task::Copy { credential: Credential::SlotUser }), &[0, new[3]]), DONE);
+    for pair in [[0, 1], [2, 0], [1, 2], [3, 2]] {
+        desk.deactivate(0);
+        assert_eq!(desk.activate(0, Some(b"code-of-people"), &[]), refused(Refusal::CodeNotOnTop));
+        assert_eq!(desk.activate(0, None, &pair), DONE, "{pair:?}");
+    }
+    desk.deactivate(0);
+    desk.begin(Command::Activate { slot: SlotId(0), code: None, confirmed: false }, &[0, 3]);
+    desk.play_until(Wants::Remove);
+    desk.step();
+    desk.step();
+    assert_eq!(desk.room.last(), Some(Refusal::CardRepeated), "a copy is the same user");
+}
+
+#[test]
+fn users_with_cards_on_top_of_a_code_need_both() {
+    let mut desk = Desk::new(1);
+    desk.credential = Credential::SlotUser;
+    let new = desk.blank(3);
+    let order = desk.slot_cards(0, (2, 3), Some(b"code-of-people"), Some(b"code-on-top"));
+    assert_eq!(desk.run(order, &new), DONE);
+    desk.deactivate(0);
+    assert_eq!(desk.activate(0, None, &[]), refused(Refusal::CodeMissing));
+    let wrong = desk.activate(0, Some(b"code-of-no-use"), &[0, 1]);
+    assert_eq!(wrong, refused(Refusal::CodeWrong));
+    assert_eq!(desk.activate(0, Some(b"code-on-top"), &[2, 1]), DONE);
+}
+
+fn mode(desk: &mut Desk, to: Mode, code: Option<&[u8]>, new_code: Option<&[u8]>) -> Command {
+    let code = code.map(|code| desk.secret(code));
+    let new_code = new_code.map(|code| desk.secret(code));
+    Command::Mode { slot: SlotId(0), to, parts: None, code, new_code, confirmed: false, accept: ApplicationSet::NONE }
+}
+
+#[test]
+fn a_slot_goes_from_generated_to_cards_to_others_to_manual_to_cards_to_generated() {
+    let mut desk = Desk::new(1);
+    desk.credential = Credential::SlotUser;
+    let to_generated = mode(&mut desk, Mode::Generated, Some(b"code-of-people"), None);
+    assert_eq!(desk.run(to_generated, &[]), DONE);
+    let new = desk.blank(7);
+    let order = desk.slot_cards(0, (2, 3), None, None);
+    assert_eq!(desk.run(order, &new[..3]), DONE);
+    let first = desk.sets(USERS).current.expect("a set");
+    let order = desk.slot_cards(0, (3, 3), None, None);
+    assert_eq!(desk.run(order, &[&new[..2], &new[3..6]].concat()), DONE, "the old cards, then new ones");
+    assert_eq!(desk.sets(USERS).former[0].id, first.id);
+    desk.deactivate(0);
+    desk.begin(Command::Activate { slot: SlotId(0), code: None, confirmed: false }, &[0]);
+    desk.step();
+    assert_eq!(desk.room.last(), Some(Refusal::CardSuperseded));
+    desk.restart();
+    assert_eq!(desk.activate(0, None, &new[3..6]), DONE);
+    let to_manual = mode(&mut desk, Mode::Manual, None, Some(b"another-code"));
+    assert_eq!(desk.run(to_manual, &new[3..6]), DONE);
+    assert_eq!(desk.sets(USERS).current, None);
+    desk.deactivate(0);
+    assert_eq!(desk.activate(0, Some(b"another-code"), &[]), DONE);
+    let order = desk.slot_cards(0, (1, 2), Some(b"another-code"), None);
+    assert_eq!(desk.run(order, &[new[0], new[6]]), DONE, "one suffices");
+    desk.deactivate(0);
+    assert_eq!(desk.activate(0, None, &[new[6]]), DONE);
+    let to_generated = mode(&mut desk, Mode::Generated, None, None);
+    assert_eq!(desk.run(to_generated, &[new[0]]), DONE);
+    assert_eq!(desk.sets(USERS).current, None);
+    assert_eq!(desk.room.core().slot_record(SlotId(0)).map(|record| record.mode), Some(Mode::Generated));
+}
+
+const ADMINISTRATORS: SetSubject = SetSubject::Administrators(Owner(1));
+
+fn by_so(then: SoUse) -> Command {
+    Command::BySoCards { slot: SlotId(0), then, confirmed: false, at: Places::default() }
+}
+
+fn unblock() -> Command {
+    by_so(SoUse::Unblock { to: Mode::Generated, new_code: None, accept: ApplicationSet::NONE })
+}
+
+#[test]
+fn cards_give_the_so_pin_and_other_cards_after_them() {
+    let mut desk = Desk::new(1);
+    desk.credential = Credential::HsmAdministrator;
+    let new = desk.blank(5);
+    let order = desk.so_cards(0, (2, 3), Some(b"so-pin-of-people"));
+    assert_eq!(desk.run(order, &[]), refused(Refusal::DeactivateFirst));
+    desk.deactivate(0);
+    let order = desk.so_cards(0, (2, 3), Some(b"so-pin-of-nobody"));
+    assert_eq!(desk.run(order, &new[..3]), refused(Refusal::SoPinWrong));
+    assert_eq!(desk.sets(ADMINISTRATORS).current, None);
+    let order = desk.so_cards(0, (2, 3), Some(b"so-pin-of-people"));
+    assert_eq!(desk.run(order, &new[..3]), DONE);
+    assert_eq!(desk.run(unblock(), &[0, 2]), DONE);
+    assert_eq!(desk.room.core().slot_record(SlotId(0)).map(|record| record.mode), Some(Mode::Generated));
+    desk.deactivate(0);
+    let order = desk.so_cards(0, (2, 2), None);
+    assert_eq!(desk.run(order, &[&new[1..3], &new[3..5]].concat()), DONE);
+    desk.begin(unblock(), &[0]);
+    desk.step();
+    assert_eq!(desk.room.last(), Some(Refusal::CardSuperseded));
+    desk.restart();
+    desk.deactivate(0);
+    let decommission = by_so(SoUse::Decommission { accept: ApplicationSet::NONE });
+    assert_eq!(desk.run(decommission, &[new[4], new[3]]), DONE);
+}
+
+#[test]
+fn an_so_pin_of_unknown_outcome_keeps_every_set_that_may_count_also_while_another_is_made() {
+    let unknown = HsmFailure::Pkcs11 { code: rv::DEVICE_ERROR, function: Function::SetPin };
+    for token_has_new in [false, true] {
+        let mut desk = Desk::new(1);
+        desk.credential = Credential::HsmAdministrator;
+        desk.deactivate(0);
+        let new = desk.blank(8);
+        let order = desk.so_cards(0, (2, 2), Some(b"so-pin-of-people"));
+        assert_eq!(desk.run(order, &new[..2]), DONE);
+        let old_pin = desk.room.tokens[0].live.so_pin;
+        let order = desk.so_cards(0, (2, 2), None);
+        if token_has_new {
+            assert_eq!(desk.run(order, &new[..4]), DONE);
+            // As if the token had not answered.
+            let mut sets = desk.sets(ADMINISTRATORS);
+            (sets.next, sets.calling) = (sets.current.take(), true);
+            let before = sets.former.pop().expect("the first set");
+            sets.current = Some(slotwarden_core::card::sets::CardSet {
+                id: before.id,
+                key_id: before.key_id,
+                generation: before.generation,
+                ..sets.next.expect("the second set")
+            });
+            desk.room.stored.card_sets.insert(ADMINISTRATORS, sets);
+            desk.restart();
+        } else {
+            desk.room.failing = Some(("set so pin", unknown));
+            let answer = desk.run(order, &new[..4]);
+            assert!(matches!(answer, Some(Answer::Failed(_))), "{answer:?}");
+            desk.room.failing = None;
+            assert_eq!(desk.room.tokens[0].live.so_pin, old_pin);
+        }
+        let sets = desk.sets(ADMINISTRATORS);
+        assert!(sets.calling && sets.next.is_some() && sets.current.is_some());
+        // Cards of both are in use: neither is written over.
+        let spare = desk.blank(1)[0];
+        for card in [0, 2] {
+            let order = desk.so_cards(0, (1, 1), Some(b"so-pin-of-people"));
+            desk.begin(order, &[card]);
+            desk.step();
+            assert_eq!(desk.room.last(), Some(Refusal::CardOfSet));
+            desk.restart();
+            assert!(desk.sets(ADMINISTRATORS).calling, "what is in doubt stays so");
+        }
+        // The wrong SO PIN, and another set that comes to nothing.
+        let order = desk.so_cards(0, (1, 1), Some(b"so-pin-of-nobody"));
+        assert_eq!(desk.run(order, &[spare]), refused(Refusal::SoPinWrong));
+        let sets = desk.sets(ADMINISTRATORS);
+        assert!(sets.calling && sets.next.is_some() && sets.current.is_some());
+        let right = if token_has_new { &new[2..4] } else { &new[..2] };
+        let order = desk.so_cards(0, (2, 2), None);
+        assert_eq!(desk.run(order, &[right, &new[4..6]].concat()), DONE);
+        assert_eq!(desk.run(unblock(), &new[4..6]), DONE);
+        let sets = desk.sets(ADMINISTRATORS);
+        assert!(!sets.calling && sets.next.is_none() && sets.doubted.is_none());
+    }
+}
+
+#[test]
+fn a_free_token_is_not_needed_twice_init_by_cards_takes_their_so_pin() {
+    let mut desk = Desk::new(1);
+    desk.credential = Credential::HsmAdministrator;
+    desk.deactivate(0);
+    let new = desk.blank(2);
+    let order = desk.so_cards(0, (2, 2), Some(b"so-pin-of-people"));
+    assert_eq!(desk.run(order, &new), DONE);
+    let init = by_so(SoUse::Init { free_slot: None });
+    assert_eq!(desk.run(init, &new), refused(Refusal::SlotHasToken), "a slot with a token is not initialised");
+}
+
+#[test]
+fn a_transcript_is_signed_once_at_its_end() {
+    let mut desk = Desk::with_set(1, 2, 2);
+    assert_eq!(desk.room.signed.len(), 1);
+    desk.begin(restore(Some(0), None), &[0]);
+    desk.play_until(Wants::Pin);
+    desk.room.wait(slotwarden_core::limits::CEREMONY_MS);
+    desk.room.pad_times_out(0);
+    assert_eq!(desk.room.ceremony(), None);
+    assert_eq!(desk.room.signed.len(), 2);
+    for (id, head) in desk.room.signed.clone() {
+        let lines = &desk.room.stored.transcripts[&id.0];
+        assert_eq!(lines.iter().fold([0; 32], |before, line| line.hash(&before)), head);
+    }
 }

@@ -1,7 +1,8 @@
 //! The cards that this appliance knows: whose each is, what is on it, what became of it.
 //!
 //! Ours alone: no card is asked for any of it. An entry is made when a card is written or
-//! its PIN was changed on a pad before this service, and stays until the card is erased. A
+//! its PIN was changed on a pad before this service, and stays; that of a card with nothing on
+//! it makes way for another card when there is no room. A
 //! credential counts as on its transport PIN until such a change succeeded (P8). Durable
 //! with the turn that changes it.
 
@@ -128,10 +129,16 @@ impl Registry {
         self.entries.iter().find(|entry| entry.serial == *serial && entry.credential == credential)
     }
 
-    /// Whether another card can be taken in.
+    /// Whether no other card can be taken in.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.entries.is_full()
+        self.entries.is_full() && self.spare().is_none()
+    }
+
+    /// The place of a card that holds nothing, for another one. Of it only is forgotten that its PIN
+    /// was changed: it is changed once more before it holds something.
+    fn spare(&self) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.share.is_none() && !entry.lost)
     }
 
     /// Changes an entry, made anew if there is none.
@@ -150,8 +157,14 @@ impl Registry {
             Some(place) => place,
             None => {
                 let entry = CardEntry::new(serial, credential, profile);
-                self.entries.push(entry).map_err(|_| Refusal::TooManyCards)?;
-                self.entries.len().saturating_sub(1)
+                match self.entries.push(entry) {
+                    Ok(()) => self.entries.len().saturating_sub(1),
+                    Err(entry) => {
+                        let place = self.spare().ok_or(Refusal::TooManyCards)?;
+                        *self.entries.get_mut(place).ok_or(Refusal::TooManyCards)? = entry;
+                        place
+                    }
+                }
             }
         };
         if let Some(entry) = self.entries.get_mut(place) {
@@ -179,6 +192,15 @@ impl Registry {
     #[must_use]
     pub fn shares_in_use(&self, set_id: &[u8; 16]) -> u8 {
         (1..=16u8).filter(|x| self.cards_of(set_id, *x) > 0).fold(0, |count: u8, _| count.saturating_add(1))
+    }
+
+    /// The same without this card.
+    #[must_use]
+    pub fn shares_without(&self, set_id: &[u8; 16], serial: &CardSerial) -> u8 {
+        let other = |entry: &&CardEntry| entry.serial != *serial && entry.holds(set_id);
+        let has =
+            |x: &u8| self.entries.iter().filter(other).any(|entry| entry.share.is_some_and(|share| share.x == *x));
+        (1..=16u8).filter(has).fold(0, |count: u8, _| count.saturating_add(1))
     }
 
     /// On how many cards a share is that can be used.
@@ -221,18 +243,29 @@ mod tests {
     }
 
     #[test]
-    fn a_full_registry_refuses_another_card_and_keeps_the_others() {
+    fn a_full_registry_refuses_another_card_until_one_holds_nothing() {
         let mut registry = Registry::new();
+        let share = Some(ShareOnCard { set_id: [7; 16], x: 1, generation: 1 });
         for number in 0..128u8 {
             let credential = Credential::BackupShare;
-            assert_eq!(registry.change(serial(number), credential, ProfileId::OpenPgp, |_| ()), Ok(()));
+            let made = registry.change(serial(number), credential, ProfileId::OpenPgp, |entry| entry.share = share);
+            assert_eq!(made, Ok(()));
         }
-        let refused = registry.change(serial(200), Credential::SlotUser, ProfileId::OpenPgp, |_| ());
-        assert_eq!(refused, Err(Refusal::TooManyCards));
-        assert_eq!(
-            registry.change(serial(3), Credential::BackupShare, ProfileId::OpenPgp, |entry| entry.lost = true),
-            Ok(())
-        );
+        let another = |registry: &mut Registry| {
+            registry.change(serial(200), Credential::SlotUser, ProfileId::OpenPgp, |entry| entry.share = share)
+        };
+        assert_eq!((another(&mut registry), registry.is_full()), (Err(Refusal::TooManyCards), true));
+        // A lost card is not forgotten.
+        for (number, lost) in [(3, true), (5, false)] {
+            let erased = registry.change(serial(number), Credential::BackupShare, ProfileId::OpenPgp, |entry| {
+                (entry.share, entry.lost) = (None, lost);
+            });
+            assert_eq!(erased, Ok(()));
+        }
+        assert!(!registry.is_full());
+        assert_eq!((another(&mut registry), registry.is_full()), (Ok(()), true));
+        assert!(registry.find(&serial(5), Credential::BackupShare).is_none());
+        assert!(registry.find(&serial(3), Credential::BackupShare).is_some_and(|entry| entry.lost));
         let mut written = 0;
         while registry.take_dirty().is_some() {
             written += 1;

@@ -16,7 +16,7 @@ use crate::share::record::ShareKind;
 
 /// Version of the encoding of [`CardSets`]. A store with a higher one is refused.
 pub const CARD_SETS_VERSION: u8 = 1;
-/// Bytes that always hold encoded [`CardSets`] (497 with every field in use, by test).
+/// Bytes that always hold encoded [`CardSets`] (458 with every field in use, by test).
 pub const CARD_SETS_BYTES_MAX: usize = 640;
 
 /// What a set of cards is for.
@@ -112,6 +112,8 @@ pub struct CardSets {
     pub current: Option<CardSet>,
     /// The set that is being made, or that a change of the token's PIN is to bring into force.
     pub next: Option<CardSet>,
+    /// A set whose PIN an unanswered call may have given the token, while another is being made.
+    pub doubted: Option<CardSet>,
     /// Sets before it, the last ones.
     pub former: Vec<FormerSet, FORMER_CARD_SETS_MAX>,
     /// Generation of the set that was made last; 0: none.
@@ -124,7 +126,7 @@ pub struct CardSets {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Standing {
-    /// It is the one in force.
+    /// It is the one in force, or nobody knows whether it is.
     Current,
     /// It is being made.
     Next,
@@ -140,36 +142,45 @@ impl CardSets {
     /// A subject that never had a set.
     #[must_use]
     pub const fn none() -> Self {
-        CardSets { current: None, next: None, former: Vec::new(), last_generation: 0, calling: false }
+        CardSets { current: None, next: None, doubted: None, former: Vec::new(), last_generation: 0, calling: false }
     }
 
-    /// A set is being made.
+    /// A set is being made. One that the token may have the PIN of is kept beside it.
     pub fn begin_next(&mut self, set: CardSet) {
-        self.void_next();
+        if self.calling && self.doubted.is_none() {
+            self.doubted = self.next.take();
+        }
+        if let Some(before) = self.next.take() {
+            self.remember(before, Fate::Void);
+        }
+        self.calling = false;
         self.last_generation = set.generation;
         self.next = Some(set);
     }
 
-    /// The set that was being made never comes into force. Whether there was one.
-    pub fn void_next(&mut self) -> bool {
-        self.calling = false;
-        match self.next.take() {
-            Some(set) => {
-                self.remember(set, Fate::Void);
-                true
-            }
-            None => false,
+    /// The set that was being made never comes into force; what was in doubt before it is again.
+    pub fn void_next(&mut self) {
+        if let Some(set) = self.next.take() {
+            self.remember(set, Fate::Void);
         }
+        self.next = self.doubted.take();
+        self.calling = self.next.is_some();
     }
 
     /// The set that was being made is in force from here on.
     pub fn promote_next(&mut self) {
         self.calling = false;
-        if let Some(next) = self.next.take()
-            && let Some(before) = self.current.replace(next)
-        {
+        let Some(next) = self.next.take() else { return };
+        let before = [self.doubted.take(), self.current.replace(next)];
+        for before in before.into_iter().flatten() {
             self.remember(before, if before.key_id == next.key_id { Fate::Superseded } else { Fate::Rotated });
         }
+    }
+
+    /// The sets whose cards may be what is wanted now: the one in force, and those in doubt.
+    pub fn in_force(&self) -> impl Iterator<Item = CardSet> {
+        let next = self.next.filter(|_| self.calling);
+        [next, self.doubted, self.current].into_iter().flatten()
     }
 
     /// No set is in force any more.
@@ -182,10 +193,9 @@ impl CardSets {
     /// How a set stands here; `None`: it is not known.
     #[must_use]
     pub fn standing(&self, set_id: &[u8; 16]) -> Option<Standing> {
-        let is = |set: Option<CardSet>| set.is_some_and(|set| set.id == *set_id);
-        if is(self.current) {
+        if self.in_force().any(|set| set.id == *set_id) {
             Some(Standing::Current)
-        } else if is(self.next) {
+        } else if self.next.is_some_and(|set| set.id == *set_id) {
             Some(Standing::Next)
         } else {
             self.former.iter().find(|former| former.id == *set_id).map(|former| Standing::Former(former.fate))
@@ -216,5 +226,104 @@ impl CardSets {
         let CardSet { id, key_id, generation, quorum, .. } = set;
         // One place was just made free.
         let _ = self.former.push(FormerSet { id, key_id, generation, quorum, fate });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use crate::person::PersonId;
+
+    fn set(generation: u32, key: u8) -> CardSet {
+        let holders: [PersonId; 16] = core::array::from_fn(|number| PersonId(200 + u8::try_from(number).unwrap_or(0)));
+        CardSet {
+            id: [u8::try_from(generation & 0xFF).unwrap_or(0); 16],
+            key_id: [key; 16],
+            generation,
+            quorum: CardQuorum::new(16, 16).expect("a quorum"),
+            holders: Roster::new(&holders).expect("sixteen persons"),
+            created_s: u64::MAX,
+            split_knowledge: true,
+            with_code: true,
+            pin_chars: u8::MAX,
+        }
+    }
+
+    fn fates(sets: &CardSets) -> std::vec::Vec<(u32, Fate)> {
+        sets.former.iter().map(|former| (former.generation, former.fate)).collect()
+    }
+
+    #[test]
+    fn the_largest_sets_fit_and_come_back_and_no_part_of_them_does() {
+        let mut sets = CardSets::none();
+        for generation in 0..10 {
+            sets.begin_next(set(u32::MAX - 10 + generation, 0xFF));
+            sets.promote_next();
+        }
+        sets.begin_next(set(u32::MAX - 1, 0xFF));
+        sets.calling = true;
+        sets.begin_next(set(u32::MAX, 0xFF));
+        assert!(sets.current.is_some() && sets.next.is_some() && sets.doubted.is_some() && sets.former.is_full());
+        let mut bytes = [0; CARD_SETS_BYTES_MAX];
+        let encoded = sets.encode(&mut bytes).expect("the bound holds");
+        assert_eq!(encoded.len(), LARGEST, "as the bound's doc says");
+        assert_eq!(CardSets::decode(encoded).as_ref(), Ok(&sets));
+        for cut in 0..encoded.len() {
+            assert!(CardSets::decode(encoded.get(..cut).expect("a part")).is_err());
+        }
+    }
+
+    /// Bytes of the largest sets.
+    const LARGEST: usize = 458;
+
+    #[test]
+    fn a_set_that_is_never_committed_is_void_and_the_one_before_stays() {
+        let mut sets = CardSets::none();
+        sets.begin_next(set(1, 1));
+        assert_eq!(sets.standing(&[1; 16]), Some(Standing::Next));
+        sets.promote_next();
+        sets.begin_next(set(2, 2));
+        sets.void_next();
+        assert_eq!((sets.current, sets.next, sets.calling), (Some(set(1, 1)), None, false));
+        assert_eq!(fates(&sets), [(2, Fate::Void)]);
+        assert_eq!(sets.last_generation, 2, "no generation is given twice");
+        assert_eq!(sets.standing(&[2; 16]), Some(Standing::Former(Fate::Void)));
+        assert_eq!(sets.standing(&[9; 16]), None);
+    }
+
+    #[test]
+    fn a_set_of_the_same_secret_is_superseded_and_of_another_rotated() {
+        let mut sets = CardSets::none();
+        for (generation, key) in [(1, 1), (2, 1), (3, 2)] {
+            sets.begin_next(set(generation, key));
+            sets.promote_next();
+        }
+        assert_eq!(fates(&sets), [(1, Fate::Superseded), (2, Fate::Rotated)]);
+        sets.retire();
+        assert_eq!((sets.current, fates(&sets).last()), (None, Some(&(3, Fate::Rotated))));
+    }
+
+    #[test]
+    fn a_set_in_doubt_outlives_another_that_comes_to_nothing_and_ends_with_one_that_counts() {
+        let mut sets = CardSets::none();
+        sets.begin_next(set(1, 1));
+        sets.promote_next();
+        sets.begin_next(set(2, 2));
+        sets.calling = true;
+        let doubtful = sets.clone();
+        assert_eq!(sets.standing(&[2; 16]), Some(Standing::Current), "it may be the one");
+        sets.begin_next(set(3, 3));
+        assert_eq!(sets.in_force().map(|set| set.generation).collect::<std::vec::Vec<_>>(), [2, 1]);
+        assert_eq!(sets.standing(&[3; 16]), Some(Standing::Next));
+        sets.void_next();
+        assert_eq!((sets.current, sets.next, sets.calling), (doubtful.current, doubtful.next, true));
+        sets.begin_next(set(4, 4));
+        sets.calling = true;
+        assert_eq!(sets.in_force().map(|set| set.generation).collect::<std::vec::Vec<_>>(), [4, 2, 1]);
+        sets.promote_next();
+        assert_eq!(sets.in_force().map(|set| set.generation).collect::<std::vec::Vec<_>>(), [4]);
+        assert_eq!(fates(&sets), [(3, Fate::Void), (2, Fate::Rotated), (1, Fate::Rotated)]);
     }
 }

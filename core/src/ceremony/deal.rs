@@ -38,16 +38,23 @@ impl Rules {
             }
             Purpose::Deal => self.rehearse(turn),
             Purpose::CopySource => self.visit(turn, Purpose::CopyTarget, 0),
-            Purpose::CopyTarget => self.ask(turn, Question::AnotherCopy),
+            Purpose::CopyTarget if self.copies_left() => self.ask(turn, Question::AnotherCopy),
+            Purpose::CopyTarget => self.finish(turn),
             Purpose::ChangePin | Purpose::Erase => self.finish(turn),
         }
+    }
+
+    /// Whether one more card may hold the share that is copied.
+    fn copies_left(&self) -> bool {
+        self.copied.is_some_and(|(_, _, room)| self.dealt.len() < usize::from(room))
     }
 
     fn next_to_read(&mut self, turn: &mut CeremonyTurn<'_>) -> Outcome<State> {
         let read = u8::try_from(self.gathered.len()).unwrap_or(u8::MAX);
         let (m, n) = self.first.map_or((1, 1), |first| (first.m, first.n));
-        if self.task() == Some(Task::VerifySet) && m <= read && read < n {
-            return self.ask(turn, Question::AnotherCard);
+        if self.task() == Some(Task::VerifySet) {
+            // Any number of them: each was checked alone.
+            return if read < n { self.ask(turn, Question::AnotherCard) } else { self.gathered_enough(turn) };
         }
         if read < m { self.visit(turn, Purpose::Gather, 0) } else { self.gathered_enough(turn) }
     }
@@ -109,7 +116,7 @@ impl Rules {
     /// The record of the source, byte for byte (P14).
     pub(super) fn write_copy(&mut self, turn: &mut CeremonyTurn<'_>) -> Outcome<State> {
         match (self.copied, self.gathered.first().and_then(|source| source.y)) {
-            (Some((record, _)), Some(y)) => self.write(turn, record, y),
+            (Some((record, ..)), Some(y)) => self.write(turn, record, y),
             (_, _) => self.bug(turn),
         }
     }
@@ -145,7 +152,7 @@ impl Rules {
         let header = record.header;
         let (holder, kept) = match self.copied {
             // A copy is of its source's holder, and is needed no more.
-            Some((_, holder)) => {
+            Some((_, holder, _)) => {
                 turn.push(Deed::Wipe(y_back));
                 (holder, None)
             }

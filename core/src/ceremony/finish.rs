@@ -3,14 +3,14 @@
 
 use statig::Outcome;
 
-use super::{CeremonyTurn, Deed, Judged, Noted, Part, Rules, SoPinEnd, State, Task};
+use super::{CeremonyTurn, Deed, Judged, Part, Purpose, Rules, SlotSet, SoPinEnd, State, Task};
 use crate::audit::AuditEvent;
 use crate::card::session::SessionOrder;
 use crate::card::sets::CardSet;
 use crate::command::{Answer, Command};
 use crate::effect::SlotId;
 use crate::fault::{Fault, Function, Refusal};
-use crate::limits::CALL_DEADLINE_MS;
+use crate::limits::{CALL_DEADLINE_MS, CARD_CALL_DEADLINE_MS, PAD_DEADLINE_MS};
 use crate::person::Roster;
 use crate::safe::SecretId;
 use crate::share::card_set::CardQuorum;
@@ -40,7 +40,7 @@ impl Rules {
             ) => self.bug(turn),
             None => {
                 let of_cards = |set: &CardSet| self.first.is_some_and(|first| first.set_id == set.id);
-                let set = [self.facts.gather, self.facts.other].into_iter().flatten().find(of_cards);
+                let set = self.facts.candidates().find(of_cards);
                 self.derive_pin(turn, set, Judged::PresentPin)
             }
         }
@@ -109,6 +109,7 @@ impl Rules {
         let (present, new) = (self.present.take(), self.new.take());
         // The set in the making is the slot's now: a change of its PIN brings it into force.
         self.begun_set = false;
+        self.let_go(turn);
         self.wipe_all(turn);
         turn.push(Deed::Deliver { present, new });
         self.note_change();
@@ -141,20 +142,32 @@ impl Rules {
             Err(fault) => AuditEvent::BackupKeyNotPut(slot, fault),
         };
         turn.push(Deed::Journal(None, event));
-        let only = matches!(self.task(), Some(Task::RestoreKey { slot: Some(_), .. }));
+        let nowhere = self.slots_left == SlotSet::NONE && self.slots_done == SlotSet::NONE;
         match result {
-            // Nothing else was wanted.
-            Err(fault) if only => self.fail(turn, fault),
+            // Nothing else was wanted, and no slot has them.
+            Err(fault) if nowhere && matches!(self.task(), Some(Task::RestoreKey { .. })) => self.fail(turn, fault),
             Ok(()) | Err(_) => self.put_keys(turn),
         }
     }
 
+    /// Whether it ends with another SO PIN, rather than with keys.
+    pub(super) const fn is_for_so_pin(&self) -> bool {
+        matches!(self.command, Command::AdministratorCards { .. })
+    }
+
     pub(super) fn hsm_silent(&mut self, turn: &mut CeremonyTurn<'_>, slot: SlotId) -> Outcome<State> {
-        let fault = Fault::Unanswered(Function::Other);
-        match self.command {
-            Command::AdministratorCards { .. } => self.so_pin_set(turn, Err(SoPinEnd::OldOrNew(fault))),
-            _ => self.keys_put(turn, slot, Err(fault)),
+        if self.is_for_so_pin() {
+            return self.so_pin_set(turn, Err(SoPinEnd::OldOrNew(Fault::Unanswered(Function::SetPin))));
         }
+        self.keys_put(turn, slot, Err(Fault::Unanswered(Function::Other)))
+    }
+
+    /// The service stops while a token is at work: what it does with it stays unknown.
+    pub(super) fn hsm_left(&mut self, turn: &mut CeremonyTurn<'_>) -> Outcome<State> {
+        if self.is_for_so_pin() {
+            return self.so_pin_set(turn, Err(SoPinEnd::OldOrNew(Fault::Unanswered(Function::SetPin))));
+        }
+        self.refuse(turn, Refusal::CeremonyCancelled)
     }
 
     pub(super) fn so_pin_set(&mut self, turn: &mut CeremonyTurn<'_>, result: Result<(), SoPinEnd>) -> Outcome<State> {
@@ -195,11 +208,13 @@ impl Rules {
     }
 
     pub(super) fn erased(&mut self, turn: &mut CeremonyTurn<'_>) -> Outcome<State> {
-        if let Some(card) = self.visit.card {
-            turn.push(Deed::Note(self.note(&card, Noted::Erased)));
-            turn.push(Deed::Journal(self.visit.facts.holder, AuditEvent::CardErased));
-        }
+        turn.push(Deed::Journal(self.visit.facts.holder, AuditEvent::CardErased));
         self.finish_visit(turn)
+    }
+
+    /// Whether everything that was ordered is done once this card is.
+    pub(super) const fn is_done(&self) -> bool {
+        matches!(self.visit.purpose, Purpose::ChangePin | Purpose::Erase | Purpose::CopyTarget)
     }
 
     /// Everything was done.
@@ -209,7 +224,9 @@ impl Rules {
 
     /// Nothing is in force that was not before; the person can do something about it.
     pub(super) fn refuse(&mut self, turn: &mut CeremonyTurn<'_>, refusal: Refusal) -> Outcome<State> {
-        // What went wrong last says more than that somebody gave up.
+        // Whatever ended it: where nobody knows which PIN the card has, that is the answer (P7).
+        let doubtful = self.visit.purpose == Purpose::ChangePin && self.visit.expected.is_some();
+        let refusal = if doubtful { Refusal::CardPinOldOrNew } else { refusal };
         self.last = Some(refusal);
         self.end(turn, Answer::Refused(refusal))
     }
@@ -222,13 +239,13 @@ impl Rules {
     /// Ends while a reader has the word: what it is doing is waited for.
     pub(super) fn leave(&mut self, turn: &mut CeremonyTurn<'_>, refusal: Refusal) -> Outcome<State> {
         turn.push(Deed::Session(self.visit.reader, SessionOrder::Cancel));
-        Outcome::Transition(State::Leaving { refusal, change: self.visit.change })
+        // The reader reports sooner: its own deadlines are shorter.
+        self.due_ms = turn.now.after_ms(PAD_DEADLINE_MS.saturating_add(CARD_CALL_DEADLINE_MS));
+        Outcome::Transition(State::Leaving { refusal })
     }
 
     fn end(&mut self, turn: &mut CeremonyTurn<'_>, answer: Answer) -> Outcome<State> {
-        if self.visit.card.take().is_some() {
-            turn.push(Deed::Session(self.visit.reader, SessionOrder::Cancel));
-        }
+        self.let_go(turn);
         if self.begun_set {
             self.begun_set = false;
             turn.push(Deed::VoidSet);
@@ -240,6 +257,16 @@ impl Rules {
         turn.push(Deed::End(answer));
         self.note_change();
         Outcome::Transition(State::Ended)
+    }
+
+    /// No card stays held, and no reader waits for anybody any more.
+    fn let_go(&mut self, turn: &mut CeremonyTurn<'_>) {
+        self.visit.card = None;
+        turn.push(Deed::Session(self.visit.reader, SessionOrder::Cancel));
+        let source = self.facts.reader;
+        if source != self.visit.reader {
+            turn.push(Deed::Session(source, SessionOrder::Cancel));
+        }
     }
 
     /// Wipes what the ceremony made and read; what was ordered with it is the order's.

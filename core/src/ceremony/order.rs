@@ -234,8 +234,8 @@ pub struct Facts {
     pub owner: Option<Owner>,
     /// The set whose cards are read.
     pub gather: Option<CardSet>,
-    /// Another one, while nobody knows which of the two counts: the first card decides.
-    pub other: Option<CardSet>,
+    /// Others, while nobody knows which of them counts: the first card decides.
+    pub others: [Option<CardSet>; 2],
     /// The set that is made, with id and key id still empty.
     pub make: Option<CardSet>,
     /// Whether the secret is made too; else it is that of the cards that are read.
@@ -250,6 +250,13 @@ pub struct Facts {
     pub slots: SlotSet,
     /// Whether another person than the starter has to confirm a last try.
     pub two_persons: bool,
+}
+
+impl Facts {
+    /// The sets whose cards may be read.
+    pub fn candidates(&self) -> impl Iterator<Item = CardSet> {
+        core::iter::once(self.gather).chain(self.others).flatten()
+    }
 }
 
 /// A list of shares: x and where y is.
@@ -278,5 +285,153 @@ pub const fn header_of(set: &CardSet, credential: Credential, subject: [u8; 16],
         generation: set.generation,
         created_s: set.created_s,
         key_id: set.key_id,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    extern crate std;
+
+    use super::*;
+    use crate::record::Mode;
+
+    /// The longest set.
+    fn set() -> CardSet {
+        let holders: [PersonId; 16] = core::array::from_fn(|number| PersonId(200 + u8::try_from(number).unwrap_or(0)));
+        CardSet {
+            id: [0xFF; 16],
+            key_id: [0xFF; 16],
+            generation: u32::MAX,
+            quorum: CardQuorum::new(16, 16).expect("a quorum"),
+            holders: Roster::new(&holders).expect("sixteen persons"),
+            created_s: u64::MAX,
+            split_knowledge: true,
+            with_code: true,
+            pin_chars: u8::MAX,
+        }
+    }
+
+    /// The longest facts.
+    pub(in crate::ceremony) fn facts() -> Facts {
+        Facts {
+            starter: PersonId(0xFE),
+            credential: Credential::HsmAdministrator,
+            subject: [0xFF; 16],
+            owner: Some(Owner(u16::MAX)),
+            gather: Some(set()),
+            others: [Some(set()); 2],
+            make: Some(set()),
+            fresh_secret: true,
+            reader: ReaderId(u8::MAX),
+            target: ReaderId(u8::MAX),
+            overwrite: true,
+            slots: SlotSet(u64::MAX),
+            two_persons: true,
+        }
+    }
+
+    fn places() -> Places {
+        Places { reader: Some(ReaderId(u8::MAX)), target: Some(ReaderId(u8::MAX)), overwrite: true }
+    }
+
+    /// Every order that begins a ceremony, as long as it can be.
+    pub(in crate::ceremony) fn orders() -> std::vec::Vec<Command> {
+        let (quorum, holders, slot, at) = (set().quorum, set().holders, SlotId(u8::MAX), places());
+        let leave_out = SlotSet(u64::MAX);
+        let (credential, to) = (Credential::HsmAdministrator, PersonId(0xFE));
+        let accept = (0..64).map(crate::effect::ApplicationId).fold(ApplicationSet::NONE, ApplicationSet::with);
+        let (code, new_code, so_pin) = (Some(SecretId::NONE), Some(SecretId::NONE), Some(SecretId::NONE));
+        let tasks = [
+            Task::CreateSet { quorum, holders, leave_out },
+            Task::ChangePin { credential },
+            Task::Reassign { credential, to },
+            Task::Copy { credential },
+            Task::VerifySet,
+            Task::RestoreKey { slot: Some(slot), key_id: Some([0xFF; 16]) },
+            Task::ReplaceSet { quorum, holders },
+            Task::Rotate { quorum, holders, leave_out },
+            Task::Erase { credential },
+        ];
+        let unblock = SoUse::Unblock { to: Mode::Manual, new_code, accept };
+        let mut orders: std::vec::Vec<Command> =
+            tasks.into_iter().map(|task| Command::Cards { order: CardOrder { task, at } }).collect();
+        let with_code = true;
+        orders.extend([
+            Command::SlotCards { slot, quorum, holders, with_code, code, new_code, confirmed: true, accept, at },
+            Command::AdministratorCards { slot, quorum, holders, so_pin, confirmed: true, at },
+            Command::BySoCards { slot, then: unblock, confirmed: true, at },
+            Command::Activate { slot, code, confirmed: true },
+            Command::Mode { slot, to: Mode::Manual, parts: Some(holders), code, new_code, confirmed: true, accept },
+        ]);
+        orders
+    }
+
+    #[test]
+    fn the_longest_order_fits_what_a_name_commits_to() {
+        for order in orders() {
+            let mut bytes = [0; CeremonyId::ORDER_BYTES_MAX];
+            let encoded = postcard::to_slice(&(order.without_secrets(), facts()), &mut bytes);
+            assert!(encoded.is_ok(), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn p27_the_name_of_a_ceremony_commits_to_every_parameter() {
+        let mut names = std::vec::Vec::new();
+        let mut name = |command: &Command, facts: &Facts, sequence| {
+            let id = CeremonyId::of(command, facts, sequence).0;
+            assert!(!names.contains(&id), "{command:?} {facts:?}");
+            names.push(id);
+        };
+        let orders = orders();
+        orders.iter().for_each(|order| name(order, &facts(), 1));
+        let order = orders[0];
+        name(&order, &facts(), 2);
+        let fewer = CardSet { quorum: CardQuorum::new(15, 16).expect("a quorum"), ..set() };
+        let other_holders = CardSet { holders: Roster::NOBODY, ..set() };
+        for facts in [
+            Facts { starter: PersonId(1), ..facts() },
+            Facts { credential: Credential::SlotUser, ..facts() },
+            Facts { subject: [0; 16], ..facts() },
+            Facts { owner: None, ..facts() },
+            Facts { gather: None, ..facts() },
+            Facts { others: [None; 2], ..facts() },
+            Facts { make: Some(fewer), ..facts() },
+            Facts { make: Some(other_holders), ..facts() },
+            Facts { fresh_secret: false, ..facts() },
+            Facts { reader: ReaderId(1), ..facts() },
+            Facts { target: ReaderId(1), ..facts() },
+            Facts { overwrite: false, ..facts() },
+            Facts { slots: SlotSet::NONE, ..facts() },
+            Facts { two_persons: false, ..facts() },
+        ] {
+            name(&order, &facts, 1);
+        }
+        let at = Places { overwrite: false, ..places() };
+        for task in [
+            Task::CreateSet { quorum: fewer.quorum, holders: set().holders, leave_out: SlotSet(u64::MAX) },
+            Task::CreateSet { quorum: set().quorum, holders: Roster::NOBODY, leave_out: SlotSet(u64::MAX) },
+            Task::CreateSet { quorum: set().quorum, holders: set().holders, leave_out: SlotSet::NONE },
+            Task::RestoreKey { slot: None, key_id: None },
+        ] {
+            name(&Command::Cards { order: CardOrder { task, at: places() } }, &facts(), 1);
+            name(&Command::Cards { order: CardOrder { task, at } }, &facts(), 1);
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_ceremony_says_nothing_about_its_secrets() {
+        let so_pin = |place| Command::AdministratorCards {
+            slot: SlotId(1),
+            quorum: set().quorum,
+            holders: set().holders,
+            so_pin: Some(place),
+            confirmed: false,
+            at: places(),
+        };
+        let mut safe = crate::safe::Safe::<2>::new();
+        let two: std::vec::Vec<SecretId> = (0..2).map(|_| safe.fill(|_| 1).unwrap_or(SecretId::NONE)).collect();
+        assert_ne!(two[0], two[1]);
+        assert_eq!(CeremonyId::of(&so_pin(two[0]), &facts(), 1), CeremonyId::of(&so_pin(two[1]), &facts(), 1));
     }
 }

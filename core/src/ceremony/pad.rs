@@ -15,7 +15,7 @@ impl Rules {
         let change = match self.visit.purpose {
             Purpose::ChangePin => !self.visit.resolving,
             // P8: nothing is written behind a PIN that came with the card.
-            Purpose::Deal | Purpose::CopyTarget => !self.visit.facts.pin_changed && !self.visit.resolving,
+            Purpose::Deal | Purpose::CopyTarget => !self.visit.facts.pin_changed,
             Purpose::Gather | Purpose::CopySource | Purpose::Erase => false,
         };
         self.pad(turn, change)
@@ -37,11 +37,9 @@ impl Rules {
     pub(super) fn pin_accepted(&mut self, turn: &mut CeremonyTurn<'_>) -> Outcome<State> {
         self.human_steps = self.human_steps.saturating_add(1);
         self.last = None;
-        if self.visit.resolving {
-            // The new PIN was typed and accepted: it was changed after all.
-            self.visit.resolving = false;
-            self.note_pin_changed(turn);
-        }
+        // The new PIN was typed, and is the card's. Which PIN was typed only the person knows, so the
+        // card goes on counting as one whose PIN was never changed (P8).
+        self.visit.resolving = false;
         self.unlocked(turn)
     }
 
@@ -116,7 +114,9 @@ impl Rules {
             turn.push(Deed::Note(self.note(&card, Noted::PinUnknown)));
             self.visit.expected = Some(card.serial);
         }
-        self.visit.resolving = true;
+        self.visit.changed = false;
+        // One verification tells the person. Where more hangs on it, it is changed once more.
+        self.visit.resolving = matches!(self.task(), Some(Task::ChangePin { .. }));
         self.reject(turn, Refusal::CardPinOldOrNew)
     }
 
@@ -151,10 +151,14 @@ impl Rules {
                 self.refuse(turn, refusal)
             }
             (Question::AnotherCard, true) => self.visit(turn, Purpose::Gather, 0),
-            (Question::AnotherCard, false) => self.gathered_enough(turn),
+            (Question::AnotherCard | Question::AnotherCopy, false) => self.no_more(turn, question),
             (Question::AnotherCopy, true) => self.visit(turn, Purpose::CopyTarget, 0),
-            (Question::AnotherCopy, false) => self.finish(turn),
         }
+    }
+
+    /// No other card, no other copy.
+    pub(super) fn no_more(&mut self, turn: &mut CeremonyTurn<'_>, question: Question) -> Outcome<State> {
+        if question == Question::AnotherCard { self.gathered_enough(turn) } else { self.finish(turn) }
     }
 
     /// It was ended while a reader had the word; now that is done.
@@ -162,17 +166,46 @@ impl Rules {
         &mut self,
         turn: &mut CeremonyTurn<'_>,
         refusal: Refusal,
-        change: bool,
         report: SessionReport,
     ) -> Outcome<State> {
-        if change && report == SessionReport::PinChanged {
-            self.note_pin_changed(turn);
+        let changes = self.visit.purpose == Purpose::ChangePin;
+        match report {
+            SessionReport::PinChanged => {
+                self.note_pin_changed(turn);
+                // It was too late to end it: what was wanted is done.
+                if changes { self.finish(turn) } else { self.refuse(turn, refusal) }
+            }
+            SessionReport::PinOldOrNew => {
+                if let Some(card) = self.visit.card {
+                    turn.push(Deed::Note(self.note(&card, Noted::PinUnknown)));
+                }
+                self.refuse(turn, Refusal::CardPinOldOrNew)
+            }
+            SessionReport::PinWrong { .. } => {
+                turn.push(Deed::Journal(self.visit.facts.holder, AuditEvent::CardPinWrong));
+                self.refuse(turn, refusal)
+            }
+            SessionReport::Erased => {
+                turn.push(Deed::Journal(self.visit.facts.holder, AuditEvent::CardErased));
+                self.finish(turn)
+            }
+            SessionReport::Written => {
+                // A copy that nobody will ask for is a card of that share all the same.
+                if let (Some(card), Some((record, holder, _))) = (self.visit.card, self.copied) {
+                    let header = record.header;
+                    turn.push(Deed::Note(self.note(&card, Noted::Written { header, holder })));
+                    turn.push(Deed::Journal(holder, AuditEvent::CardWritten { x: header.x }));
+                }
+                self.refuse(turn, refusal)
+            }
+            SessionReport::Identified(_)
+            | SessionReport::PinAccepted
+            | SessionReport::PinBlocked
+            | SessionReport::PadEnded(_)
+            | SessionReport::RecordRead(_)
+            | SessionReport::Removed
+            | SessionReport::Cancelled
+            | SessionReport::Failed(_) => self.refuse(turn, refusal),
         }
-        if report == SessionReport::PinOldOrNew
-            && let Some(card) = self.visit.card
-        {
-            turn.push(Deed::Note(self.note(&card, Noted::PinUnknown)));
-        }
-        self.refuse(turn, refusal)
     }
 }

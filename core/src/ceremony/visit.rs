@@ -30,6 +30,7 @@ impl Rules {
     /// Waits for the card of this visit, again.
     pub(super) fn insert(&mut self, turn: &mut CeremonyTurn<'_>) -> Outcome<State> {
         self.visit.card = None;
+        self.visit.last_try_agreed = false;
         let credential = self.facts.credential;
         turn.push(Deed::Session(self.visit.reader, SessionOrder::Identify { credential }));
         Outcome::Transition(State::Inserting)
@@ -62,8 +63,21 @@ impl Rules {
     ) -> Outcome<State> {
         self.human_steps = self.human_steps.saturating_add(1);
         (self.visit.card, self.visit.facts) = (Some(card), facts);
+        if self.visit.expected.is_some_and(|expected| expected != card.serial) {
+            return self.reject(turn, Refusal::CardNotExpected);
+        }
+        if self.visit.about != Some(card.serial) {
+            // What was agreed to, seen and done is about the card before it.
+            let Visit { purpose, reader, x, repeats, .. } = self.visit;
+            self.visit =
+                Visit { card: Some(card), facts, about: Some(card.serial), repeats, ..Visit::at(purpose, reader, x) };
+        }
         // A PIN that was changed in this visit is known to be, whatever else went wrong since.
         self.visit.facts.pin_changed |= self.visit.changed;
+        self.visit.occupied = match card.profile {
+            ProfileId::Iso7816Files => card.place.is_some(),
+            ProfileId::OpenPgp => facts.standing.is_some(),
+        };
         if let Err(refusal) = self.check_card(&card) {
             return self.reject(turn, refusal);
         }
@@ -76,9 +90,6 @@ impl Rules {
     /// Whether this card may be used for what the visit is for, as far as it says without a PIN.
     fn check_card(&self, card: &HeldCard) -> Result<(), Refusal> {
         let Visit { purpose, facts, expected, .. } = self.visit;
-        if expected.is_some_and(|expected| expected != card.serial) {
-            return Err(Refusal::CardNotExpected);
-        }
         if card.tries_left == Some(0) {
             return Err(Refusal::CardBlocked);
         }
@@ -95,6 +106,7 @@ impl Rules {
             Purpose::Gather if read => Err(Refusal::CardRepeated),
             Purpose::Gather | Purpose::CopySource => match (card.header, facts.standing) {
                 (Some(header), Some(standing)) => self.check_header(&header, standing),
+                (None, _) if card.profile == ProfileId::Iso7816Files && card.place.is_none() => Err(Refusal::CardBlank),
                 (Some(_) | None, _) => Ok(()),
             },
             Purpose::CopyTarget if read => Err(Refusal::CardIsSource),
@@ -123,11 +135,11 @@ impl Rules {
                 let usable = matches!(standing, Standing::Current | Standing::Former(Fate::Superseded));
                 usable && header.key_id == set.key_id
             }
-            (Some(Task::RestoreKey { key_id, .. }), None) => key_id.is_none_or(|key_id| key_id == header.key_id),
-            (Some(_) | None, Some(set)) => {
-                header.set_id == set.id || self.facts.other.is_some_and(|other| other.id == header.set_id)
+            (Some(Task::RestoreKey { key_id, .. }), None) => {
+                let never_was = matches!(standing, Standing::Former(Fate::Void) | Standing::Next);
+                !never_was && key_id.is_none_or(|key_id| key_id == header.key_id)
             }
-            (Some(_) | None, None) => false,
+            (Some(_) | None, _) => self.facts.candidates().any(|set| set.id == header.set_id),
         };
         if !fits {
             return Err(named);
@@ -144,9 +156,8 @@ impl Rules {
     /// Whether somebody has to agree that what is on the card is lost.
     fn must_ask_to_overwrite(&self) -> bool {
         let writes = matches!(self.visit.purpose, Purpose::Deal | Purpose::CopyTarget);
-        let nothing_lost =
-            matches!(self.visit.facts.standing, None | Some(Standing::Next | Standing::Former(Fate::Void)));
-        writes && !nothing_lost && !self.visit.agreed && !self.facts.overwrite
+        let never_was = matches!(self.visit.facts.standing, Some(Standing::Next | Standing::Former(Fate::Void)));
+        writes && self.visit.occupied && !never_was && !self.visit.agreed && !self.facts.overwrite
     }
 
     /// The PIN was accepted: read, or write.
@@ -155,15 +166,15 @@ impl Rules {
         match self.visit.purpose {
             Purpose::Gather | Purpose::CopySource => self.read(turn),
             // Such a card says what is on it only now.
-            Purpose::Deal | Purpose::CopyTarget
-                if card.profile == ProfileId::OpenPgp && !self.visit.looked && !self.facts.overwrite =>
-            {
+            Purpose::Deal | Purpose::CopyTarget if card.profile == ProfileId::OpenPgp && !self.visit.looked => {
                 self.visit.looked = true;
                 self.read(turn)
             }
             Purpose::Deal => self.prepare_share(turn),
             Purpose::CopyTarget => self.write_copy(turn),
             Purpose::Erase => {
+                // Before it is done: a card that cannot be counted on is not counted.
+                turn.push(Deed::Note(self.note(&card, Noted::Erased)));
                 turn.push(Deed::Session(self.visit.reader, SessionOrder::Erase));
                 Outcome::Transition(State::Erasing)
             }
@@ -212,6 +223,7 @@ impl Rules {
             Purpose::Deal | Purpose::CopyTarget => {
                 self.forget(turn, |visit| visit.y_back.take());
                 self.visit.facts.standing = standing.filter(|_| read.is_ok());
+                self.visit.occupied = read != Err(RecordProblem::Missing);
                 if let Err(refusal) = self.check_found(read) {
                     return self.reject(turn, refusal);
                 }
@@ -242,9 +254,12 @@ impl Rules {
             return self.bug(turn);
         }
         if self.visit.purpose == Purpose::CopySource {
-            self.copied = Some((record, self.visit.facts.holder));
+            let room = COPIES_MAX.saturating_sub(usize::from(self.visit.facts.cards_of_share.max(1)));
+            self.copied = Some((record, self.visit.facts.holder, u8::try_from(room).unwrap_or(0)));
         }
-        if !matches!(standing, Standing::Foreign | Standing::Unknown) {
+        // Where no set is known, this one may become it.
+        let adopted = self.facts.gather.is_none() && matches!(self.task(), Some(Task::RestoreKey { .. }));
+        if adopted || !matches!(standing, Standing::Foreign | Standing::Unknown) {
             turn.push(Deed::Note(self.note(&card, Noted::Verified(header))));
         }
         turn.push(Deed::Journal(self.visit.facts.holder, AuditEvent::CardRead { x: header.x }));
@@ -280,8 +295,8 @@ impl Rules {
         match after {
             After::Next => self.next(turn),
             After::Again => {
-                let Visit { purpose, reader, x, expected, changed, resolving, .. } = self.visit;
-                self.visit = Visit { expected, changed, resolving, ..Visit::at(purpose, reader, x) };
+                let Visit { purpose, reader, x, about, expected, changed, resolving, .. } = self.visit;
+                self.visit = Visit { about, expected, changed, resolving, ..Visit::at(purpose, reader, x) };
                 self.insert(turn)
             }
         }
@@ -314,8 +329,13 @@ impl Rules {
     }
 
     /// The card went in the middle of a step: it is waited for again.
-    fn repeat(&mut self, turn: &mut CeremonyTurn<'_>, refusal: Refusal) -> Outcome<State> {
+    pub(super) fn repeat(&mut self, turn: &mut CeremonyTurn<'_>, refusal: Refusal) -> Outcome<State> {
+        self.visit.repeats = self.visit.repeats.saturating_add(1);
+        if self.visit.repeats > REPEATS_MAX {
+            return self.reject(turn, refusal);
+        }
         self.last = Some(refusal);
+        self.note_change();
         turn.push(Deed::Journal(None, AuditEvent::CardRefused(refusal)));
         self.forget(turn, |visit| visit.y.take());
         self.forget(turn, |visit| visit.y_back.take());
@@ -343,6 +363,10 @@ impl Rules {
         Outcome::Handled
     }
 }
+
+/// Steps that are begun again without anybody taking the card out. A reader that loses a card
+/// time and again would otherwise keep the ceremony busy for ever.
+const REPEATS_MAX: u8 = 3;
 
 /// A record that is none, as people are told it.
 const fn named(problem: RecordProblem) -> Refusal {

@@ -21,6 +21,7 @@ use crate::effect::{Outcome, SlotId, Ticket};
 use crate::fault::{Fault, Refusal};
 use crate::limits::READERS_MAX;
 use crate::outbox::{Act, Outbox};
+use crate::person::{PersonId, Role};
 use crate::record::Record;
 use crate::share::record::ShareHeader;
 use crate::status::{BackupStatus, CeremonyStatus};
@@ -253,6 +254,11 @@ impl<const SLOTS: usize> Cards<SLOTS> {
         self.keeping.iter().any(|(_, asked)| *asked == slot)
     }
 
+    /// Whether lines of a ceremony still wait for their transaction.
+    pub(super) fn writes_lines(&self) -> bool {
+        !self.lines.is_empty()
+    }
+
     /// How many secrets the ceremony owns.
     pub(super) fn secrets(&self) -> usize {
         self.ceremony().map_or(0, Ceremony::secrets)
@@ -303,18 +309,19 @@ impl<const SLOTS: usize> Cards<SLOTS> {
         let of_registry = share.map(|share| known(&share.set_id).unwrap_or(Standing::Unknown));
         let says_itself = card.profile == ProfileId::Iso7816Files;
         let standing = of_header.or(of_registry.filter(|_| !says_itself));
+        let share = share.filter(|_| !says_itself);
         let set_id = card.header.map(|header| header.set_id).or(share.map(|share| share.set_id));
         let x = card.header.map(|header| header.x).or(share.map(|share| share.x)).unwrap_or(0);
-        let set = set_id.and_then(|id| self.set_in_force(&id));
-        let in_use = set.map_or(0, |set| self.registry.shares_in_use(&set.id));
+        let set = set_id.and_then(|id| self.set_in_force(subject_of(facts), &id));
+        let left = set.map_or(0, |set| self.registry.shares_without(&set.id, &card.serial));
         let copies = set.map_or(0, |set| self.registry.cards_of(&set.id, x));
         CardFacts {
             holder: entry.and_then(|entry| entry.holder),
             pin_changed: entry.is_some_and(|entry| entry.pin_changed_s.is_some()),
             lost: entry.is_some_and(|entry| entry.lost),
             standing,
-            in_force: set.is_some() && !matches!(standing, Some(Standing::Next)),
-            only_quorum: set.is_some_and(|set| copies <= 1 && in_use <= set.quorum.m()),
+            in_force: set.is_some(),
+            only_quorum: set.is_some_and(|set| left < set.quorum.m()),
             cards_of_share: u8::try_from(copies).unwrap_or(u8::MAX),
             no_room: entry.is_none() && self.registry.is_full(),
         }
@@ -331,10 +338,15 @@ impl<const SLOTS: usize> Cards<SLOTS> {
         }
     }
 
-    /// The set in force with this id, of whatever subject.
-    pub(super) fn set_in_force(&self, id: &[u8; 16]) -> Option<CardSet> {
-        let of_slots = self.of_slots.iter().filter_map(|found| found.sets.current);
-        self.backup.current.into_iter().chain(of_slots).find(|set| set.id == *id)
+    /// The set with this id whose cards may be wanted, of whatever subject. One in the making is
+    /// when a change of its slot's PIN may have brought it into force: of a ceremony's own subject
+    /// that is the set it makes, and is not in force.
+    fn set_in_force(&self, under_way: SetSubject, id: &[u8; 16]) -> Option<CardSet> {
+        let of_slots = self.of_slots.iter().flat_map(|found| {
+            let next = found.sets.next.filter(|_| found.subject != under_way);
+            found.sets.in_force().chain(next)
+        });
+        self.backup.in_force().chain(of_slots).find(|set| set.id == *id)
     }
 }
 
@@ -407,6 +419,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             Some(found) => {
                 let mut out = Calls { outbox: &mut self.outbox, calls };
                 found.session.handle(event, &mut SessionTurn { now, out: &mut out, report: &mut report });
+                // A card that nobody asked for is not kept: it would stay unlocked.
+                if self.cards.running.is_none() && matches!(found.session.state(), session::State::Ready { .. }) {
+                    let cancel = SessionEvent::Order(session::SessionOrder::Cancel);
+                    found.session.handle(cancel, &mut SessionTurn { now, out: &mut out, report: &mut None });
+                }
             }
             None => {
                 let ordered = matches!(event, SessionEvent::Order(_));
@@ -554,6 +571,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     fn note_card(&mut self, note: CardNote) {
         let CardNote { serial, credential, profile, what } = note;
+        // Of a card that was never written here there is nothing to forget.
+        if what == Noted::Erased && self.cards.registry.find(&serial, credential).is_none() {
+            return;
+        }
         let wall_s = self.now.wall_s;
         let noted = self.cards.registry.change(serial, credential, profile, |entry| match what {
             Noted::PinChanged(holder) => {
@@ -636,7 +657,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     pub(super) fn answer_ceremony(&mut self, caller: Caller, id: CeremonyId, yes: bool, confirmed: bool) {
         let may = match self.cards.ceremony().filter(|ceremony| ceremony.id() == id) {
             None => Err(Refusal::NoCeremony),
-            Some(ceremony) => ceremony.may_answer(caller.who, yes, confirmed),
+            Some(ceremony) if self.is_concerned(ceremony, caller.who) || ceremony.asks_another() => {
+                ceremony.may_answer(caller.who, yes, confirmed)
+            }
+            Some(_) => Err(Refusal::CeremonyOfOthers),
         };
         match may {
             Ok(()) => {
@@ -650,22 +674,30 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// Ends the ceremony, for whoever began it, is wanted in it, or is an administrator.
     pub(super) fn cancel_ceremony(&mut self, caller: Caller, id: CeremonyId) {
         use crate::ceremony::State;
-        let administrator = self.persons.roles(caller.who).has(crate::person::Role::Administrator);
         let may = match self.cards.ceremony().filter(|ceremony| ceremony.id() == id) {
             None => Err(Refusal::NoCeremony),
             Some(ceremony) if matches!(ceremony.state(), State::AtHsm { .. }) => Err(Refusal::CeremonyNotNow),
-            Some(ceremony) => {
-                let concerned = ceremony.facts().starter == caller.who || ceremony.wanted() == Some(caller.who);
-                if administrator || concerned { Ok(()) } else { Err(Refusal::CeremonyOfOthers) }
+            Some(ceremony) if self.is_concerned(ceremony, caller.who) => {
+                Ok(matches!(ceremony.state(), State::Leaving { .. }))
             }
+            Some(_) => Err(Refusal::CeremonyOfOthers),
         };
         match may {
-            Ok(()) => {
+            // It is ending already.
+            Ok(true) => self.reply(caller, Answer::Done),
+            Ok(false) => {
                 self.reply(caller, Answer::Done);
                 self.ceremony_event(CeremonyEvent::CancelOrdered { who: Some(caller.who) });
             }
             Err(refusal) => self.refuse_ceremony(caller, CommandKind::CancelCeremony, refusal),
         }
+    }
+
+    /// Whether it is for this person to say how the ceremony goes on: who began it, who is wanted in
+    /// it, and administrators.
+    fn is_concerned(&self, ceremony: &Ceremony, who: PersonId) -> bool {
+        let administrator = self.persons.roles(who).has(Role::Administrator);
+        administrator || ceremony.facts().starter == who || ceremony.wanted() == Some(who)
     }
 
     fn refuse_ceremony(&mut self, caller: Caller, kind: CommandKind, refusal: Refusal) {

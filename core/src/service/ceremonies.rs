@@ -58,6 +58,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         if self.cards.ceremony().is_some() {
             return Err(Refusal::CeremonyUnderWay);
         }
+        // The last one is not durable yet; its lines have the place of the next.
+        if self.cards.writes_lines() {
+            return Err(Refusal::OutboxFull);
+        }
         let places = match command {
             Command::Cards { order } => order.at,
             Command::SlotCards { at, .. } | Command::AdministratorCards { at, .. } | Command::BySoCards { at, .. } => {
@@ -101,7 +105,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             subject: self.cards.cluster,
             owner: None,
             gather: None,
-            other: None,
+            others: [None; 2],
             make: None,
             fresh_secret: false,
             reader,
@@ -133,6 +137,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 Facts { gather: Some(in_force()?), make, ..facts }
             }
             Task::VerifySet => Facts { gather: Some(in_force()?), ..facts },
+            Task::RestoreKey { key_id: Some(typed), .. } if current.is_some_and(|set| set.key_id != typed) => {
+                return Err(Refusal::KeyIdDiffers);
+            }
             Task::RestoreKey { slot: None, .. } => {
                 Facts { gather: current, slots: self.active_slots(SlotSet::NONE), ..facts }
             }
@@ -262,7 +269,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             subject: data.record.uid,
             owner: Some(data.owner),
             gather: Some(gather),
-            other: second.filter(|other| other.id != gather.id),
+            others: [second.filter(|other| other.id != gather.id), None],
             ..facts
         })
     }
@@ -299,6 +306,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         if !self.cards.has_room_for(subject) {
             return Err(Refusal::TooManyCards);
         }
+        // Three sets of which nobody knows which one counts are as many as are kept.
+        if self.cards.sets(subject).is_some_and(|sets| sets.calling && sets.doubted.is_some()) {
+            return Err(Refusal::SoPinNotTaken);
+        }
         let make = Some(self.planned(subject, quorum, holders, (false, chars)));
         let facts = Facts { make, fresh_secret: true, ..facts };
         if so_pin.is_none() {
@@ -312,14 +323,14 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     fn plan_by_so(&self, slot: SlotId, facts: Facts) -> Result<Facts, Refusal> {
         let data = &self.entries.get(usize::from(slot.0)).ok_or(Refusal::UnknownSlot)?.data;
         let sets = self.cards.sets(SetSubject::Administrators(data.owner)).ok_or(Refusal::NoSlotCards)?;
-        let next = sets.next.filter(|_| sets.calling);
-        let gather = next.or(sets.current).ok_or(Refusal::NoSlotCards)?;
+        let mut may_count = sets.in_force();
+        let gather = may_count.next().ok_or(Refusal::NoSlotCards)?;
         Ok(Facts {
             credential: Credential::HsmAdministrator,
             subject: data.record.uid,
             owner: Some(data.owner),
             gather: Some(gather),
-            other: sets.current.filter(|current| current.id != gather.id),
+            others: [may_count.next(), may_count.next()],
             ..facts
         })
     }
@@ -403,8 +414,14 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         let Some(backup_key) = self.secret(secret) else {
             return Some(CeremonyEvent::KeysPut(slot, Err(Fault::RandomUnavailable)));
         };
-        let (Ok(kek), Ok(mak)) = (self.safe.reserve(), self.safe.reserve()) else {
-            return Some(CeremonyEvent::KeysPut(slot, Err(Fault::WorkerUnavailable)));
+        let (kek, mak) = match (self.safe.reserve(), self.safe.reserve()) {
+            (Ok(kek), Ok(mak)) => (kek, mak),
+            (kek, mak) => {
+                for id in [kek, mak].into_iter().flatten() {
+                    self.safe.wipe(id);
+                }
+                return Some(CeremonyEvent::KeysPut(slot, Err(Fault::WorkerUnavailable)));
+            }
         };
         for (id, derive) in [(kek, backup::kek as fn(&[u8; 32], &[u8; 16], &mut [u8; 32])), (mak, backup::mak)] {
             let mut key = Zeroizing::new([0; 32]);
