@@ -14,6 +14,7 @@
 //! | [`pin_pad`] | a reader with a keypad, and the person at it |
 //! | [`reader`] | such readers on sockets, for the real PC/SC service |
 //! | [`apps`] | applications that hold a token PIN or not |
+//! | [`table`] | the card readers, every card there is, and what is remembered of them |
 //! | [`people`] | what people know and order |
 //! | [`together`] | what several persons know of one code |
 //! | [`shares`] | shares computed a second time, plainly |
@@ -31,6 +32,8 @@ pub mod appliance;
 mod approvals;
 pub mod apps;
 pub mod campaign;
+mod card_checkers;
+mod card_people;
 pub mod cards;
 pub mod checkers;
 pub mod code;
@@ -46,10 +49,12 @@ pub mod people;
 pub mod pin_pad;
 mod power;
 pub mod reader;
+mod readers;
 pub mod room;
 pub mod shares;
 pub mod store;
 mod strike;
+pub mod table;
 pub mod terminal;
 pub mod together;
 pub mod trace;
