@@ -66,7 +66,6 @@ seeds! {
     p05_a_pull_that_did_not_come_spends_no_try_of_the_next_dialogue 40;
     p13_a_card_of_a_slot_whose_change_is_undecided_may_be_erased_only_beside_a_quorum 3765;
     p35_a_new_code_under_cards_is_known_while_other_orders_are_answered 879;
-    p44_a_token_that_does_not_answer_is_given_keys_by_one_ceremony_after_another 19752;
 }
 
 #[test]
