@@ -12,6 +12,11 @@
 //! for the right one: nothing was written, no try was spent. Each wait has a deadline, from
 //! each a person with the right can cancel, and the whole has a deadline too (P29).
 //!
+//! A card that is never taken out ends a ceremony by its deadline, and nothing changed, unless
+//! what was wanted is done already: a PIN that was changed, a copy, an erased card. Whatever ends
+//! a ceremony lets every card go. A cancel does not undo what the reader was doing meanwhile: the
+//! answer is what came of it.
+//!
 //! The machine decides from what it is told and nothing else. What it is told stands in the
 //! transcript, so that the transcript replays to the same state (P38). After a restart a
 //! ceremony is gone and its set void; what it had committed stays.
@@ -578,10 +583,7 @@ impl Rules {
 
     /// The task, of ceremonies that are about cards alone.
     const fn task(&self) -> Option<Task> {
-        match self.command {
-            Command::Cards { order } => Some(order.task),
-            _ => None,
-        }
+        if let Command::Cards { order } = self.command { Some(order.task) } else { None }
     }
 
     fn note_change(&mut self) {

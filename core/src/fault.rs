@@ -383,6 +383,8 @@ refusals! {
         "the cards of this slot are not on top of a code" "leave the code out";
     972 SoPinNotTaken "so-pin-not-taken" Wrong
         "the token did not take the new SO PIN; the old one is in force" "look at the HSM, then begin again";
+    973 SoPinOldOrNew "so-pin-old-or-new" WaitsForPeople
+        "changes of the SO PIN were interrupted, and nobody knows which cards count" "use the cards once: `slotwarden slot unblock NAME` with the SO PIN of those that the token takes decides";
     971 CardsNeedManual "cards-need-manual" Wrong
         "a code on top of cards is known to people" "give the new code";
 }

@@ -24,7 +24,7 @@
 //! | [`service`] | routing, durability, deadlines: the four verbs |
 //! | [`share`] | what m of n persons hold together: quorum, typed shares, shares on cards, sets |
 //! | [`backup`] | keys that come from the backup key |
-//! | [`derive`] | keys from keys |
+//! | [`mod@derive`] | keys from keys |
 //! | [`safe`] | where secrets live, and the only place |
 //! | [`record`] | what is durable |
 //! | [`audit`] | the chained log |

@@ -394,13 +394,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 // After a halt everybody was answered already: exactly one answer for each order.
                 Next::Act(Act::Reply { reply, .. }) if !self.open.contains(&reply) => {}
                 // The session that wanted it is gone with its ceremony.
-                Next::Act(Act::Card { ticket, reader }) => match self.cards.take_call(ticket) {
-                    Some(call) => {
+                Next::Act(Act::Card { ticket, reader }) => {
+                    if let Some(call) = self.cards.take_call(ticket) {
                         self.cards.arm(reader, ticket, &call, self.now);
                         return Some(Effect::Card { ticket, reader, call });
                     }
-                    None => {}
-                },
+                }
                 Next::Act(act) => return Some(self.yielded(act)),
             }
         }
@@ -762,6 +761,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.end_callers.clear();
         self.collections.clear();
         self.cards.drop_ceremony();
+        self.let_cards_go();
         self.commit_due_ms = None;
         self.checkpoint_due_ms = None;
         self.safe.wipe_all();

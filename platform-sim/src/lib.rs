@@ -9,6 +9,8 @@
 //! |---|---|
 //! | [`code`] | the bytes of one PIN or code |
 //! | [`hsm`] | tokens with counters, flags, sessions and a store of their own |
+//! | [`terminal`] | a PIN pad as the core's calls drive it |
+//! | [`room`] | one core, readers, cards, tokens: ceremonies step by step |
 //! | [`store`] | a disk that loses power |
 //! | [`cards`] | smart cards: ours, and what it takes to be any |
 //! | [`pin_pad`] | a reader with a keypad, and the person at it |

@@ -12,7 +12,7 @@ use slotwarden_core::card::registry::CardEntry;
 use slotwarden_core::card::sets::{CardSets, SetSubject};
 use slotwarden_core::card::{CardCall, CardFailure, ReaderEvent, ReaderId};
 use slotwarden_core::ceremony::order::CeremonyId;
-use slotwarden_core::ceremony::transcript::Line;
+use slotwarden_core::ceremony::transcript::{self, Line};
 use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
 use slotwarden_core::effect::{Effect, HsmAnswer, HsmCall, Input, Outcome, Room as Space, SlotId, StoreResult, Ticket};
 use slotwarden_core::fault::{Fault, HsmFailure, Refusal};
@@ -110,10 +110,16 @@ pub struct Room {
     pub signed: Vec<(CeremonyId, [u8; 32])>,
     /// Where the power goes.
     pub cut: Option<Cut>,
+    /// How often a transcript was run again and compared.
+    pub compared: u32,
     /// Points passed since the room was made.
     pub points: u32,
     /// Cards to be inserted before the one that is pulled by itself, and when that one is.
     pub pull: Option<(u32, Pull)>,
+    /// Calls of the HSM that are carried out and answered only when a test says so, by name.
+    pub silent: Option<&'static str>,
+    /// The share that was shown last.
+    pub shown: Option<Code>,
     /// Secrets that were left when the service ended in order.
     pub left: Option<usize>,
     /// Calls of the HSM that fail with this, by name.
@@ -123,6 +129,7 @@ pub struct Room {
     open: Stored,
     inputs: VecDeque<Input>,
     waiting: Vec<Option<Ticket>>,
+    late: Vec<Input>,
     next_reply: u32,
     draws: u8,
 }
@@ -168,7 +175,11 @@ impl Room {
             signed: Vec::new(),
             cut: None,
             points: 0,
+            compared: 0,
             pull: None,
+            silent: None,
+            late: Vec::new(),
+            shown: None,
             left: None,
             failing: None,
             persons,
@@ -232,6 +243,7 @@ impl Room {
         self.open = self.stored.clone();
         self.core = Some(core);
         self.inputs.clear();
+        self.late.clear();
         self.waiting.iter_mut().for_each(|waiting| *waiting = None);
         for token in &mut self.tokens {
             token.session = LoginState::Public;
@@ -436,18 +448,21 @@ impl Room {
                 self.open.chain = Chain { sequence: record.sequence, head: record.hash() };
                 self.open.journal.push(record);
             }
-            Effect::Commit { ticket } => match self.point() {
-                Some(CutWay::After) => {
-                    self.stored = self.open.clone();
-                    self.power_off();
+            Effect::Commit { ticket } => {
+                self.compare();
+                match self.point() {
+                    Some(CutWay::After) => {
+                        self.stored = self.open.clone();
+                        self.power_off();
+                    }
+                    Some(CutWay::Before | CutWay::Amid) => self.power_off(),
+                    None => {
+                        self.stored = self.open.clone();
+                        let result = StoreResult::Durable(Space::Plenty);
+                        self.inputs.push_back(Input::Stored { ticket, result });
+                    }
                 }
-                Some(CutWay::Before | CutWay::Amid) => self.power_off(),
-                None => {
-                    self.stored = self.open.clone();
-                    let result = StoreResult::Durable(Space::Plenty);
-                    self.inputs.push_back(Input::Stored { ticket, result });
-                }
-            },
+            }
             Effect::Hsm { ticket, slot, call } => self.hsm(ticket, slot, call),
             Effect::Card { ticket, reader, call } => self.card(ticket, usize::from(reader.0), &call),
             Effect::Random { ticket, id } => {
@@ -475,6 +490,9 @@ impl Room {
                 self.inputs.push_back(Input::Done { ticket, outcome: Outcome::Application(Ok(())) });
             }
             Effect::Reply { reply, answer } => {
+                if let Answer::Share { id, .. } = answer {
+                    self.shown = Some(self.lent(id));
+                }
                 assert!(self.answers.insert(reply.0, answer).is_none(), "one answer for each order");
             }
             Effect::SignTranscript { id, head } => self.signed.push((id, head)),
@@ -485,6 +503,16 @@ impl Room {
                 self.power_off();
             }
         }
+    }
+
+    /// The lines that are about to be durable come to the state and the knowledge of the ceremony (P38).
+    fn compare(&mut self) {
+        let Some(ceremony) = self.core.as_ref().and_then(|core| core.ceremony()) else { return };
+        let lines = self.open.transcripts.get(&ceremony.id().0).map_or(&[][..], Vec::as_slice);
+        let replayed = transcript::replay(ceremony.id(), lines);
+        let expected = (ceremony.state(), ceremony.rules().without_secrets());
+        assert_eq!(replayed, Ok(expected), "a transcript comes to the same");
+        self.compared += 1;
     }
 
     fn put(&mut self, record: Record) {
@@ -540,7 +568,19 @@ impl Room {
         if way.is_some() {
             return self.power_off();
         }
-        self.inputs.push_back(Input::Done { ticket, outcome: Outcome::Hsm(result) });
+        let done = Input::Done { ticket, outcome: Outcome::Hsm(result) };
+        if self.silent.is_some() && self.calls.last().copied() == self.silent {
+            self.late.push(done);
+        } else {
+            self.inputs.push_back(done);
+        }
+    }
+
+    /// What the HSM did not answer is answered now.
+    pub fn answer_late(&mut self) {
+        self.silent = None;
+        self.inputs.extend(std::mem::take(&mut self.late));
+        self.perform_all();
     }
 
     fn call(&mut self, slot: SlotId, call: HsmCall) -> Result<HsmAnswer, HsmFailure> {

@@ -5,17 +5,19 @@
 
 mod desk;
 
-use desk::{Desk, OTHER_PIN, PIN, SHARE, cards, holders, quorum, replace_set, restore, rotate};
-use slotwarden_core::card::Credential;
+use desk::{Desk, OTHER_PIN, PIN, SHARE, cards, create_set, holders, quorum, replace_set, restore, rotate};
 use slotwarden_core::card::sets::{Fate, SetSubject};
+use slotwarden_core::card::{Credential, ReaderId};
 use slotwarden_core::ceremony::Question;
-use slotwarden_core::ceremony::order::{Places, SlotSet, SoUse, Task};
-use slotwarden_core::command::{Answer, Command};
-use slotwarden_core::effect::{ApplicationSet, SlotId};
+use slotwarden_core::ceremony::order::{CardOrder, Places, SlotSet, SoUse, Task};
+use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
+use slotwarden_core::effect::{ApplicationSet, Input, SlotId};
 use slotwarden_core::fault::Function;
 use slotwarden_core::fault::{HsmFailure, Refusal, rv};
+use slotwarden_core::limits::{CALL_DEADLINE_MS, STOP_DEADLINE_MS};
 use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Mode, Owner};
+use slotwarden_core::share::Quorum;
 use slotwarden_core::status::CeremonyWait as Wants;
 use slotwarden_sim::hsm::Token;
 use slotwarden_sim::room::{ADMINISTRATOR, CUSTODIAN};
@@ -167,24 +169,16 @@ fn p17_after_a_rotation_tokens_have_the_keys_of_the_new_key_only() {
 }
 
 #[test]
-fn p7_a_pin_is_changed_on_own_blank_and_foreign_cards() {
+fn a_pin_is_changed_on_own_cards_on_blank_ones_and_of_every_credential() {
     let mut desk = Desk::with_set(1, 2, 2);
-    let mut other = Desk::with_set(1, 2, 2);
-    let mut foreign = other.cards[0].take().expect("a card");
-    foreign.set_pin(SHARE, desk::code("777777"));
-    desk.blank(1);
+    let blank = desk.blank(1)[0];
     let change = cards(Task::ChangePin { credential: SHARE });
+    let before = desk.records();
     assert_eq!(desk.run(change, &[0]), DONE);
     assert_eq!(desk.card(0).pin(SHARE), desk::code(OTHER_PIN));
-    assert_eq!(desk.run(change, &[2]), DONE, "a blank one");
-    desk.cards[2] = Some(foreign);
-    desk.cards.swap(0, 2);
-    let own = desk.cards[2].take();
-    let before = desk.card(0).record(SHARE).copied();
-    assert_eq!(desk.run(change, &[0]), DONE, "one of another cluster");
-    assert_eq!(desk.card(0).pin(SHARE), desk::code(PIN));
-    assert_eq!(desk.card(0).record(SHARE).copied(), before);
-    drop(own);
+    assert_eq!(desk.run(change, &[blank]), DONE);
+    assert_eq!(desk.card(blank).pin(SHARE), desk::code(PIN));
+    assert_eq!(desk.records(), before);
     for credential in [Credential::SlotUser, Credential::HsmAdministrator] {
         desk.credential = credential;
         assert_eq!(desk.run(cards(Task::ChangePin { credential }), &[1]), DONE);
@@ -351,7 +345,7 @@ fn a_slot_goes_from_generated_to_cards_to_others_to_manual_to_cards_to_generated
 const ADMINISTRATORS: SetSubject = SetSubject::Administrators(Owner(1));
 
 fn by_so(then: SoUse) -> Command {
-    Command::BySoCards { slot: SlotId(0), then, confirmed: false, at: Places::default() }
+    Command::BySoCards { slot: SlotId(0), then, confirmed: true, at: Places::default() }
 }
 
 fn unblock() -> Command {
@@ -470,4 +464,202 @@ fn a_transcript_is_signed_once_at_its_end() {
         let lines = &desk.room.stored.transcripts[&id.0];
         assert_eq!(lines.iter().fold([0; 32], |before, line| line.hash(&before)), head);
     }
+}
+
+fn typed_share(desk: &mut Desk, who: u8, code: Option<&[u8]>) -> Option<Answer> {
+    let code = code.map(|code| desk.secret(code));
+    let share = Command::Share { slot: SlotId(0), code, confirmed: false };
+    desk.room.order(PersonId(CUSTODIAN.0 + who), share)
+}
+
+/// The order for two of two typed shares.
+fn split(desk: &mut Desk, code: Option<&[u8]>) -> Command {
+    let quorum = Quorum::new(2, 2).expect("a quorum");
+    let code = code.map(|code| desk.secret(code));
+    let accept = ApplicationSet::NONE;
+    Command::Split { slot: SlotId(0), quorum, custodians: holders(2), code, confirmed: false, accept }
+}
+
+/// Each custodian fetches their share and types it back.
+fn hand_out(desk: &mut Desk) -> Vec<Vec<u8>> {
+    (0..2)
+        .map(|who| {
+            let shown = typed_share(desk, who, None);
+            assert!(matches!(shown, Some(Answer::Share { .. })), "{shown:?}");
+            let text = desk.room.shown.take().expect("shown").bytes().to_vec();
+            let confirmed = typed_share(desk, who, Some(&text));
+            assert!(matches!(confirmed, Some(Answer::Done | Answer::Waits(_))), "{confirmed:?}");
+            text
+        })
+        .collect()
+}
+
+#[test]
+fn a_slot_goes_from_typed_shares_to_cards_and_back() {
+    let mut desk = Desk::new(1);
+    desk.credential = Credential::SlotUser;
+    let order = split(&mut desk, Some(b"code-of-people"));
+    desk.run(order, &[]);
+    let texts = hand_out(&mut desk);
+    let new = desk.blank(2);
+    let order = desk.slot_cards(0, (2, 2), None, None);
+    let answer = desk.run(order, &new);
+    assert!(matches!(answer, Some(Answer::Waits(_))), "the cards are ready, and the old shares are wanted: {answer:?}");
+    assert!(desk.sets(USERS).current.is_none() && desk.sets(USERS).next.is_some());
+    for (who, text) in (0..).zip(&texts) {
+        let entered = typed_share(&mut desk, who, Some(text));
+        assert!(matches!(entered, Some(Answer::Done | Answer::Waits(_))), "{entered:?}");
+    }
+    desk.check();
+    let sets = desk.sets(USERS);
+    assert!(sets.current.is_some() && sets.next.is_none());
+    desk.deactivate(0);
+    assert_eq!(desk.activate(0, None, &new), DONE);
+
+    let order = split(&mut desk, None);
+    let answer = desk.run(order, &new);
+    assert!(matches!(answer, Some(Answer::Waits(_))), "the cards were read, and shares are handed out: {answer:?}");
+    assert!(desk.sets(USERS).current.is_some(), "the cards count until every share was typed back");
+    hand_out(&mut desk);
+    desk.check();
+    assert!(desk.sets(USERS).current.is_none() && desk.sets(USERS).next.is_none());
+    assert_eq!(desk.sets(USERS).former.last().map(|former| former.fate), Some(Fate::Rotated));
+}
+
+#[test]
+fn cards_for_a_slot_come_to_nothing_when_its_typed_shares_do_not_come() {
+    let mut desk = Desk::new(1);
+    desk.credential = Credential::SlotUser;
+    let order = split(&mut desk, Some(b"code-of-people"));
+    desk.run(order, &[]);
+    let texts = hand_out(&mut desk);
+    let new = desk.blank(2);
+    let order = desk.slot_cards(0, (2, 2), None, None);
+    desk.run(order, &new);
+    desk.room.wait(slotwarden_core::limits::COLLECTION_IDLE_MS);
+    desk.check();
+    let sets = desk.sets(USERS);
+    assert_eq!((sets.current, sets.next), (None, None));
+    assert_eq!(sets.former.last().map(|former| former.fate), Some(Fate::Void));
+    desk.deactivate(0);
+    for (who, text) in (0..).zip(&texts) {
+        typed_share(&mut desk, who, Some(text));
+    }
+    let state = desk.room.core().slot_state(SlotId(0));
+    assert!(matches!(state, Some(slotwarden_core::slot::State::Active { .. })), "{state:?}");
+}
+
+#[test]
+fn p2_without_a_usable_reader_no_ceremony_begins() {
+    let mut desk = Desk::new(0);
+    let change = Task::ChangePin { credential: SHARE };
+    assert_eq!(desk.room.order(ADMINISTRATOR, cards(change)), refused(Refusal::NoReader));
+    let mut desk = Desk::new(1);
+    let at = Places { reader: Some(ReaderId(7)), ..Places::default() };
+    let order = Command::Cards { order: CardOrder { task: change, at } };
+    assert_eq!(desk.room.order(ADMINISTRATOR, order), refused(Refusal::UnknownReader));
+}
+
+#[test]
+fn p29_p42_orders_that_come_faster_than_they_become_durable_do_not_halt_the_service() {
+    let mut desk = Desk::with_set(1, 2, 2);
+    let now = desk.room.now();
+    for number in 0..40 {
+        let caller = |reply| Caller { who: CUSTODIAN, reply: ReplyId(reply) };
+        let command = cards(Task::ChangePin { credential: SHARE });
+        let _ = desk.room.core().handle(now, Input::Command { caller: caller(1_000 + 2 * number), command });
+        if let Some(id) = desk.room.core().ceremony().map(slotwarden_core::ceremony::Ceremony::id) {
+            let command = Command::CancelCeremony { id };
+            let _ = desk.room.core().handle(now, Input::Command { caller: caller(1_001 + 2 * number), command });
+        }
+    }
+    desk.room.input(Input::Tick);
+    desk.check();
+    assert_eq!(desk.room.ceremony(), None);
+    assert_eq!(desk.run(restore(Some(0), None), &[0, 1]), DONE);
+}
+
+#[test]
+fn an_so_pin_change_that_is_not_answered_keeps_both_sets_whoever_or_whatever_ends_it() {
+    for stops in [false, true] {
+        let mut desk = Desk::new(1);
+        desk.credential = Credential::HsmAdministrator;
+        desk.deactivate(0);
+        let new = desk.blank(4);
+        let order = desk.so_cards(0, (2, 2), Some(b"so-pin-of-people"));
+        assert_eq!(desk.run(order, &new[..2]), DONE);
+        desk.room.silent = Some("set so pin");
+        let order = desk.so_cards(0, (2, 2), None);
+        let reply = desk.begin(order, &new);
+        desk.play();
+        let ceremony = desk.room.ceremony().expect("it waits for the HSM");
+        assert_eq!(ceremony.wait, Wants::Hsm);
+        let cancel = Command::CancelCeremony { id: ceremony.id };
+        assert_eq!(desk.room.order(ADMINISTRATOR, cancel), refused(Refusal::CeremonyNotNow));
+        if stops {
+            desk.room.begin(ADMINISTRATOR, Command::Stop);
+            if desk.room.core.is_some() {
+                desk.room.wait(STOP_DEADLINE_MS);
+            }
+            assert!(desk.room.core.is_none());
+            desk.room.silent = None;
+            desk.restart();
+        } else {
+            desk.room.wait(CALL_DEADLINE_MS);
+            assert!(matches!(desk.room.answer(reply), Some(Answer::Failed(_))));
+            desk.room.answer_late();
+        }
+        desk.check();
+        let sets = desk.sets(ADMINISTRATORS);
+        assert_eq!((sets.current.is_some(), sets.next.is_some(), sets.calling), (true, true, true));
+        assert_eq!(desk.run(unblock(), &new[..2]), refused(Refusal::SoPinWrong), "the token took the new one");
+        assert_eq!(desk.run(unblock(), &new[2..]), DONE);
+        let proven = desk.sets(ADMINISTRATORS);
+        assert_eq!((proven.current, proven.next, proven.calling), (sets.next, None, false), "that decided");
+    }
+}
+
+#[test]
+fn so_pin_changes_that_stay_unanswered_twice_want_a_proof_before_another() {
+    let mut desk = Desk::new(1);
+    desk.credential = Credential::HsmAdministrator;
+    desk.deactivate(0);
+    let new = desk.blank(8);
+    let order = desk.so_cards(0, (2, 2), Some(b"so-pin-of-people"));
+    assert_eq!(desk.run(order, &new[..2]), DONE);
+    let unknown = HsmFailure::Pkcs11 { code: rv::DEVICE_ERROR, function: Function::SetPin };
+    desk.room.failing = Some(("set so pin", unknown));
+    for made in [&new[2..4], &new[4..6]] {
+        let order = desk.so_cards(0, (2, 2), None);
+        let answer = desk.run(order, &[&new[..2], made].concat());
+        assert!(matches!(answer, Some(Answer::Failed(_))), "{answer:?}");
+    }
+    assert_eq!(desk.sets(ADMINISTRATORS).in_force().count(), 3);
+    let order = desk.so_cards(0, (2, 2), None);
+    assert_eq!(desk.run(order, &[]), refused(Refusal::SoPinOldOrNew));
+    desk.room.failing = None;
+    desk.room.wait(slotwarden_core::limits::BACK_OFF_LAST_MS);
+    assert_eq!(desk.run(unblock(), &new[..2]), DONE);
+    assert_eq!(desk.sets(ADMINISTRATORS).in_force().count(), 1);
+    desk.deactivate(0);
+    let order = desk.so_cards(0, (2, 2), None);
+    assert_eq!(desk.run(order, &[&new[..2], &new[6..]].concat()), DONE);
+}
+
+#[test]
+fn a_slot_that_never_answers_does_not_keep_a_set_from_coming_into_force() {
+    let mut desk = Desk::new(1);
+    let new = desk.blank(2);
+    desk.room.silent = Some("put backup keys");
+    let reply = desk.begin(create_set(2, 2), &new);
+    desk.play();
+    for _ in 0..2 {
+        assert_eq!(desk.room.wants(), Some(Wants::Hsm));
+        desk.room.wait(CALL_DEADLINE_MS);
+        desk.check();
+    }
+    assert_eq!(desk.room.answer(reply), DONE);
+    desk.room.answer_late();
+    desk.check();
+    assert_eq!(desk.run(restore(None, None), &new), DONE);
 }

@@ -516,18 +516,7 @@ fn p29_from_every_state_of_every_ceremony_time_alone_leads_to_its_end() {
             let reply = desk.begin(command, &plan);
             let went_on = (0..steps).all(|_| desk.step());
             let began_ms = desk.room.now_ms;
-            for _ in 0..20 {
-                if desk.room.ceremony().is_none() {
-                    break;
-                }
-                if desk.room.terminals[0].asking().is_some() {
-                    desk.room.pad_times_out(0);
-                }
-                let due_ms = desk.room.core().poll_deadline().expect("something is due");
-                let now_ms = desk.room.now_ms;
-                desk.room.wait(due_ms.saturating_sub(now_ms));
-                desk.check();
-            }
+            desk.wait_for_the_end();
             assert_eq!(desk.room.ceremony(), None, "{name} after {steps} steps");
             assert!(desk.room.answer(reply).is_some(), "{name} after {steps} steps");
             let longest_ms = CARD_WAIT_MS.max(CARD_REMOVE_MS).max(QUESTION_MS) * 2;
@@ -553,13 +542,15 @@ fn a_reader_that_is_lost_ends_every_ceremony_in_every_state_by_that_name() {
             if !(0..steps).all(|_| desk.step()) || desk.room.ceremony().is_none() {
                 break;
             }
+            // At two readers it may be the other one's turn.
+            let elsewhere = desk.room.ceremony().is_some_and(|status| status.reader.0 != 0);
             let asked = matches!(desk.room.wants(), Some(Wants::Answer(_)));
             let was_changing = desk.room.wants() == Some(Wants::NewPin) && matches!(name, "change" | "reassign");
-            let done =
-                desk.room.wants() == Some(Wants::Remove) && matches!(name, "change" | "reassign" | "erase" | "copy");
+            let done = desk.room.wants() == Some(Wants::Remove)
+                && matches!(name, "change" | "reassign" | "erase" | "copy" | "copy at two readers");
             desk.room.reader(0, ReaderEvent::Lost);
             desk.check();
-            if asked {
+            if asked || elsewhere {
                 continue;
             }
             let answer = desk.room.answer(reply);
@@ -597,17 +588,7 @@ fn p42_no_card_however_it_behaves_brings_a_wrong_set_into_force_or_keeps_a_cerem
                         break;
                     }
                 }
-                for _ in 0..20 {
-                    if desk.room.ceremony().is_none() {
-                        break;
-                    }
-                    if desk.room.terminals[0].asking().is_some() {
-                        desk.room.pad_times_out(0);
-                    }
-                    let due_ms = desk.room.core().poll_deadline().expect("something is due");
-                    let now_ms = desk.room.now_ms;
-                    desk.room.wait(due_ms.saturating_sub(now_ms));
-                }
+                desk.wait_for_the_end();
                 desk.check();
                 desk.collect_all();
                 let answer = desk.room.answer(reply);
@@ -643,4 +624,64 @@ fn a_full_card_is_refused_by_that_name_and_another_takes_its_place() {
     assert_eq!(desk.shown, [Refusal::CardFull]);
     assert_eq!(desk.card(full).record(SHARE), None);
     assert!(desk.card(new[0]).pin(SHARE) != code(TRANSPORT));
+}
+
+#[test]
+fn p12_cards_that_do_not_give_the_key_they_name_bring_nothing_into_force() {
+    let mut desk = Desk::new(1);
+    let whole = made_elsewhere(ShareKind::BackupKey, [0xEE; 16], 1);
+    // Signed by whoever made the set, and all the same not a share of its secret.
+    let header = ShareHeader { x: 2, ..record::check(&whole, &mut [0; 32]).expect("a record").header };
+    let y = [0xBA; 32];
+    let mut wrong = [0; RECORD_BYTES];
+    record::write(&card_set::sign(&[0x5E; 32], &header, &y), &y, &mut wrong);
+    let plan = [holding(&mut desk, &whole), holding(&mut desk, &wrong)];
+    assert_eq!(desk.run(restore(Some(0), None), &plan), refused(Refusal::KeyIdDiffers));
+    assert_eq!(desk.sets(SetSubject::BackupKey).current, None);
+    assert!(!desk.room.calls.contains(&"put backup keys"));
+    let good = [plan[0], holding(&mut desk, &made_elsewhere(ShareKind::BackupKey, [0xEE; 16], 3))];
+    assert_eq!(desk.run(restore(Some(0), None), &good), DONE);
+}
+
+/// Gives an order that needs two, has the second person approve it, and plays it.
+fn by_two(desk: &mut Desk, command: impl Fn(&mut Desk) -> Command, plan: &[usize]) -> Option<Answer> {
+    let order = command(desk);
+    let Some(Answer::NeedsApproval { id, code }) = desk.room.order(ADMINISTRATOR, order) else {
+        panic!("it needs two")
+    };
+    desk.check();
+    assert_eq!(desk.room.order(SECOND, Command::Approve { id, code }), DONE);
+    let order = command(desk);
+    desk.run(order, plan)
+}
+
+#[test]
+fn p26_a_set_is_under_split_knowledge_only_where_two_decide_and_each_share_has_its_person() {
+    let nobody = || {
+        let quorum = desk::quorum(2, 2);
+        let holders = slotwarden_core::person::Roster::NOBODY;
+        let leave_out = slotwarden_core::ceremony::order::SlotSet::NONE;
+        cards(Task::CreateSet { quorum, holders, leave_out })
+    };
+    let mut desk = Desk::new(1);
+    let new = desk.blank(2);
+    assert_eq!(desk.run(nobody(), &new), DONE, "one who decides alone may name nobody");
+    assert!(!desk.backup().split_knowledge);
+    let mut desk = Desk::new(1);
+    let new = desk.blank(2);
+    assert_eq!(desk.room.order(ADMINISTRATOR, Command::DualControl { on: true }), DONE);
+    assert_eq!(by_two(&mut desk, |_| nobody(), &[]), refused(Refusal::HoldersInvalid));
+    assert_eq!(by_two(&mut desk, |_| create_set(2, 2), &new), DONE);
+    assert!(desk.backup().split_knowledge);
+}
+
+#[test]
+fn p26_fewer_users_for_a_slot_need_two_persons_and_more_do_not() {
+    let mut desk = Desk::with_users();
+    assert_eq!(desk.room.order(ADMINISTRATOR, Command::DualControl { on: true }), DONE);
+    let new = desk.blank(6);
+    let fewer = |desk: &mut Desk| desk.slot_cards(0, (1, 2), None, None);
+    assert_eq!(by_two(&mut desk, fewer, &[0, 1, new[0], new[1]]), DONE);
+    let more = desk.slot_cards(0, (3, 4), None, None);
+    assert_eq!(desk.run(more, &[new[0], new[2], new[3], new[4], new[5]]), DONE);
 }

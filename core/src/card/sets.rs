@@ -177,6 +177,17 @@ impl CardSets {
         }
     }
 
+    /// The token accepted the PIN of this set: of those in doubt it is the one.
+    pub fn prove(&mut self, set_id: &[u8; 16]) {
+        let Some(proven) = self.in_force().find(|set| set.id == *set_id) else { return };
+        let next = self.next.take_if(|_| self.calling);
+        self.calling = false;
+        let others = [next, self.doubted.take(), self.current.replace(proven)];
+        for other in others.into_iter().flatten().filter(|set| set.id != proven.id) {
+            self.remember(other, Fate::Rotated);
+        }
+    }
+
     /// The sets whose cards may be what is wanted now: the one in force, and those in doubt.
     pub fn in_force(&self) -> impl Iterator<Item = CardSet> {
         let next = self.next.filter(|_| self.calling);
@@ -237,7 +248,7 @@ mod tests {
     use crate::person::PersonId;
 
     fn set(generation: u32, key: u8) -> CardSet {
-        let holders: [PersonId; 16] = core::array::from_fn(|number| PersonId(200 + u8::try_from(number).unwrap_or(0)));
+        let holders: [PersonId; 16] = core::array::from_fn(|number| PersonId(u8::try_from(number).unwrap_or(0)));
         CardSet {
             id: [u8::try_from(generation & 0xFF).unwrap_or(0); 16],
             key_id: [key; 16],
@@ -322,6 +333,12 @@ mod tests {
         sets.begin_next(set(4, 4));
         sets.calling = true;
         assert_eq!(sets.in_force().map(|set| set.generation).collect::<std::vec::Vec<_>>(), [4, 2, 1]);
+        let mut proven = sets.clone();
+        proven.prove(&[9; 16]);
+        assert_eq!(proven, sets, "a set that is not in doubt decides nothing");
+        proven.prove(&[2; 16]);
+        assert_eq!((proven.current, proven.next, proven.doubted, proven.calling), (Some(set(2, 2)), None, None, false));
+        assert_eq!(fates(&proven), [(3, Fate::Void), (4, Fate::Rotated), (1, Fate::Rotated)]);
         sets.promote_next();
         assert_eq!(sets.in_force().map(|set| set.generation).collect::<std::vec::Vec<_>>(), [4]);
         assert_eq!(fates(&sets), [(3, Fate::Void), (2, Fate::Rotated), (1, Fate::Rotated)]);

@@ -11,7 +11,7 @@ use crate::limits::QUESTION_MS;
 
 impl Rules {
     /// Asks for the PIN: the present one, or for a card on its transport PIN a new one first.
-    pub(super) fn to_the_pad(&mut self, turn: &mut CeremonyTurn<'_>) -> Outcome<State> {
+    pub(super) fn ask_for_pin(&mut self, turn: &mut CeremonyTurn<'_>) -> Outcome<State> {
         let change = match self.visit.purpose {
             Purpose::ChangePin => !self.visit.resolving,
             // P8: nothing is written behind a PIN that came with the card.
@@ -133,7 +133,7 @@ impl Rules {
             (Question::Overwrite, true) => {
                 self.visit.agreed = true;
                 // A card that says what is on it without a PIN is asked for that PIN now.
-                if self.visit.looked { self.unlocked(turn) } else { self.to_the_pad(turn) }
+                if self.visit.looked { self.unlocked(turn) } else { self.ask_for_pin(turn) }
             }
             (Question::Overwrite, false) => self.reject(turn, Refusal::CardNotBlank),
             (Question::LastTry, true) => {
@@ -143,7 +143,7 @@ impl Rules {
             }
             (Question::LastTry, false) => self.reject(turn, Refusal::LastTryUnconfirmed),
             (Question::Again, true) if self.last == Some(Refusal::CardInUse) => self.insert(turn),
-            (Question::Again, true) => self.to_the_pad(turn),
+            (Question::Again, true) => self.ask_for_pin(turn),
             (Question::Again, false) => {
                 let enrols = matches!(self.visit.purpose, Purpose::Deal | Purpose::CopyTarget);
                 let on_transport_pin = enrols && !self.visit.facts.pin_changed && !self.visit.changed;

@@ -84,7 +84,7 @@ impl Rules {
         if self.must_ask_to_overwrite() {
             return self.ask(turn, Question::Overwrite);
         }
-        self.to_the_pad(turn)
+        self.ask_for_pin(turn)
     }
 
     /// Whether this card may be used for what the visit is for, as far as it says without a PIN.

@@ -411,6 +411,14 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         }
     }
 
+    /// No ceremony goes on: no card is kept, since it would stay unlocked.
+    pub(super) fn let_cards_go(&mut self) {
+        for place in 0..self.cards.readers.len() {
+            let Some(reader) = self.cards.readers.get(place).map(|reader| reader.id) else { continue };
+            let _ = self.step(reader, SessionEvent::Order(session::SessionOrder::Cancel));
+        }
+    }
+
     /// Runs one event of a session; what it reports, as the ceremony hears it.
     fn step(&mut self, reader: ReaderId, event: SessionEvent) -> Option<CeremonyEvent> {
         let mut report = None;
@@ -438,7 +446,17 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 let standing = read.ok().map(|record| self.cards.standing(facts, &record.header));
                 CeremonyEvent::RecordRead(reader, read, standing)
             }
-            report => CeremonyEvent::Reported(reader, report),
+            SessionReport::PinAccepted
+            | SessionReport::PinChanged
+            | SessionReport::PinWrong { .. }
+            | SessionReport::PinBlocked
+            | SessionReport::PadEnded(_)
+            | SessionReport::PinOldOrNew
+            | SessionReport::Written
+            | SessionReport::Erased
+            | SessionReport::Removed
+            | SessionReport::Cancelled
+            | SessionReport::Failed(_) => CeremonyEvent::Reported(reader, report),
         })
     }
 

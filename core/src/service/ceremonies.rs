@@ -62,12 +62,15 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         if self.cards.writes_lines() {
             return Err(Refusal::OutboxFull);
         }
-        let places = match command {
-            Command::Cards { order } => order.at,
-            Command::SlotCards { at, .. } | Command::AdministratorCards { at, .. } | Command::BySoCards { at, .. } => {
-                *at
-            }
-            _ => Places::default(),
+        let places = if let Command::Cards { order } = command {
+            order.at
+        } else if let Command::SlotCards { at, .. }
+        | Command::AdministratorCards { at, .. }
+        | Command::BySoCards { at, .. } = command
+        {
+            *at
+        } else {
+            Places::default()
         };
         let reader = self.cards.usable(places.reader)?;
         let target = match (places.target, command) {
@@ -94,7 +97,23 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 self.plan_open(slot, code, facts)
             }
             Command::Mode { slot, code, .. } | Command::Split { slot, code, .. } => self.plan_open(slot, code, facts),
-            _ => Err(Refusal::NoSlotCards),
+            Command::Boot
+            | Command::Deactivate { .. }
+            | Command::EndCall { .. }
+            | Command::Init { .. }
+            | Command::ChangeCode { .. }
+            | Command::Unblock { .. }
+            | Command::Decommission { .. }
+            | Command::Approve { .. }
+            | Command::Withdraw { .. }
+            | Command::DualControl { .. }
+            | Command::AdoptConfiguration { .. }
+            | Command::Share { .. }
+            | Command::Reset { .. }
+            | Command::Stop
+            | Command::CardLost { .. }
+            | Command::AnswerCeremony { .. }
+            | Command::CancelCeremony { .. } => Err(Refusal::NoSlotCards),
         }
     }
 
@@ -288,7 +307,15 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             State::Locked | State::Blocked | State::InDoubt => {}
             State::Active { .. } => return Err(Refusal::DeactivateFirst),
             State::Absent => return Err(Refusal::SlotAbsent),
-            _ => return Err(Refusal::Busy),
+            State::Uninitialised => return Err(Refusal::SlotUninitialised),
+            State::CoolingDown { .. } => return Err(Refusal::SlotCoolingDown),
+            State::Unsealing { .. }
+            | State::AtToken { .. }
+            | State::HandingOver { .. }
+            | State::TakingBack { .. }
+            | State::Reconnecting { .. }
+            | State::Changing
+            | State::Doubtful { .. } => return Err(Refusal::Busy),
         }
         let data = &mut entry.data;
         if data.is_so_cooling(now) {
@@ -308,7 +335,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         }
         // Three sets of which nobody knows which one counts are as many as are kept.
         if self.cards.sets(subject).is_some_and(|sets| sets.calling && sets.doubted.is_some()) {
-            return Err(Refusal::SoPinNotTaken);
+            return Err(Refusal::SoPinOldOrNew);
         }
         let make = Some(self.planned(subject, quorum, holders, (false, chars)));
         let facts = Facts { make, fresh_secret: true, ..facts };
@@ -368,8 +395,32 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 let new_code = new;
                 self.change(Wish { slot, caller, command, new: new_knowledge, code, new_code, confirmed, accept });
             }
-            Command::BySoCards { slot, then, confirmed, .. } => self.deliver_so(slot, caller, then, present, confirmed),
-            _ => {
+            Command::BySoCards { slot, then, confirmed, .. } => {
+                if let Some(entry) = self.entries.get_mut(usize::from(slot.0)) {
+                    entry.data.so_tried_set = gathered;
+                }
+                self.deliver_so(slot, caller, then, present, confirmed);
+            }
+            Command::Cards { .. }
+            | Command::AdministratorCards { .. }
+            | Command::Boot
+            | Command::Deactivate { .. }
+            | Command::EndCall { .. }
+            | Command::Init { .. }
+            | Command::ChangeCode { .. }
+            | Command::Unblock { .. }
+            | Command::Decommission { .. }
+            | Command::Approve { .. }
+            | Command::Withdraw { .. }
+            | Command::DualControl { .. }
+            | Command::AdoptConfiguration { .. }
+            | Command::Share { .. }
+            | Command::Reset { .. }
+            | Command::Stop
+            | Command::CardLost { .. }
+            | Command::AnswerCeremony { .. }
+            | Command::CancelCeremony { .. } => {
+                // They end by themselves, and deliver nothing.
                 for id in [present, new].into_iter().flatten() {
                     self.outbox.act(Act::Wipe(id));
                 }
@@ -607,6 +658,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             self.void_set(SetSubject::BackupKey);
         }
         for slot in self.slots() {
+            let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { continue };
+            if let Some(proven) = entry.data.so_proven_set.take() {
+                let owner = entry.data.owner;
+                self.cards.change_sets(SetSubject::Administrators(owner), |sets| sets.prove(&proven));
+            }
             let Some(entry) = self.entries.get(usize::from(slot.0)) else { continue };
             let record = &entry.data.record;
             let users = SetSubject::Users(entry.data.owner);

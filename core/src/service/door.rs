@@ -106,6 +106,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     pub(super) fn dispatch(&mut self, caller: Caller, command: Command) {
+        // What is typed from here on is of no set of cards.
+        if let Some(entry) = command.slot().and_then(|slot| self.entries.get_mut(usize::from(slot.0))) {
+            entry.data.so_tried_set = None;
+        }
         match command {
             Command::Boot => {
                 // As many callers as open commands, in a table of the same capacity.

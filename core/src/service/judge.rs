@@ -33,7 +33,18 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             }
             Deed::Rehearse { shares, m, key_id } => CeremonyEvent::Verdict(self.rehearse(&shares, m, &key_id)),
             Deed::Pin { secret, set, code } => CeremonyEvent::Verdict(self.derive_pin(secret, &set, code)),
-            _ => return None,
+            Deed::Session(..)
+            | Deed::Draw(_)
+            | Deed::PutKeys { .. }
+            | Deed::SetSoPin { .. }
+            | Deed::BeginSet(_)
+            | Deed::VoidSet
+            | Deed::CommitSet(_)
+            | Deed::Note(_)
+            | Deed::Deliver { .. }
+            | Deed::Wipe(_)
+            | Deed::Journal(..)
+            | Deed::End(_) => return None,
         })
     }
 

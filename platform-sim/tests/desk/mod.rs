@@ -5,7 +5,7 @@
 //! and the knowledge of the ceremony (P38); and the Safe is counted (P16).
 
 // A test that panics has found something; not every test file uses everything here.
-#![allow(dead_code, clippy::expect_used, clippy::panic)]
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::expect_used, clippy::panic)]
 
 use slotwarden_core::card::Credential;
 use slotwarden_core::card::sets::{CardSet, CardSets, SetSubject};
@@ -105,6 +105,16 @@ impl Desk {
         let mut desk = Desk::new(readers);
         let new = desk.blank(usize::from(n));
         assert_eq!(desk.run(create_set(m, n), &new), Some(Answer::Done));
+        desk
+    }
+
+    /// A desk where two users with cards open the first slot; their cards come first.
+    pub fn with_users() -> Self {
+        let mut desk = Desk::new(1);
+        desk.credential = Credential::SlotUser;
+        let new = desk.blank(2);
+        let order = desk.slot_cards(0, (2, 2), Some(b"code-of-people"), None);
+        assert_eq!(desk.run(order, &new), Some(Answer::Done));
         desk
     }
 
@@ -281,6 +291,24 @@ impl Desk {
         }
     }
 
+    /// Time passes until it is over: nobody does anything.
+    pub fn wait_for_the_end(&mut self) {
+        for _ in 0..20 {
+            if self.room.ceremony().is_none() {
+                return;
+            }
+            for reader in 0..self.room.terminals.len() {
+                if self.room.terminals[reader].asking().is_some() {
+                    self.room.pad_times_out(reader);
+                }
+            }
+            let due_ms = self.room.core().poll_deadline().expect("something is due");
+            let now_ms = self.room.now_ms;
+            self.room.wait(due_ms.saturating_sub(now_ms));
+            self.check();
+        }
+    }
+
     /// Power comes back; every card is on the desk.
     pub fn restart(&mut self) {
         for reader in 0..self.room.terminals.len() {
@@ -381,7 +409,7 @@ pub fn code(digits: &str) -> Code {
 }
 
 /// How many ceremonies [`ready`] knows.
-pub const CEREMONIES: usize = 11;
+pub const CEREMONIES: usize = 15;
 
 /// A ceremony, its name, a room that is ready for it, and the cards it takes.
 pub fn ready(which: usize) -> (&'static str, Desk, Command, Vec<usize>) {
@@ -407,6 +435,33 @@ pub fn ready(which: usize) -> (&'static str, Desk, Command, Vec<usize>) {
             desk.deactivate(0);
             let order = desk.so_cards(0, (2, 2), Some(b"so-pin-of-people"));
             return ("SO cards", desk, order, plan);
+        }
+        11 => {
+            let mut desk = Desk::with_set(2, 2, 3);
+            let plan = [vec![0], desk.blank(1)].concat();
+            return ("copy at two readers", desk, cards(Task::Copy { credential }), plan);
+        }
+        12 => {
+            let mut desk = Desk::with_users();
+            let plan = [vec![0, 1], desk.blank(2)].concat();
+            let order = desk.slot_cards(0, (2, 2), None, None);
+            return ("other slot cards", desk, order, plan);
+        }
+        13 => {
+            let mut desk = Desk::with_users();
+            desk.deactivate(0);
+            let order = Command::Activate { slot: SlotId(0), code: None, confirmed: false };
+            return ("activate", desk, order, vec![1, 0]);
+        }
+        14 => {
+            let mut desk = Desk::new(1);
+            desk.credential = Credential::HsmAdministrator;
+            let plan = desk.blank(4);
+            desk.deactivate(0);
+            let order = desk.so_cards(0, (2, 2), Some(b"so-pin-of-people"));
+            assert_eq!(desk.run(order, &plan[..2]), Some(Answer::Done));
+            let order = desk.so_cards(0, (2, 2), None);
+            return ("other SO cards", desk, order, plan);
         }
         3 => ("replace", replace_set(2, 2), 2, 2),
         4 => ("rotate", rotate(2, 2), 0, 2),
