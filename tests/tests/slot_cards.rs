@@ -530,6 +530,8 @@ fn p26_what_needs_two_persons_needs_two_different_ones_at_the_reader_too() {
     let (id, _) =
         waits(scene.order_with(&[HOLDERS, &["--output", "json"]].concat(), &[("--so-pin-file", SO_PIN)], &[]));
     scene.stage.run_as(0, &["approve", &id, "--withdraw"]).exits(0);
+    let (id, _) = waits(scene.order(&["slot", "unblock", "ca", "--so-cards", "--output", "json"], &[]));
+    scene.stage.run_as(0, &["approve", &id, "--withdraw"]).exits(0);
     let lost = ["card", "lost", "0303030303030303", "--credential", "user", "--output", "json"];
     let (id, _) = waits(scene.order(&lost, &[]));
     scene.stage.run_as(0, &["approve", &id, "--withdraw"]).exits(0);
