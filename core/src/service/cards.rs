@@ -59,6 +59,9 @@ pub(super) struct Cards<const SLOTS: usize> {
     last: Option<(CeremonyId, CommandKind, CeremonyEnd)>,
     /// Slots whose tokens are asked for the keys of the backup key in force.
     keeping: Vec<(Ticket, SlotId), SLOTS>,
+    /// Slots whose tokens left a call of a ceremony unanswered: they get no other one before they
+    /// are heard (P44).
+    unheard: Vec<(Ticket, SlotId), SLOTS>,
 }
 
 /// One reader and the deadline of its call.
@@ -119,6 +122,7 @@ impl<const SLOTS: usize> Cards<SLOTS> {
             lines: Deque::new(),
             last: None,
             keeping: Vec::new(),
+            unheard: Vec::new(),
         }
     }
 
@@ -247,6 +251,17 @@ impl<const SLOTS: usize> Cards<SLOTS> {
         let of_readers = self.readers.iter().filter_map(Reader::due_ms).min();
         let of_ceremony = self.ceremony().and_then(Ceremony::due_ms);
         [of_readers, of_ceremony].into_iter().flatten().min()
+    }
+
+    /// Whether this slot's token still owes an answer to a ceremony that went on without it.
+    pub(super) fn is_unheard(&self, slot: SlotId) -> bool {
+        self.unheard.iter().any(|(_, silent)| *silent == slot)
+    }
+
+    /// A token that was given up is heard. Which slot's it is.
+    pub(super) fn take_unheard(&mut self, ticket: Ticket) -> Option<SlotId> {
+        let place = self.unheard.iter().position(|(found, _)| *found == ticket)?;
+        Some(self.unheard.swap_remove(place).1)
     }
 
     /// Whether this slot's token is being asked for derived keys.
@@ -401,6 +416,13 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             }
         }
         if self.cards.ceremony().and_then(Ceremony::due_ms).is_some_and(|due_ms| due_ms <= now_ms) {
+            use crate::ceremony::State;
+            if let Some(State::AtHsm { slot }) = self.cards.ceremony().map(Ceremony::state)
+                && let Some(ticket) = self.cards.running.as_mut().and_then(|running| running.awaited.take())
+            {
+                // One for each slot, in a table of the same capacity.
+                let _ = self.cards.unheard.push((ticket, slot));
+            }
             self.ceremony_event(CeremonyEvent::DeadlinePassed);
         }
     }
@@ -726,6 +748,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// The worker is gone: what a token was doing for the ceremony is unknown.
     pub(super) fn ceremony_lost_worker(&mut self) {
         self.cards.keeping.clear();
+        self.cards.unheard.clear();
         for entry in &mut self.entries {
             entry.data.backup_key = None;
         }

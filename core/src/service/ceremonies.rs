@@ -166,6 +166,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 if !matches!(self.slot_state(slot), Some(State::Active { .. })) {
                     return Err(Refusal::SlotNotActive);
                 }
+                if self.cards.is_unheard(slot) {
+                    return Err(Refusal::SlotDoubtful);
+                }
                 Facts { gather: current, slots: SlotSet::NONE.with(slot), ..facts }
             }
             Task::Reassign { to, .. } if self.persons.roles(to) == Roles::NONE => return Err(Refusal::HoldersInvalid),
@@ -217,7 +220,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// Slots whose tokens can take keys now.
     fn active_slots(&self, leave_out: SlotSet) -> SlotSet {
         let active = |slot: &SlotId| matches!(self.slot_state(*slot), Some(State::Active { .. }));
-        self.slots().filter(active).filter(|slot| !leave_out.has(*slot)).fold(SlotSet::NONE, SlotSet::with)
+        let asked = |slot: &SlotId| !leave_out.has(*slot) && !self.cards.is_unheard(*slot);
+        self.slots().filter(active).filter(asked).fold(SlotSet::NONE, SlotSet::with)
     }
 
     fn plan_slot_cards(
@@ -301,6 +305,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         facts: Facts,
     ) -> Result<Facts, Refusal> {
         self.check_holders(quorum, holders, may_hold_a_share)?;
+        if self.cards.is_unheard(slot) {
+            return Err(Refusal::SlotDoubtful);
+        }
         let (tries, now) = (self.tries, self.now);
         let entry = self.entries.get_mut(usize::from(slot.0)).ok_or(Refusal::UnknownSlot)?;
         match entry.machine.state() {
@@ -507,6 +514,13 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             self.keys_kept(slot, outcome);
             return true;
         }
+        if let Some(slot) = self.cards.take_unheard(ticket) {
+            // What it did is read from it now.
+            if let Some(entry) = self.entries.get_mut(usize::from(slot.0)) {
+                entry.data.backup_key = None;
+            }
+            return true;
+        }
         if !self.was_awaited(ticket) {
             return false;
         }
@@ -619,7 +633,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 entry.data.backup_key = None;
                 continue;
             }
-            if entry.data.backup_key.is_some() || self.cards.is_keeping(slot) {
+            if entry.data.backup_key.is_some() || self.cards.is_keeping(slot) || self.cards.is_unheard(slot) {
                 continue;
             }
             let uid = entry.data.record.uid;
