@@ -118,6 +118,11 @@ impl Table {
         Arc::clone(cards.entry(name.to_owned()).or_insert_with(new))
     }
 
+    /// Somebody comes with a card that was made elsewhere.
+    pub fn brings(&self, name: &str, card: Arc<Mutex<Card>>) {
+        self.cards.borrow_mut().insert(name.to_owned(), card);
+    }
+
     /// What a test does with a card of this name.
     pub fn with<T>(&self, name: &str, act: impl FnOnce(&mut Card) -> T) -> T {
         let card = self.shared(name);

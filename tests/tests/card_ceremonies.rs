@@ -5,7 +5,15 @@
 
 #[path = "card_ceremonies/backup_key.rs"]
 mod backup_key;
+#[path = "card_ceremonies/bad_cards.rs"]
+mod bad_cards;
 #[path = "card_ceremonies/one_card.rs"]
 mod one_card;
+#[path = "card_ceremonies/openpgp.rs"]
+mod openpgp;
 #[path = "card_ceremonies/scene.rs"]
 mod scene;
+#[path = "card_ceremonies/secrets.rs"]
+mod secrets;
+#[path = "card_ceremonies/sizes.rs"]
+mod sizes;

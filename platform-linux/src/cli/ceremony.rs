@@ -55,7 +55,11 @@ impl Session {
 
     /// Gives an order that begins a ceremony, follows it, and says how it ended.
     pub(super) fn begin(&self, order: Order, what: &str) -> Result<u8, Refused> {
-        let (ended, _, id) = self.order_followed(order, Vec::new());
+        let (ended, _, mut id) = self.order_followed(order, Vec::new());
+        // One that was over before the first look: it is the last one that ended.
+        if ended.is_ok() && id.is_none() {
+            id = self.ceremony_now().ok().and_then(|now| now.last).map(|last| last.id);
+        }
         self.name_transcript(id.as_deref(), ended.is_err());
         ended?;
         match self.format {

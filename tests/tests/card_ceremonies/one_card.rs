@@ -117,7 +117,7 @@ fn a_ceremony_is_watched_from_a_second_terminal_and_ended_by_who_may() {
         thread::sleep(Duration::from_millis(500));
         assert_eq!(scene.stage.run_as(STRANGER, &["ceremony", "cancel"]).exit, 77);
         scene.stage.run(&["card", "change-pin"]).refused(75, 902);
-        scene.stage.run(&["backup", "verify-set"]).refused(1, 960);
+        scene.stage.run(&["backup", "verify-set"]).refused(75, 902);
     };
     let cancel = |_: &CeremonyView| {
         scene.stage.run(&["ceremony", "cancel", "0011223344556677"]).exits(1);

@@ -1,7 +1,7 @@
 //! One test's appliance with readers, two open slots, and custodians with cards.
 
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use slotwarden::audit::unhex;
@@ -75,20 +75,20 @@ impl Scene {
         }
     }
 
-    /// Until every reader was asked what it can do, where one is used at all: before that no
-    /// ceremony begins.
+    /// Until every reader was asked what it can do: before that a ceremony may be at another one.
     #[track_caller]
     fn wait_for_readers(&self) {
         let began = Instant::now();
         loop {
             let listed = self.cards();
             let readers = listed["readers"].as_array().expect("a list");
-            let used = |found: &&Value| found["present"] == true && found["reason"].is_null();
-            if listed["readers"].as_array().is_some_and(|_| readers.iter().any(|found| used(&found))) {
+            let asked = |found: &Value| !found["reason"].as_str().is_some_and(|why| why.starts_with("not asked yet"));
+            let used = |found: &Value| found["present"] == true && found["reason"].is_null();
+            if readers.iter().all(asked) && readers.iter().any(used) {
                 return;
             }
             assert!(began.elapsed() < PATIENCE, "no reader is used: {listed}");
-            thread::sleep(std::time::Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
         }
     }
 
