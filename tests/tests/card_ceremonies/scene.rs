@@ -185,6 +185,11 @@ impl Scene {
         self.stage.run(&["ceremony", "show", &transcript_of(ran)]).exits(0).stdout
     }
 
+    /// The same for scripts.
+    #[track_caller]
+    pub(crate) fn transcript_json(&self, ran: &Ran) -> Value {
+        self.stage.run(&["ceremony", "show", &transcript_of(ran), "--output", "json"]).exits(0).json()
+    }
 }
 
 /// The id that a command printed for `ceremony show`.
