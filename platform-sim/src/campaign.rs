@@ -39,6 +39,9 @@ const TABLE_BLOCK: u64 = 7;
 /// Ceremonies of a world with a table.
 const CEREMONIES: std::ops::Range<u64> = 2..9;
 
+/// Turns in which people try the codes they know before they try what is kept.
+const OWN_CODES_FIRST: u32 = 8;
+
 /// A little more than the longest wait after a refusal (15 min).
 const LONGEST_WAIT_MS: u64 = 16 * 60_000;
 
@@ -249,8 +252,11 @@ fn open(world: &mut World, slot: u8) {
                 let kept = world.disk.codes(Owner(u16::from(slot))).next().is_some();
                 let undecided = status.state == StateName::Doubtful && (kept || status.doubt != Some(Doubt::OldOrNew));
                 // A code that people know opens a slot whose stored code was refused.
+                // Of an unblock and a decommission that nobody saw the end of a sealed code may be left
+                // that rules: people who run out of codes give the order without one.
+                let keeps_one = kept && turn >= OWN_CODES_FIRST;
                 let typed = match status.mode {
-                    Mode::Manual => !(undecided && service_decides),
+                    Mode::Manual => !((undecided || keeps_one) && service_decides),
                     Mode::Generated => !service_decides,
                 };
                 if typed {
