@@ -29,13 +29,12 @@ fn main() -> ExitCode {
         ["core"] => whole::print(),
         ["activation"] => activation::print(),
         ["shares"] => shares::print(),
+        // By itself: it takes this thread to a mount namespace of its own.
         ["cards"] => cards::print(),
         [] => dispatch::print()
             .and_then(|()| whole::print())
             .and_then(|()| shares::print())
-            .and_then(|()| activation::print())
-            // Last: it takes this thread to a mount namespace of its own.
-            .and_then(|()| cards::print()),
+            .and_then(|()| activation::print()),
         _ => Err("usage: tests/figures [dispatch|core|shares|activation|cards]".to_owned()),
     };
     match outcome {
