@@ -7,8 +7,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 /// The folder that cargo puts this build's programs in (`target/debug` or `target/release`).
 fn target_folder() -> PathBuf {
     let test = std::env::current_exe().expect("the kernel knows which program runs");
-    let folder = test.ancestors().nth(2).expect("tests run from TARGET/PROFILE/deps");
-    folder.to_path_buf()
+    let beside = test.parent().expect("a program lies in a folder");
+    // Tests run from TARGET/PROFILE/deps, programs from TARGET/PROFILE.
+    let folder = if beside.ends_with("deps") { beside.parent() } else { Some(beside) };
+    folder.expect("deps is in TARGET/PROFILE").to_path_buf()
 }
 
 /// Builds a package of the workspace and returns the path of `file` in the target folder.

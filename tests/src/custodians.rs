@@ -184,7 +184,7 @@ impl Table {
         let client = Client::new(&stage.socket());
         let people = People { table: self, stage, acts, done: Cell::new(0), mistyped: Cell::new(false) };
         let mut seen: Option<(u32, String)> = None;
-        let mut typed: Option<(String, u32)> = None;
+        let mut typed: Option<Moment> = None;
         let mut since = Instant::now();
         let ran = loop {
             if let Some(ran) = order.try_end() {
@@ -217,6 +217,9 @@ impl Table {
     }
 }
 
+/// Which ceremony, after how many changes, and what it waits for.
+type Moment = (String, u32, String);
+
 /// Those who act for one order.
 struct People<'p, 'a> {
     table: &'p Table,
@@ -236,12 +239,13 @@ impl<'a> People<'_, 'a> {
         self.mistyped.set(false);
     }
 
-    /// `asked`: at which change of which ceremony somebody acted for the last time.
+    /// `asked`: when somebody acted for the last time.
     #[track_caller]
-    fn act(&self, view: &CeremonyView, asked: &mut Option<(String, u32)>) {
-        let change = (view.id.clone(), view.changes);
+    fn act(&self, view: &CeremonyView, asked: &mut Option<Moment>) {
+        let change = (view.id.clone(), view.changes, view.wait.clone());
         if let Some(Act::At(wait, act)) = self.next()
             && view.wait == wait
+            && asked.as_ref() != Some(&change)
         {
             *asked = Some(change);
             self.did();
