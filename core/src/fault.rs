@@ -278,7 +278,7 @@ refusals! {
     907 NothingAsked "nothing-asked" Wrong
         "the ceremony asks nothing now" "`slotwarden ceremony watch` says what it waits for";
     908 SecondPersonWanted "second-person-wanted" NotAllowed
-        "the last try of a PIN needs another person than the one who began the ceremony" "have somebody else answer";
+        "the last try of a PIN needs an approver or administrator who neither began the ceremony nor holds the card" "have such a person answer";
     909 CeremonyCancelled "ceremony-cancelled" Wrong
         "the ceremony was cancelled; what was in force before is in force" "begin it again";
     910 CeremonyTimedOut "ceremony-timed-out" Later

@@ -124,6 +124,12 @@ impl Roles {
         Roles(self.0 | role.bit())
     }
 
+    /// Whether there is no role at all.
+    #[must_use]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
     /// Whether the set holds the role.
     #[must_use]
     pub const fn has(self, role: Role) -> bool {

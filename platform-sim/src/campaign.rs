@@ -177,6 +177,7 @@ fn open(world: &mut World, slot: u8) {
     let tries_max =
         if world.people.are_many || world.table.is_there() { OPENING_TRIES_OF_MANY_MAX } else { OPENING_TRIES_MAX };
     for turn in 0..tries_max {
+        world.plug_all_in();
         settle_down(world);
         world.let_ceremony_end();
         settle_down(world);

@@ -155,7 +155,8 @@ impl World {
         }
         let sets = self.disk.durable.card_sets.clone();
         for (subject, sets) in &sets {
-            if let Some(set) = sets.current {
+            // Cards of others that were adopted go away with them.
+            if let Some(set) = sets.current.filter(|set| set.holders.count() > 0) {
                 self.check_set(*subject, &set, 0);
             }
         }

@@ -462,6 +462,11 @@ impl World {
         }
     }
 
+    /// Every reader is connected again.
+    pub(crate) fn plug_all_in(&mut self) {
+        (0..2).for_each(|reader| self.plug_in(reader));
+    }
+
     /// The daemon finds a reader, and the card in it.
     pub(crate) fn tell_of_reader(&mut self, reader: u8) {
         let Some(place) = self.table.at(ReaderId(reader)).filter(|place| place.there) else { return };

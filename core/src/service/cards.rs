@@ -394,6 +394,13 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.session_event(reader, SessionEvent::Reader(event));
     }
 
+    /// Whether a call of the ceremony changes a token's SO PIN now, within its deadline.
+    pub(super) fn ceremony_changes_a_token(&self) -> bool {
+        use crate::ceremony::State;
+        let at_hsm = self.cards.ceremony().is_some_and(|ceremony| matches!(ceremony.state(), State::AtHsm { .. }));
+        at_hsm && self.is_so_ceremony()
+    }
+
     /// A call at a reader ended. False: it is not a reader's effect.
     pub(super) fn card_done(&mut self, ticket: Ticket, outcome: Outcome) -> bool {
         let Outcome::Card(result) = outcome else { return false };
@@ -422,6 +429,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             {
                 // One for each slot, in a table of the same capacity.
                 let _ = self.cards.unheard.push((ticket, slot));
+                if self.is_so_ceremony() {
+                    // A try whose outcome nobody knows counts as refused.
+                    let fault = Fault::Unanswered(crate::fault::Function::SetPin);
+                    self.note_so(slot, Err(crate::ceremony::event::SoPinEnd::OldOrNew(fault)));
+                }
             }
             self.ceremony_event(CeremonyEvent::DeadlinePassed);
         }
@@ -697,6 +709,14 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     pub(super) fn answer_ceremony(&mut self, caller: Caller, id: CeremonyId, yes: bool, confirmed: bool) {
         let may = match self.cards.ceremony().filter(|ceremony| ceremony.id() == id) {
             None => Err(Refusal::NoCeremony),
+            // The second person of a last try is one who may approve, and neither began it nor types.
+            Some(ceremony)
+                if yes
+                    && ceremony.asks_another()
+                    && (ceremony.wanted() == Some(caller.who) || !self.may(caller.who, CommandKind::Approve)) =>
+            {
+                Err(Refusal::SecondPersonWanted)
+            }
             Some(ceremony) if self.is_concerned(ceremony, caller.who) || ceremony.asks_another() => {
                 ceremony.may_answer(caller.who, yes, confirmed)
             }

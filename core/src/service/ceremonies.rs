@@ -171,7 +171,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 }
                 Facts { gather: current, slots: SlotSet::NONE.with(slot), ..facts }
             }
-            Task::Reassign { to, .. } if self.persons.roles(to) == Roles::NONE => return Err(Refusal::HoldersInvalid),
+            Task::Reassign { credential, to } if !may_have(credential, self.persons.roles(to)) => {
+                return Err(Refusal::HoldersInvalid);
+            }
             Task::ChangePin { credential }
             | Task::Reassign { credential, .. }
             | Task::Copy { credential }
@@ -305,6 +307,29 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         facts: Facts,
     ) -> Result<Facts, Refusal> {
         self.check_holders(quorum, holders, may_hold_a_share)?;
+        self.may_try_so(slot, confirmed)?;
+        let data = &self.entries.get(usize::from(slot.0)).ok_or(Refusal::UnknownSlot)?.data;
+        let (owner, subject_uid) = (data.owner, data.record.uid);
+        let chars = pin_chars(data.pin_chars_max())?;
+        let subject = SetSubject::Administrators(owner);
+        if !self.cards.has_room_for(subject) {
+            return Err(Refusal::TooManyCards);
+        }
+        // Three sets of which nobody knows which one counts are as many as are kept.
+        if self.cards.sets(subject).is_some_and(|sets| sets.calling && sets.doubted.is_some()) {
+            return Err(Refusal::SoPinOldOrNew);
+        }
+        let make = Some(self.planned(subject, quorum, holders, (false, chars)));
+        let facts = Facts { make, fresh_secret: true, ..facts };
+        if so_pin.is_none() {
+            return self.plan_by_so(slot, facts);
+        }
+        let credential = Credential::HsmAdministrator;
+        Ok(Facts { credential, subject: subject_uid, owner: Some(owner), ..facts })
+    }
+
+    /// Whether a try of the SO PIN may be made at this slot now.
+    fn may_try_so(&mut self, slot: SlotId, confirmed: bool) -> Result<(), Refusal> {
         if self.cards.is_unheard(slot) {
             return Err(Refusal::SlotDoubtful);
         }
@@ -334,23 +359,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         if data.record.so.needs_confirmation(tries, data.so_final_try()) && !confirmed {
             return Err(Refusal::LastTryUnconfirmed);
         }
-        let (owner, subject_uid) = (data.owner, data.record.uid);
-        let chars = pin_chars(data.pin_chars_max())?;
-        let subject = SetSubject::Administrators(owner);
-        if !self.cards.has_room_for(subject) {
-            return Err(Refusal::TooManyCards);
-        }
-        // Three sets of which nobody knows which one counts are as many as are kept.
-        if self.cards.sets(subject).is_some_and(|sets| sets.calling && sets.doubted.is_some()) {
-            return Err(Refusal::SoPinOldOrNew);
-        }
-        let make = Some(self.planned(subject, quorum, holders, (false, chars)));
-        let facts = Facts { make, fresh_secret: true, ..facts };
-        if so_pin.is_none() {
-            return self.plan_by_so(slot, facts);
-        }
-        let credential = Credential::HsmAdministrator;
-        Ok(Facts { credential, subject: subject_uid, owner: Some(owner), ..facts })
+        Ok(())
     }
 
     /// The cards that give a slot's SO PIN.
@@ -497,6 +506,14 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// Gives a token the SO PIN of new cards; from here on it may have it.
     pub(super) fn set_so_pin(&mut self, slot: SlotId, [old, new]: [SecretId; 2]) -> Option<CeremonyEvent> {
         let subject = self.subject()?;
+        // Hours may have passed since the order, and tries been spent by others.
+        let confirmed = self
+            .cards
+            .ceremony()
+            .is_some_and(|ceremony| matches!(ceremony.command(), Command::AdministratorCards { confirmed: true, .. }));
+        if let Err(refusal) = self.may_try_so(slot, confirmed) {
+            return Some(CeremonyEvent::SoPinSet(Err(SoPinEnd::Refused(refusal))));
+        }
         self.cards.change_sets(subject, |sets| sets.calling = true);
         if let Some(entry) = self.entries.get_mut(usize::from(slot.0)) {
             entry.data.record.so.begin();
@@ -575,12 +592,13 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.ceremony_event(CeremonyEvent::KeysPut(slot, result));
     }
 
-    fn is_so_ceremony(&self) -> bool {
+    /// Whether a ceremony is about an SO PIN.
+    pub(super) fn is_so_ceremony(&self) -> bool {
         self.cards.ceremony().is_some_and(|ceremony| matches!(ceremony.command(), Command::AdministratorCards { .. }))
     }
 
     /// Counts a try of the SO PIN by how it ended.
-    fn note_so(&mut self, slot: SlotId, result: Result<(), SoPinEnd>) {
+    pub(super) fn note_so(&mut self, slot: SlotId, result: Result<(), SoPinEnd>) {
         let (tries, now) = (self.tries, self.now);
         let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { return };
         let data = &mut entry.data;
@@ -724,6 +742,14 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             sets.void_next();
         });
         self.outbox.journal_service(None, AuditEvent::CardSetVoid);
+    }
+}
+
+/// Whether somebody with these roles may have such a card.
+const fn may_have(credential: Credential, roles: Roles) -> bool {
+    match credential {
+        Credential::BackupShare | Credential::HsmAdministrator => may_hold_a_share(roles),
+        Credential::SlotUser => !roles.is_none(),
     }
 }
 

@@ -169,9 +169,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     pub(super) fn end_call(&mut self, slot: SlotId, caller: Caller) {
-        let unanswered = self.entries.get(usize::from(slot.0)).is_some_and(Entry::is_unanswered);
+        let silent = self.entries.get(usize::from(slot.0)).is_some_and(Entry::is_unanswered);
+        let unanswered = silent || self.cards.is_unheard(slot);
         // A kill inside another slot's C_SetPIN could destroy its token; that call has a deadline.
-        let another_changes = self.entries.iter().any(Entry::is_changing_its_token);
+        let another_changes = self.entries.iter().any(Entry::is_changing_its_token) || self.ceremony_changes_a_token();
         if !unanswered || another_changes {
             let refusal = if unanswered { Refusal::Busy } else { Refusal::CallNotUnanswered };
             self.outbox.journal(Some(caller.who), slot, AuditEvent::Refused(CommandKind::EndCall, refusal));

@@ -53,6 +53,10 @@ impl<const SLOTS: usize> Cards<SLOTS> {
         None
     }
 
+    pub(super) fn is_unheard(&self, _slot: SlotId) -> bool {
+        false
+    }
+
     pub(super) fn is_dirty(&self) -> bool {
         false
     }
@@ -119,6 +123,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     pub(super) fn close_transcript(&mut self, _end: CeremonyEnd) -> Option<Caller> {
         None
+    }
+
+    pub(super) fn ceremony_changes_a_token(&self) -> bool {
+        false
     }
 
     pub(super) fn opens_with_cards(&self, _slot: SlotId) -> bool {

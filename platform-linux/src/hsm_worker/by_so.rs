@@ -40,7 +40,10 @@ impl Token {
         let old = pin(call, 0, Function::Login)?;
         let new = pin(call, 1, Function::SetPin)?;
         self.refuse_unusable(false)?;
-        self.as_so(session, &old, Function::SetPin, |open| open.set_pin(&old, &new))
+        self.as_so(session, &old, Function::SetPin, |open| open.set_pin(&old, &new))?;
+        // Until the module's files are durable a power cut may bring the old SO PIN back; whoever
+        // hears that they are not keeps both.
+        self.settle()
     }
 
     /// Logs the SO in, makes one call that rewrites a PIN, and logs the SO out.

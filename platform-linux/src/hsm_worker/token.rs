@@ -119,7 +119,7 @@ impl Token {
         made.map_err(|error| failure(&error, Function::SetPin))
     }
 
-    fn settle(&self) -> Result<(), HsmFailure> {
+    pub(super) fn settle(&self) -> Result<(), HsmFailure> {
         let Some(dir) = &self.settle_dir else { return Ok(()) };
         // Disks are slow in their own way: that says nothing about the module.
         self.module.callers.aside(|| super::settle::settle(dir)).map_err(|error| {
