@@ -300,7 +300,7 @@ fn nameless(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use slotwarden_core::card::{ProfileId, RecordPlace};
-    use slotwarden_core::person::Roster;
+    use slotwarden_core::person::{PersonId, Roster};
     use slotwarden_core::share::card_set::{self, CardQuorum};
     use slotwarden_core::share::record::{RECORD_BYTES, ShareHeader, ShareKind};
 
@@ -317,7 +317,7 @@ mod tests {
             key_id,
             generation: 1,
             quorum: CardQuorum::new(2, 2).expect("a quorum"),
-            holders: Roster::NOBODY,
+            holders: Roster::new(&[PersonId(1), PersonId(2)]).expect("two persons"),
             created_s: 0,
             split_knowledge: false,
             with_code: false,
