@@ -246,6 +246,11 @@ fn open(world: &mut World, slot: u8) {
                 let place = usize::try_from(turn / 3).unwrap_or(0) % codes.len().max(1);
                 let code = codes.get(place).copied().filter(|_| needs_code).unwrap_or(Code::NONE);
                 world.open_with_cards(slot, code);
+                // A reader that is silent, or only slow, is waited for.
+                let until_ms = world.now_ms + LONGEST_WAIT_MS;
+                while world.status(slot).is_some_and(|status| status.state != StateName::Active) && world.step(until_ms)
+                {
+                }
                 continue;
             }
             StateName::Absent | StateName::Locked | StateName::Collecting | StateName::Doubtful => {

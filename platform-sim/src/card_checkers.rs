@@ -155,8 +155,7 @@ impl World {
         }
         let sets = self.disk.durable.card_sets.clone();
         for (subject, sets) in &sets {
-            // Cards of others that were adopted go away with them.
-            if let Some(set) = sets.current.filter(|set| set.holders.count() > 0) {
+            if let Some(set) = sets.current {
                 self.check_set(*subject, &set, 0);
             }
         }
@@ -164,6 +163,10 @@ impl World {
 
     /// Every quorum of a set in force gives its secret (P9, P13); `shares_min` are there.
     fn check_set(&mut self, subject: SetSubject, set: &CardSet, shares_min: u8) {
+        // Cards of others that were adopted are not this world's: they go as they came.
+        if set.holders.count() == 0 {
+            return;
+        }
         let credential = match subject {
             SetSubject::BackupKey => Credential::BackupShare,
             SetSubject::Users(_) => Credential::SlotUser,
