@@ -1,5 +1,6 @@
 //! Faults that strike between orders, how they heal, and the visits of people.
 
+use slotwarden_core::card::ReaderId;
 use slotwarden_core::command::{Caller, Command, CommandKind, ReplyId};
 use slotwarden_core::effect::{ApplicationId, HsmAnswer, Input, Outcome, Room, SlotId, StoreResult, Ticket};
 use slotwarden_core::person::PersonId;
@@ -233,7 +234,12 @@ impl World {
             Kind::ApplicationUnreachable => self.apps.of(ApplicationId(place)).reachable = true,
             Kind::DiskReserve => self.disk.reserve = false,
             Kind::ReaderUnplugged => self.plug_in(place),
-            Kind::ReaderSilent => self.unplug(place, None),
+            Kind::ReaderSilent => {
+                // Every call has an answer, even if it is that its reader is gone.
+                let call =
+                    self.table.at(ReaderId(place)).and_then(|reader| reader.pending).map(|pending| pending.ticket);
+                self.unplug(place, call);
+            }
             Kind::RandomBothStuck => self.stuck = [false; 2],
             _ => {}
         }
