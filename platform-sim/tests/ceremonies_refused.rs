@@ -432,6 +432,23 @@ fn p26_p27_what_needs_two_persons_waits_for_the_second_with_all_its_parameters()
     }
 }
 
+/// Seed 78104: the share that only this card held was counted in, and its set put in force.
+#[test]
+fn p35_a_card_is_not_declared_lost_while_a_set_is_made_that_counts_it_in() {
+    let mut desk = Desk::with_set(1, 2, 2);
+    let serial = slotwarden_core::card::CardSerial::new(&desk.card(0).serial()).expect("a serial");
+    let lost = Command::CardLost { serial, credential: SHARE };
+    desk.begin(replace_set(2, 2), &[0]);
+    desk.play_until(Wants::Pin);
+    assert_eq!(desk.room.order(SECOND, lost), refused(Refusal::CeremonyUnderWay));
+    let id = desk.room.ceremony().expect("a ceremony").id;
+    assert_eq!(desk.room.order(ADMINISTRATOR, Command::CancelCeremony { id }), DONE);
+    desk.room.at_pad(0, &[Entry::Cancels]);
+    desk.room.wait(CEREMONY_MS);
+    assert_eq!(desk.room.ceremony(), None);
+    assert_eq!(desk.room.order(SECOND, lost), DONE);
+}
+
 #[test]
 fn p28_a_stranger_neither_begins_feeds_nor_cancels_a_ceremony() {
     let mut desk = Desk::with_set(1, 2, 2);

@@ -695,6 +695,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         let known = self.cards.registry.find(&serial, credential).copied();
         let answer = match known {
             None => Answer::Refused(Refusal::UnknownCard),
+            // The ceremony may be about to put a set in force that counts this card in.
+            Some(_) if self.cards.ceremony().is_some() => Answer::Refused(Refusal::CeremonyUnderWay),
             Some(entry) => {
                 // It is there already, so it has a place.
                 let _ = self.cards.registry.change(serial, credential, entry.profile, |entry| entry.lost = true);
