@@ -10,6 +10,7 @@ use std::env;
 use std::hint::black_box;
 use std::process::ExitCode;
 
+use slotwarden_core::share::card_set::{self, CardQuorum};
 use slotwarden_core::share::shamir::{Lanes, Point, combine, evaluate};
 use slotwarden_core::share::{Quorum, set_id, share_of};
 
@@ -36,8 +37,11 @@ fn main() -> ExitCode {
     let right = again.write(&mut bytes) && bytes == secret;
     let mut share = [0; 16];
     let dealt = counted_share(black_box(&key), &mut share);
+    let dealt_card = counted_card_share(black_box(&key), black_box(&secret), &mut bytes);
+    let mut named = secret;
+    let named = counted_key_id(black_box(&mut named));
     black_box(counted_by_branches(black_box(&secret)));
-    if read && combined && right && dealt { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if read && combined && right && dealt && dealt_card && named { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[inline(never)]
@@ -58,6 +62,19 @@ fn counted_combine(points: &[Point<4>], secret: &mut Lanes<4>) -> bool {
 #[inline(never)]
 fn counted_share(key: &[u8; 32], y: &mut [u8; 16]) -> bool {
     Quorum::new(3, 5).is_ok_and(|quorum| share_of(key, &set_id(key), quorum, 4, y))
+}
+
+/// One share of a set on cards, from its seed and its secret.
+#[inline(never)]
+fn counted_card_share(seed: &[u8; 32], secret: &[u8; 32], y: &mut [u8; 32]) -> bool {
+    CardQuorum::new(3, 5).is_ok_and(|quorum| card_set::share_of(seed, secret, &[1; 16], quorum, 4, y))
+}
+
+/// Whether a secret is the one that its key id names.
+#[inline(never)]
+fn counted_key_id(secret: &mut [u8; 32]) -> bool {
+    let key_id = card_set::key_id(secret);
+    card_set::check_combined(secret, &key_id)
 }
 
 /// What would be wrong: a product that looks at the secret's bits. The test has to see it.

@@ -181,6 +181,7 @@ pub fn so_accepted(turn: &mut Turn<'_>, caller: Option<Caller>) {
     turn.slot.record.so.accepted();
     turn.slot.so_cooling_until_ms = None;
     turn.slot.record.so_proven_s = turn.now.wall_s;
+    turn.slot.so_proven_set = turn.slot.so_tried_set.take();
     turn.save();
     turn.journal(caller.map(|caller| caller.who), AuditEvent::SoPinAccepted);
 }

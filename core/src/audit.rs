@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::ceremony::order::CeremonyId;
 use crate::command::CommandKind;
 use crate::effect::{ApplicationId, SlotId};
 use crate::fault::{Fault, Refusal};
@@ -151,6 +152,65 @@ pub enum AuditEvent {
     CollectionEnded(CollectionEnd),
     /// A set that was being handed out never came into force: its shares are void.
     SetVoid,
+    /// A ceremony begins.
+    CeremonyBegan(CeremonyId, CommandKind),
+    /// A ceremony ended; its transcript is whole.
+    CeremonyEnded(CeremonyId, CeremonyEnd),
+    /// A share was read from a card and is good.
+    CardRead {
+        /// Which of its set.
+        x: u8,
+    },
+    /// A share was written to a card and read back.
+    CardWritten {
+        /// Which of its set.
+        x: u8,
+    },
+    /// What was on a card is gone.
+    CardErased,
+    /// A card's PIN was changed on the pad.
+    CardPinChanged,
+    /// A card refused a PIN that somebody typed on the pad.
+    CardPinWrong,
+    /// A card did not do.
+    CardRefused(Refusal),
+    /// A card was declared lost.
+    CardLost,
+    /// A set of cards is being made.
+    CardSetBegun {
+        /// Which of its subject.
+        generation: u32,
+    },
+    /// The set of cards that was being made is in force.
+    CardSetInForce,
+    /// The set of cards that was being made never came into force.
+    CardSetVoid,
+    /// The new cards gave the secret from two different quorums.
+    SetRehearsed,
+    /// The cards gave the key that they name.
+    KeyCompared,
+    /// A slot's token has the derived keys, read back and checked.
+    BackupKeyPut(SlotId),
+    /// A slot's token does not have them.
+    BackupKeyNotPut(SlotId, Fault),
+    /// Derived keys of other backup keys were destroyed in a slot's token.
+    BackupKeysDestroyed(u8),
+}
+
+/// How a ceremony ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum CeremonyEnd {
+    /// Everything was done.
+    Done,
+    /// What the cards gave went to the slot.
+    Delivered,
+    /// Refused, cancelled or too late.
+    Refused(Refusal),
+    /// A device failed.
+    Failed(Fault),
+    /// The service ended in the middle of it.
+    Interrupted,
 }
 
 /// How a collection ended.

@@ -13,7 +13,12 @@
 //!
 //! After a restart every reader is idle and every card is identified anew.
 
+pub mod apdu;
+pub mod profile;
+pub mod registry;
 pub mod session;
+pub mod sets;
+pub mod status_word;
 
 use core::fmt;
 
@@ -59,7 +64,7 @@ impl ProfileId {
     pub const ALL: [ProfileId; 2] = [ProfileId::Iso7816Files, ProfileId::OpenPgp];
 }
 
-/// Longest card serial we keep, bytes: that of an OpenPGP card's application identifier is 16.
+/// Longest card serial we keep, bytes: as long as an application identifier; OpenPGP cards have 6.
 pub const SERIAL_BYTES_MAX: usize = 16;
 
 /// What a card says its serial number is. Shown and compared, never trusted.

@@ -154,9 +154,10 @@ fn expand_base58(key: &[u8; 32], place: &mut [u8], chars: usize) -> usize {
     0
 }
 
-/// Writes the token PIN that a secret of shares or cards gives, alone or on top of a code,
-/// into `out`; returns `chars`, or 0 with `out` wiped when that is not 22 to 32 (what
-/// [`generated_chars`] says for the token), `out` is smaller or the code longer than 65,535.
+/// Writes the token PIN that a secret of typed shares (16 bytes) or cards (32) gives, alone or
+/// on top of a code, into `out`; returns `chars`, or 0 with `out` wiped when that is not 22 to
+/// 32 (what [`generated_chars`] says for the token), `out` is smaller or the code longer than
+/// 65,535.
 ///
 /// How others compute it: PRK = HKDF-Extract with SHA-256 (RFC 5869), salt = slot uid,
 /// IKM = secret ‖ length of the code (two bytes, big-endian; 0 without a code) ‖ code.
@@ -174,6 +175,25 @@ pub fn token_pin(
     chars: usize,
     out: &mut [u8],
 ) -> usize {
+    pin(b"slotwarden/slot-pin/v1", secret, code, slot_uid, set_id, chars, out)
+}
+
+/// Writes the SO PIN that a secret of HSM administrators' cards gives into `out`: as
+/// [`token_pin`] without a code, info = "slotwarden/so-pin/v1" ‖ set id.
+#[must_use]
+pub fn so_pin(secret: &[u8], slot_uid: &[u8; 16], set_id: &[u8; 16], chars: usize, out: &mut [u8]) -> usize {
+    pin(b"slotwarden/so-pin/v1", secret, b"", slot_uid, set_id, chars, out)
+}
+
+fn pin(
+    info: &[u8],
+    secret: &[u8],
+    code: &[u8],
+    slot_uid: &[u8; 16],
+    set_id: &[u8; 16],
+    chars: usize,
+    out: &mut [u8],
+) -> usize {
     out.zeroize();
     let Ok(code_len) = u16::try_from(code.len()) else { return 0 };
     if !(GENERATED_CHARS_MIN..=GENERATED_CHARS).contains(&chars) {
@@ -182,7 +202,7 @@ pub fn token_pin(
     let mut prk = Zeroizing::new([0; derive::KEY_BYTES]);
     let mut stream = Zeroizing::new([0u8; 128]);
     if !derive::extract(slot_uid, &[secret, &code_len.to_be_bytes(), code], &mut prk)
-        || !derive::expand(&prk, [b"slotwarden/slot-pin/v1", set_id], stream.as_mut_slice())
+        || !derive::expand(&prk, [info, set_id], stream.as_mut_slice())
     {
         return 0;
     }
@@ -309,6 +329,22 @@ mod tests {
         let mut short = [0; 40];
         assert_eq!(token_pin(&[1; 16], b"code", &[2; 16], &[3; 16], 22, &mut short), 22);
         assert_eq!((&short[..22], &short[22..]), (&one[..22], &[0; 18][..]));
+    }
+
+    #[test]
+    fn an_so_pin_is_no_token_pin_and_belongs_to_one_slot_and_set() {
+        let pin = |slot_uid: u8, set_id: u8| {
+            let mut out = [0; 32];
+            assert_eq!(so_pin(&[1; 32], &[slot_uid; 16], &[set_id; 16], 32, &mut out), 32);
+            out
+        };
+        let mut out = [9; 32];
+        assert_eq!(so_pin(&[1; 32], &[2; 16], &[3; 16], 21, &mut out), 0);
+        assert_eq!(out, [0; 32]);
+        assert_eq!(token_pin(&[1; 32], b"", &[2; 16], &[3; 16], 32, &mut out), 32);
+        let others = [out, pin(3, 3), pin(2, 4)];
+        assert!(others.iter().all(|other| *other != pin(2, 3)));
+        assert!(pin(2, 3).iter().all(|digit| BASE58.contains(digit)));
     }
 
     #[test]

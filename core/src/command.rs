@@ -3,12 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::approval::ApprovalCode;
+use crate::card::{CardSerial, Credential};
+use crate::ceremony::order::{CardOrder, CeremonyId, Places, SoUse};
 use crate::effect::{ApplicationSet, SlotId};
 use crate::fault::{Fault, Refusal};
 use crate::person::{PersonId, Roster};
 use crate::record::Mode;
 use crate::safe::SecretId;
 use crate::share::Quorum;
+use crate::share::card_set::CardQuorum;
 use crate::status::Progress;
 
 /// The platform's name for an answer that somebody waits for.
@@ -178,6 +181,79 @@ pub enum Command {
     },
     /// Deactivate nothing, but take hand-over files back, wipe the Safe and end.
     Stop,
+    /// A ceremony that is about cards; answered when it ended.
+    Cards {
+        /// What, and at which readers.
+        order: CardOrder,
+    },
+    /// Let users with cards open a slot, alone or on top of a code: a new set for it.
+    SlotCards {
+        /// Which slot.
+        slot: SlotId,
+        /// How many users of how many.
+        quorum: CardQuorum,
+        /// The users, share 1 first.
+        holders: Roster,
+        /// Whether a code is needed as well.
+        with_code: bool,
+        /// The present manual code, where one person knows it.
+        code: Option<SecretId>,
+        /// The code on top of which the cards are.
+        new_code: Option<SecretId>,
+        /// Whether the person typed the confirmation that a last try needs.
+        confirmed: bool,
+        /// Applications that need not be told to let go.
+        accept: ApplicationSet,
+        /// At which readers.
+        at: Places,
+    },
+    /// Let cards give the SO PIN of a slot's token: a new set for it.
+    AdministratorCards {
+        /// Which slot.
+        slot: SlotId,
+        /// How many cards of how many.
+        quorum: CardQuorum,
+        /// The HSM administrators, share 1 first.
+        holders: Roster,
+        /// The present SO PIN; `None`: that of the cards in force.
+        so_pin: Option<SecretId>,
+        /// Whether the person typed the confirmation that a last try of the SO PIN needs.
+        confirmed: bool,
+        /// At which readers.
+        at: Places,
+    },
+    /// Initialise, unblock or decommission by the SO PIN of the cards.
+    BySoCards {
+        /// Which slot.
+        slot: SlotId,
+        /// Which of them.
+        then: SoUse,
+        /// Whether the person typed the confirmation that a last try of the SO PIN needs.
+        confirmed: bool,
+        /// At which readers.
+        at: Places,
+    },
+    /// Declare a card lost.
+    CardLost {
+        /// The card.
+        serial: CardSerial,
+        /// Which of its credentials.
+        credential: Credential,
+    },
+    /// Answer what a ceremony asks.
+    AnswerCeremony {
+        /// Which ceremony.
+        id: CeremonyId,
+        /// The answer.
+        yes: bool,
+        /// Whether the text was typed that a last try needs.
+        confirmed: bool,
+    },
+    /// End a ceremony.
+    CancelCeremony {
+        /// Which.
+        id: CeremonyId,
+    },
 }
 
 /// A [`Command`] or a reading without its parameters: what a role is checked against.
@@ -222,11 +298,39 @@ pub enum CommandKind {
     Share,
     /// [`Command::Reset`]
     Reset,
+    /// [`Task::CreateSet`](crate::ceremony::order::Task)
+    CreateSet,
+    /// [`Task::ChangePin`](crate::ceremony::order::Task)
+    ChangeCardPin,
+    /// [`Task::Reassign`](crate::ceremony::order::Task)
+    ReassignCard,
+    /// [`Task::Copy`](crate::ceremony::order::Task)
+    CopyCard,
+    /// [`Task::VerifySet`](crate::ceremony::order::Task)
+    VerifySet,
+    /// [`Task::RestoreKey`](crate::ceremony::order::Task)
+    RestoreKey,
+    /// [`Task::ReplaceSet`](crate::ceremony::order::Task)
+    ReplaceSet,
+    /// [`Task::Rotate`](crate::ceremony::order::Task)
+    RotateKey,
+    /// [`Task::Erase`](crate::ceremony::order::Task)
+    EraseCard,
+    /// [`Command::CardLost`]
+    CardLost,
+    /// [`Command::SlotCards`]
+    SlotCards,
+    /// [`Command::AdministratorCards`]
+    AdministratorCards,
+    /// [`Command::AnswerCeremony`]
+    AnswerCeremony,
+    /// [`Command::CancelCeremony`]
+    CancelCeremony,
 }
 
 impl CommandKind {
     /// Every kind, in the order of the enum. New ones go to its end: audit records hold their places.
-    pub const ALL: [CommandKind; 19] = [
+    pub const ALL: [CommandKind; 33] = [
         CommandKind::Boot,
         CommandKind::Activate,
         CommandKind::Deactivate,
@@ -246,6 +350,20 @@ impl CommandKind {
         CommandKind::Split,
         CommandKind::Share,
         CommandKind::Reset,
+        CommandKind::CreateSet,
+        CommandKind::ChangeCardPin,
+        CommandKind::ReassignCard,
+        CommandKind::CopyCard,
+        CommandKind::VerifySet,
+        CommandKind::RestoreKey,
+        CommandKind::ReplaceSet,
+        CommandKind::RotateKey,
+        CommandKind::EraseCard,
+        CommandKind::CardLost,
+        CommandKind::SlotCards,
+        CommandKind::AdministratorCards,
+        CommandKind::AnswerCeremony,
+        CommandKind::CancelCeremony,
     ];
 }
 
@@ -271,6 +389,15 @@ impl Command {
             Command::Withdraw { .. } => CommandKind::Withdraw,
             Command::DualControl { .. } => CommandKind::DualControl,
             Command::AdoptConfiguration { .. } => CommandKind::AdoptConfiguration,
+            Command::Cards { order } => order.task.kind(),
+            Command::SlotCards { .. } => CommandKind::SlotCards,
+            Command::AdministratorCards { .. } => CommandKind::AdministratorCards,
+            Command::BySoCards { then: SoUse::Init { .. }, .. } => CommandKind::Init,
+            Command::BySoCards { then: SoUse::Unblock { .. }, .. } => CommandKind::Unblock,
+            Command::BySoCards { then: SoUse::Decommission { .. }, .. } => CommandKind::Decommission,
+            Command::CardLost { .. } => CommandKind::CardLost,
+            Command::AnswerCeremony { .. } => CommandKind::AnswerCeremony,
+            Command::CancelCeremony { .. } => CommandKind::CancelCeremony,
         }
     }
 
@@ -283,7 +410,11 @@ impl Command {
             | Command::Approve { .. }
             | Command::Withdraw { .. }
             | Command::DualControl { .. }
-            | Command::AdoptConfiguration { .. } => None,
+            | Command::AdoptConfiguration { .. }
+            | Command::Cards { .. }
+            | Command::CardLost { .. }
+            | Command::AnswerCeremony { .. }
+            | Command::CancelCeremony { .. } => None,
             Command::Activate { slot, .. }
             | Command::Deactivate { slot }
             | Command::EndCall { slot }
@@ -294,7 +425,10 @@ impl Command {
             | Command::Decommission { slot, .. }
             | Command::Split { slot, .. }
             | Command::Share { slot, .. }
-            | Command::Reset { slot } => Some(*slot),
+            | Command::Reset { slot }
+            | Command::SlotCards { slot, .. }
+            | Command::AdministratorCards { slot, .. }
+            | Command::BySoCards { slot, .. } => Some(*slot),
         }
     }
 
@@ -310,12 +444,21 @@ impl Command {
             | Command::Withdraw { .. }
             | Command::DualControl { .. }
             | Command::AdoptConfiguration { .. }
-            | Command::Reset { .. } => [None, None],
+            | Command::Reset { .. }
+            | Command::Cards { .. }
+            | Command::CardLost { .. }
+            | Command::AnswerCeremony { .. }
+            | Command::CancelCeremony { .. }
+            | Command::BySoCards { then: SoUse::Init { .. } | SoUse::Decommission { .. }, .. } => [None, None],
+            Command::BySoCards { then: SoUse::Unblock { new_code, .. }, .. } => [None, *new_code],
+            Command::AdministratorCards { so_pin, .. } => [*so_pin, None],
             Command::Activate { code, .. } | Command::Split { code, .. } | Command::Share { code, .. } => [*code, None],
             Command::Init { so_pin, .. } => [Some(*so_pin), None],
             Command::Unblock { so_pin, new_code, .. } => [Some(*so_pin), *new_code],
             Command::Decommission { so_pin, .. } => [*so_pin, None],
-            Command::ChangeCode { code, new_code, .. } | Command::Mode { code, new_code, .. } => [*code, *new_code],
+            Command::ChangeCode { code, new_code, .. }
+            | Command::Mode { code, new_code, .. }
+            | Command::SlotCards { code, new_code, .. } => [*code, *new_code],
         }
     }
 
@@ -331,7 +474,19 @@ impl Command {
             | Command::Withdraw { .. }
             | Command::DualControl { .. }
             | Command::AdoptConfiguration { .. }
-            | Command::Reset { .. } => {}
+            | Command::Reset { .. }
+            | Command::Cards { .. }
+            | Command::CardLost { .. }
+            | Command::AnswerCeremony { .. }
+            | Command::CancelCeremony { .. }
+            | Command::BySoCards { then: SoUse::Init { .. } | SoUse::Decommission { .. }, .. } => {}
+            Command::BySoCards { then: SoUse::Unblock { new_code, .. }, .. } => *new_code = None,
+            // Whether the SO PIN is typed or comes from cards is part of what is approved.
+            Command::AdministratorCards { so_pin, .. } => {
+                if let Some(so_pin) = so_pin {
+                    *so_pin = SecretId::NONE;
+                }
+            }
             Command::Activate { code, .. } | Command::Split { code, .. } | Command::Share { code, .. } => *code = None,
             Command::Init { so_pin, .. } => *so_pin = SecretId::NONE,
             Command::Unblock { so_pin, new_code, .. } => {
@@ -344,7 +499,9 @@ impl Command {
                     *so_pin = SecretId::NONE;
                 }
             }
-            Command::ChangeCode { code, new_code, .. } | Command::Mode { code, new_code, .. } => {
+            Command::ChangeCode { code, new_code, .. }
+            | Command::Mode { code, new_code, .. }
+            | Command::SlotCards { code, new_code, .. } => {
                 *code = None;
                 *new_code = None;
             }

@@ -46,8 +46,8 @@ pub fn expand(prk: &[u8; KEY_BYTES], info: [&[u8]; 2], out: &mut [u8]) -> bool {
     true
 }
 
-/// HMAC (RFC 2104) of all parts under a key of one block at most.
-fn hmac(key: &[u8], parts: &[&[u8]], out: &mut [u8; KEY_BYTES]) {
+/// HMAC (RFC 2104) of all parts, one after the other, under a key of one block at most.
+pub(crate) fn hmac(key: &[u8], parts: &[&[u8]], out: &mut [u8; KEY_BYTES]) {
     const INNER: u8 = 0x36;
     const OUTER: u8 = 0x5C;
     let mut hash = Sha256::new();

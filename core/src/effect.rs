@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::AuditRecord;
 use crate::card::{CardAnswer, CardCall, CardFailure, ReaderEvent, ReaderId};
+use crate::ceremony::order::CeremonyId;
 use crate::command::{Answer, Caller, Command, ReplyId};
 use crate::fault::{Fault, HsmFailure};
 use crate::record::{Record, SecretKey};
@@ -138,6 +139,14 @@ pub enum Effect {
         /// Its chain hash.
         head: [u8; 32],
     },
+    /// Sign the end of this transcript's chain with the node key, and keep the signature
+    /// (`ceremony::transcript::signed_message`).
+    SignTranscript {
+        /// Of which ceremony.
+        id: CeremonyId,
+        /// The hash of its last line.
+        head: [u8; 32],
+    },
     /// End the HSM worker now, whatever it is doing; `Input::WorkerLost` follows.
     EndWorker,
     /// Everything is wiped and taken back: the platform may exit.
@@ -190,6 +199,34 @@ pub enum HsmCall {
         /// The SO PIN.
         so_pin: SecretId,
     },
+    /// Make the slot's keys of a backup key, by the user who is logged in: W (wrap only) and MAK
+    /// (sign and verify only), private, sensitive, not extractable, not modifiable. Each is read back
+    /// and checked against what software computes from the same bytes; those that fail are destroyed.
+    /// Keys of the same id that are there already and pass the check count as made.
+    PutBackupKeys {
+        /// Names the backup key; with the slot uid it is the objects' `CKA_ID`.
+        key_id: [u8; 16],
+        /// The slot uid.
+        uid: [u8; 16],
+        /// The wrapping key, 32 bytes.
+        kek: SecretId,
+        /// The authentication key, 32 bytes.
+        mak: SecretId,
+    },
+    /// Look for the slot's keys of this backup key and destroy those of every other one (`None`: of all).
+    KeepBackupKeys {
+        /// The backup key in force.
+        key_id: Option<[u8; 16]>,
+        /// The slot uid.
+        uid: [u8; 16],
+    },
+    /// `C_Login` as SO, `C_SetPIN` in that session, `C_Logout`: another SO PIN.
+    SetSoPin {
+        /// The present SO PIN.
+        old: SecretId,
+        /// The new SO PIN.
+        new: SecretId,
+    },
 }
 
 /// An order to an application's adapter.
@@ -241,6 +278,17 @@ pub enum HsmAnswer {
     Unblocked,
     /// `CKR_OK` from `C_InitToken`; the state is that of the token after it.
     Erased(TokenState),
+    /// W and MAK are there, read back and checked.
+    BackupKeysPut,
+    /// Of [`HsmCall::KeepBackupKeys`].
+    BackupKeysKept {
+        /// Whether W and MAK of the backup key are there.
+        present: bool,
+        /// Objects of other backup keys that were destroyed.
+        destroyed: u8,
+    },
+    /// `CKR_OK` from `C_SetPIN` in the SO's session, and the SO is logged out.
+    SoPinSet,
 }
 
 /// What a commit came to.

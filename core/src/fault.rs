@@ -262,6 +262,131 @@ refusals! {
         "two slots collect shares or parts already" "finish one of them; `slotwarden status` names them";
     821 CodeIsShared "code-is-shared" Wrong
         "the code is known in shares" "`slotwarden slot split NAME` makes a new set";
+
+    901 LevelNotCards "level-not-cards" Wrong
+        "smart card operations are only offered at appliance security level `cards`" "set `security_level = \"cards\"` in the configuration and restart the daemon";
+    902 CeremonyUnderWay "ceremony-under-way" Later
+        "another ceremony is under way: there is one at a time" "`slotwarden ceremony show` names it and who began it; wait for its end, or have it cancelled";
+    903 NoCeremony "no-ceremony" Wrong
+        "no such ceremony is under way" "`slotwarden ceremony show` says what is";
+    904 CeremonyOfOthers "ceremony-of-others" NotAllowed
+        "you neither began this ceremony nor are wanted in it" "have whoever began it, or an administrator, do this";
+    905 NoReader "no-reader" Later
+        "no usable card reader is there" "connect a reader with a keypad; `slotwarden card list` says why others are not used";
+    906 UnknownReader "unknown-reader" Wrong
+        "no usable card reader has this name" "`slotwarden card list` shows the names, and why others are not used";
+    907 NothingAsked "nothing-asked" Wrong
+        "the ceremony asks nothing now" "`slotwarden ceremony watch` says what it waits for";
+    908 SecondPersonWanted "second-person-wanted" NotAllowed
+        "the last try of a PIN needs an approver or administrator who neither began the ceremony nor holds the card" "have such a person answer";
+    909 CeremonyCancelled "ceremony-cancelled" Wrong
+        "the ceremony was cancelled; what was in force before is in force" "begin it again";
+    910 CeremonyTimedOut "ceremony-timed-out" Later
+        "nobody went on in time; what was in force before is in force" "begin it again when everybody is there";
+    911 CeremonyNotNow "ceremony-not-now" Later
+        "the HSM is at work for this ceremony and cannot be interrupted" "wait for its answer";
+    912 HoldersInvalid "holders-invalid" Wrong
+        "each share needs another person, who may hold one" "name as many different persons with the role custodian or administrator as there are shares";
+    913 ReaderLost "reader-lost" Later
+        "the card reader is gone; what was in force before is in force" "connect it, then begin again";
+    914 ReaderSilent "reader-silent" Later
+        "the card reader does not answer" "unplug it and connect it again, then begin again";
+    915 ReaderBusy "reader-busy" Later
+        "the card reader is still doing something else" "wait until its pad shows nothing, then begin again";
+
+    920 CardRepeated "card-repeated" Wrong
+        "this card, or another one with the same share, was used in this ceremony already" "insert another card";
+    921 CardIsSource "card-is-source" Wrong
+        "this is the card that is being copied" "insert another card";
+    922 CardOfSet "card-of-set" Wrong
+        "this card holds a share of a set that is in force" "insert another card; nothing was written";
+    923 CardForeign "card-foreign" Wrong
+        "this card is of another cluster or another slot" "insert a card of this one; nothing was written and no try was spent";
+    924 CardSuperseded "card-superseded" Wrong
+        "the set of this card is no longer in force" "insert a card of the set that `slotwarden card list` shows as in force";
+    925 CardVoid "card-void" Wrong
+        "the set of this card never came into force: its making was interrupted" "insert another card; this one may be overwritten";
+    926 CardOfOtherSet "card-of-other-set" Wrong
+        "this card is of another set than those before it" "insert a card of the same set";
+    927 CardOtherKind "card-other-kind" Wrong
+        "this card holds something else than what is wanted" "insert the right card";
+    928 CardBlank "card-blank" Wrong
+        "nothing of ours is on this card" "insert the right card";
+    929 CardNotOurs "card-not-ours" Wrong
+        "what is on this card is no share" "insert the right card";
+    930 CardNewer "card-newer" Wrong
+        "the share on this card is of a newer version" "use the version of Slotwarden that wrote it";
+    931 CardForged "card-forged" Wrong
+        "the share on this card was altered or forged" "find out by whom; insert another card";
+    932 CardBlocked "card-blocked" Wrong
+        "the PIN of this card is blocked" "insert another card; a share whose cards are all blocked is lost: `slotwarden card lost`";
+    933 CardDeclaredLost "card-declared-lost" Wrong
+        "this card was declared lost" "find out where it was; insert another card";
+    934 CardUnknown "card-unknown" Wrong
+        "no card that we know how to use" "insert a card with the files of the profile `iso7816-files`, or an OpenPGP card";
+    935 CardWithoutSerial "card-without-serial" Wrong
+        "the card does not say its serial number" "insert another card";
+    936 CardNotBlank "card-not-blank" Wrong
+        "something is on the card, and nobody agreed that it is lost" "insert a blank card, or begin with --overwrite";
+    937 CardFull "card-full" Wrong
+        "there is no room on the card" "insert another card";
+    938 CardFaulty "card-faulty" Wrong
+        "the card or its reader did not do what was asked" "try once more; if it stays so, use another card or another reader";
+    939 CardReadBackDiffers "card-read-back-differs" Wrong
+        "the card gave back something else than was written" "do not use this card any more; insert another one";
+    940 CardPulled "card-pulled" Later
+        "the card was taken out in the middle of a step" "insert it again and leave it until it is asked back";
+    941 CardTornWrite "card-torn-write" Later
+        "the card was taken out while it was written: it holds what was there, the new share, or nothing" "insert it again: it is written once more";
+    942 CardInUse "card-in-use" Later
+        "another program uses the card" "end that program, then say yes to another try";
+    943 CardNotExpected "card-not-expected" Wrong
+        "another card than the one that was taken out in the middle" "insert that one again";
+    944 CardPinWrong "card-pin-wrong" Wrong
+        "the card refused the PIN" "`slotwarden ceremony watch` says how many tries are left";
+    945 CardPinOldOrNew "card-pin-old-or-new" WaitsForPeople
+        "the card was interrupted while its PIN was changed: it has the old one or the new one" "insert it again and type the new PIN once: that decides";
+    946 CardPinNotChanged "card-pin-not-changed" Wrong
+        "the PIN was not changed: the old one counts" "change it now";
+    947 CardPinNeverChanged "card-pin-never-changed" Wrong
+        "the card is on the PIN it came with, and nothing is kept behind such a PIN" "change it on the pad when the pad asks";
+    948 PadTimedOut "pad-timed-out" Later
+        "nobody typed on the pad in time; no try was spent" "say yes to another try";
+    949 PadCancelled "pad-cancelled" Later
+        "somebody pressed cancel on the pad; no try was spent" "say yes to another try";
+    950 PadMismatch "pad-mismatch" Wrong
+        "the two new PINs were not the same; nothing was changed" "say yes to another try";
+    951 PadLength "pad-length" Wrong
+        "the PIN was too short or too long; nothing was changed" "say yes to another try; the pad takes 6 to 12 digits, some fewer";
+
+    960 NoBackupKey "no-backup-key" Wrong
+        "there is no backup key yet" "`slotwarden backup create-set` makes one";
+    961 BackupKeyExists "backup-key-exists" Wrong
+        "there is a backup key already" "`slotwarden backup replace-set` makes another set of it, `slotwarden backup rotate` another key";
+    962 KeyIdDiffers "key-id-differs" Wrong
+        "the cards do not give the key that they name; what they gave was wiped" "at least one of them is damaged or forged: verify each with `slotwarden backup verify-set`";
+    963 RehearsalFailed "rehearsal-failed" Wrong
+        "the new cards do not give the key; nothing is in force that was not before" "begin again with other cards";
+    964 WouldBreakQuorum "would-break-quorum" Wrong
+        "without this card too few shares of the set would be left" "make a copy or another set first";
+    965 TooManyCopies "too-many-copies" Wrong
+        "there are as many cards of this share as there may be" "declare one lost or erase one first";
+    966 TooManyCards "too-many-cards" Wrong
+        "no more cards can be kept account of" "erase cards that are not used any more";
+    967 UnknownCard "unknown-card" Wrong
+        "no card with this serial is known" "`slotwarden card list` shows those that are";
+    968 NoSlotCards "no-slot-cards" Wrong
+        "the slot has no cards for this" "`slotwarden slot cards NAME` makes a set";
+    969 SlotHasCards "slot-has-cards" WaitsForPeople
+        "the slot is opened with cards" "`slotwarden slot activate NAME` calls its users to the pad";
+    970 CodeNotOnTop "code-not-on-top" Wrong
+        "the cards of this slot are not on top of a code" "leave the code out";
+    972 SoPinNotTaken "so-pin-not-taken" Wrong
+        "the token did not take the new SO PIN; the old one is in force" "look at the HSM, then begin again";
+    973 SoPinOldOrNew "so-pin-old-or-new" WaitsForPeople
+        "changes of the SO PIN were interrupted, and nobody knows which cards count" "use the cards once: `slotwarden slot unblock NAME` with the SO PIN of those that the token takes decides";
+    971 CardsNeedManual "cards-need-manual" Wrong
+        "a code on top of cards is known to people" "give the new code";
 }
 
 /// A device failed, or we did.
@@ -332,7 +457,8 @@ pub enum ApplicationFault {
     AutoActivation,
 }
 
-/// PKCS#11 functions we call. The text is the function's name.
+/// PKCS#11 functions we call. The text is the function's name. New ones go to the end: audit
+/// records hold their places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[allow(missing_docs)] // each variant is the PKCS#11 function of that name
@@ -354,6 +480,14 @@ pub enum Function {
     Settle,
     /// A function we do not name.
     Other,
+    CreateObject,
+    DestroyObject,
+    GetAttributeValue,
+    WrapKey,
+    UnwrapKey,
+    Sign,
+    Encrypt,
+    GenerateKeyPair,
 }
 
 /// How a PKCS#11 operation failed.
@@ -415,6 +549,10 @@ pub mod rv {
     pub const USER_NOT_LOGGED_IN: u64 = 0x101;
     /// `CKR_USER_PIN_NOT_INITIALIZED`
     pub const USER_PIN_NOT_INITIALIZED: u64 = 0x102;
+    /// `CKR_ARGUMENTS_BAD`
+    pub const ARGUMENTS_BAD: u64 = 0x07;
+    /// `CKR_DEVICE_MEMORY`: the token has no room for another object
+    pub const DEVICE_MEMORY: u64 = 0x31;
     /// `CKR_DEVICE_ERROR`
     pub const DEVICE_ERROR: u64 = 0x30;
     /// `CKR_TOKEN_WRITE_PROTECTED`
@@ -585,6 +723,14 @@ impl Function {
             Function::GenerateRandom => "C_GenerateRandom",
             Function::Settle => "settle",
             Function::Other => "another function",
+            Function::CreateObject => "C_CreateObject",
+            Function::DestroyObject => "C_DestroyObject",
+            Function::GetAttributeValue => "C_GetAttributeValue",
+            Function::WrapKey => "C_WrapKey",
+            Function::UnwrapKey => "C_UnwrapKey",
+            Function::Sign => "C_Sign",
+            Function::Encrypt => "C_Encrypt",
+            Function::GenerateKeyPair => "C_GenerateKeyPair",
         }
     }
 }

@@ -16,13 +16,15 @@
 //! | [`slot`] | the slot machine: locked, activating, active, … |
 //! | [`pin_change`] | the token PIN change as a transaction that survives power cuts |
 //! | [`quorum`] | people who know a code together: collecting, and handing new shares out |
+//! | [`card`] | smart cards: what a reader is asked and answers, kinds of card, the session of a reader |
 //! | [`slot_data`] | what the machines of a slot share |
 //! | [`turn`] | what a machine may do while it handles one event |
 //! | [`outbox`] | durable first, then the act |
 //! | [`attempts`] | when a try may be made, and what it costs |
 //! | [`service`] | routing, durability, deadlines: the four verbs |
-//! | [`share`] | codes that m of n custodians know together: quorum, typed shares, sets |
-//! | [`derive`] | keys from keys |
+//! | [`share`] | what m of n persons hold together: quorum, typed shares, shares on cards, sets |
+//! | [`backup`] | keys that come from the backup key |
+//! | [`mod@derive`] | keys from keys |
 //! | [`safe`] | where secrets live, and the only place |
 //! | [`record`] | what is durable |
 //! | [`audit`] | the chained log |
@@ -42,7 +44,9 @@ mod fmt;
 pub mod approval;
 pub mod attempts;
 pub mod audit;
+pub mod backup;
 pub mod card;
+pub mod ceremony;
 pub mod code;
 pub mod command;
 pub mod derive;

@@ -6,8 +6,8 @@ pub const SLOTS_APPLIANCE: usize = 64;
 pub const SLOTS_FIRMWARE: usize = 8;
 /// Places of the Safe of an appliance: one token PIN per active slot, two more for each of
 /// the commands under way ([`COMMANDS_MAX`]), and the codes of boot, which become PINs in
-/// their own place.
-pub const PLACES_APPLIANCE: usize = 128;
+/// their own place; and of a ceremony sixteen shares, as many read back, and eight more.
+pub const PLACES_APPLIANCE: usize = 192;
 /// Places of the Safe of a firmware.
 pub const PLACES_FIRMWARE: usize = 24;
 /// Bytes of one place: a typed share in groups of five (65 characters) with a few separators
@@ -39,6 +39,21 @@ pub const APPROVAL_TRIES: usize = 3;
 pub const APPLICATIONS_PER_SLOT_MAX: usize = 4;
 /// Applications of an appliance, all slots together.
 pub const APPLICATIONS_MAX: usize = 64;
+
+/// Card readers: one for each hand of two persons, and as many spare ones.
+pub const READERS_MAX: usize = 4;
+/// Cards that are known: sixteen backup key shares with a copy each, and the users of several
+/// slots with their copies (k of n users, up to five cards each).
+pub const CARDS_MAX: usize = 128;
+/// Cards of one share: the original and its copies (the product page: "up to 5 cards").
+pub const COPIES_MAX: usize = 5;
+/// Former sets of a subject whose shares are refused by what became of them.
+pub const FORMER_CARD_SETS_MAX: usize = 6;
+
+/// Wait for the answer to what a ceremony asks, milliseconds (5 min).
+pub const QUESTION_MS: u64 = 300_000;
+/// Longest ceremony, milliseconds (4 h): sixteen people with a card each, called in one by one.
+pub const CEREMONY_MS: u64 = 14_400_000;
 
 /// Shortest authentication code, characters (the product page: "at least 8 characters").
 pub const CODE_CHARS_MIN: usize = 8;
@@ -85,3 +100,14 @@ pub const APPROVAL_REQUESTED_MS: u64 = 900_000;
 pub const APPROVAL_GIVEN_MS: u64 = 300_000;
 /// Interval between signed audit checkpoints, milliseconds (hourly).
 pub const CHECKPOINT_INTERVAL_MS: u64 = 3_600_000;
+/// Wait for somebody to insert a card, milliseconds (5 min): people fetch theirs from a safe in
+/// the next room, and a ceremony that waits longer blocks the others.
+pub const CARD_WAIT_MS: u64 = 300_000;
+/// Wait for somebody to take a card out, milliseconds (2 min): they stand in front of it.
+pub const CARD_REMOVE_MS: u64 = 120_000;
+/// Wait for a dialogue of a PIN pad, milliseconds. Pads end it by themselves, the slowest that
+/// we know after 60 s for a change of three entries.
+pub const PAD_DEADLINE_MS: u64 = 90_000;
+/// Wait for any other call to a card reader, milliseconds. Cards write 200 bytes within 1 s and
+/// ask for more time meanwhile; connecting to a slow one takes up to 5 s.
+pub const CARD_CALL_DEADLINE_MS: u64 = 15_000;

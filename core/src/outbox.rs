@@ -8,6 +8,8 @@
 use heapless::{Deque, Vec};
 
 use crate::audit::{AuditEvent, AuditRecord, Chain};
+use crate::card::ReaderId;
+use crate::ceremony::order::CeremonyId;
 use crate::command::{Answer, ReplyId};
 use crate::effect::{ApplicationId, ApplicationOrder, Effect, HsmCall, SlotId, Ticket};
 use crate::fault::{Fault, Refusal};
@@ -44,6 +46,15 @@ pub enum Act {
         reply: ReplyId,
         answer: Answer,
     },
+    /// The call itself waits in the service: a record to be written is larger than every other act.
+    Card {
+        ticket: Ticket,
+        reader: ReaderId,
+    },
+    SignTranscript {
+        id: CeremonyId,
+        head: [u8; 32],
+    },
     Checkpoint,
     EndWorker,
     Stopped,
@@ -60,8 +71,15 @@ impl Act {
             Act::Hsm { ticket, .. }
             | Act::Random { ticket, .. }
             | Act::Unseal { ticket, .. }
-            | Act::Application { ticket, .. } => Some(*ticket),
-            Act::Reply { .. } | Act::Checkpoint | Act::EndWorker | Act::Stopped | Act::Wipe(_) | Act::Withdrawn => None,
+            | Act::Application { ticket, .. }
+            | Act::Card { ticket, .. } => Some(*ticket),
+            Act::Reply { .. }
+            | Act::SignTranscript { .. }
+            | Act::Checkpoint
+            | Act::EndWorker
+            | Act::Stopped
+            | Act::Wipe(_)
+            | Act::Withdrawn => None,
         }
     }
 
@@ -70,7 +88,11 @@ impl Act {
         match self {
             Act::Hsm { call, .. } => matches!(call, HsmCall::Logout),
             Act::Application { order, .. } => matches!(order, ApplicationOrder::Withdraw),
-            Act::Random { .. } | Act::Unseal { .. } | Act::Checkpoint => false,
+            Act::Random { .. }
+            | Act::Unseal { .. }
+            | Act::Checkpoint
+            | Act::Card { .. }
+            | Act::SignTranscript { .. } => false,
             Act::Reply { .. } | Act::EndWorker | Act::Stopped | Act::Wipe(_) | Act::Withdrawn => true,
         }
     }
@@ -346,6 +368,11 @@ impl<const CAPACITY: usize> Outbox<CAPACITY> {
         if !self.halted && self.seals.push_back(change).is_err() {
             self.bug(BUG_OUTBOX_FULL);
         }
+    }
+
+    /// A ticket for an effect of the service itself.
+    pub const fn service_ticket(&mut self) -> Ticket {
+        self.number(None)
     }
 
     const fn number(&mut self, slot: Option<SlotId>) -> Ticket {

@@ -7,6 +7,7 @@
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
+use crate::ceremony::order::Task;
 use crate::command::{Command, CommandKind};
 use crate::fault::Refusal;
 use crate::limits::{PERSONS_MAX, ROSTER_MAX};
@@ -123,6 +124,12 @@ impl Roles {
         Roles(self.0 | role.bit())
     }
 
+    /// Whether there is no role at all.
+    #[must_use]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
     /// Whether the set holds the role.
     #[must_use]
     pub const fn has(self, role: Role) -> bool {
@@ -216,12 +223,25 @@ pub const fn needs_two(command: &Command, lowers: bool) -> bool {
         | Command::Share { confirmed, .. } => *confirmed,
         Command::Mode { to: Mode::Manual, confirmed, .. } | Command::Split { confirmed, .. } => *confirmed || lowers,
         Command::DualControl { on } => !*on,
+        Command::Cards { order } => match order.task {
+            Task::CreateSet { .. }
+            | Task::ReplaceSet { .. }
+            | Task::Rotate { .. }
+            | Task::RestoreKey { .. }
+            | Task::Erase { .. }
+            | Task::Reassign { .. } => true,
+            Task::ChangePin { .. } | Task::Copy { .. } | Task::VerifySet => false,
+        },
+        Command::CardLost { .. } | Command::BySoCards { .. } | Command::AdministratorCards { .. } => true,
+        Command::SlotCards { confirmed, .. } => *confirmed || lowers,
         Command::Boot
         | Command::Deactivate { .. }
         | Command::EndCall { .. }
         | Command::Approve { .. }
         | Command::Withdraw { .. }
         | Command::Reset { .. }
+        | Command::AnswerCeremony { .. }
+        | Command::CancelCeremony { .. }
         | Command::Stop => false,
     }
 }
@@ -250,7 +270,23 @@ pub const fn may(roles: Roles, what: CommandKind) -> bool {
         | CommandKind::Unblock
         | CommandKind::Decommission
         | CommandKind::DualControl
-        | CommandKind::AdoptConfiguration => administrator,
+        | CommandKind::AdoptConfiguration
+        | CommandKind::CreateSet
+        | CommandKind::ReassignCard
+        | CommandKind::VerifySet
+        | CommandKind::RestoreKey
+        | CommandKind::ReplaceSet
+        | CommandKind::RotateKey
+        | CommandKind::EraseCard
+        | CommandKind::CardLost
+        | CommandKind::SlotCards
+        | CommandKind::AdministratorCards => administrator,
+        // A custodian keeps their own card.
+        CommandKind::ChangeCardPin | CommandKind::CopyCard => may_hold_a_share(roles),
+        // Whose ceremony it is, and who is wanted in it, decides.
+        CommandKind::AnswerCeremony | CommandKind::CancelCeremony => {
+            administrator || operator || may_hold_a_share(roles) || roles.has(Role::Approver)
+        }
         CommandKind::Share => may_hold_a_share(roles),
         CommandKind::Reset => administrator || operator || may_hold_a_share(roles),
         CommandKind::Approve => administrator || roles.has(Role::Approver),

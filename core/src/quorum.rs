@@ -105,6 +105,8 @@ pub enum NewCode {
         /// Who the shares are for; nobody in particular: whoever asks first.
         custodians: Roster,
     },
+    /// Users with the cards of a set that was made just now; the PIN from them came with the order.
+    Cards(Knowledge),
 }
 
 impl Want {
@@ -124,7 +126,7 @@ impl NewCode {
     pub const fn mode(&self) -> Mode {
         match self {
             NewCode::Generated => Mode::Generated,
-            NewCode::Whole | NewCode::Parts(_) | NewCode::Shares { .. } => Mode::Manual,
+            NewCode::Whole | NewCode::Parts(_) | NewCode::Shares { .. } | NewCode::Cards(_) => Mode::Manual,
         }
     }
 
@@ -135,6 +137,7 @@ impl NewCode {
             NewCode::Generated | NewCode::Whole => Knowledge::Whole,
             NewCode::Parts(roster) => Knowledge::Parts(*roster),
             NewCode::Shares { .. } => Knowledge::Shares,
+            NewCode::Cards(knowledge) => *knowledge,
         }
     }
 }
@@ -408,6 +411,7 @@ pub fn wanted(slot: &SlotData, by: Knows) -> (WaitKind, u8) {
         Knowledge::Whole => (WaitKind::Code, 1),
         Knowledge::Parts(roster) => (WaitKind::Parts, roster.count()),
         Knowledge::Shares => (WaitKind::Shares, slot.set(by).map_or(0, |set| set.quorum.m())),
+        Knowledge::Cards { quorum, .. } => (WaitKind::Cards, quorum.m()),
     }
 }
 

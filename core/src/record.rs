@@ -7,11 +7,16 @@
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
+use crate::card::registry::CardEntry;
+use crate::card::sets::{CardSets, SetSubject};
+use crate::ceremony::order::CeremonyId;
+use crate::ceremony::transcript::Line;
 use crate::fault::Refusal;
 use crate::limits::FORMER_SETS_MAX;
 use crate::person::Roster;
 use crate::safe::SecretId;
 use crate::share::Set;
+use crate::share::card_set::CardQuorum;
 use crate::token::Serial;
 
 /// Version of the encoding of [`SlotRecord`]. A store with a higher one is refused.
@@ -61,6 +66,31 @@ pub enum Record {
     },
     /// What two persons decided; replaces the one before.
     Policy(PolicyRecord),
+    /// The sets of cards of one subject; replaces those before.
+    CardSets {
+        /// Whose.
+        subject: SetSubject,
+        /// The sets.
+        sets: CardSets,
+    },
+    /// One card of the registry; replaces the one at its place.
+    Card {
+        /// Its place.
+        place: u8,
+        /// What is known of it.
+        entry: CardEntry,
+    },
+    /// The cluster id; replaces the one before.
+    Cluster([u8; 16]),
+    /// One line of a ceremony's transcript.
+    Transcript {
+        /// Of which ceremony.
+        id: CeremonyId,
+        /// Counted from 0.
+        number: u16,
+        /// What happened.
+        line: Line,
+    },
 }
 
 /// Version of the encoding of [`PolicyRecord`]. A store with a higher one is refused.
@@ -216,6 +246,15 @@ pub enum Knowledge {
     Parts(Roster),
     /// Any m of n persons, each with a share of the set in the slot's [`Sets`].
     Shares,
+    /// Any k of n users with cards, of the set in the slot's `CardSets`; on top of a code or alone.
+    Cards {
+        /// Which set of the slot.
+        generation: u32,
+        /// How many users of how many.
+        quorum: CardQuorum,
+        /// Whether a code is typed as well.
+        with_code: bool,
+    },
 }
 
 /// Which of two codes a person means while a change is undecided.

@@ -11,19 +11,32 @@
 //! `Input::Start`. An attempt that was open counts as unknown; a change that was not yet
 //! *calling* is undone; one that was is decided at the first look at its token.
 
+#[cfg(feature = "cards")]
+mod cards;
+#[cfg(not(feature = "cards"))]
+#[path = "service/no_cards.rs"]
+mod cards;
+#[cfg(feature = "cards")]
+mod ceremonies;
 mod door;
 mod dual_control;
 mod entry;
+#[cfg(feature = "cards")]
+mod judge;
 mod people;
 
 use heapless::Vec;
 
+use self::cards::Cards;
 use self::door::{REFUSED_PERSONS_MAX, RefusedLately};
 use self::entry::{Armed, Entry, Waits};
 use self::people::Collecting;
 
 use crate::approval::Approvals;
-use crate::audit::{AuditEvent, Chain};
+use crate::audit::{AuditEvent, CeremonyEnd, Chain};
+use crate::card::registry::CardEntry;
+use crate::card::sets::{CardSets, SetSubject};
+use crate::ceremony::Ceremony;
 use crate::code::RandomWatch;
 use crate::command::{Answer, Caller, CommandKind, ReplyId};
 use crate::effect::{ApplicationId, Effect, Input, Outcome, Room, SlotId, StoreResult, Ticket};
@@ -65,6 +78,34 @@ pub struct Configuration<const SLOTS: usize> {
     /// SHA-256 of the protected part of the file. Another one than `in_force` where two
     /// persons have to approve it first.
     pub offered: [u8; 32],
+    /// How backups are protected: smart card operations are offered at level `cards` only.
+    pub level: SecurityLevel,
+    /// The cluster id for a store that has none yet: 16 random bytes.
+    pub cluster: [u8; 16],
+}
+
+/// The appliance security level: how backups are protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SecurityLevel {
+    /// No export.
+    #[default]
+    None,
+    /// By a passphrase.
+    Passphrase,
+    /// By cards.
+    Cards,
+}
+
+impl SecurityLevel {
+    /// The word, for configuration, JSON and people.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            SecurityLevel::None => "none",
+            SecurityLevel::Passphrase => "passphrase",
+            SecurityLevel::Cards => "cards",
+        }
+    }
 }
 
 /// One configured slot.
@@ -95,6 +136,7 @@ pub struct Service<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize>
     policy: PolicyRecord,
     policy_dirty: bool,
     approvals: Approvals,
+    cards: Cards<SLOTS>,
     watch: RandomWatch,
     /// The time of the last input: effects polled after it are timed from here.
     now: Now,
@@ -159,6 +201,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             policy: PolicyRecord { dual_control: false, configuration: [0; 32] },
             policy_dirty: false,
             approvals: Approvals::new(),
+            cards: Cards::new(),
             watch: RandomWatch::new(),
             now: Now { mono_ms: 0, wall_s: None },
             phase: Phase::Loading,
@@ -185,6 +228,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.digest = configuration.digest;
         self.in_force = configuration.in_force;
         self.offered = configuration.offered;
+        self.cards.level = configuration.level;
+        self.cards.cluster = configuration.cluster;
         for (number, slot) in (0..=u8::MAX).zip(&configuration.slots) {
             let mut data = SlotData::new(SlotId(number), slot.owner, SlotRecord::new(slot.uid));
             data.dirty = true;
@@ -219,6 +264,21 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.data.owner == owner) {
             entry.data.sets = sets;
         }
+    }
+
+    /// Hands over sets of cards found in the store. Before `Input::Start` only.
+    pub fn load_card_sets(&mut self, subject: SetSubject, sets: CardSets) {
+        self.cards.load_sets(subject, sets);
+    }
+
+    /// Hands over one card of the registry, in the order of places. Before `Input::Start` only.
+    pub fn load_card(&mut self, entry: CardEntry) {
+        self.cards.registry.load(entry);
+    }
+
+    /// Hands over the cluster id found in the store. Before `Input::Start` only.
+    pub const fn load_cluster(&mut self, cluster: [u8; 16]) {
+        self.cards.load_cluster(cluster);
     }
 
     /// Hands over the end of the audit chain found in the store. Before `Input::Start` only.
@@ -287,8 +347,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 self.worker_lost();
                 Ok(())
             }
-            // No ceremony asks for a reader.
-            Input::Reader { .. } => Ok(()),
+            Input::Reader { reader, event } => {
+                self.reader_event(reader, event);
+                Ok(())
+            }
             Input::Tick => {
                 self.tick();
                 Ok(())
@@ -302,9 +364,13 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     pub fn poll_effect(&mut self) -> Option<Effect> {
         loop {
             let (entries, policy, policy_dirty) = (&mut self.entries, self.policy, &mut self.policy_dirty);
+            let cards = &mut self.cards;
             let next = self.outbox.poll(|| {
                 if core::mem::take(policy_dirty) {
                     return Some(Record::Policy(policy));
+                }
+                if let Some(record) = cards.take_record() {
+                    return Some(record);
                 }
                 let entry = entries.iter_mut().find(|entry| entry.data.dirty || entry.data.sets_dirty)?;
                 let (owner, data) = (entry.data.owner, &mut entry.data);
@@ -327,6 +393,13 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 Next::Act(Act::Withdrawn) => {}
                 // After a halt everybody was answered already: exactly one answer for each order.
                 Next::Act(Act::Reply { reply, .. }) if !self.open.contains(&reply) => {}
+                // The session that wanted it is gone with its ceremony.
+                Next::Act(Act::Card { ticket, reader }) => {
+                    if let Some(call) = self.cards.take_call(ticket) {
+                        self.cards.arm(reader, ticket, &call, self.now);
+                        return Some(Effect::Card { ticket, reader, call });
+                    }
+                }
                 Next::Act(act) => return Some(self.yielded(act)),
             }
         }
@@ -345,7 +418,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             Phase::Loading | Phase::Running | Phase::Stopped => None,
         };
         let of_approvals = self.approvals.due_ms();
-        let of_people = [of_collections, of_approvals].into_iter().flatten().min();
+        let of_people = [of_collections, of_approvals, self.cards.due_ms()].into_iter().flatten().min();
         [of_slots, of_people, of_stop, self.checkpoint_due_ms, self.commit_due_ms].into_iter().flatten().min()
     }
 
@@ -367,6 +440,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             boot_done: self.boot_done,
             worker: self.worker,
             disk_reserve: self.room == Room::Reserve,
+            ceremony: self.cards.status(now),
+            last_ceremony: self.cards.last(),
+            backup: self.cards.backup_status(),
         }
     }
 
@@ -406,11 +482,36 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.entries.get(usize::from(slot.0)).map(|entry| &entry.data.sets)
     }
 
+    /// Every card that is known.
+    #[must_use]
+    pub fn card_entries(&self) -> &[CardEntry] {
+        self.cards.registry.entries()
+    }
+
+    /// The sets of cards of a subject as the machines see them.
+    #[must_use]
+    pub fn card_sets(&self, subject: SetSubject) -> Option<&CardSets> {
+        self.cards.sets(subject)
+    }
+
+    /// The ceremony under way: for checkers and transcripts.
+    #[must_use]
+    pub fn ceremony(&self) -> Option<&Ceremony> {
+        self.cards.ceremony()
+    }
+
+    /// The cluster id.
+    #[must_use]
+    pub const fn cluster(&self) -> [u8; 16] {
+        self.cards.cluster
+    }
+
     /// The Safe, for checkers of P16: how many places are taken, and how many the states own.
     #[must_use]
     pub fn secrets_taken_and_owned(&self) -> (usize, usize) {
         let owned = self.entries.iter().map(Entry::secrets).fold(0usize, usize::saturating_add);
         let collected = self.collections.iter().map(|collecting| collecting.collection.secrets());
+        let owned = owned.saturating_add(self.cards.secrets());
         (self.safe.taken(), collected.fold(owned, usize::saturating_add))
     }
 
@@ -446,6 +547,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     fn done(&mut self, ticket: Ticket, outcome: Outcome) {
+        if ticket.slot.is_none() {
+            let _ = self.card_done(ticket, outcome) || self.service_call_done(ticket, outcome);
+            return;
+        }
         let Some(slot) = ticket.slot else { return };
         if self.collection_done(ticket, outcome) {
             return;
@@ -478,6 +583,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.worker = false;
         self.outbox.withdraw_end_of_worker();
         self.outbox.journal_service(None, AuditEvent::WorkerLost);
+        self.ceremony_lost_worker();
         for slot in self.slots() {
             if let Some(entry) = self.entries.get_mut(usize::from(slot.0)) {
                 entry.armed = entry.armed.filter(|armed| armed.waits == Waits::Applications);
@@ -501,6 +607,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         }
         self.expire_approvals();
         self.tick_collections();
+        self.tick_cards();
         // A disk that does not answer is as good as one that fails; what it may still write is
         // what a power cut would have left.
         if self.commit_due_ms.is_some_and(|due_ms| due_ms <= self.now.mono_ms) {
@@ -596,6 +703,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     fn conclude(&mut self) {
         self.end_superseded_collections();
+        if self.phase == Phase::Running {
+            self.settle_card_sets();
+            self.keep_backup_keys();
+        }
         let working = self.entries.iter().any(|entry| entry.machine.state().is_working());
         let all_looked_at = self.entries.iter().all(|entry| entry.data.looked);
         if self.phase == Phase::Running && all_looked_at && !working {
@@ -618,13 +729,15 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             // What a machine reserved or kept meanwhile leads nowhere any more.
             self.safe.wipe_all();
         }
-        let dirty = self.policy_dirty || self.entries.iter().any(|entry| entry.data.dirty || entry.data.sets_dirty);
+        let of_slots = self.entries.iter().any(|entry| entry.data.dirty || entry.data.sets_dirty);
+        let dirty = self.policy_dirty || self.cards.is_dirty() || of_slots;
         self.outbox.end_turn(dirty && self.phase != Phase::Loading);
     }
 
     fn stop(&mut self, caller: Caller) {
         self.phase = Phase::Stopped;
         self.collections.clear();
+        self.close_transcript(CeremonyEnd::Interrupted);
         self.outbox.withdraw_calls();
         self.outbox.journal_service(Some(caller.who), AuditEvent::Stopped);
         self.outbox.act(Act::Checkpoint);
@@ -647,6 +760,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.boot_callers.clear();
         self.end_callers.clear();
         self.collections.clear();
+        self.cards.drop_ceremony();
+        self.let_cards_go();
         self.commit_due_ms = None;
         self.checkpoint_due_ms = None;
         self.safe.wipe_all();
@@ -670,7 +785,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     fn yielded(&mut self, act: Act) -> Effect {
         match act {
             Act::Hsm { ticket, slot, call } => {
-                self.arm(slot, Waits::Effect(ticket), CALL_DEADLINE_MS);
+                // A ceremony has its own deadline, beside that of the slot.
+                if ticket.slot.is_some() {
+                    self.arm(slot, Waits::Effect(ticket), CALL_DEADLINE_MS);
+                }
                 Effect::Hsm { ticket, slot, call }
             }
             Act::Random { ticket, id } => {
@@ -694,7 +812,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 Effect::Checkpoint { sequence, head }
             }
             Act::EndWorker => Effect::EndWorker,
-            Act::Stopped | Act::Wipe(_) | Act::Withdrawn => {
+            Act::SignTranscript { id, head } => Effect::SignTranscript { id, head },
+            // Yielded where its call is looked up.
+            Act::Stopped | Act::Wipe(_) | Act::Withdrawn | Act::Card { .. } => {
                 self.safe.wipe_all();
                 Effect::Stopped
             }

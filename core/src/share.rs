@@ -1,5 +1,5 @@
-//! Codes that m of n custodians know together: the quorum, its shares as people type them,
-//! and what is durable about a set of them.
+//! What m of n persons hold together: the quorum, its shares as people type them or carry
+//! them on cards, and what is durable about a typed set.
 //!
 //! A typed set comes from one key of 32 bytes, the two random sources mixed: everything in
 //! it is expanded from that key (HKDF-Expand, RFC 5869), so one place in the Safe holds a
@@ -12,10 +12,15 @@
 //! | [`shamir`] | the arithmetic: values of a polynomial, and back |
 //! | [`typed`] | one share as people type it |
 //! | [`set`] | what is durable, and who may enter what |
+//! | [`record`] | one share on a card |
+//! | [`card_set`] | a set on cards: dealt from one seed, put together again |
+//! | `signature` | Ed25519, and a stack that keeps nothing of it |
 
+pub mod card_set;
 pub mod record;
 pub mod set;
 pub mod shamir;
+mod signature;
 pub mod typed;
 
 use serde::de::Error as _;

@@ -59,6 +59,12 @@ pub struct SlotData {
     pub cooling_until_ms: Option<u64>,
     /// The same for the SO PIN, which has a count of its own.
     pub so_cooling_until_ms: Option<u64>,
+    /// The set of cards that the SO PIN of the order under way is of; `None`: it was typed.
+    pub so_tried_set: Option<[u8; 16]>,
+    /// The set whose SO PIN the token accepted, until it was taken account of.
+    pub so_proven_set: Option<[u8; 16]>,
+    /// Whether the token has the keys of the backup key in force; `None`: it was not asked.
+    pub backup_key: Option<bool>,
     /// Applications that the order under way, or the last one, need not reach: a person named them.
     pub accept: ApplicationSet,
 }
@@ -100,6 +106,9 @@ impl SlotData {
             held: false,
             cooling_until_ms: None,
             so_cooling_until_ms: None,
+            so_tried_set: None,
+            so_proven_set: None,
+            backup_key: None,
             accept: ApplicationSet::NONE,
         }
     }

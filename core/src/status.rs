@@ -7,6 +7,11 @@
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::CeremonyEnd;
+use crate::card::sets::CardSet;
+use crate::card::{CardSerial, ReaderId};
+use crate::ceremony::Question;
+use crate::ceremony::order::CeremonyId;
 use crate::command::{Command, CommandKind};
 use crate::effect::{ApplicationId, SlotId};
 use crate::fault::{Fault, Refusal};
@@ -14,6 +19,7 @@ use crate::limits::{APPLICATIONS_PER_SLOT_MAX, APPROVALS_MAX, ROSTER_MAX};
 use crate::person::{PersonId, Roster};
 use crate::record::{Doubt, Mode};
 use crate::share::Quorum;
+use crate::share::card_set::CardQuorum;
 use crate::share::typed::SET_MARK_BYTES;
 
 /// The whole service at one moment.
@@ -37,6 +43,88 @@ pub struct Status<const SLOTS: usize> {
     pub worker: bool,
     /// Whether the store has fallen back on its reserve of space.
     pub disk_reserve: bool,
+    /// The ceremony under way.
+    pub ceremony: Option<CeremonyStatus>,
+    /// How the last one ended, since the start.
+    pub last_ceremony: Option<(CeremonyId, CommandKind, CeremonyEnd)>,
+    /// The backup key's set in force.
+    pub backup: Option<BackupStatus>,
+}
+
+/// The backup key as everybody may see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct BackupStatus {
+    /// The set in force.
+    pub set: CardSet,
+    /// How many different shares are on cards that can be used.
+    pub shares_in_use: u8,
+    /// When the share that was verified longest ago was, seconds since 1970; `None`: one never was.
+    pub verified_s: Option<u64>,
+}
+
+/// What a ceremony waits for, live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct CeremonyStatus {
+    /// Which.
+    pub id: CeremonyId,
+    /// What was ordered.
+    pub command: CommandKind,
+    /// About which slot.
+    pub slot: Option<SlotId>,
+    /// Who began it.
+    pub starter: PersonId,
+    /// The step it is at, counted from 1.
+    pub step: u8,
+    /// Of how many, when nothing goes wrong.
+    pub steps: u8,
+    /// What is wanted now.
+    pub wait: CeremonyWait,
+    /// Of whom, where that is known.
+    pub who: Option<PersonId>,
+    /// At which reader.
+    pub reader: ReaderId,
+    /// Which share is being written.
+    pub x: Option<u8>,
+    /// The card that is there.
+    pub serial: Option<CardSerial>,
+    /// Tries that its PIN has left, where the card says.
+    pub tries_left: Option<u8>,
+    /// Seconds until the wait ends by itself.
+    pub seconds_left: Option<u32>,
+    /// Why the last card or PIN did not do, if so.
+    pub last: Option<Refusal>,
+    /// What people did so far: cards inserted and taken out, PINs typed, questions answered.
+    pub human_steps: u16,
+    /// Rises with each change: whoever watches asks for the next one.
+    pub changes: u32,
+}
+
+/// What a ceremony wants now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum CeremonyWait {
+    /// A card is to be inserted.
+    Insert,
+    /// The PIN is to be typed on the pad.
+    Pin,
+    /// The old PIN, and twice a new one, are to be typed on the pad.
+    NewPin,
+    /// The card is being read; leave it.
+    Read,
+    /// The card is being written; leave it.
+    Write,
+    /// The card is to be taken out.
+    Remove,
+    /// Somebody has to answer at the console.
+    Answer(Question),
+    /// The HSM is at work.
+    Hsm,
+    /// The service is at work.
+    Computing,
+    /// It ends when the reader is done.
+    End,
 }
 
 /// One order that needs two persons. Its code is told to its requester only.
@@ -70,6 +158,9 @@ pub struct SlotStatus {
     pub state: StateName,
     /// The applications bound to it.
     pub applications: Vec<ApplicationStatus, APPLICATIONS_PER_SLOT_MAX>,
+    /// Whether the token has the derived keys of the backup key in force; `None`: not known, since
+    /// it was not open yet, or there is no backup key.
+    pub backup_key: Option<bool>,
     /// Who is wanted, if somebody is.
     pub waits_for: Option<WaitsFor>,
     /// Tries before each further one needs a confirmation; 0: the next one does.
@@ -97,6 +188,13 @@ pub enum KnowledgeStatus {
     Parts(Roster),
     /// Any m of n persons, with the shares of this set.
     Shares(SetStatus),
+    /// Any k of n users with their cards.
+    Cards {
+        /// How many of how many.
+        quorum: CardQuorum,
+        /// Whether a code is typed as well.
+        with_code: bool,
+    },
 }
 
 /// A set of shares, as everybody may see it.
@@ -237,6 +335,8 @@ pub enum WaitKind {
     Shares,
     /// Custodians who fetch their new shares and type them back.
     Custodians,
+    /// Users with their cards at a pad.
+    Cards,
     /// A person who looks into it.
     Person,
 }

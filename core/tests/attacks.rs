@@ -21,7 +21,7 @@ use slotwarden_core::effect::{ApplicationSet, HsmAnswer, HsmCall, Input, Outcome
 use slotwarden_core::fault::{HsmFailure, Refusal};
 use slotwarden_core::person::{PersonId, Persons};
 use slotwarden_core::record::{Attempts, Owner, SlotRecord};
-use slotwarden_core::service::{Configuration, SlotConfiguration};
+use slotwarden_core::service::{Configuration, SecurityLevel, SlotConfiguration};
 use slotwarden_core::status::StateName;
 use slotwarden_core::token::{LoginState, Presence, TokenState};
 use world::{SLOT, Small, World, interrupted, key, service};
@@ -264,6 +264,8 @@ fn p44_ending_a_call_of_one_slot_never_kills_inside_anothers_set_pin() {
         digest: [0; 32],
         in_force: [0; 32],
         offered: [0; 32],
+        level: SecurityLevel::None,
+        cluster: [0; 16],
     })
     .unwrap();
     w.raw(Input::Start);
@@ -409,6 +411,8 @@ fn p42_refused_orders_cannot_halt_an_appliance() {
             digest: [0; 32],
             in_force: [0; 32],
             offered: [0; 32],
+            level: SecurityLevel::None,
+            cluster: [0; 16],
         })
         .unwrap(),
     );

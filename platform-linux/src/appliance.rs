@@ -28,7 +28,7 @@ pub use run::run;
 
 use crate::apps::Adapters;
 use crate::config::{self, Offered, Places, Settings};
-use crate::daemon::Setup;
+use crate::daemon::{Setup, StoredCards};
 use crate::devices::Applications as _;
 use crate::devices::{Events, Store as _};
 use crate::names::Names;
@@ -89,6 +89,7 @@ pub fn prepare(offered: &Offered, new_store: bool, events: &Events) -> Result<Pr
     let configuration = core_configuration(&settings, offered, &mut store)?;
     let loaded = store.loaded();
     let (records, sets, chain) = (loaded.slots.clone(), loaded.sets.clone(), loaded.chain);
+    let cards = StoredCards { sets: loaded.card_sets.clone(), cards: loaded.cards.clone(), cluster: loaded.cluster_id };
     info!(seal = store.seal(), records = chain.sequence, "the store is open");
     let policy = store.loaded().policy;
     let setup = Setup {
@@ -96,6 +97,7 @@ pub fn prepare(offered: &Offered, new_store: bool, events: &Events) -> Result<Pr
         configuration,
         records,
         sets,
+        cards,
         policy,
         chain,
         protected: settings.protected.clone(),
@@ -189,5 +191,7 @@ fn core_configuration(
     let in_force = config::digest(&settings.protected);
     // A file that cannot be used offers nothing that was approved.
     let offered = offered.settings.as_ref().map_or([0; 32], |settings| config::digest(&settings.protected));
-    Ok(Configuration { slots, persons, tries, digest, in_force, offered })
+    // The id that was made with the store, so that a power cut before the core recorded it changes nothing.
+    let (level, cluster) = (settings.security_level, store.cluster_id());
+    Ok(Configuration { slots, persons, tries, digest, in_force, offered, level, cluster })
 }

@@ -48,7 +48,7 @@ pub fn boot(client: &Client, spawn: Option<&Path>, wait: Duration) -> Result<Sta
         let Answered::Status(status) = client.ask(Ask::Status, &[])? else { return Err(Own::OtherVersion.into()) };
         // An interrupted change may still be under way; it ends by itself.
         if status.exit() != EXIT_LATER || Instant::now() >= deadline {
-            return Ok(status);
+            return Ok(*status);
         }
         thread::sleep(LOOK_PAUSE);
     }

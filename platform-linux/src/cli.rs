@@ -6,6 +6,10 @@
 
 mod arguments;
 mod audit;
+mod card_arguments;
+mod cards;
+mod ceremony;
+mod follow;
 mod man;
 mod meaning;
 mod session;
@@ -32,6 +36,9 @@ pub const CONFIRM_LAST_TRY: &str = "last try";
 pub const CONFIRM_END_CALL: &str = "end call";
 /// What confirms that a slot's life ends, as the help names it.
 pub const CONFIRM_DECOMMISSION: &str = "decommission NAME";
+
+/// What confirms that what is on a card is taken away.
+pub const CONFIRM_ERASE: &str = "erase";
 
 /// How a daemon starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -174,6 +181,11 @@ mod tests {
         assert_eq!(exit_of(&["slot", "decommission", "a", "--without-token", "--so-pin-fd", "3"]), 64);
         assert_eq!(exit_of(&["boot", "--wait", "-1"]), 64);
         assert_eq!(exit_of(&["audit", "verify", "--node-key", "00"]), 64);
+        assert_eq!(exit_of(&["card", "erase", "--credential", "share"]), 64);
+        assert_eq!(exit_of(&["backup", "create-set", "-m", "2", "-n", "3"]), 64);
+        assert_eq!(exit_of(&["backup", "restore-key", "--key-id", "00"]), 64);
+        assert_eq!(exit_of(&["slot", "init", "a", "--so-cards", "--so-pin-fd", "3"]), 64);
+        assert_eq!(exit_of(&["ceremony", "answer", "perhaps"]), 64);
         assert_eq!(exit_of(&["--help"]), 0);
         assert_eq!(exit_of(&["--version"]), 0);
     }
@@ -198,7 +210,7 @@ mod tests {
         for exit in [EXIT_DONE, EXIT_ERROR, EXIT_WAITS, EXIT_USAGE, EXIT_LATER, EXIT_NOT_ALLOWED, EXIT_INTERRUPTED] {
             assert!(exits.lines().any(|line| line.trim_start().starts_with(&format!("{exit} "))), "{exit}");
         }
-        for text in [CONFIRM_LAST_TRY, CONFIRM_END_CALL, CONFIRM_DECOMMISSION] {
+        for text in [CONFIRM_LAST_TRY, CONFIRM_END_CALL, CONFIRM_DECOMMISSION, CONFIRM_ERASE] {
             assert!(help.contains(&format!("\"{text}\"")), "{text}");
         }
     }
@@ -223,7 +235,7 @@ mod tests {
     #[test]
     fn p03_no_option_takes_a_secret_as_its_value() {
         fn walk(command: &clap::Command, seen: &mut Vec<String>) {
-            for argument in command.get_arguments() {
+            for argument in command.get_arguments().filter(|argument| argument.get_action().takes_values()) {
                 seen.extend(argument.get_long().map(str::to_owned));
             }
             command.get_subcommands().for_each(|sub| walk(sub, seen));
@@ -255,5 +267,6 @@ mod tests {
         assert!(Refusal::SlotDoubtful.remedy().contains(CONFIRM_END_CALL));
         assert!(Refusal::DecommissionUnconfirmed.remedy().contains(CONFIRM_DECOMMISSION));
         assert_eq!(crate::wire::decommission_text("NAME"), CONFIRM_DECOMMISSION);
+        assert!(crate::problem::Problem::from(crate::problem::Own::EraseUnconfirmed).remedy.contains(CONFIRM_ERASE));
     }
 }

@@ -7,6 +7,7 @@
 //! goes into the audit log.
 
 mod application;
+mod cards;
 mod file;
 mod places;
 mod protected;
@@ -24,6 +25,7 @@ pub use application::{
     Adapter, ApplicationSettings, EjbcaRestSettings, ExecSettings, OnActivate, OnDeactivate, PinFileSettings,
     SystemdSettings, TlsSettings,
 };
+pub use cards::{CardsSettings, NamePattern, PadSettings, SecurityLevel};
 pub use file::check;
 pub use places::check_places;
 pub use protected::{Offered, Places, approved, differences, digest, names_two};
@@ -44,6 +46,8 @@ pub const TRIES_MAX: u8 = 9;
 /// Longest interval between looks at the tokens, seconds: a token that is gone for an hour
 /// unnoticed is not watched at all.
 pub const LOOK_INTERVAL_S_MAX: u64 = 3600;
+/// Most readers that are excluded, and most whose pad is described: more than a machine has ports.
+pub const READER_NAMES_MAX: usize = 32;
 /// Most calls into a module at the same time: more than any HSM we know serves at once.
 pub const CALLS_IN_FLIGHT_MAX: u16 = 256;
 
@@ -67,6 +71,10 @@ pub struct Settings {
     pub persons: Vec<PersonSettings>,
     /// Manual tries in a row before each further one needs a confirmation.
     pub tries: u8,
+    /// What backup keys and activations rest on.
+    pub security_level: SecurityLevel,
+    /// The card readers.
+    pub cards: CardsSettings,
     /// SHA-256 of the text.
     pub digest: [u8; 32],
     /// The part that counts only as approved, once dual control is on: see [`digest`].

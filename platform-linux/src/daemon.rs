@@ -10,17 +10,21 @@
 //! hand; at SIGTERM it orders `Stop` and ends when the core says that everything is taken
 //! back. After a crash the next start does the same from the records.
 
+mod card_orders;
 mod held;
 mod orders;
 mod readings;
+mod watch;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use slotwarden_core::audit::Chain;
+use slotwarden_core::card::registry::CardEntry;
+use slotwarden_core::card::sets::{CardSets, SetSubject};
 use slotwarden_core::card::{CardAnswer, CardFailure};
 use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
 use slotwarden_core::effect::{Effect, Input, Outcome, Ticket};
@@ -33,14 +37,16 @@ use slotwarden_core::{Appliance, Configuration, Now, SecretId, Service};
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
+use crate::config::SecurityLevel;
 use crate::control;
 use crate::devices::{Applications, Cards, Event, Hsm, Lend, Store};
 use crate::names::Names;
 use crate::problem::{self, Problem};
 use crate::random::{self, FirstSource};
 use crate::status_json::{self, ProgressView, StatusView};
-use crate::wire::Answered;
+use crate::wire::{Answered, Ask};
 use held::Held;
+use watch::{WATCH_WAIT, Watcher};
 
 /// How long the stop may take before the loop ends anyway: the core's own bound, and as
 /// much again for the last commit.
@@ -75,12 +81,25 @@ pub struct Setup {
     pub policy: PolicyRecord,
     /// Every slot's sets of shares found in the store.
     pub sets: Vec<(Owner, Sets)>,
+    /// What the store holds of cards.
+    pub cards: StoredCards,
     /// The end of the audit chain found in the store.
     pub chain: Chain,
     /// The protected part of the configuration in force.
     pub protected: Vec<u8>,
     /// The configuration file, to be read again when somebody wants it adopted.
     pub configuration_file: Option<PathBuf>,
+}
+
+/// What the store holds of cards.
+#[derive(Clone, Debug, Default)]
+pub struct StoredCards {
+    /// The sets.
+    pub sets: Vec<(SetSubject, CardSets)>,
+    /// The cards, in the order of their places.
+    pub cards: Vec<CardEntry>,
+    /// The cluster id, once it was recorded.
+    pub cluster: Option<[u8; 16]>,
 }
 
 /// What the loop tells its owner.
@@ -128,6 +147,7 @@ pub fn run<H: Hsm, S: Store, A: Applications>(
             Err(RecvTimeoutError::Disconnected) => running.stop(),
         }
         running.release_held();
+        running.release_watchers();
         running.check_stop();
     }
     running.end();
@@ -169,18 +189,38 @@ struct Loop<'n, H, S, A> {
     stop_by: Option<Instant>,
     ended: bool,
     protected: Vec<u8>,
+    security_level: SecurityLevel,
+    /// The number that each slot has for ever, in the order of the configuration.
+    owners: Vec<Owner>,
+    /// Who waits for the next change of a ceremony.
+    watching: Vec<Watcher>,
+    /// SHA-256 of this program, once somebody wanted to know.
+    program: Arc<OnceLock<String>>,
     configuration_file: Option<PathBuf>,
 }
 
 impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
     fn new(setup: Setup, devices: Devices<H, S, A>, notice: &'n mut dyn FnMut(Notice<'_>)) -> Result<Self, Problem> {
-        let mut service: Box<Appliance> = Box::new(Service::new(setup.configuration)?);
+        let security_level = setup.configuration.level;
+        let owners = setup.configuration.slots.iter().map(|slot| slot.owner).collect();
+        // In place: a service that is handed on by value takes its size of stack each time.
+        let mut service: Box<Appliance> = Box::new(Service::empty());
+        service.configure(&setup.configuration)?;
         for (owner, record) in &setup.records {
             service.load(*owner, *record);
         }
         service.load_policy(setup.policy);
         for (owner, sets) in setup.sets {
             service.load_sets(owner, sets);
+        }
+        for (subject, sets) in setup.cards.sets {
+            service.load_card_sets(subject, sets);
+        }
+        for entry in setup.cards.cards {
+            service.load_card(entry);
+        }
+        if let Some(cluster) = setup.cards.cluster {
+            service.load_cluster(cluster);
         }
         service.load_chain(setup.chain);
         Ok(Loop {
@@ -200,6 +240,10 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             stop_by: None,
             ended: false,
             protected: setup.protected,
+            security_level,
+            owners,
+            watching: Vec::new(),
+            program: Arc::default(),
             configuration_file: setup.configuration_file,
         })
     }
@@ -218,7 +262,9 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
         // Those whose time is over wait for an input, not for the clock.
         let held = self.held.iter().filter_map(|held| held.until.checked_duration_since(Instant::now())).min();
         let stop = self.stop_by.map(|by| by.saturating_duration_since(Instant::now()));
-        [deadline, held, stop].into_iter().flatten().fold(SLEEP_MAX, Duration::min)
+        let watching =
+            self.watching.iter().map(|watcher| watcher.until.saturating_duration_since(Instant::now())).min();
+        [deadline, held, stop, watching].into_iter().flatten().fold(SLEEP_MAX, Duration::min)
     }
 
     fn take(&mut self, event: Event) {
@@ -282,6 +328,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             Effect::Card { ticket, reader, call } => self.devices.cards.perform(ticket, reader, call, secrets),
             Effect::Reply { reply, answer } => self.reply(reply, answer),
             Effect::Checkpoint { sequence, head } => self.devices.store.checkpoint(sequence, head),
+            Effect::SignTranscript { id, head } => self.devices.store.sign_transcript(id, head),
             Effect::EndWorker => self.devices.hsm.end_worker(),
             Effect::Stopped => self.ended = true,
         }
@@ -376,7 +423,14 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
     /// A client's request.
     fn request(&mut self, request: control::Request) {
         match self.answer(&request) {
+            Ok(Some(Answered::Transcript(page))) => self.answer_transcript(request.answer, *page),
             Ok(Some(answered)) => {
+                if let Ask::Ceremony { seen: Some(seen) } = request.ask
+                    && self.is_as_seen(seen)
+                {
+                    self.watching.push(Watcher { request, seen, until: Instant::now() + WATCH_WAIT });
+                    return;
+                }
                 let _ = request.answer.try_send(answered.into());
             }
             Ok(None) => self.client_order(request, true),
@@ -453,6 +507,9 @@ fn differs(one: &Status<SLOTS_APPLIANCE>, other: &Status<SLOTS_APPLIANCE>) -> bo
         }
         for collection in status.slots.iter_mut().filter_map(|slot| slot.collection.as_mut()) {
             collection.seconds_left = 0;
+        }
+        if let Some(ceremony) = &mut status.ceremony {
+            ceremony.seconds_left = None;
         }
         status
     };

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use slotwarden_core::SecretId;
 use slotwarden_core::audit::AuditRecord;
 use slotwarden_core::card::{CardAnswer, CardCall, CardFailure, ReaderId};
+use slotwarden_core::ceremony::CeremonyId;
+use slotwarden_core::ceremony::transcript::Line;
 use slotwarden_core::effect::{ApplicationId, ApplicationOrder, HsmCall, Input, SlotId, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::record::{Record, SecretKey};
@@ -96,6 +98,13 @@ pub trait Store {
     fn unseal(&mut self, key: SecretKey, place: &mut [u8]) -> Result<usize, Fault>;
     /// Signs this head of the audit chain and keeps the signature.
     fn checkpoint(&mut self, sequence: u64, head: [u8; 32]);
+    /// Signs this end of a transcript's chain and keeps the signature.
+    fn sign_transcript(&mut self, id: CeremonyId, head: [u8; 32]);
+    /// The lines of a transcript from `first` (counting from 0), at most `count` of them.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreUnreadable`].
+    fn transcript(&mut self, id: CeremonyId, first: u16, count: usize) -> Result<TranscriptPart, Refusal>;
     /// The audit records from `first` (counting from 1), at most `count` of them.
     ///
     /// # Errors
@@ -129,6 +138,26 @@ pub struct Checkpoint {
     pub head: [u8; 32],
     /// Ed25519 over `Chain::checkpoint_message`, by the node key.
     pub signature: [u8; 64],
+}
+
+/// The signed end of a transcript.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TranscriptEnd {
+    /// The hash of its last line.
+    pub head: [u8; 32],
+    /// Ed25519 over `ceremony::transcript::signed_message`, by the node key.
+    pub signature: [u8; 64],
+}
+
+/// A part of a transcript.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TranscriptPart {
+    /// How many lines it has; 0: there is no such transcript.
+    pub all: u32,
+    /// Some of them.
+    pub lines: Vec<Line>,
+    /// Its signed end; `None`: the ceremony is under way, or a power cut ended it.
+    pub end: Option<TranscriptEnd>,
 }
 
 /// The card readers.

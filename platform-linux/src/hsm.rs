@@ -225,6 +225,11 @@ impl Hsm for WorkerHsm {
             HsmCall::Settle => (Order::Settle, [None, None]),
             HsmCall::Unblock { so_pin, new } => (Order::Unblock, [Some(so_pin), Some(new)]),
             HsmCall::Erase { so_pin } => (Order::Erase, [Some(so_pin), None]),
+            HsmCall::PutBackupKeys { key_id, uid, kek, mak } => {
+                (Order::PutBackupKeys { key_id, uid }, [Some(kek), Some(mak)])
+            }
+            HsmCall::KeepBackupKeys { key_id, uid } => (Order::KeepBackupKeys { key_id, uid }, [None, None]),
+            HsmCall::SetSoPin { old, new } => (Order::SetSoPin, [Some(old), Some(new)]),
         };
         let mut frames = Vec::with_capacity(2);
         for id in ids.into_iter().flatten() {

@@ -116,6 +116,22 @@ pub(crate) enum Order {
     Unblock,
     /// `HsmCall::Erase`; one secret, the SO PIN.
     Erase,
+    /// `HsmCall::PutBackupKeys`; two secrets, KEK and MAK.
+    PutBackupKeys {
+        /// Names the backup key.
+        key_id: [u8; 16],
+        /// The slot uid.
+        uid: [u8; 16],
+    },
+    /// `HsmCall::KeepBackupKeys`.
+    KeepBackupKeys {
+        /// The backup key in force.
+        key_id: Option<[u8; 16]>,
+        /// The slot uid.
+        uid: [u8; 16],
+    },
+    /// `HsmCall::SetSoPin`; two secrets, old and new.
+    SetSoPin,
 }
 
 /// A token that `slot init` could take, on the wire.

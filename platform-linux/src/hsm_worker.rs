@@ -15,6 +15,7 @@
 //! 5.4.1), so the worker is executed, and forks nothing. A login is per process, so it
 //! ends with this process. After a restart nothing is left of it: the daemon asks again.
 
+mod backup_keys;
 mod by_so;
 mod callers;
 mod desk;

@@ -21,6 +21,7 @@ use crate::problem::EXIT_INTERRUPTED;
 pub struct Interrupts {
     order_sent: Arc<AtomicBool>,
     share_shown: Arc<AtomicBool>,
+    ceremony_runs: Arc<AtomicBool>,
 }
 
 impl Interrupts {
@@ -30,10 +31,20 @@ impl Interrupts {
         let interrupts = Interrupts::default();
         let terminal = tcgetattr(io::stdin()).ok();
         let (order_sent, share_shown) = (Arc::clone(&interrupts.order_sent), Arc::clone(&interrupts.share_shown));
+        let ceremony_runs = Arc::clone(&interrupts.ceremony_runs);
         if let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) {
             thread::spawn(move || {
                 if signals.forever().next().is_some() {
-                    leave(terminal.as_ref(), order_sent.load(Ordering::SeqCst), share_shown.load(Ordering::SeqCst));
+                    let under_way = if share_shown.load(Ordering::SeqCst) {
+                        UnderWay::Share
+                    } else if ceremony_runs.load(Ordering::SeqCst) {
+                        UnderWay::Ceremony
+                    } else if order_sent.load(Ordering::SeqCst) {
+                        UnderWay::Order
+                    } else {
+                        UnderWay::Nothing
+                    };
+                    leave(terminal.as_ref(), under_way);
                 }
             });
         }
@@ -45,26 +56,42 @@ impl Interrupts {
         self.order_sent.store(sent, Ordering::SeqCst);
     }
 
+    /// Whether a ceremony is followed now.
+    pub fn ceremony_runs(&self, runs: bool) {
+        self.ceremony_runs.store(runs, Ordering::SeqCst);
+    }
+
     /// Whether a share stands on the screen now.
     pub fn share_shown(&self, shown: bool) {
         self.share_shown.store(shown, Ordering::SeqCst);
     }
 }
 
-fn leave(terminal: Option<&Termios>, order_sent: bool, share_shown: bool) -> ! {
-    if share_shown {
+/// What whoever interrupts should know of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum UnderWay {
+    Nothing,
+    Order,
+    Ceremony,
+    Share,
+}
+
+fn leave(terminal: Option<&Termios>, under_way: UnderWay) -> ! {
+    if under_way == UnderWay::Share {
         output::clear_screen();
     }
     if let Some(settings) = terminal {
         // A closed terminal has no settings any more.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, settings);
     }
-    if share_shown {
-        output::aside("\nslotwarden: your share was shown, and will not be shown again");
-    } else if order_sent {
-        output::aside("\nslotwarden: the order goes on in the daemon; `slotwarden status` says how it ended");
-    } else {
-        output::aside("\nslotwarden: nothing was attempted");
-    }
+    output::aside(match under_way {
+        UnderWay::Share => "\nslotwarden: your share was shown, and will not be shown again",
+        UnderWay::Ceremony => {
+            "\nslotwarden: the ceremony goes on in the daemon; `slotwarden ceremony watch` follows it again, \
+             `slotwarden ceremony cancel` ends it"
+        }
+        UnderWay::Order => "\nslotwarden: the order goes on in the daemon; `slotwarden status` says how it ended",
+        UnderWay::Nothing => "\nslotwarden: nothing was attempted",
+    });
     process::exit(i32::from(EXIT_INTERRUPTED))
 }

@@ -9,6 +9,9 @@ pub mod apps;
 pub mod audit;
 pub mod audit_client;
 pub mod boot;
+#[cfg(feature = "pcsc")]
+pub mod cards;
+pub mod ceremony_words;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -35,4 +38,5 @@ pub mod signals;
 pub mod status_json;
 pub mod store;
 pub mod token_uri;
+pub mod transcript;
 pub mod wire;

@@ -1,8 +1,13 @@
-//! An order in full words, with names: what a second person reads before approving it.
+//! An order in full words, with names: what a second person reads before approving it, and
+//! what stands over a transcript.
 
+use slotwarden_core::card::Credential;
+use slotwarden_core::ceremony::{CardOrder, Places, SlotSet, SoUse, Task};
 use slotwarden_core::command::{Command, CommandKind};
-use slotwarden_core::effect::{ApplicationId, ApplicationSet};
+use slotwarden_core::effect::{ApplicationId, ApplicationSet, SlotId};
 use slotwarden_core::person::Roster;
+use slotwarden_core::record::Mode;
+use slotwarden_core::share::card_set::CardQuorum;
 
 use crate::audit::hex;
 use crate::names::Names;
@@ -11,7 +16,6 @@ use crate::status_json::mode_word;
 /// The order as a sentence about what would happen.
 #[must_use]
 pub fn sentence(operation: &Command, names: &Names) -> String {
-    let last_try = |confirmed: bool| if confirmed { ", although it could be the token's last try" } else { "" };
     match *operation {
         Command::Boot => "try every slot that opens without people".to_owned(),
         Command::Activate { slot, confirmed, .. } => {
@@ -20,12 +24,7 @@ pub fn sentence(operation: &Command, names: &Names) -> String {
         Command::Deactivate { slot } => format!("deactivate {}", names.slot_name(slot)),
         Command::EndCall { slot } => format!("end the HSM worker for {}", names.slot_name(slot)),
         Command::Init { slot, free_slot, confirmed, .. } => {
-            let taken = match free_slot {
-                Some(number) => format!("the free token in PKCS#11 slot {number}"),
-                None => "the only free token".to_owned(),
-            };
-            let name = names.slot_name(slot);
-            format!("initialise {name} on {taken} with a generated code{}", last_try(confirmed))
+            format!("{}{}", initialise(slot, free_slot, names), last_try(confirmed))
         }
         Command::ChangeCode { slot, confirmed, accept, .. } => {
             format!("change the code of {}{}{}", names.slot_name(slot), dead(accept, names), last_try(confirmed))
@@ -50,9 +49,7 @@ pub fn sentence(operation: &Command, names: &Names) -> String {
         }
         Command::Reset { slot } => format!("end what is collected for {}", names.slot_name(slot)),
         Command::Unblock { slot, to, confirmed, accept, .. } => {
-            let (name, mode) = (names.slot_name(slot), mode_word(to));
-            let rest = format!("{}{}", dead(accept, names), last_try(confirmed));
-            format!("give {name} a new {mode} code by its SO PIN, every key kept{rest}")
+            format!("{}{}{}", unblock(slot, to, names), dead(accept, names), last_try(confirmed))
         }
         Command::Decommission { slot, so_pin, confirmed, accept } => {
             let what = match so_pin {
@@ -71,6 +68,120 @@ pub fn sentence(operation: &Command, names: &Names) -> String {
             format!("let the changed configuration file count (SHA-256 of what counts: {digest})")
         }
         Command::Stop => "stop the daemon".to_owned(),
+        Command::Cards { order: CardOrder { task, at } } => format!("{}{}", cards(task, names), places(at)),
+        Command::SlotCards { slot, quorum, holders, with_code, confirmed, accept, at, .. } => {
+            let (name, k, n) = (names.slot_name(slot), quorum.m(), quorum.n());
+            let code = if with_code { " on top of a code" } else { "" };
+            let rest = format!("{}{}{}", dead(accept, names), last_try(confirmed), places(at));
+            let users = persons(holders, names);
+            format!("let any {k} of {n} users with cards open {name}{code}, cards for {users}{rest}")
+        }
+        Command::AdministratorCards { slot, quorum, holders, so_pin, confirmed, at } => {
+            let (name, set) = (names.slot_name(slot), set_of(quorum, holders, names));
+            let present = if so_pin.is_some() { "the SO PIN as typed" } else { "that of the cards in force" };
+            format!(
+                "let cards give the SO PIN of {name} instead of {present}: {set}{}{}",
+                last_try(confirmed),
+                places(at)
+            )
+        }
+        Command::BySoCards { slot, then, confirmed, at } => {
+            let what = match then {
+                SoUse::Init { free_slot } => initialise(slot, free_slot, names),
+                SoUse::Unblock { to, accept, .. } => format!("{}{}", unblock(slot, to, names), dead(accept, names)),
+                SoUse::Decommission { accept } => {
+                    let name = names.slot_name(slot);
+                    let erase = "erase its token with every key and forget its codes";
+                    format!("end the life of {name}: {erase}{}", dead(accept, names))
+                }
+            };
+            format!("{what}, the SO PIN from cards{}{}", last_try(confirmed), places(at))
+        }
+        Command::CardLost { serial, credential } => {
+            format!("declare card {serial} lost, with {}", credential_words(credential))
+        }
+        Command::AnswerCeremony { id, yes, confirmed } => {
+            let answer = if yes { "yes" } else { "no" };
+            let typed = if confirmed { ", the text for a last try typed" } else { "" };
+            format!("answer {answer} in ceremony {id}{typed}")
+        }
+        Command::CancelCeremony { id } => format!("cancel ceremony {id}"),
+    }
+}
+
+const fn last_try(confirmed: bool) -> &'static str {
+    if confirmed { ", although it could be the token's last try" } else { "" }
+}
+
+fn initialise(slot: SlotId, free_slot: Option<u64>, names: &Names) -> String {
+    let taken = match free_slot {
+        Some(number) => format!("the free token in PKCS#11 slot {number}"),
+        None => "the only free token".to_owned(),
+    };
+    format!("initialise {} on {taken} with a generated code", names.slot_name(slot))
+}
+
+fn unblock(slot: SlotId, to: Mode, names: &Names) -> String {
+    format!("give {} a new {} code by its SO PIN, every key kept", names.slot_name(slot), mode_word(to))
+}
+
+/// What a ceremony about cards does.
+fn cards(task: Task, names: &Names) -> String {
+    match task {
+        Task::CreateSet { quorum, holders, leave_out } => {
+            format!("make a backup key: {}{}", set_of(quorum, holders, names), without(leave_out, names))
+        }
+        Task::ChangePin { credential } => format!("change the PIN of a card with {}", credential_words(credential)),
+        Task::Reassign { credential, to } => {
+            format!("give a card with {} to {}", credential_words(credential), names.person_name(to))
+        }
+        Task::Copy { credential } => format!("copy a card with {}", credential_words(credential)),
+        Task::VerifySet => "verify cards of the backup key".to_owned(),
+        Task::RestoreKey { slot, key_id } => {
+            let into = slot.map_or_else(|| "every slot that is open".to_owned(), |slot| names.slot_name(slot));
+            let named = key_id.map_or_else(String::new, |key_id| format!(", key {}", hex(&key_id)));
+            format!("bring the keys of the backup key into {into}{named}")
+        }
+        Task::ReplaceSet { quorum, holders } => {
+            format!("replace the cards of the backup key: {}", set_of(quorum, holders, names))
+        }
+        Task::Rotate { quorum, holders, leave_out } => {
+            format!(
+                "replace the backup key by another: {}{}",
+                set_of(quorum, holders, names),
+                without(leave_out, names)
+            )
+        }
+        Task::Erase { credential } => {
+            format!("erase {} from a card", credential_words(credential))
+        }
+    }
+}
+
+fn set_of(quorum: CardQuorum, holders: Roster, names: &Names) -> String {
+    format!("any {} of {} cards, for {}", quorum.m(), quorum.n(), persons(holders, names))
+}
+
+fn without(slots: SlotSet, names: &Names) -> String {
+    let named: Vec<String> = slots.slots().map(|slot| names.slot_name(slot)).collect();
+    if named.is_empty() { String::new() } else { format!(", {} left out", named.join(" and ")) }
+}
+
+/// At which readers, and whether what is on the cards may be overwritten.
+fn places(at: Places) -> String {
+    let reader = at.reader.map_or_else(String::new, |reader| format!(", at reader {}", reader.0));
+    let target = at.target.map_or_else(String::new, |reader| format!(", the target at reader {}", reader.0));
+    let overwrite = if at.overwrite { ", whatever is on the new cards overwritten" } else { "" };
+    format!("{reader}{target}{overwrite}")
+}
+
+/// What a card holds for us, with an article.
+#[must_use]
+pub const fn credential_words(credential: Credential) -> &'static str {
+    match credential {
+        Credential::BackupShare => "a backup key share",
+        Credential::SlotUser => "a slot user",
+        Credential::HsmAdministrator => "an HSM administrator",
     }
 }
 
@@ -143,6 +254,33 @@ mod tests {
         }
         let unblock = |to| said(Command::Unblock { slot, so_pin, to, new_code: None, confirmed: false, accept: none });
         assert_ne!(unblock(Mode::Generated), unblock(Mode::Manual));
+        let set = |m, n| slotwarden_core::share::card_set::CardQuorum::new(m, n).expect("a quorum");
+        let slots = |slots: &[u8]| slots.iter().fold(SlotSet::NONE, |set, slot| set.with(SlotId(*slot)));
+        let create = |quorum, who: &[u8], left_out: &[u8], overwrite| {
+            let task = Task::CreateSet { quorum, holders: roster(who), leave_out: slots(left_out) };
+            said(Command::Cards { order: CardOrder { task, at: Places { overwrite, ..Places::default() } } })
+        };
+        let creates = [
+            create(set(2, 3), &[1, 2, 3], &[], false),
+            create(set(3, 3), &[1, 2, 3], &[], false),
+            create(set(2, 3), &[1, 2, 4], &[], false),
+            create(set(2, 3), &[2, 1, 3], &[], false),
+            create(set(2, 3), &[1, 2, 3], &[5], false),
+            create(set(2, 3), &[1, 2, 3], &[5, 6], false),
+            create(set(2, 3), &[1, 2, 3], &[], true),
+        ];
+        for (place, one) in creates.iter().enumerate() {
+            assert!(creates[place + 1..].iter().all(|other| other != one), "{one}");
+        }
+        let restore = |slot, key_id| {
+            let order = CardOrder { task: Task::RestoreKey { slot, key_id }, at: Places::default() };
+            said(Command::Cards { order })
+        };
+        assert_ne!(restore(None, None), restore(Some(slot), None));
+        assert!(restore(None, Some([0xAB; 16])).contains(&"ab".repeat(16)));
+        let by_cards = |then| said(Command::BySoCards { slot, then, confirmed: false, at: Places::default() });
+        assert!(by_cards(SoUse::Decommission { accept: none }).contains("every key"));
+        assert_ne!(by_cards(SoUse::Init { free_slot: Some(7) }), by_cards(SoUse::Init { free_slot: None }));
         assert!(said(Command::AdoptConfiguration { digest: [0xAB; 32] }).contains(&"ab".repeat(32)));
         assert_eq!(word(CommandKind::AdoptConfiguration), "adopt-configuration");
     }

@@ -4,16 +4,23 @@
 //! number; with `--output json` it goes to standard output as JSON as well. A reader that
 //! went away (`| head`) is no error.
 
+mod cards;
+mod transcript;
+
 use std::io::{self, IsTerminal as _, Write as _};
 
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::ceremony_words;
 use crate::client::Refused;
 use crate::config::ConfigProblem;
 use crate::status_json::{ApprovalView, SCHEMA, SlotDetail, SlotView, StatusView, Told};
 use crate::wire::AuditPage;
+
+pub use cards::{card, cards, ceremony, ceremony_ended};
+pub use transcript::transcript;
 
 /// How answers are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -137,6 +144,15 @@ pub fn status(format: Format, status: &StatusView) {
     for approval in &status.approvals {
         line(&approval_line(approval));
     }
+    if let Some(ceremony) = &status.ceremony {
+        line(&cards::ceremony_line(ceremony));
+        line(&format!("  {}", ceremony_words::wait(ceremony)));
+    } else if let Some(ended) = &status.last_ceremony {
+        line(&cards::ended_line(ended));
+    }
+    for text in status.backup.iter().flat_map(cards::backup_lines) {
+        line(&text);
+    }
     for name in &status.kept_codes {
         line(&kept_code(name));
     }
@@ -225,6 +241,11 @@ pub fn slot(format: Format, detail: &SlotDetail) {
         row("", &format!("ends in {} s unless somebody goes on", collection.seconds_left));
     }
     row("tries left", &slot.tries_left.to_string());
+    match slot.backup_key {
+        Some(true) => row("backup key", "its derived keys are in the token"),
+        Some(false) => row("backup key", "without: `slotwarden backup restore-key` brings its derived keys"),
+        None => {}
+    }
     row("SO PIN last proven", &slot.so_pin_proven_s.map_or_else(|| "never".to_owned(), utc));
     for application in &slot.applications {
         row("application", &format!("{}: {}", application.name, application.state));

@@ -113,6 +113,12 @@ own_refusals! {
         "this needs a second person; nothing was done yet" "have an approver or another administrator run `slotwarden approve` with this id and read them the code; then give the same order again, within 5 minutes";
     641 ApprovalCodeMissing "approval-code-missing" Wrong
         "the code of the request is needed" "have the person who asked read it to you: `slotwarden approve ID CODE`";
+    642 EraseUnconfirmed "erase-unconfirmed" WaitsForPeople
+        "this takes away what is on the card, for good" "be sure that nothing needs it, then repeat with --confirm \"erase\"";
+    643 NoTranscript "no-transcript" Wrong
+        "no ceremony with this id left a transcript here" "`slotwarden ceremony show` names the last one, `slotwarden audit show` those before";
+    644 CredentialUnclear "credential-unclear" Wrong
+        "the card has several credentials" "name one with --credential";
     627 UnknownPerson "unknown-person" Wrong
         "the configuration names no such person" "name persons as their [[person]] does";
 }

@@ -3,6 +3,9 @@
 //! The shape is fixed by `"schema": 1`: keys are added, never changed or removed. The same
 //! structs travel on the control socket, so table, JSON and boot message cannot disagree.
 
+mod cards;
+mod ceremony;
+
 use serde::{Deserialize, Serialize};
 use slotwarden_core::command::CommandKind;
 use slotwarden_core::fault::Fault;
@@ -12,9 +15,14 @@ use slotwarden_core::status::{
     SlotStatus, StateName, Status, WaitKind,
 };
 
+use crate::config::SecurityLevel;
+use crate::devices::ReaderView;
 use crate::names::Names;
 use crate::operation;
 use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_LATER, EXIT_WAITS, Problem};
+
+pub use cards::{BackupView, CardSetView, CardView, CardsView, card_view, credential_word};
+pub use ceremony::{CeremonyView, LastCeremonyView, end_word, view_of_ceremony};
 
 /// Version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -34,7 +42,7 @@ pub struct StatusView {
     pub single_person: bool,
     /// Why the service halted, if it did.
     pub halted: Option<Told>,
-    /// How backups are protected. This version makes none: `none`.
+    /// How backups are protected: `none`, `passphrase`, `cards`.
     pub security_level: String,
     /// Orders that wait for a second person, or for being given again.
     pub approvals: Vec<ApprovalView>,
@@ -52,6 +60,12 @@ pub struct StatusView {
     pub random: String,
     /// Slots that the configuration no longer names, although a sealed code is kept for them.
     pub kept_codes: Vec<String>,
+    /// The ceremony under way.
+    pub ceremony: Option<CeremonyView>,
+    /// How the last one ended, since the start.
+    pub last_ceremony: Option<LastCeremonyView>,
+    /// The backup key's set in force.
+    pub backup: Option<BackupView>,
 }
 
 /// Counts of slots.
@@ -103,6 +117,8 @@ pub struct SlotView {
     pub knowledge: KnowledgeView,
     /// The collection of shares or parts under way.
     pub collection: Option<CollectionView>,
+    /// Whether its token has the derived keys of the backup key in force; null: not known, or there is none.
+    pub backup_key: Option<bool>,
 }
 
 /// One order that needs two persons. Its code is told to its requester only.
@@ -142,7 +158,7 @@ pub struct ApplicationView {
 /// Who or what a slot waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitView {
-    /// `code`, `parts`, `shares`, `person`.
+    /// `code`, `parts`, `shares`, `cards`, `person`.
     pub kind: String,
     /// How many of them are here.
     pub have: u8,
@@ -157,12 +173,14 @@ pub struct WaitView {
 /// Who knows a slot's code.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnowledgeView {
-    /// `service` (a generated code), `whole`, `parts`, `shares`.
+    /// `service` (a generated code), `whole`, `parts`, `shares`, `cards`.
     pub kind: String,
     /// For parts: who, in the order in which their parts are joined.
     pub persons: Vec<String>,
     /// For shares: the set that is in force.
     pub set: Option<SetView>,
+    /// For cards: the set that is in force.
+    pub cards: Option<CardSetView>,
 }
 
 /// A set of shares.
@@ -250,10 +268,16 @@ pub struct SlotDetail {
 pub struct Surroundings {
     /// [`StatusView::seal`].
     pub seal: String,
+    /// [`StatusView::security_level`].
+    pub security_level: SecurityLevel,
     /// [`HsmView::module`].
     pub module: String,
     /// [`StatusView::random`].
     pub random: String,
+    /// The card readers.
+    pub readers: Vec<ReaderView>,
+    /// Seconds since 1970, if there is a clock.
+    pub wall_s: Option<u64>,
 }
 
 /// Joins numbers and names: the one place.
@@ -267,7 +291,7 @@ pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &
         seal: around.seal.clone(),
         single_person: status.single_person,
         halted: status.halted.map(Told::from),
-        security_level: "none".to_owned(),
+        security_level: around.security_level.word().to_owned(),
         approvals: status.approvals.iter().map(|approval| approval_view(approval, names)).collect(),
         configuration_waits: status.configuration_waits,
         restart_wanted: status.restart_wanted,
@@ -276,6 +300,9 @@ pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &
         hsm: HsmView { worker: status.worker, module: around.module.clone() },
         random: around.random.clone(),
         kept_codes: names.left_out.clone(),
+        ceremony: status.ceremony.as_ref().map(|found| view_of_ceremony(found, names, &around.readers)),
+        last_ceremony: status.last_ceremony.map(ceremony::last_view),
+        backup: status.backup.as_ref().map(|backup| cards::backup_view(backup, around.wall_s)),
     }
 }
 
@@ -327,6 +354,10 @@ impl SlotView {
     /// Its code mode, and who knows a manual code if several persons do.
     #[must_use]
     pub fn mode_sentence(&self) -> String {
+        if let Some(set) = &self.knowledge.cards {
+            let code = if set.with_code { ", on top of a code" } else { "" };
+            return format!("{}, any {} of {} users with cards{code}", self.mode, set.k, set.n);
+        }
         match (&self.knowledge.set, self.knowledge.persons.split_last()) {
             (Some(set), _) => format!("{}, any {} of {} persons", self.mode, set.m, set.n),
             (None, Some((last, others))) => format!("{}, {} and {last} together", self.mode, others.join(", ")),
@@ -350,6 +381,7 @@ impl SlotView {
                         format!("waits for a code{seconds}: the new one, then the old one")
                     }
                     "code" => format!("waits for a code{seconds}{}", fault.unwrap_or_default()),
+                    "cards" => format!("{}{}", self.waits_for_cards(wait), fault.unwrap_or_default()),
                     "parts" | "shares" => {
                         format!("{}{}", self.waits_for_people(wait), fault.unwrap_or_default())
                     }
@@ -358,6 +390,14 @@ impl SlotView {
             }
             None => format!("is {}{}", self.state, because.unwrap_or_default()),
         }
+    }
+
+    /// Whose cards are wanted, after the slot's name: "waits for cards of 2 of 3 users".
+    fn waits_for_cards(&self, wait: &WaitView) -> String {
+        let of = self.knowledge.cards.as_ref().map_or_else(String::new, |set| format!(" of {}", set.n));
+        let code = if self.knowledge.cards.as_ref().is_some_and(|set| set.with_code) { "a code and " } else { "" };
+        let seconds = wait.seconds_left.map_or_else(String::new, |left| format!(" in {left} s"));
+        format!("waits for {code}cards of {}{of} users{seconds}", wait.need)
     }
 
     /// What several persons are wanted for, after the slot's name: "waits for 2 of 3 shares,
@@ -475,11 +515,12 @@ fn slot_view(slot: &SlotStatus, names: &Names) -> SlotView {
         so_pin_proven_s: slot.so_proven_s,
         knowledge: knowledge_view(slot, names),
         collection: slot.collection.as_ref().map(|collection| collection_view(collection, names)),
+        backup_key: slot.backup_key,
     }
 }
 
 fn knowledge_view(slot: &SlotStatus, names: &Names) -> KnowledgeView {
-    let view = |kind: &str| KnowledgeView { kind: kind.to_owned(), persons: Vec::new(), set: None };
+    let view = |kind: &str| KnowledgeView { kind: kind.to_owned(), persons: Vec::new(), set: None, cards: None };
     match (slot.mode, slot.knowledge) {
         (Mode::Generated, _) => view("service"),
         (Mode::Manual, KnowledgeStatus::Whole) => view("whole"),
@@ -491,6 +532,10 @@ fn knowledge_view(slot: &SlotStatus, names: &Names) -> KnowledgeView {
             let mark = set.mark.iter().map(|byte| format!("{byte:02x}")).collect();
             let (m, n) = (set.quorum.m(), set.quorum.n());
             KnowledgeView { set: Some(SetView { m, n, generation: set.generation, mark }), ..view("shares") }
+        }
+        (Mode::Manual, KnowledgeStatus::Cards { quorum, with_code }) => {
+            let cards = Some(CardSetView { k: quorum.m(), n: quorum.n(), with_code });
+            KnowledgeView { cards, ..view("cards") }
         }
     }
 }
@@ -527,7 +572,21 @@ fn collection_view(collection: &CollectionStatus, names: &Names) -> CollectionVi
             | CommandKind::AdoptConfiguration
             | CommandKind::Stop
             | CommandKind::ReadStatus
-            | CommandKind::ReadAudit => "activate",
+            | CommandKind::ReadAudit
+            | CommandKind::CreateSet
+            | CommandKind::ChangeCardPin
+            | CommandKind::ReassignCard
+            | CommandKind::CopyCard
+            | CommandKind::VerifySet
+            | CommandKind::RestoreKey
+            | CommandKind::ReplaceSet
+            | CommandKind::RotateKey
+            | CommandKind::EraseCard
+            | CommandKind::CardLost
+            | CommandKind::SlotCards
+            | CommandKind::AdministratorCards
+            | CommandKind::AnswerCeremony
+            | CommandKind::CancelCeremony => "activate",
         }
         .to_owned(),
         progress: ProgressView::from(collection.progress),
@@ -543,6 +602,7 @@ const fn wait_word(kind: WaitKind) -> &'static str {
         WaitKind::Code => "code",
         WaitKind::Parts | WaitKind::NewParts => "parts",
         WaitKind::Shares | WaitKind::Custodians => "shares",
+        WaitKind::Cards => "cards",
         WaitKind::Person => "person",
     }
 }
@@ -553,7 +613,7 @@ impl From<Progress> for ProgressView {
         let phase = match kind {
             WaitKind::NewParts => "new-parts",
             WaitKind::Custodians => "new-shares",
-            WaitKind::Code | WaitKind::Parts | WaitKind::Shares | WaitKind::Person => wait_word(kind),
+            WaitKind::Code | WaitKind::Parts | WaitKind::Shares | WaitKind::Cards | WaitKind::Person => wait_word(kind),
         };
         ProgressView { phase: phase.to_owned(), have, need, attempt: attempt.to_string() }
     }
@@ -593,11 +653,16 @@ const fn doubt_word(doubt: Doubt) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use slotwarden_core::audit::CeremonyEnd;
+    use slotwarden_core::card::sets::CardSet;
+    use slotwarden_core::card::{CardSerial, ReaderId};
+    use slotwarden_core::ceremony::{CeremonyId, Question};
     use slotwarden_core::command::Command;
     use slotwarden_core::effect::{ApplicationId, ApplicationSet, SlotId};
     use slotwarden_core::fault::{ApplicationFault, Function, Refusal};
-    use slotwarden_core::person::PersonId;
-    use slotwarden_core::status::{ApplicationStatus, WaitsFor};
+    use slotwarden_core::person::{PersonId, Roster};
+    use slotwarden_core::share::card_set::CardQuorum;
+    use slotwarden_core::status::{ApplicationStatus, BackupStatus, CeremonyStatus, CeremonyWait, WaitsFor};
 
     use super::*;
     use crate::names::SlotName;
@@ -618,6 +683,7 @@ mod tests {
             refusal: None,
             so_proven_s: None,
             fault: None,
+            backup_key: None,
         }
     }
 
@@ -632,6 +698,9 @@ mod tests {
             boot_done: true,
             worker: true,
             disk_reserve: false,
+            ceremony: None,
+            last_ceremony: None,
+            backup: None,
         }
     }
 
@@ -649,8 +718,17 @@ mod tests {
         };
         let around = Surroundings {
             seal: "key-file".to_owned(),
+            security_level: SecurityLevel::None,
             module: "/usr/lib/softhsm/libsofthsm2.so".to_owned(),
             random: "hsm, system".to_owned(),
+            readers: vec![ReaderView {
+                number: Some(0),
+                name: "Front Pad".to_owned(),
+                present: true,
+                card: true,
+                reason: None,
+            }],
+            wall_s: Some(1_767_225_600),
         };
         join(status, &names, &around)
     }
@@ -704,6 +782,15 @@ mod tests {
         assert_eq!(lack(faulted), "waits for a code; last fault: the token disappeared");
         let either = SlotStatus { doubt: Some(Doubt::OldOrNew), ..waiting(0, WaitKind::Code) };
         assert_eq!(lack(either), "waits for a code: the new one, then the old one");
+        let quorum = CardQuorum::new(2, 3).expect("a quorum");
+        let cards = |with_code| SlotStatus {
+            mode: Mode::Manual,
+            knowledge: KnowledgeStatus::Cards { quorum, with_code },
+            waits_for: Some(WaitsFor { kind: WaitKind::Cards, have: 0, need: 2, attempt: None, seconds_left: None }),
+            ..slot(0, StateName::Locked)
+        };
+        assert_eq!(lack(cards(false)), "waits for cards of 2 of 3 users");
+        assert_eq!(lack(cards(true)), "waits for a code and cards of 2 of 3 users");
         let free = SlotStatus { state: StateName::Uninitialised, ..waiting(0, WaitKind::Person) };
         assert!(lack(free).contains("slot init"));
         let absent = SlotStatus { fault: Some(Fault::TokenGone), ..slot(0, StateName::Absent) };
@@ -726,6 +813,8 @@ mod tests {
         waits.state = StateName::CoolingDown;
         waits.waits_for = waits.waits_for.map(|wait| WaitsFor { seconds_left: Some(30), ..wait });
         waits.tries_left = 0;
+        waits.knowledge = KnowledgeStatus::Cards { quorum: CardQuorum::new(2, 3).expect("a quorum"), with_code: true };
+        waits.backup_key = Some(false);
         let mut doubtful = waiting(2, WaitKind::Person);
         doubtful.state = StateName::Doubtful;
         doubtful.doubt = Some(Doubt::CallUnanswered);
@@ -746,6 +835,41 @@ mod tests {
                 ApprovalStatus { id, requester: PersonId(3), operation: operation(1), by, seconds_left: 300 };
             all.approvals.push(approval).expect("eight fit");
         }
+        all.ceremony = Some(CeremonyStatus {
+            id: CeremonyId([0xAB; 8]),
+            command: CommandKind::CreateSet,
+            slot: None,
+            starter: PersonId::OWN_USER,
+            step: 2,
+            steps: 3,
+            wait: CeremonyWait::Answer(Question::LastTry),
+            who: Some(PersonId(3)),
+            reader: ReaderId(0),
+            x: Some(2),
+            serial: CardSerial::new(&[0xD2, 0x76]),
+            tries_left: Some(1),
+            seconds_left: Some(299),
+            last: Some(Refusal::CardPinWrong),
+            human_steps: 7,
+            changes: 41,
+        });
+        all.last_ceremony =
+            Some((CeremonyId([0xCD; 8]), CommandKind::CopyCard, CeremonyEnd::Refused(Refusal::CeremonyCancelled)));
+        all.backup = Some(BackupStatus {
+            set: CardSet {
+                id: [0x11; 16],
+                key_id: [0x22; 16],
+                generation: 4,
+                quorum: CardQuorum::new(2, 2).expect("a quorum"),
+                holders: Roster::NOBODY,
+                created_s: 0,
+                split_knowledge: true,
+                with_code: false,
+                pin_chars: 0,
+            },
+            shares_in_use: 2,
+            verified_s: None,
+        });
         let view = view(&all);
         let json = serde_json::to_string_pretty(&view).expect("strings and numbers") + "\n";
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/status.json");

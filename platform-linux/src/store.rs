@@ -35,6 +35,10 @@ use redb::backends::FileBackend;
 use sha2::{Digest as _, Sha256};
 use slotwarden_core::SecretId;
 use slotwarden_core::audit::{AuditRecord, Chain};
+use slotwarden_core::card::registry::CardEntry;
+use slotwarden_core::card::sets::{CardSets, SetSubject};
+use slotwarden_core::ceremony::CeremonyId;
+use slotwarden_core::ceremony::transcript::signed_message;
 use slotwarden_core::effect::Ticket;
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::person::PersonId;
@@ -47,8 +51,9 @@ use self::directory::{
 use self::format::{Change, Content};
 use self::room::Ballast;
 use self::writer::Job;
-use crate::devices::{Checkpoint, Event, Events, Lend, Store};
+use crate::devices::{Checkpoint, Event, Events, Lend, Store, TranscriptEnd, TranscriptPart};
 use crate::seal::{self, CREDENTIAL, DataKey, SealPlaces, SealSource};
+use crate::transcript;
 
 pub use self::lost::set_lost_aside;
 
@@ -119,6 +124,12 @@ pub struct Loaded {
     pub policy: PolicyRecord,
     /// The slots' sets of shares.
     pub sets: Vec<(Owner, Sets)>,
+    /// The sets of cards.
+    pub card_sets: Vec<(SetSubject, CardSets)>,
+    /// The cards, in the order of their places.
+    pub cards: Vec<CardEntry>,
+    /// The cluster id in force, once the core recorded it.
+    pub cluster_id: Option<[u8; 16]>,
     /// The end of the audit chain, every record of which was checked.
     pub chain: Chain,
     /// The sealed codes and keys that are there.
@@ -202,6 +213,9 @@ impl DiskStore {
                 slots: content.slots,
                 policy: content.policy,
                 sets: content.sets,
+                card_sets: content.card_sets,
+                cards: content.cards,
+                cluster_id: content.cluster_id,
                 chain: content.chain,
                 secrets: content.secrets.iter().map(|(key, _)| *key).collect(),
             },
@@ -303,7 +317,7 @@ impl DiskStore {
         self.owners().filter(move |(_, owner)| sealed(*owner)).map(|(name, _)| name)
     }
 
-    /// 16 random bytes, made with the first store.
+    /// 16 random bytes, made with the first store: the cluster id until the core recorded another.
     #[must_use]
     pub fn cluster_id(&self) -> [u8; 16] {
         self.cluster
@@ -335,6 +349,10 @@ impl Store for DiskStore {
             Record::Erase { key } => Ok(Change::Erase(*key)),
             Record::Seal { key, id } => self.sealed(*key, *id, secrets),
             Record::Policy(policy) => Ok(Change::Policy(*policy)),
+            Record::CardSets { subject, sets } => Ok(Change::CardSets(*subject, Box::new(sets.clone()))),
+            Record::Card { place, entry } => Ok(Change::Card(*place, *entry)),
+            Record::Cluster(id) => Ok(Change::Cluster(*id)),
+            Record::Transcript { id, number, line } => Ok(Change::Transcript(*id, *number, Box::new(*line))),
         };
         self.add(change);
     }
@@ -371,6 +389,26 @@ impl Store for DiskStore {
         if alone {
             self.hand_over(None);
         }
+    }
+
+    fn sign_transcript(&mut self, id: CeremonyId, head: [u8; 32]) {
+        // As with a checkpoint: what does not stand in the store would look truncated.
+        if self.transcript_head(id) != Some(head) {
+            let _ = self.events.send(Event::Note(format!("the transcript {id} was not signed: its lines are others")));
+            return;
+        }
+        let signature = self.node.sign(&signed_message(id, &head)).to_bytes();
+        let alone = self.batch.as_ref().is_ok_and(Vec::is_empty);
+        self.add(Ok(Change::TranscriptEnd(id, TranscriptEnd { head, signature })));
+        if alone {
+            self.hand_over(None);
+        }
+    }
+
+    fn transcript(&mut self, id: CeremonyId, first: u16, count: usize) -> Result<TranscriptPart, Refusal> {
+        let (all, lines, end) =
+            format::transcript(&*self.database, id, first, count).map_err(|refused| refused.refusal)?;
+        Ok(TranscriptPart { all, lines, end })
     }
 
     fn audit(&mut self, first: u64, count: usize) -> Result<Vec<AuditRecord>, Refusal> {
@@ -413,6 +451,18 @@ impl DiskStore {
         collected
             || format::audit(&*self.database, sequence, 1)
                 .is_ok_and(|found| found.iter().any(|record| record.sequence == sequence && record.hash() == head))
+    }
+
+    /// The end of a transcript's chain, with the open transaction; `None`: there is no such one.
+    fn transcript_head(&self, id: CeremonyId) -> Option<[u8; 32]> {
+        let (_, mut lines, _) = format::transcript(&*self.database, id, 0, usize::MAX).ok()?;
+        for change in self.batch.iter().flatten() {
+            match change {
+                Change::Transcript(of, _, line) if *of == id => lines.push(**line),
+                _ => {}
+            }
+        }
+        (!lines.is_empty()).then(|| transcript::head(&lines))
     }
 
     /// Seals at once, so that no plaintext reaches the store thread.

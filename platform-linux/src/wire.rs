@@ -7,13 +7,16 @@
 
 use serde::{Deserialize, Serialize};
 use slotwarden_core::audit::AuditRecord;
+use slotwarden_core::card::Credential;
+use slotwarden_core::ceremony::transcript::Line;
 use slotwarden_core::record::Mode;
 
+use crate::devices::ReaderView;
 use crate::problem::Problem;
-use crate::status_json::{ProgressView, SlotDetail, StatusView};
+use crate::status_json::{CardsView, CeremonyView, LastCeremonyView, ProgressView, SlotDetail, StatusView};
 
 /// Version of this conversation. Program and daemon of different versions refuse each other.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Secrets of one request: the present code and the new one.
 pub const SECRETS_MAX: usize = 2;
 /// Longest secret on the socket, bytes. Longer than a place of the Safe (80), so that what
@@ -23,6 +26,8 @@ pub const SECRET_BYTES_MAX: usize = 256;
 pub const AUDIT_PAGE: u32 = 256;
 /// Checkpoints of one answer: about 110 bytes each.
 pub const CHECKPOINT_PAGE: u32 = 256;
+/// Lines of a transcript in one answer: 768 bytes each at most, so they fit one frame.
+pub const TRANSCRIPT_PAGE: u16 = 512;
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +66,21 @@ pub enum Ask {
         /// Leave out so many of the oldest.
         skip: u32,
     },
+    /// The ceremony under way, and how the last one ended.
+    Ceremony {
+        /// The changes that are known: answered when there are others, when no ceremony is under way,
+        /// or after ten seconds. `None`: answered at once.
+        seen: Option<u32>,
+    },
+    /// A part of a transcript.
+    Transcript {
+        /// Of which ceremony, as people type it.
+        id: String,
+        /// From this line on, counting from 0.
+        first: u16,
+    },
+    /// The cards that are known, and the readers.
+    Cards,
 }
 
 /// An order to the core, without its secrets.
@@ -182,6 +202,179 @@ pub enum Order {
         /// Name, label or URI.
         slot: String,
     },
+    /// A ceremony that is about cards.
+    Cards {
+        /// What is to be done.
+        task: CardTask,
+        /// At which readers.
+        at: At,
+    },
+    /// Let users with cards open a slot.
+    SlotCards {
+        /// Name, label or URI.
+        slot: String,
+        /// How many of them.
+        k: u8,
+        /// Their names, share 1 first.
+        users: Vec<String>,
+        /// Whether a code is needed as well.
+        with_code: bool,
+        /// The confirmation for a last try was typed.
+        confirmed: bool,
+        /// Applications that need not be told to let go, by name.
+        accept: Vec<String>,
+        /// At which readers.
+        at: At,
+    },
+    /// Let cards give the SO PIN.
+    AdministratorCards {
+        /// Name, label or URI.
+        slot: String,
+        /// How many of them.
+        k: u8,
+        /// The HSM administrators' names, share 1 first.
+        holders: Vec<String>,
+        /// The confirmation for a last try was typed.
+        confirmed: bool,
+        /// At which readers.
+        at: At,
+    },
+    /// Initialise, unblock or decommission by the SO PIN of cards.
+    BySoCards {
+        /// Name, label or URI.
+        slot: String,
+        /// Which of them.
+        then: SoCardsUse,
+        /// The confirmation for a last try was typed.
+        confirmed: bool,
+        /// At which readers.
+        at: At,
+    },
+    /// Declare a card lost.
+    CardLost {
+        /// Its serial, hexadecimal.
+        serial: String,
+        /// Which of its credentials.
+        credential: Credential,
+    },
+    /// Answer what a ceremony asks.
+    AnswerCeremony {
+        /// Which ceremony, as people type it.
+        id: String,
+        /// The answer.
+        yes: bool,
+        /// The text was typed that a last try needs.
+        confirmed: bool,
+    },
+    /// End a ceremony.
+    CancelCeremony {
+        /// Which, as people type it.
+        id: String,
+    },
+}
+
+/// At which readers a ceremony is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct At {
+    /// Name, a part of it, or number of the reader; `None`: the first that is there.
+    pub reader: Option<String>,
+    /// The same of the reader of a copy's target; `None`: another one if there is one.
+    pub target: Option<String>,
+    /// Whatever is on a new card may be overwritten without a question.
+    pub overwrite: bool,
+}
+
+/// What a ceremony about cards does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CardTask {
+    /// Make a backup key and its first set.
+    CreateSet {
+        /// How many cards.
+        m: u8,
+        /// Of how many.
+        n: u8,
+        /// To whom each goes, by name.
+        holders: Vec<String>,
+        /// Slots that do not get the key now.
+        leave_out: Vec<String>,
+    },
+    /// Another PIN.
+    ChangePin {
+        /// Of which credential.
+        credential: Credential,
+    },
+    /// Give a card to another person.
+    Reassign {
+        /// Which credential.
+        credential: Credential,
+        /// To whom, by name.
+        to: String,
+    },
+    /// Copy a card.
+    Copy {
+        /// Which credential.
+        credential: Credential,
+    },
+    /// Verify cards of the backup key.
+    VerifySet,
+    /// Bring the derived keys into slots.
+    RestoreKey {
+        /// Only into this one.
+        slot: Option<String>,
+        /// Names the key.
+        key_id: Option<[u8; 16]>,
+    },
+    /// Another set of the same key.
+    ReplaceSet {
+        /// How many cards.
+        m: u8,
+        /// Of how many.
+        n: u8,
+        /// To whom each goes, by name.
+        holders: Vec<String>,
+    },
+    /// Another key.
+    Rotate {
+        /// How many cards.
+        m: u8,
+        /// Of how many.
+        n: u8,
+        /// To whom each goes, by name.
+        holders: Vec<String>,
+        /// Slots that do not get the key now.
+        leave_out: Vec<String>,
+    },
+    /// Take away what is on a card.
+    Erase {
+        /// Which credential.
+        credential: Credential,
+        /// The text was typed that it needs.
+        confirmed: bool,
+    },
+}
+
+/// What the SO PIN of cards is used for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SoCardsUse {
+    /// [`Order::Init`]
+    Init {
+        /// Which free token, when there are several.
+        free_slot: Option<u64>,
+    },
+    /// [`Order::Unblock`]
+    Unblock {
+        /// The mode from then on.
+        to: Mode,
+        /// Applications that need not be told to let go, by name.
+        accept: Vec<String>,
+    },
+    /// [`Order::Decommission`]
+    Decommission {
+        /// The texts that were typed.
+        confirm: Vec<String>,
+        /// Applications that need not be told to let go, by name.
+        accept: Vec<String>,
+    },
 }
 
 /// What a secret is.
@@ -228,13 +421,59 @@ pub enum Answered {
         free_tokens: Vec<FreeTokenView>,
     },
     /// The status.
-    Status(StatusView),
+    Status(Box<StatusView>),
     /// One slot.
     Slot(Box<SlotDetail>),
     /// A part of the audit log.
     Audit(AuditPage),
     /// A part of the signed checkpoints.
     Checkpoints(CheckpointPage),
+    /// The ceremony under way, and how the last one ended.
+    Ceremony(Box<CeremonyNow>),
+    /// A part of a transcript.
+    Transcript(Box<TranscriptPage>),
+    /// The cards that are known, and the readers.
+    Cards(CardsView),
+}
+
+/// The ceremony under way, and how the last one ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CeremonyNow {
+    /// Who asks, by their configured name.
+    pub you: Option<String>,
+    /// The one under way.
+    pub ceremony: Option<CeremonyView>,
+    /// How the last one ended, since the start of the daemon.
+    pub last: Option<LastCeremonyView>,
+}
+
+/// A part of a transcript, with what it takes to read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TranscriptPage {
+    /// The ceremony's id.
+    pub id: [u8; 8],
+    /// How many lines there are.
+    pub all: u32,
+    /// Some of them.
+    pub lines: Vec<Line>,
+    /// The hash of the last one and the signature, once it is signed.
+    pub end: Option<([u8; 32], Vec<u8>)>,
+    /// The node's public key (Ed25519).
+    pub node_key: [u8; 32],
+    /// The names that numbers of slots have now.
+    pub slots: Vec<String>,
+    /// The names that numbers of applications have now.
+    pub applications: Vec<String>,
+    /// The names of persons by their numbers.
+    pub persons: Vec<(String, u8)>,
+    /// The readers.
+    pub readers: Vec<ReaderView>,
+    /// The HSM module of this node.
+    pub module: String,
+    /// Version of the daemon.
+    pub version: String,
+    /// SHA-256 of the daemon's program file.
+    pub program: String,
 }
 
 /// A token that `slot init` could take.

@@ -5,14 +5,19 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use slotwarden::config::SecurityLevel;
 use slotwarden::control::Request;
-use slotwarden::daemon::{self, Devices, Notice, Setup};
-use slotwarden::devices::{Applications, Checkpoint, Event, Events, FreeToken, Hsm, Lend, NoCards, Store};
+use slotwarden::daemon::{self, Devices, Notice, Setup, StoredCards};
+use slotwarden::devices::{
+    Applications, Cards, Checkpoint, Event, Events, FreeToken, Hsm, Lend, NoCards, ReaderView, Store, TranscriptPart,
+};
 use slotwarden::names::{Names, Peer, SlotName};
 use slotwarden::problem::Problem;
 use slotwarden::token_uri::TokenUri;
-use slotwarden::wire::{Answered, Ask, Order, SecretRole};
+use slotwarden::wire::{Answered, Ask, At, CardTask, CeremonyNow, Order, SecretRole};
 use slotwarden_core::audit::{AuditRecord, Chain};
+use slotwarden_core::card::{CardAnswer, CardCall, CardFailure, Credential, ReaderEvent, ReaderId};
+use slotwarden_core::ceremony::CeremonyId;
 use slotwarden_core::effect::{
     ApplicationId, ApplicationOrder, HsmAnswer, HsmCall, Input, Outcome, Room, SlotId, StoreResult, Ticket,
 };
@@ -73,6 +78,11 @@ impl Hsm for TinyHsm {
             HsmCall::SetPin { .. } => Ok(HsmAnswer::PinSet),
             HsmCall::Settle => Ok(HsmAnswer::Settled),
             HsmCall::Unblock { .. } => Ok(HsmAnswer::Unblocked),
+            HsmCall::PutBackupKeys { .. } => Ok(HsmAnswer::BackupKeysPut),
+            HsmCall::KeepBackupKeys { key_id, .. } => {
+                Ok(HsmAnswer::BackupKeysKept { present: key_id.is_some(), destroyed: 0 })
+            }
+            HsmCall::SetSoPin { .. } => Ok(HsmAnswer::SoPinSet),
             HsmCall::Erase { .. } => Ok(HsmAnswer::Erased(TokenState { user_pin: false, ..self.token() })),
         };
         if matches!(answer, Ok(HsmAnswer::LoggedIn)) {
@@ -138,6 +148,12 @@ impl Store for TinyStore {
 
     fn checkpoint(&mut self, _sequence: u64, _head: [u8; 32]) {}
 
+    fn sign_transcript(&mut self, _id: CeremonyId, _head: [u8; 32]) {}
+
+    fn transcript(&mut self, _id: CeremonyId, _first: u16, _count: usize) -> Result<TranscriptPart, Refusal> {
+        Ok(TranscriptPart::default())
+    }
+
     fn audit(&mut self, first: u64, count: usize) -> Result<Vec<AuditRecord>, Refusal> {
         Ok(self.journal.iter().filter(|record| record.sequence >= first).take(count).copied().collect())
     }
@@ -188,6 +204,41 @@ fn world(present: bool, found_by_look: bool) -> World {
 
 /// The same; `look_ends`: its end is told.
 fn world_that_looks(present: bool, found_by_look: bool, look_ends: bool) -> World {
+    world_of((present, found_by_look, look_ends), SecurityLevel::None, |_| Box::new(NoCards))
+}
+
+/// A loop at the security level that uses cards, with one reader where nobody inserts one.
+fn world_with_a_reader() -> World {
+    world_of((true, false, true), SecurityLevel::Cards, |events| {
+        let input = Input::Reader { reader: ReaderId(0), event: ReaderEvent::Found };
+        events.send(Event::Input(input)).expect("the loop takes it later");
+        Box::new(OneReader(events.clone()))
+    })
+}
+
+/// A reader that answers nothing but that its card is gone.
+struct OneReader(Events);
+
+impl Cards for OneReader {
+    fn perform(&mut self, ticket: Ticket, _reader: ReaderId, call: CardCall, _secrets: &dyn Lend) {
+        let result = match call {
+            CardCall::Release => Ok(CardAnswer::Released),
+            _ => Err(CardFailure::CardGone),
+        };
+        self.0.send(Event::Card { ticket, result, y: None }).expect("the loop runs");
+    }
+
+    fn readers(&self) -> Vec<ReaderView> {
+        let name = "Front Pad".to_owned();
+        vec![ReaderView { number: Some(0), name, present: true, card: false, reason: None }]
+    }
+}
+
+fn world_of(
+    (present, found_by_look, look_ends): (bool, bool, bool),
+    level: SecurityLevel,
+    cards: impl FnOnce(&Events) -> Box<dyn Cards + Send>,
+) -> World {
     let (events, arriving): (_, Receiver<Event>) = channel();
     let deeds = Deeds::default();
     let hsm = TinyHsm {
@@ -210,6 +261,8 @@ fn world_that_looks(present: bool, found_by_look: bool, look_ends: bool) -> Worl
         digest: [0; 32],
         in_force: [0; 32],
         offered: [0; 32],
+        level,
+        cluster: [0; 16],
     };
     let token = TokenUri { label: Some("token a".into()), serial: None };
     let names = Names { slots: vec![SlotName { name: "a".into(), token }], ..Names::default() };
@@ -217,13 +270,14 @@ fn world_that_looks(present: bool, found_by_look: bool, look_ends: bool) -> Worl
         hsm,
         store: TinyStore { events: events.clone(), journal: Vec::new() },
         applications: NoApplications(Arc::clone(&deeds)),
-        cards: Box::new(NoCards),
+        cards: cards(&events),
     };
     let setup = Setup {
         names: Arc::new(names),
         configuration,
         records: Vec::new(),
         sets: Vec::new(),
+        cards: StoredCards::default(),
         policy: PolicyRecord::default(),
         chain: Chain::default(),
         protected: b"{}".to_vec(),
@@ -397,10 +451,112 @@ fn a_stale_secret_is_not_lent() {
         digest: [0; 32],
         in_force: [0; 32],
         offered: [0; 32],
+        level: SecurityLevel::None,
+        cluster: [0; 16],
     };
     let mut service = slotwarden_core::Appliance::new(configuration).expect("nothing to serve");
     let id: SecretId = service.fill(|_| 0).expect("the Safe is empty");
     assert!(service.lend(id, &mut |_| {}));
     service.wipe(id);
     assert!(!service.lend(id, &mut |_| {}));
+}
+
+fn ceremony(answered: Answered) -> CeremonyNow {
+    match answered {
+        Answered::Ceremony(now) => *now,
+        other => panic!("a ceremony was asked for: {other:?}"),
+    }
+}
+
+fn change_pin(reader: Option<&str>) -> Order {
+    let at = At { reader: reader.map(str::to_owned), ..At::default() };
+    Order::Cards { task: CardTask::ChangePin { credential: Credential::BackupShare }, at }
+}
+
+#[test]
+fn orders_about_cards_are_refused_with_the_reason() {
+    let world = world(true, false);
+    let refused = |order| refusal(&world.ask(Ask::Order(order), &[]));
+    assert_eq!(refused(change_pin(None)), Refusal::LevelNotCards.number());
+    assert_eq!(refused(Order::CancelCeremony { id: "ab".repeat(8) }), Refusal::NoCeremony.number());
+    let lost = |serial: &str| Order::CardLost { serial: serial.into(), credential: Credential::BackupShare };
+    assert_eq!(refused(lost("xyz")), Refusal::UnknownCard.number());
+    assert_eq!(refusal(&world.ask(Ask::Transcript { id: "ab".repeat(8), first: 0 }, &[])), 643);
+    world.stop();
+    let world = world_with_a_reader();
+    let refused = |order| refusal(&world.ask(Ask::Order(order), &[]));
+    assert_eq!(refused(change_pin(Some("Rear Pad"))), Refusal::UnknownReader.number());
+    let erase = CardTask::Erase { credential: Credential::BackupShare, confirmed: false };
+    assert_eq!(refused(Order::Cards { task: erase, at: At::default() }), 642);
+    let restore = CardTask::RestoreKey { slot: Some("b".into()), key_id: None };
+    assert_eq!(refused(Order::Cards { task: restore, at: At::default() }), Refusal::UnknownSlot.number());
+    let set = |m, n| CardTask::ReplaceSet { m, n, holders: Vec::new() };
+    assert_eq!(refused(Order::Cards { task: set(4, 3), at: At::default() }), Refusal::QuorumInvalid.number());
+    world.stop();
+}
+
+#[test]
+fn p28_nobody_watches_a_ceremony_or_reads_cards_without_the_right_to_read() {
+    let world = world_with_a_reader();
+    let stranger = Peer::Person(PersonId(9));
+    for ask in [Ask::Ceremony { seen: None }, Ask::Cards, Ask::Transcript { id: "ab".repeat(8), first: 0 }] {
+        assert_eq!(refusal(&world.ask_as(stranger, ask, &[])), Refusal::NotAllowed.number());
+    }
+    world.stop();
+}
+
+#[test]
+fn a_ceremony_is_watched_from_change_to_change_until_it_is_cancelled() {
+    let world = world_with_a_reader();
+    assert_eq!(ceremony(world.ask(Ask::Ceremony { seen: Some(7) }, &[])).ceremony, None, "there is none: at once");
+    let (answer, ended) = sync_channel(1);
+    let peer = Peer::Person(PersonId::OWN_USER);
+    let ask = Ask::Order(change_pin(Some("Front")));
+    let secrets = Vec::new();
+    world.events.send(Event::Control(Request { peer, ask, secrets, answer })).expect("the loop runs");
+    let now = ceremony(world.ask(Ask::Ceremony { seen: None }, &[]));
+    let view = now.ceremony.expect("it is under way");
+    assert_eq!(
+        (view.wait.as_str(), view.reader.as_str(), view.command.as_str()),
+        ("insert", "Front Pad", "change-card-pin")
+    );
+    assert_eq!(Some(&view.starter), now.you.as_ref());
+    assert_eq!(refusal(&world.ask(Ask::Order(change_pin(None)), &[])), Refusal::CeremonyUnderWay.number());
+
+    // Whoever has seen this is told when there is something else.
+    let (told, is_told) = sync_channel(1);
+    let ask = Ask::Ceremony { seen: Some(view.changes) };
+    let watching = Request { peer, ask, secrets: Vec::new(), answer: told };
+    world.events.send(Event::Control(watching)).expect("the loop runs");
+    assert!(is_told.recv_timeout(Duration::from_millis(300)).is_err(), "nothing changed yet");
+    let cancel = Order::CancelCeremony { id: view.id.to_uppercase() };
+    assert_eq!(world.ask(Ask::Order(cancel), &[]), Answered::Done);
+    let told = is_told.recv_timeout(Duration::from_secs(5)).expect("it changed").answered;
+    let told = ceremony(told);
+    assert!(told.ceremony.is_none_or(|ceremony| ceremony.changes != view.changes));
+    let ended = ended.recv_timeout(Duration::from_secs(10)).expect("it ended").answered;
+    assert_eq!(refusal(&ended), Refusal::CeremonyCancelled.number());
+    let now = ceremony(world.ask(Ask::Ceremony { seen: Some(0) }, &[]));
+    let last = now.last.expect("it ended");
+    assert_eq!((now.ceremony, last.id, last.end.as_str()), (None, view.id, "refused"));
+    assert_eq!(last.problem.expect("it was cancelled").number, Refusal::CeremonyCancelled.number());
+    world.stop();
+}
+
+#[test]
+fn whoever_watches_what_does_not_change_is_told_so_after_ten_seconds() {
+    let world = world_with_a_reader();
+    let (answer, _ended) = sync_channel(1);
+    let peer = Peer::Person(PersonId::OWN_USER);
+    let ordered = Request { peer, ask: Ask::Order(change_pin(None)), secrets: Vec::new(), answer };
+    world.events.send(Event::Control(ordered)).expect("the loop runs");
+    let view = ceremony(world.ask(Ask::Ceremony { seen: None }, &[])).ceremony.expect("it is under way");
+    let begun = Instant::now();
+    let (told, is_told) = sync_channel(1);
+    let ask = Ask::Ceremony { seen: Some(view.changes) };
+    world.events.send(Event::Control(Request { peer, ask, secrets: Vec::new(), answer: told })).expect("the loop runs");
+    let told = is_told.recv_timeout(Duration::from_secs(15)).expect("it is told").answered;
+    assert!(begun.elapsed() >= Duration::from_secs(9), "{:?}", begun.elapsed());
+    assert_eq!(ceremony(told).ceremony.map(|ceremony| ceremony.changes), Some(view.changes));
+    world.stop();
 }

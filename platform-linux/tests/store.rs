@@ -6,12 +6,18 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use slotwarden::devices::{Event, Store as _};
-use slotwarden_core::audit::{AuditEvent, Chain};
+use slotwarden::transcript::{self, Standing};
+use slotwarden_core::audit::{AuditEvent, CeremonyEnd, Chain};
+use slotwarden_core::card::sets::SetSubject;
+use slotwarden_core::ceremony::transcript::{Entry, LINE_BYTES_MAX, Line};
+use slotwarden_core::ceremony::{CeremonyEvent, CeremonyId};
 use slotwarden_core::effect::{Room, StoreResult};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Knowledge, Mode, Owner, PolicyRecord, Record, SecretKey, SecretKind, SlotRecord};
-use support::{Purse, bytes_of, code, directory, event, open, record_after, refusal, sets, settings, slot};
+use support::{
+    Open, Purse, bytes_of, card, card_sets, code, directory, event, open, record_after, refusal, sets, settings, slot,
+};
 
 const PLENTY: StoreResult = StoreResult::Durable(Room::Plenty);
 
@@ -459,4 +465,134 @@ fn a_store_of_0_1_0_opens_with_its_slots_its_sealed_code_and_its_log() {
     let new = open(&settings(dir.path())).expect("it was just written");
     assert_eq!(new.store.loaded().slots[0], (Owner(1), record));
     assert_eq!(new.store.loaded().sets, [(Owner(1), sets(1))]);
+}
+
+#[test]
+fn a_gap_in_a_transcript_or_in_the_cards_is_refused_with_every_byte_as_it_was() {
+    for damage in ["line", "card"] {
+        let dir = directory();
+        let mut first = open(&settings(dir.path())).expect("a new store");
+        keep_cards(&mut first);
+        drop(first);
+        let database = redb::Database::open(dir.path().join("store.redb")).expect("it is whole");
+        let write = database.begin_write().expect("nobody else writes");
+        {
+            if damage == "line" {
+                let table = redb::TableDefinition::<&[u8; 10], &[u8]>::new("transcripts");
+                let mut lines = write.open_table(table).expect("it is there");
+                assert!(lines.remove(&[5, 5, 5, 5, 5, 5, 5, 5, 0, 0]).expect("writable").is_some());
+            } else {
+                let table = redb::TableDefinition::<u8, &[u8]>::new("cards");
+                let mut cards = write.open_table(table).expect("it is there");
+                assert!(cards.remove(0).expect("writable").is_some());
+            }
+        }
+        write.commit().expect("there is room");
+        drop(database);
+        let before = bytes_of(dir.path());
+        assert_eq!(refusal(&settings(dir.path())), Refusal::StoreUnreadable, "{damage}");
+        assert!(bytes_of(dir.path()) == before);
+    }
+}
+
+#[test]
+fn a_transcript_with_another_line_than_was_signed_is_refused() {
+    let dir = directory();
+    let mut first = open(&settings(dir.path())).expect("a new store");
+    keep_cards(&mut first);
+    first.store.sign_transcript(CEREMONY, transcript::head(&lines()));
+    first.settle();
+    drop(first);
+    let database = redb::Database::open(dir.path().join("store.redb")).expect("it is whole");
+    let write = database.begin_write().expect("nobody else writes");
+    {
+        let table = redb::TableDefinition::<&[u8; 10], &[u8]>::new("transcripts");
+        let mut place = [0; LINE_BYTES_MAX];
+        let other = Line { mono_ms: 9999, ..lines()[1] };
+        let bytes = other.encode(&mut place).expect("the bound holds");
+        write.open_table(table).expect("it is there").insert(&[5, 5, 5, 5, 5, 5, 5, 5, 0, 1], bytes).expect("writable");
+    }
+    write.commit().expect("there is room");
+    drop(database);
+    assert_eq!(refusal(&settings(dir.path())), Refusal::StoreUnreadable);
+}
+
+#[test]
+fn only_the_end_of_a_transcript_that_stands_in_the_store_is_signed() {
+    let dir = directory();
+    let mut first = open(&settings(dir.path())).expect("a new store");
+    keep_cards(&mut first);
+    first.store.sign_transcript(CEREMONY, [9; 32]);
+    first.store.sign_transcript(CeremonyId([6; 8]), transcript::BEGINNING);
+    first.settle();
+    let part = first.store.transcript(CEREMONY, 0, 10).expect("readable");
+    assert_eq!((part.all, part.end), (2, None));
+    // With the last line in the open transaction, as at the end of a turn.
+    first.store.put(&Record::Transcript { id: CEREMONY, number: 2, line: last_line() }, &Purse::empty());
+    let all: Vec<Line> = lines().into_iter().chain([last_line()]).collect();
+    first.store.sign_transcript(CEREMONY, transcript::head(&all));
+    assert_eq!(first.commit(), PLENTY);
+    let node = first.store.node_key();
+    drop(first);
+
+    let mut again = open(&settings(dir.path())).expect("it is whole");
+    let part = again.store.transcript(CEREMONY, 0, 10).expect("readable");
+    assert_eq!(part.lines, all);
+    assert_eq!(Standing::of(CEREMONY, &all, part.end.as_ref(), &node), Standing::Signed);
+    assert_eq!(Standing::of(CeremonyId([6; 8]), &all, part.end.as_ref(), &node), Standing::Wrong);
+    assert_eq!(Standing::of(CEREMONY, &all[..2], part.end.as_ref(), &node), Standing::Wrong);
+    let page = again.store.transcript(CEREMONY, 1, 1).expect("readable");
+    assert_eq!((page.all, page.lines), (3, all[1..2].to_vec()));
+    assert_eq!(again.store.transcript(CeremonyId([6; 8]), 0, 10).expect("readable").all, 0);
+}
+
+#[test]
+fn cards_their_sets_and_the_cluster_id_come_back_in_their_places() {
+    let dir = directory();
+    let mut first = open(&settings(dir.path())).expect("a new store");
+    assert_eq!(first.store.loaded().cluster_id, None);
+    keep_cards(&mut first);
+    let cluster = first.store.cluster_id();
+    drop(first);
+    let again = open(&settings(dir.path())).expect("it is whole");
+    let loaded = again.store.loaded();
+    assert_eq!(loaded.cards, [card(2), card(1)], "the first was replaced at its place");
+    let expected = [SetSubject::BackupKey, SetSubject::Users(Owner(7)), SetSubject::Administrators(Owner(7))];
+    assert_eq!(loaded.card_sets.len(), 3);
+    for (number, subject) in (1..).zip(expected) {
+        assert!(loaded.card_sets.contains(&(subject, card_sets(number))), "{subject:?}");
+    }
+    assert_eq!(loaded.cluster_id, Some([0xC1; 16]));
+    assert_eq!(again.store.cluster_id(), cluster, "what every seal is bound to stays");
+}
+
+const CEREMONY: CeremonyId = CeremonyId([5; 8]);
+
+fn lines() -> [Line; 2] {
+    [CeremonyEvent::Begin, CeremonyEvent::Drawn(Ok(()))].map(|event| Line {
+        mono_ms: 5,
+        wall_s: Some(1_767_225_600),
+        entry: Entry::Event(event),
+    })
+}
+
+fn last_line() -> Line {
+    Line { mono_ms: 9, wall_s: None, entry: Entry::Ended { end: CeremonyEnd::Done, human_steps: 3 } }
+}
+
+/// Two cards, sets of three subjects, a cluster id, two lines of a transcript; durable.
+fn keep_cards(open: &mut Open) {
+    let purse = Purse::empty();
+    let subjects = [SetSubject::BackupKey, SetSubject::Users(Owner(7)), SetSubject::Administrators(Owner(7))];
+    for (number, subject) in (1..).zip(subjects) {
+        open.store.put(&Record::CardSets { subject, sets: card_sets(number) }, &purse);
+    }
+    for (place, number) in [(0, 9), (1, 1), (0, 2)] {
+        open.store.put(&Record::Card { place, entry: card(number) }, &purse);
+    }
+    open.store.put(&Record::Cluster([0xC1; 16]), &purse);
+    for (number, line) in (0..).zip(lines()) {
+        open.store.put(&Record::Transcript { id: CEREMONY, number, line }, &purse);
+    }
+    assert_eq!(open.commit(), PLENTY);
 }

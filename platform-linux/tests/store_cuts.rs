@@ -14,14 +14,18 @@ use std::sync::{Arc, Mutex};
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use redb::{Database, StorageBackend};
-use slotwarden::devices::{Checkpoint, Event};
+use slotwarden::devices::{Checkpoint, Event, TranscriptEnd};
 use slotwarden::store::format::{self, Change, Content};
 use slotwarden::store::room::Ballast;
 use slotwarden::store::writer::{self, Job};
+use slotwarden::transcript;
 use slotwarden_core::audit::Chain;
+use slotwarden_core::card::sets::SetSubject;
+use slotwarden_core::ceremony::transcript::{Entry, Line, signed_message};
+use slotwarden_core::ceremony::{CeremonyEvent, CeremonyId};
 use slotwarden_core::effect::{Input, Room, StoreResult, Ticket};
 use slotwarden_core::record::{Owner, SecretKey, SecretKind};
-use support::{code, event, record_after, sets, slot};
+use support::{card, card_sets, code, event, record_after, sets, slot};
 
 const NODE_KEY: SecretKey = SecretKey { kind: SecretKind::NodeKey, owner: Owner(0), generation: 1 };
 
@@ -178,7 +182,8 @@ fn live(count: u64, seed: &mut Seed) -> Life {
         .expect("there is room");
     let mut life = Life { disk, before: Vec::new(), contents: vec![format::read(&database).expect("it is whole")] };
     let mut chain = Chain::default();
-    let mut generation = 0;
+    let (mut generation, mut lines) = (0, 0);
+    let mut head = transcript::BEGINNING;
     for number in 0..count {
         let mut batch = Vec::new();
         // Boot writes every slot at once; most turns one.
@@ -203,6 +208,21 @@ fn live(count: u64, seed: &mut Seed) -> Life {
             let record = record_after(&chain, event(number));
             chain.accept(&record).expect("it was made for this chain");
             batch.push(Change::Audit(record));
+        }
+        // A ceremony of twelve transactions: a card and a line with each, its end signed with the last.
+        let (place, ceremony) = ((number % 12) as u8, CeremonyId([(number / 12) as u8; 8]));
+        if place == 0 {
+            (lines, head) = (0, transcript::BEGINNING);
+            batch.push(Change::Cluster([number as u8; 16]));
+        }
+        let line = Line { mono_ms: number, wall_s: None, entry: Entry::Event(CeremonyEvent::Drawn(Ok(()))) };
+        batch.push(Change::Transcript(ceremony, lines, Box::new(line)));
+        (lines, head) = (lines + 1, line.hash(&head));
+        batch.push(Change::Card(place, card(number as u8)));
+        batch.push(Change::CardSets(SetSubject::Users(Owner(place.into())), Box::new(card_sets(number as u8))));
+        if place == 11 {
+            let signature = node.sign(&signed_message(ceremony, &head)).to_bytes();
+            batch.push(Change::TranscriptEnd(ceremony, TranscriptEnd { head, signature }));
         }
         if number % 5 == 0 {
             batch.push(Change::Owner(format!("slot {number}"), Owner(number as u16 + 1)));

@@ -13,6 +13,7 @@ mod bench;
 mod running;
 mod screen;
 mod stage;
+mod table;
 mod typed;
 
 use std::ffi::OsString;
@@ -31,10 +32,12 @@ use slotwarden::problem::{Own, Problem};
 use slotwarden::status_json::StatusView;
 use slotwarden::{appliance, output};
 
+use crate::pin_pad::Entry;
 use bench::Bench;
 use running::Running;
 use screen::Screen;
 use stage::{SLOTS, Stage};
+use table::{CARDS, Table};
 use typed::Typed;
 
 /// How often seconds are counted down on the screen.
@@ -53,7 +56,8 @@ pub fn run(seconds: Option<u64>) -> Result<(), Problem> {
     appliance::start_log(Mutex::new(log));
     appliance::harden();
     let bench = Bench::new(stage.tokens);
-    let mut running = Some(Running::start(&stage, &bench, &happens)?);
+    let table = Table::new();
+    let mut running = Some(Running::start(&stage, &bench, &table, &happens)?);
     read_typed(&happens);
     let mut screen = Screen::open(stage.below());
     let mut ended = Ok(());
@@ -67,7 +71,7 @@ pub fn run(seconds: Option<u64>) -> Result<(), Problem> {
                 }
             }
             Happening::Resized => screen.draw(true),
-            Happening::Typed(line) => match Typed::read(&line, &SLOTS) {
+            Happening::Typed(line) => match Typed::read(&line, &SLOTS, &CARDS) {
                 Ok(None) => screen.say(""),
                 Err(said) => screen.say(&said),
                 Ok(Some(Typed::Quit)) => break,
@@ -75,10 +79,10 @@ pub fn run(seconds: Option<u64>) -> Result<(), Problem> {
                     if let Some(cut) = running.take() {
                         cut.cut_power(&bench);
                     }
-                    running = Some(Running::start(&stage, &bench, &happens)?);
+                    running = Some(Running::start(&stage, &bench, &table, &happens)?);
                     screen.say("the power was cut; the daemon started again from its records");
                 }
-                Ok(Some(done)) => screen.say(&carry_out(&bench, done)),
+                Ok(Some(done)) => screen.say(&carry_out(&bench, &table, done)),
             },
             Happening::Quit => break,
             // The one before a power cut was joined then.
@@ -144,7 +148,8 @@ fn next(happened: &Receiver<Happening>, until: Option<Instant>, ticks: bool) -> 
     }
 }
 
-fn carry_out(bench: &Bench, typed: Typed) -> String {
+fn carry_out(bench: &Bench, table: &Table, typed: Typed) -> String {
+    let at_pad = |done: Result<(), &str>, then: &str| done.map_or_else(str::to_owned, |()| then.to_owned());
     let name = |slot: u8| SLOTS[usize::from(slot)];
     let told = |slot, done: Result<(), &str>, then: &str| match done {
         Ok(()) => format!("{}: {then}", name(slot)),
@@ -163,6 +168,10 @@ fn carry_out(bench: &Bench, typed: Typed) -> String {
             bench.kill();
             "the HSM worker was killed; another starts".to_owned()
         }
+        Typed::Card(card) => at_pad(table.insert(card), "the card is in the reader"),
+        Typed::CardOut => at_pad(table.remove(), "the card is out of the reader"),
+        Typed::Pins(pins) => at_pad(table.at_pad(table::typed(&pins)), "typed on the pad"),
+        Typed::PadCancel => at_pad(table.at_pad(std::iter::once(Entry::Cancels)), "cancelled on the pad"),
         Typed::Help => typed::HELP.to_owned(),
         // Both end the loop that calls this.
         Typed::Power | Typed::Quit => String::new(),

@@ -8,7 +8,7 @@
 use slotwarden_core::command::CommandKind;
 use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Doubt, Mode, Owner};
-use slotwarden_core::status::{SlotStatus, StateName, WaitKind};
+use slotwarden_core::status::{KnowledgeStatus, SlotStatus, StateName, WaitKind};
 
 use crate::code::Code;
 use crate::faults::Plan;
@@ -32,6 +32,16 @@ const MANY_EVERY: u64 = 3;
 /// How many times more orders people give in such a world.
 const ORDERS_OF_MANY: u64 = 3;
 
+/// One of so many blocks of seeds has a table with card readers; and so many seeds are a block,
+/// so that worlds of every other kind have one.
+const TABLE_EVERY: u64 = 4;
+const TABLE_BLOCK: u64 = 7;
+/// Ceremonies of a world with a table.
+const CEREMONIES: std::ops::Range<u64> = 2..9;
+
+/// Turns in which people try the codes they know before they try what is kept.
+const OWN_CODES_FIRST: u32 = 8;
+
 /// A little more than the longest wait after a refusal (15 min).
 const LONGEST_WAIT_MS: u64 = 16 * 60_000;
 
@@ -44,6 +54,12 @@ pub fn live(world: &mut World, seed: u64) -> [u8; 32] {
         furnish(world, slot, Furniture::draw(&mut random), Character::ALL[random.usize(..Character::ALL.len())]);
     }
     world.plan = Plan::draw(&mut random);
+    let has_table = seed / TABLE_BLOCK % TABLE_EVERY == 1;
+    if has_table {
+        world.set_table(random.u8(1..=2));
+        world.plan.add_of_cards(&mut random);
+    }
+    let ceremonies_max = if has_table { world.counts.cards.begun() + random.u64(CEREMONIES) } else { 0 };
     world.start();
     world.people_act = true;
     world.people.are_many = seed.is_multiple_of(MANY_EVERY);
@@ -54,7 +70,10 @@ pub fn live(world: &mut World, seed: u64) -> [u8; 32] {
     let times = if world.people.are_many { ORDERS_OF_MANY } else { 1 };
     let orders_max = world.counts.orders + times * u64::from(slots) * random.u64(ORDERS_OF_A_SLOT);
     let inputs_max = world.counts.inputs + EVENTS_MAX;
-    while world.counts.orders < orders_max && world.counts.inputs < inputs_max && world.step(u64::MAX) {}
+    while (world.counts.orders < orders_max || world.counts.cards.begun() < ceremonies_max)
+        && world.counts.inputs < inputs_max
+        && world.step(u64::MAX)
+    {}
     finish(world)
 }
 
@@ -69,6 +88,10 @@ pub(crate) fn finish(world: &mut World) -> [u8; 32] {
             open(world, slot);
         }
         world.counts.lives += u64::from(world.slots);
+        if world.table.is_there() && world.checkers.violation.is_none() {
+            world.check_cards();
+            world.check_keys();
+        }
     }
     match world.disk.check_chain() {
         Ok(chain) => world.trace.end(&chain),
@@ -137,16 +160,26 @@ pub(crate) fn next_entry(world: &mut World, slot: u8, status: &SlotStatus) -> Op
         WaitKind::Shares | WaitKind::Parts => {
             world.people.slots[usize::from(slot)].present(asked == WaitKind::Shares, &done, &mut world.random)
         }
-        WaitKind::Code | WaitKind::NewParts | WaitKind::Custodians | WaitKind::Person => None,
+        WaitKind::Code | WaitKind::NewParts | WaitKind::Custodians | WaitKind::Cards | WaitKind::Person => None,
     }
+}
+
+/// Whether a slot is opened by cards.
+fn asks_for_cards(status: &SlotStatus) -> bool {
+    matches!(status.knowledge, KnowledgeStatus::Cards { .. })
+        || status.waits_for.is_some_and(|waits| waits.kind == WaitKind::Cards)
 }
 
 /// Those who have the code of a slot open it, or the slot is one that nobody can promise.
 fn open(world: &mut World, slot: u8) {
     let number = usize::from(slot);
     let mut service_decides = true;
-    let tries_max = if world.people.are_many { OPENING_TRIES_OF_MANY_MAX } else { OPENING_TRIES_MAX };
+    let tries_max =
+        if world.people.are_many || world.table.is_there() { OPENING_TRIES_OF_MANY_MAX } else { OPENING_TRIES_MAX };
     for turn in 0..tries_max {
+        world.plug_all_in();
+        settle_down(world);
+        world.let_ceremony_end();
         settle_down(world);
         if world.checkers.violation.is_some() {
             return;
@@ -166,7 +199,14 @@ fn open(world: &mut World, slot: u8) {
                 let owner = Owner(u16::from(slot));
                 let store_has = world.disk.codes(owner).any(|code| *code == token.live.user_pin);
                 let people_have =
-                    model::people_have(&token.live.user_pin, &world.disk, owner, &world.people.slots[number]);
+                    model::people_have(&token.live.user_pin, &world.disk, owner, &world.people.slots[number])
+                        || world.table.can_open(
+                            &token.live.user_pin,
+                            owner,
+                            slot,
+                            &world.disk.durable,
+                            &world.people.slots[number],
+                        );
                 world.checkers.p35_known_state(slot, status.mode, store_has, people_have);
                 return;
             }
@@ -197,13 +237,32 @@ fn open(world: &mut World, slot: u8) {
                 wish.to = Mode::Generated;
                 wish.typed = so_pin;
             }
+            StateName::Absent | StateName::Locked | StateName::Collecting | StateName::Doubtful
+                if world.table.is_there() && asks_for_cards(&status) && turn % 3 != 2 =>
+            {
+                let codes = &world.people.slots[number].codes;
+                // Of two sets between which nobody decided yet one may want a code, and the other none.
+                let needs_code = turn % 3 == 1;
+                let place = usize::try_from(turn / 3).unwrap_or(0) % codes.len().max(1);
+                let code = codes.get(place).copied().filter(|_| needs_code).unwrap_or(Code::NONE);
+                world.open_with_cards(slot, code);
+                // A reader that is silent, or only slow, is waited for.
+                let until_ms = world.now_ms + LONGEST_WAIT_MS;
+                while world.status(slot).is_some_and(|status| status.state != StateName::Active) && world.step(until_ms)
+                {
+                }
+                continue;
+            }
             StateName::Absent | StateName::Locked | StateName::Collecting | StateName::Doubtful => {
                 // Of an undecided change the service decides itself, when a person asks for it.
                 let kept = world.disk.codes(Owner(u16::from(slot))).next().is_some();
                 let undecided = status.state == StateName::Doubtful && (kept || status.doubt != Some(Doubt::OldOrNew));
                 // A code that people know opens a slot whose stored code was refused.
+                // Of an unblock and a decommission that nobody saw the end of a sealed code may be left
+                // that rules: people who run out of codes give the order without one.
+                let keeps_one = kept && turn >= OWN_CODES_FIRST;
                 let typed = match status.mode {
-                    Mode::Manual => !(undecided && service_decides),
+                    Mode::Manual => !((undecided || keeps_one) && service_decides),
                     Mode::Generated => !service_decides,
                 };
                 if typed {

@@ -455,7 +455,7 @@ impl Checkers {
             if let Some(collection) = &status.collection {
                 let entered = match collection.progress.kind {
                     WaitKind::Shares | WaitKind::Parts | WaitKind::NewParts => usize::from(collection.progress.have),
-                    WaitKind::Custodians | WaitKind::Code | WaitKind::Person => 0,
+                    WaitKind::Custodians | WaitKind::Code | WaitKind::Cards | WaitKind::Person => 0,
                 };
                 // Beside what was entered: the present code, and the new one or what it is made from.
                 least += entered;
@@ -637,6 +637,7 @@ mod tests {
             collection: None,
             state,
             applications: Vec::new(),
+            backup_key: None,
             waits_for: None,
             tries_left: 3,
             attention: None,

@@ -126,7 +126,7 @@ impl People {
             }
             WaitKind::NewParts => knowledge.new_part(&done, random)?,
             WaitKind::Custodians => knowledge.hand_out(collection, random)?,
-            WaitKind::Code | WaitKind::Person => return None,
+            WaitKind::Code | WaitKind::Cards | WaitKind::Person => return None,
         };
         wish.confirmed = knowledge.is_sure(status, random);
         Some(self.with_a_mistake(slot, wish, random))

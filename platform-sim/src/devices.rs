@@ -1,11 +1,14 @@
 //! What the core orders, performed by simulated devices, with the faults that are due.
 
 use slotwarden_core::audit::AuditEvent;
+use slotwarden_core::card::registry::CARD_ENTRY_BYTES_MAX;
+use slotwarden_core::card::sets::CARD_SETS_BYTES_MAX;
+use slotwarden_core::ceremony::transcript::LINE_BYTES_MAX;
 use slotwarden_core::command::Answer;
 use slotwarden_core::effect::{
     ApplicationOrder, Effect, HsmAnswer, HsmCall, Input, Outcome, Room, SlotId, StoreResult, Ticket,
 };
-use slotwarden_core::fault::{Fault, Function, HsmFailure, rv};
+use slotwarden_core::fault::{Fault, Function, HsmFailure, Refusal, rv};
 use slotwarden_core::record::{Owner, Record, SecretKey};
 use slotwarden_core::safe::SecretId;
 use slotwarden_core::token::{LoginState, TokenState};
@@ -58,7 +61,7 @@ impl World {
             Effect::Application { ticket, application, slot, order } => {
                 self.application(ticket, application, slot.0, order);
             }
-            Effect::Card { .. } => self.checkers.violated("P05", 0, "a call to a reader that was never there"),
+            Effect::Card { ticket, reader, call } => self.card_call(ticket, reader, call),
             Effect::Reply { reply, answer } => {
                 let order = self.people.orders.iter().find(|order| order.reply == reply.0).copied();
                 if let (Answer::Share { id, x, quorum }, Some(Order { slot: Some(slot), who, .. })) = (answer, order) {
@@ -72,6 +75,7 @@ impl World {
                     self.checkers.violated("P37", 0, "a checkpoint over something that is not the audit log");
                 }
             }
+            Effect::SignTranscript { .. } => {}
             Effect::EndWorker => self.end_worker(),
             Effect::Stopped => self.stopped(),
         }
@@ -120,6 +124,32 @@ impl World {
             }
             Record::Erase { key } => self.disk.erase(*key),
             Record::Policy(policy) => self.disk.put_policy(*policy),
+            Record::Cluster(cluster) => self.disk.put_cluster(*cluster),
+            Record::CardSets { subject, sets } => {
+                self.scan_stored(sets.encode(&mut [0; CARD_SETS_BYTES_MAX]));
+                self.disk.put_card_sets(*subject, sets.clone());
+            }
+            Record::Card { place, entry } => {
+                self.scan_stored(entry.encode(&mut [0; CARD_ENTRY_BYTES_MAX]));
+                self.check_entry(*place, entry);
+                self.disk.put_card(*place, *entry);
+            }
+            Record::Transcript { id, number, line } => {
+                self.scan_stored(line.encode(&mut [0; LINE_BYTES_MAX]));
+                self.disk.put_line(*id, *number, *line);
+            }
+        }
+    }
+
+    /// What is stored in the clear can be stored, and shows no secret (P3).
+    fn scan_stored(&mut self, encoded: Result<&[u8], Refusal>) {
+        match encoded {
+            Ok(encoded) if self.trace.scans => {
+                let secrets = self.secrets();
+                self.checkers.p03_bytes(encoded, &secrets);
+            }
+            Ok(_) => {}
+            Err(_) => self.checkers.violated("P36", 0, "a record about cards cannot be encoded"),
         }
     }
 
@@ -159,9 +189,12 @@ impl World {
     fn call(&mut self, ticket: Ticket, slot: u8, call: HsmCall) {
         let none = Code::NONE;
         let (first, second) = match call {
-            HsmCall::Observe | HsmCall::Logout | HsmCall::Settle => (Some(none), Some(none)),
+            HsmCall::Observe | HsmCall::Logout | HsmCall::Settle | HsmCall::KeepBackupKeys { .. } => {
+                (Some(none), Some(none))
+            }
             HsmCall::Login { pin } => (self.lend(pin), Some(none)),
-            HsmCall::SetPin { old, new } => (self.lend(old), self.lend(new)),
+            HsmCall::SetPin { old, new } | HsmCall::SetSoPin { old, new } => (self.lend(old), self.lend(new)),
+            HsmCall::PutBackupKeys { kek, mak, .. } => (self.lend(kek), self.lend(mak)),
             HsmCall::Initialise { so_pin, new, free_slot: _ } | HsmCall::Unblock { so_pin, new } => {
                 (self.lend(so_pin), self.lend(new))
             }
@@ -173,7 +206,8 @@ impl World {
         let number = usize::from(slot);
         match call {
             HsmCall::Login { .. } => {
-                let automatic = !self.people.orders.iter().any(|order| order.slot == Some(slot));
+                let at_table = self.table.orders.iter().any(|order| order.command.slot() == Some(SlotId(slot)));
+                let automatic = !at_table && !self.people.orders.iter().any(|order| order.slot == Some(slot));
                 self.checkers.p36_login(slot, &first, automatic);
                 self.check_quorum(slot, &first);
                 self.logins[number] = Some((ticket, first));
@@ -188,7 +222,12 @@ impl World {
                 let by_so = self.disk.durable.slots[number].and_then(|record| record.by_so);
                 self.checkers.p36_by_so(slot, by_so, matches!(call, HsmCall::Erase { .. }));
             }
-            HsmCall::Observe | HsmCall::Logout | HsmCall::Settle => {}
+            HsmCall::Observe
+            | HsmCall::Logout
+            | HsmCall::Settle
+            | HsmCall::PutBackupKeys { .. }
+            | HsmCall::KeepBackupKeys { .. }
+            | HsmCall::SetSoPin { .. } => {}
         }
         if !self.worker {
             let outcome = Outcome::Hsm(Err(HsmFailure::NoWorker));
@@ -262,6 +301,13 @@ impl World {
             Event::WorkerStarts => self.worker_starts(),
             Event::DaemonStarts => self.start(),
             Event::Heals(kind, place) => self.heals(kind, place),
+            Event::CardCall(reader) => self.carry_out_at(reader),
+            Event::PadGoesOn(reader, dialogue) => self.pad_goes_on(reader, dialogue),
+            Event::PadTimesOut(reader, dialogue) => self.pad_times_out(reader, dialogue),
+            Event::CardAnswer { reader, ticket, call, result, y } => {
+                self.card_answered(reader, (ticket, call), result, &y);
+            }
+            Event::ReaderTells(reader, event) => self.reader_tells(reader, event),
         }
     }
 
@@ -287,6 +333,9 @@ impl World {
             }
         }
         self.check_codes();
+        if self.table.is_there() {
+            self.check_sets_in_force();
+        }
         if fault == Some(Kind::StoredTwice) {
             self.deliver(Input::Stored { ticket, result });
         }
@@ -513,6 +562,15 @@ impl World {
                     HsmCall::SetPin { .. } => token.set_pin(&pending.first, &pending.second),
                     HsmCall::Unblock { .. } => token.unblock(&pending.first, &pending.second),
                     HsmCall::Erase { .. } => token.erase(&pending.first),
+                    HsmCall::PutBackupKeys { key_id, uid, .. } => {
+                        let extent = match pending.fault {
+                            Some(Kind::WorkerKilledInside) => Extent::FirstStep,
+                            _ => Extent::Whole,
+                        };
+                        token.put_backup_keys((key_id, uid), &pending.first, &pending.second, extent)
+                    }
+                    HsmCall::KeepBackupKeys { key_id, uid } => token.keep_backup_keys(key_id, uid),
+                    HsmCall::SetSoPin { .. } => token.set_so_pin(&pending.first, &pending.second),
                 }
             }
         };
@@ -595,5 +653,8 @@ fn function_of(call: &HsmCall) -> Function {
         HsmCall::Settle => Function::Settle,
         HsmCall::Unblock { .. } => Function::InitPin,
         HsmCall::Erase { .. } => Function::InitToken,
+        HsmCall::PutBackupKeys { .. } => Function::CreateObject,
+        HsmCall::KeepBackupKeys { .. } => Function::FindObjects,
+        HsmCall::SetSoPin { .. } => Function::SetPin,
     }
 }

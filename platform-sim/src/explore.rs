@@ -12,12 +12,14 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest, Sha256};
+use slotwarden_core::command::CommandKind;
 use slotwarden_core::status::StateName;
 
 use crate::campaign::live;
 use crate::cuts::{CutReport, Script, cut_everywhere};
 use crate::faults::{Kind, Tally};
 use crate::hsm::Character;
+use crate::table::CardCounts;
 use crate::world::{Counts, World};
 
 /// Seeds that one thread takes at a time.
@@ -215,6 +217,7 @@ pub fn print(order: &Order, report: &Report) {
     );
     println!("approvals                  {} asked for, {} given", counts.approvals_asked, counts.approvals_given);
     println!("unblocks                   {} by the SO PIN", counts.unblocks);
+    print_cards(&counts.cards, seconds);
     println!("power-cut states           {} in campaigns", counts.power_cuts);
     if order.cuts_deep > 0 {
         println!(
@@ -250,6 +253,29 @@ pub fn print(order: &Order, report: &Report) {
         let name = failure.split(':').next().unwrap_or_default();
         println!("cut {failure}\n    slotwarden-sim explore --replay-cut {name}");
     }
+}
+
+/// Prints what happened at the tables with card readers.
+fn print_cards(cards: &CardCounts, seconds: f64) {
+    let begun = cards.begun();
+    println!("worlds with card readers   {}", cards.worlds);
+    println!(
+        "ceremonies                 {begun} begun, {} orders about cards refused or ended by a refusal",
+        cards.refused
+    );
+    for kind in CommandKind::ALL {
+        let [begun, done, ended] = cards.kinds[kind as usize];
+        if begun > 0 {
+            println!("    {:<23}{begun:>8} begun {done:>8} done {ended:>8} ended otherwise", format!("{kind:?}"));
+        }
+    }
+    println!("ceremonies per s and core  {:.0} (all worlds counted)", begun as f64 / seconds);
+    println!("calls at card readers      {}, {} dialogues at pads", cards.calls, cards.dialogues);
+    println!(
+        "computed a second time     {} quorums, {} copies compared, {} transcripts replayed",
+        cards.quorums, cards.copies, cards.replays
+    );
+    println!("slots opened with cards    {} at the end of their world", cards.opened);
 }
 
 /// Prints how often each kind struck, in which states, and what it missed.

@@ -7,13 +7,16 @@
 //! read off.
 
 use heapless::Vec;
+use slotwarden_core::card::CardCall;
 use slotwarden_core::effect::HsmCall;
 use slotwarden_core::status::StateName;
 
 /// Faults of one plan: six of any kind (more at once drown each other), and power cuts.
-pub const PLANNED_MAX: usize = ANY_MAX + CUTS_MAX;
+pub const PLANNED_MAX: usize = ANY_MAX + CUTS_MAX + OF_CARDS_MAX;
 const ANY_MAX: usize = 6;
 const CUTS_MAX: usize = 16;
+/// Of them those of cards and readers, in a world that has some.
+const OF_CARDS_MAX: usize = 8;
 
 /// Where a fault can strike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +35,12 @@ pub enum Step {
     Unblock,
     /// `C_InitToken` on the slot's own token.
     Erase,
+    /// Making the slot's keys of a backup key.
+    PutBackupKeys,
+    /// Destroying those of other backup keys.
+    KeepBackupKeys,
+    /// `C_SetPIN` by the SO.
+    SetSoPin,
     /// Making the module's files durable.
     Settle,
     /// A commit of the store.
@@ -46,11 +55,33 @@ pub enum Step {
     Withdraw,
     /// Between orders.
     Idle,
+    /// Taking hold of a card.
+    CardHold,
+    /// Selecting its application.
+    CardSelect,
+    /// Asking for its tries.
+    CardTries,
+    /// A PIN is typed.
+    CardVerify,
+    /// A PIN is changed.
+    CardChange,
+    /// Reading a record.
+    CardRead,
+    /// Writing one.
+    CardWrite,
+    /// Setting the pointer.
+    CardPoint,
+    /// Overwriting a record.
+    CardErase,
+    /// Letting go of a card.
+    CardRelease,
+    /// A moment at the table with the readers.
+    Table,
 }
 
 impl Step {
     /// All steps, in the order of the enum.
-    pub const ALL: [Step; 14] = [
+    pub const ALL: [Step; 28] = [
         Step::Observe,
         Step::Login,
         Step::Logout,
@@ -58,6 +89,9 @@ impl Step {
         Step::Initialise,
         Step::Unblock,
         Step::Erase,
+        Step::PutBackupKeys,
+        Step::KeepBackupKeys,
+        Step::SetSoPin,
         Step::Settle,
         Step::Commit,
         Step::Random,
@@ -65,7 +99,35 @@ impl Step {
         Step::HandOver,
         Step::Withdraw,
         Step::Idle,
+        Step::CardHold,
+        Step::CardSelect,
+        Step::CardTries,
+        Step::CardVerify,
+        Step::CardChange,
+        Step::CardRead,
+        Step::CardWrite,
+        Step::CardPoint,
+        Step::CardErase,
+        Step::CardRelease,
+        Step::Table,
     ];
+
+    /// The step of a call at a reader.
+    #[must_use]
+    pub const fn at_reader(call: &CardCall) -> Step {
+        match call {
+            CardCall::Hold => Step::CardHold,
+            CardCall::Select { .. } => Step::CardSelect,
+            CardCall::Tries { .. } => Step::CardTries,
+            CardCall::Verify { .. } => Step::CardVerify,
+            CardCall::ChangePin { .. } => Step::CardChange,
+            CardCall::Read { .. } => Step::CardRead,
+            CardCall::Write { .. } => Step::CardWrite,
+            CardCall::Point { .. } => Step::CardPoint,
+            CardCall::Erase { .. } => Step::CardErase,
+            CardCall::Release => Step::CardRelease,
+        }
+    }
 
     /// The step of a device call.
     #[must_use]
@@ -79,6 +141,9 @@ impl Step {
             HsmCall::Settle => Step::Settle,
             HsmCall::Unblock { .. } => Step::Unblock,
             HsmCall::Erase { .. } => Step::Erase,
+            HsmCall::PutBackupKeys { .. } => Step::PutBackupKeys,
+            HsmCall::KeepBackupKeys { .. } => Step::KeepBackupKeys,
+            HsmCall::SetSoPin { .. } => Step::SetSoPin,
         }
     }
 }
@@ -112,45 +177,46 @@ macro_rules! kinds {
 }
 
 use Step::{
-    Commit, Erase, HandOver, Idle, Initialise, Login, Logout, Observe, Random, SetPin, Settle, Unblock, Unseal,
-    Withdraw,
+    CardChange, CardErase, CardHold, CardPoint, CardRead, CardRelease, CardSelect, CardTries, CardVerify, CardWrite,
+    Commit, Erase, HandOver, Idle, Initialise, KeepBackupKeys, Login, Logout, Observe, PutBackupKeys, Random, SetPin,
+    SetSoPin, Settle, Table, Unblock, Unseal, Withdraw,
 };
 
 kinds! {
-    DeviceErrorBefore "device-error-before" "CKR_DEVICE_ERROR, and the call did nothing." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    DeviceErrorAfter "device-error-after" "CKR_DEVICE_ERROR, although the call was carried out." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    DeviceErrorBurst "device-error-burst" "This call and the next four fail." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    UnexpectedCode "unexpected-code" "A vendor-defined CKR that no specification knows." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    WrongAnswer "wrong-answer" "The module answers what belongs to another call." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    HangBefore "hang-before" "The call hangs before it does anything." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    HangAfter "hang-after" "The call was carried out and hangs before it answers." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    LateAnswer "late-answer" "The answer comes after the deadline." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    SlowDevice "slow-device" "The call takes seconds, but less than the deadline." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    ReplyLost "reply-lost" "The call was carried out; its answer never comes." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    DuplicateAnswer "duplicate-answer" "The answer comes twice." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    WorkerKilledBefore "worker-killed-before" "The worker dies before the call." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    WorkerKilledAfter "worker-killed-after" "The worker dies after the call, before the answer." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    WorkerKilledInside "worker-killed-inside" "The worker dies between two steps of the call." Initialise,
-    TokenFileTorn "token-file-torn" "The worker dies while the module rewrites its token file, which nobody can read afterwards." SetPin,
-    TokenPulledInCall "token-pulled-in-call" "The token is pulled before the call reaches it." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    PowerCutBeforeCall "power-cut-before-call" "Power goes before the call." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    PowerCutAfterKept "power-cut-after-call-kept" "Power goes after the call; what was unsettled is kept." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    PowerCutAfterLost "power-cut-after-call-lost" "Power goes after the call; what was unsettled is lost." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
-    DaemonKilledAtCall "daemon-killed-at-call" "The daemon is killed; its worker ends the call in progress." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | Settle,
+    DeviceErrorBefore "device-error-before" "CKR_DEVICE_ERROR, and the call did nothing." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    DeviceErrorAfter "device-error-after" "CKR_DEVICE_ERROR, although the call was carried out." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    DeviceErrorBurst "device-error-burst" "This call and the next four fail." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    UnexpectedCode "unexpected-code" "A vendor-defined CKR that no specification knows." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    WrongAnswer "wrong-answer" "The module answers what belongs to another call." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    HangBefore "hang-before" "The call hangs before it does anything." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    HangAfter "hang-after" "The call was carried out and hangs before it answers." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    LateAnswer "late-answer" "The answer comes after the deadline." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    SlowDevice "slow-device" "The call takes seconds, but less than the deadline." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    ReplyLost "reply-lost" "The call was carried out; its answer never comes." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    DuplicateAnswer "duplicate-answer" "The answer comes twice." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    WorkerKilledBefore "worker-killed-before" "The worker dies before the call." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    WorkerKilledAfter "worker-killed-after" "The worker dies after the call, before the answer." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    WorkerKilledInside "worker-killed-inside" "The worker dies between two steps of the call." Initialise | PutBackupKeys,
+    TokenFileTorn "token-file-torn" "The worker dies while the module rewrites its token file, which nobody can read afterwards." SetPin | SetSoPin,
+    TokenPulledInCall "token-pulled-in-call" "The token is pulled before the call reaches it." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    PowerCutBeforeCall "power-cut-before-call" "Power goes before the call." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    PowerCutAfterKept "power-cut-after-call-kept" "Power goes after the call; what was unsettled is kept." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    PowerCutAfterLost "power-cut-after-call-lost" "Power goes after the call; what was unsettled is lost." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
+    DaemonKilledAtCall "daemon-killed-at-call" "The daemon is killed; its worker ends the call in progress." Observe | Login | Logout | SetPin | Initialise | Unblock | Erase | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle,
     LoginRefused "login-refused" "CKR_PIN_INCORRECT for a right PIN." Login,
     LoginLies "login-lies" "CKR_OK for any PIN, and nobody is logged in." Login,
     AlreadyLoggedIn "already-logged-in" "The module says that somebody is logged in." Login,
     SetPinLies "set-pin-lies" "CKR_OK, and the PIN is what it was." SetPin,
-    PinLenRange "pin-len-range" "The token does not like the length." SetPin | Initialise | Unblock,
-    PinInvalid "pin-invalid" "The token does not like the characters." SetPin | Initialise | Unblock,
-    SessionReadOnly "session-read-only" "The session is read-only." SetPin | Unblock,
-    NotLoggedIn "not-logged-in" "The login was lost unnoticed." SetPin,
-    NotSupported "not-supported" "The module cannot change PINs." SetPin | Unblock | Erase,
+    PinLenRange "pin-len-range" "The token does not like the length." SetPin | Initialise | Unblock | SetSoPin,
+    PinInvalid "pin-invalid" "The token does not like the characters." SetPin | Initialise | Unblock | SetSoPin,
+    SessionReadOnly "session-read-only" "The session is read-only." SetPin | Unblock | PutBackupKeys | SetSoPin,
+    NotLoggedIn "not-logged-in" "The login was lost unnoticed." SetPin | PutBackupKeys | KeepBackupKeys,
+    NotSupported "not-supported" "The module does not know the function." SetPin | Unblock | Erase | PutBackupKeys | SetSoPin,
     ObserveLies "observe-lies" "The flags and the session state are invented." Observe,
     SettleFails "settle-fails" "The module's files could not be made durable." Settle,
     PowerCutBeforeWrite "power-cut-before-write" "Power goes; the transaction in flight is lost." Commit,
     PowerCutAfterWrite "power-cut-after-write" "Power goes; the transaction in flight is there, unanswered." Commit,
-    PowerCutInRecovery "power-cut-in-recovery" "Power goes again before the last power cut is recovered from." Observe | Login | Logout | SetPin | Initialise | Settle | Commit | Unseal,
+    PowerCutInRecovery "power-cut-in-recovery" "Power goes again before the last power cut is recovered from." Observe | Login | Logout | SetPin | Initialise | PutBackupKeys | KeepBackupKeys | SetSoPin | Settle | Commit | Unseal,
     DaemonKilledAtWrite "daemon-killed-at-write" "The daemon is killed during a commit." Commit,
     StoreFailed "store-failed" "The commit fails, and nothing of it is there." Commit,
     StoreFailedButThere "store-failed-but-there" "The commit fails, although all of it is there." Commit,
@@ -186,9 +252,63 @@ kinds! {
     SpuriousToken "spurious-token" "The token is reported again, unchanged." Idle,
     StaleSecret "stale-secret" "An order whose secret was wiped." Idle,
     NotAllowed "not-allowed" "An order of somebody without the right." Idle,
+    CardPulledBefore "card-pulled-before" "The card is pulled before the command reaches it." CardHold | CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase | CardRelease,
+    CardPulledUnheard "card-pulled-unheard" "The command is carried out; the card is pulled before its answer." CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase,
+    CardPulledAmid "card-pulled-amid" "The card is pulled in the middle of the command." CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase,
+    CardPulledAfter "card-pulled-after" "The card is pulled right after its answer." CardHold | CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase | CardRelease,
+    ReaderLostInCall "reader-lost-in-call" "The reader is unplugged during the call, and comes back after a while." CardHold | CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase | CardRelease,
+    CardHeldByOther "card-held-by-other" "Another program holds the card." CardHold,
+    CardTransportBefore "card-transport-before" "The transport fails, and nothing was done." CardHold | CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase | CardRelease,
+    CardTransportAfter "card-transport-after" "The transport fails, although the command was carried out." CardHold | CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase | CardRelease,
+    CardGarbage "card-garbage" "The card answers what no card of its kind does." CardHold | CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase | CardRelease,
+    CardStrangeWord "card-strange-word" "The card answers 6F00, and nothing was done." CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase,
+    CardWrongAnswer "card-wrong-answer" "The reader answers what belongs to another call." CardHold | CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase | CardRelease,
+    CardLateAnswer "card-late-answer" "The answer comes after the deadline." CardHold | CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase | CardRelease,
+    CardAnswerTwice "card-answer-twice" "The answer comes twice." CardHold | CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase | CardRelease,
+    ReaderSilent "reader-silent" "The reader never answers, until it is unplugged and plugged in again." CardHold | CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase | CardRelease,
+    PowerCutBeforeCard "power-cut-before-card" "Power goes before the command." CardHold | CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase | CardRelease,
+    PowerCutAfterCard "power-cut-after-card" "Power goes after the command." CardHold | CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase | CardRelease,
+    PowerCutAmidCard "power-cut-amid-card" "Power goes in the middle of the command." CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase,
+    DaemonKilledAtCard "daemon-killed-at-card" "The daemon is killed during the call." CardHold | CardSelect | CardTries | CardVerify | CardChange | CardRead | CardWrite | CardPoint | CardErase | CardRelease,
+    PadTimesOut "pad-times-out" "Nobody types in time." CardVerify | CardChange,
+    PadCancelled "pad-cancelled" "Somebody presses cancel." CardVerify | CardChange,
+    PadMismatch "pad-mismatch" "The new PIN is typed differently the second time." CardChange,
+    PadLength "pad-length" "A PIN is typed that is too short." CardVerify | CardChange,
+    WrongCardPin "wrong-card-pin" "A wrong PIN is typed." CardVerify | CardChange,
+    PersonWalksOff "person-walks-off" "The person at the pad goes away." CardVerify | CardChange,
+    CardPulledAtPad "card-pulled-at-pad" "The card is pulled while somebody types." CardVerify | CardChange,
+    ReaderUnplugged "reader-unplugged" "A reader is unplugged, and comes back after a while." Table,
+    CardPulledIdle "card-pulled-idle" "Somebody pulls the card that is in." Table,
+    CardSwapped "card-swapped" "The card that is in is replaced by another." Table,
+    ReaderTellsTwice "reader-tells-twice" "A reader tells again what it told." Table,
+    ForeignCard "foreign-card" "A card of another kind is inserted." Table,
+    HostileCard "hostile-card" "A card that answers as badly as it can is inserted." Table,
+    FullCard "full-card" "A card without memory is inserted." Table,
+    CardOfOthers "card-of-others" "A card of another cluster is inserted." Table,
+    UsedCard "used-card" "A card is inserted that has been used for something else." Table,
+    CardBlockedElsewhere "card-blocked-elsewhere" "Somebody types wrong PINs elsewhere until a card is blocked." Table,
+    CardAtLastTry "card-at-last-try" "Somebody types wrong PINs elsewhere until one try is left." Table,
+    EverybodyLeaves "everybody-leaves" "Everybody walks away from the ceremony." Table,
+    StrangerActs "stranger-acts" "Somebody without the right starts, answers or cancels a ceremony." Table,
+    CeremonyCancelled "ceremony-cancelled" "Somebody who may cancels the ceremony." Table,
+    CeremonyBeside "ceremony-beside" "Another ceremony is ordered while one is under way." Table,
+    UnknownCardTicket "unknown-card-ticket" "An answer of a reader that nobody waits for." Table,
+    PowerCutAtTable "power-cut-at-table" "Power goes during a ceremony." Table,
 }
 
 impl Kind {
+    /// Those that need no card and no reader.
+    #[must_use]
+    pub fn without_cards() -> &'static [Kind] {
+        &Kind::ALL[..Kind::CardPulledBefore as usize]
+    }
+
+    /// Those of cards, readers and the people at them.
+    #[must_use]
+    pub fn of_cards() -> &'static [Kind] {
+        &Kind::ALL[Kind::CardPulledBefore as usize..]
+    }
+
     /// Whether the core is told a falsehood that no rule can see through: which code the
     /// token has is then nobody's to promise.
     #[must_use]
@@ -235,7 +355,8 @@ impl Plan {
         let mut plan = Plan::default();
         let count = random.usize(..=ANY_MAX);
         for _ in 0..count {
-            let kind = Kind::ALL[random.usize(..Kind::ALL.len())];
+            let kinds = Kind::without_cards();
+            let kind = kinds[random.usize(..kinds.len())];
             // Most opportunities come early in a life; rare steps need a short wait.
             let wait_max = match kind {
                 kind if kind.strikes(Step::Initialise) && !kind.strikes(Step::Login) => 1,
@@ -253,6 +374,21 @@ impl Plan {
             }
         }
         plan
+    }
+
+    /// None to eight faults of cards, readers and the people at them as well.
+    pub fn add_of_cards(&mut self, random: &mut fastrand::Rng) {
+        for _ in 0..random.usize(..=OF_CARDS_MAX) {
+            let kinds = Kind::of_cards();
+            let kind = kinds[random.usize(..kinds.len())];
+            // A ceremony has dozens of calls, a few dialogues, and many moments at the table.
+            let wait_max = match kind {
+                kind if kind.strikes(Step::CardSelect) => 120,
+                kind if kind.strikes(Step::Table) => 100,
+                _ => 12,
+            };
+            self.add(kind, random.u16(..=wait_max));
+        }
     }
 
     /// Adds a fault that strikes after `wait` opportunities; beyond [`PLANNED_MAX`] it is left out.

@@ -58,7 +58,9 @@ impl World {
         let set = match collection.progress.kind {
             WaitKind::Shares => sets.current.as_ref(),
             WaitKind::Custodians => sets.next.as_ref(),
-            WaitKind::Code | WaitKind::Parts | WaitKind::NewParts | WaitKind::Person => return None,
+            WaitKind::Code | WaitKind::Parts | WaitKind::NewParts | WaitKind::Cards | WaitKind::Person => {
+                return None;
+            }
         };
         if undecided && collection.progress.kind == WaitKind::Shares {
             return Some(Verdict::Open);
@@ -100,7 +102,7 @@ impl World {
                         match self.core.as_ref().and_then(|core| core.slot_record(SlotId(slot))) {
                             Some(record) => match record.knowledge {
                                 Knowledge::Parts(roster) => Aim::Parts(roster),
-                                Knowledge::Whole | Knowledge::Shares => Aim::Whole(wish.new),
+                                Knowledge::Whole | Knowledge::Shares | Knowledge::Cards { .. } => Aim::Whole(wish.new),
                             },
                             None => Aim::Open,
                         }
@@ -133,7 +135,7 @@ impl World {
                         match open.progress.kind {
                             WaitKind::Shares | WaitKind::Parts => gathering.present.push(entered),
                             WaitKind::NewParts => gathering.parts.push(entered),
-                            WaitKind::Custodians | WaitKind::Code | WaitKind::Person => {}
+                            WaitKind::Custodians | WaitKind::Code | WaitKind::Cards | WaitKind::Person => {}
                         }
                     }
                 }
@@ -146,7 +148,7 @@ impl World {
                     match open.progress.kind {
                         WaitKind::Shares | WaitKind::Parts => gathering.present.push(entered),
                         WaitKind::NewParts => gathering.parts.push(entered),
-                        WaitKind::Custodians | WaitKind::Code | WaitKind::Person => {}
+                        WaitKind::Custodians | WaitKind::Code | WaitKind::Cards | WaitKind::Person => {}
                     }
                     self.completed(slot, gathering, reply);
                 } else if wish.kind == CommandKind::Reset {

@@ -1,10 +1,10 @@
 //! Simulated tokens: the device, with its counters, flags, sessions and a store of its own.
 //!
 //! What is imitated (`stack.md`; PKCS#11 v3.1): SoftHSM 2.6 never locks, raises the low
-//! count at the first wrong PIN and rewrites its token file without fsync, so that a power
-//! cut gives back what was there before; Kryoptic 1.5 keeps its files durable, locks after
-//! 10 wrong PINs and shows `FINAL_TRY` after 9. Logins belong to the worker's process: they
-//! are gone when the worker is.
+//! count at the first wrong PIN and writes its files without fsync, so that a power cut
+//! gives back what was there before, of PINs as of objects; Kryoptic 1.5 keeps its files
+//! durable, locks after 10 wrong PINs and shows `FINAL_TRY` after 9. Logins belong to the
+//! worker's process: they are gone when the worker is.
 
 use slotwarden_core::effect::HsmAnswer;
 use slotwarden_core::fault::{Function, HsmFailure, Refusal, rv};
@@ -18,6 +18,9 @@ pub const WRONG_PINS_MAX: u8 = 10;
 pub const PIN_CHARS_MIN: usize = 4;
 /// Tokens in the world: one per slot and four that are free, foreign or doubles.
 pub const TOKENS_MAX: usize = 8;
+
+/// Backup key objects on one token: W, MAK and U of the backup key in force and of one before.
+pub const BACKUP_KEYS_MAX: usize = 6;
 
 /// Labels in the world: slots of the appliance to try, one more than a campaign has.
 pub const LABELS_MAX: usize = crate::SLOTS + 1;
@@ -52,6 +55,28 @@ impl Character {
     pub const ALL: [Character; 4] = [Character::SOFT, Character::COUNTING, Character::STRICT, Character::SILENT];
 }
 
+/// What a key of a backup key is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// W: wraps, nothing else.
+    Wrap,
+    /// MAK: signs and verifies, nothing else.
+    Authenticate,
+}
+
+/// One key of a backup key, as an object of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackupKey {
+    /// Names the backup key.
+    pub key_id: [u8; 16],
+    /// The slot uid.
+    pub uid: [u8; 16],
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Its bytes.
+    pub value: Code,
+}
+
 /// What a token keeps in its own store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kept {
@@ -67,6 +92,8 @@ pub struct Kept {
     pub count_low: bool,
     /// Wrong SO PINs since the last right one.
     pub so_wrong_in_row: u8,
+    /// The slot's keys of backup keys.
+    pub backup_keys: [Option<BackupKey>; BACKUP_KEYS_MAX],
 }
 
 /// One token.
@@ -110,6 +137,7 @@ impl Token {
             wrong_in_row: 0,
             count_low: false,
             so_wrong_in_row: 0,
+            backup_keys: [None; BACKUP_KEYS_MAX],
         };
         let mut serial = *b"SIM-000000000000";
         serial[15] = b'0' + number;
@@ -287,6 +315,7 @@ impl Token {
         self.live.user_pin = Code::NONE;
         self.live.wrong_in_row = 0;
         self.live.count_low = false;
+        self.live.backup_keys = [None; BACKUP_KEYS_MAX];
         self.has_objects = false;
         if self.character.settles_itself {
             // Kryoptic gives it another serial.
@@ -294,6 +323,85 @@ impl Token {
         }
         self.written();
         Ok(HsmAnswer::Erased(self.state()))
+    }
+
+    /// W and MAK of a backup key, made by the user who is logged in. Those that are there with
+    /// the same bytes count as made, others of the same name are replaced.
+    ///
+    /// # Errors
+    /// As the device or the worker answers.
+    pub fn put_backup_keys(
+        &mut self,
+        (key_id, uid): ([u8; 16], [u8; 16]),
+        kek: &Code,
+        mak: &Code,
+        extent: Extent,
+    ) -> Result<HsmAnswer, HsmFailure> {
+        self.needs_user(Function::CreateObject)?;
+        if kek.bytes().len() != 32 || mak.bytes().len() != 32 {
+            return Err(failure(rv::ARGUMENTS_BAD, Function::CreateObject));
+        }
+        for (purpose, value) in [(Purpose::Wrap, *kek), (Purpose::Authenticate, *mak)] {
+            let made = BackupKey { key_id, uid, purpose, value };
+            let same_name = |key: &BackupKey| (key.key_id, key.uid, key.purpose) == (key_id, uid, purpose);
+            let keys = &mut self.live.backup_keys;
+            let place = keys.iter().position(|key| key.as_ref().is_some_and(same_name));
+            let place = place.or_else(|| keys.iter().position(Option::is_none));
+            let Some(place) = place.and_then(|place| keys.get_mut(place)) else {
+                return Err(failure(rv::DEVICE_MEMORY, Function::CreateObject));
+            };
+            *place = Some(made);
+            self.has_objects = true;
+            self.written();
+            if extent == Extent::FirstStep {
+                return Err(HsmFailure::NoWorker);
+            }
+        }
+        Ok(HsmAnswer::BackupKeysPut)
+    }
+
+    /// Destroys the keys of every backup key but this one, and says whether both of its keys are there.
+    ///
+    /// # Errors
+    /// As the device or the worker answers.
+    pub fn keep_backup_keys(&mut self, key_id: Option<[u8; 16]>, uid: [u8; 16]) -> Result<HsmAnswer, HsmFailure> {
+        self.needs_user(Function::FindObjects)?;
+        let is_ours = |key: &BackupKey| key_id == Some(key.key_id) && key.uid == uid;
+        let mut destroyed = 0u8;
+        for place in &mut self.live.backup_keys {
+            if place.take_if(|key| !is_ours(key)).is_some() {
+                destroyed = destroyed.saturating_add(1);
+            }
+        }
+        if destroyed > 0 {
+            self.written();
+        }
+        let ours = || self.live.backup_keys.iter().flatten().filter(|key| is_ours(key));
+        let present =
+            [Purpose::Wrap, Purpose::Authenticate].into_iter().all(|purpose| ours().any(|key| key.purpose == purpose));
+        Ok(HsmAnswer::BackupKeysKept { present, destroyed })
+    }
+
+    /// `C_Login` as SO, `C_SetPIN`, `C_Logout`.
+    ///
+    /// # Errors
+    /// As the device or the worker answers.
+    pub fn set_so_pin(&mut self, old: &Code, new: &Code) -> Result<HsmAnswer, HsmFailure> {
+        if self.live.label.is_none() {
+            return Err(HsmFailure::Refused(Refusal::SlotUninitialised));
+        }
+        if self.session != LoginState::Public {
+            return Err(HsmFailure::AlreadyLoggedIn);
+        }
+        self.check_so(old, Function::Login)?;
+        let chars = new.bytes().len();
+        let chars_max = usize::from(self.character.pin_chars_max);
+        if chars < PIN_CHARS_MIN || (chars_max != 0 && chars > chars_max) {
+            return Err(failure(rv::PIN_LEN_RANGE, Function::SetPin));
+        }
+        self.live.so_pin = *new;
+        self.written();
+        Ok(HsmAnswer::SoPinSet)
     }
 
     /// Its file is durable.
@@ -333,6 +441,13 @@ impl Token {
     /// The worker ended: its logins are gone.
     pub fn worker_lost(&mut self) {
         self.session = LoginState::Public;
+    }
+
+    fn needs_user(&self, function: Function) -> Result<(), HsmFailure> {
+        match self.session {
+            LoginState::User => Ok(()),
+            LoginState::Public | LoginState::SecurityOfficer => Err(failure(rv::USER_NOT_LOGGED_IN, function)),
+        }
     }
 
     fn check(&mut self, pin: &Code, function: Function) -> Result<(), HsmFailure> {
@@ -546,6 +661,88 @@ mod tests {
             assert_eq!(token.session, LoginState::Public);
             assert!(!token.is_unsettled());
         }
+    }
+
+    const NAME: ([u8; 16], [u8; 16]) = ([1; 16], [9; 16]);
+    const OTHER: ([u8; 16], [u8; 16]) = ([2; 16], [9; 16]);
+
+    fn put(token: &mut Token, name: ([u8; 16], [u8; 16]), extent: Extent) -> Result<HsmAnswer, HsmFailure> {
+        token.put_backup_keys(name, &Code::new(&[3; 32]), &Code::new(&[4; 32]), extent)
+    }
+
+    fn kept(present: bool, destroyed: u8) -> Result<HsmAnswer, HsmFailure> {
+        Ok(HsmAnswer::BackupKeysKept { present, destroyed })
+    }
+
+    #[test]
+    fn backup_keys_need_a_login_and_whole_keys() {
+        let mut token = token(Character::SOFT);
+        let without = Err(failure(rv::USER_NOT_LOGGED_IN, Function::CreateObject));
+        assert_eq!(put(&mut token, NAME, Extent::Whole), without);
+        let without = Err(failure(rv::USER_NOT_LOGGED_IN, Function::FindObjects));
+        assert_eq!(token.keep_backup_keys(None, NAME.1), without);
+        assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
+        let short = token.put_backup_keys(NAME, &Code::new(&[3; 16]), &Code::new(&[4; 32]), Extent::Whole);
+        assert_eq!(short, Err(failure(rv::ARGUMENTS_BAD, Function::CreateObject)));
+        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1), kept(false, 0));
+    }
+
+    #[test]
+    fn a_kill_between_the_two_backup_keys_leaves_one_and_the_same_order_repairs_that() {
+        let mut token = token(Character::COUNTING);
+        assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
+        assert_eq!(put(&mut token, NAME, Extent::FirstStep), Err(HsmFailure::NoWorker));
+        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1), kept(false, 0));
+        assert_eq!(put(&mut token, NAME, Extent::Whole), Ok(HsmAnswer::BackupKeysPut));
+        assert_eq!(put(&mut token, NAME, Extent::Whole), Ok(HsmAnswer::BackupKeysPut));
+        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1), kept(true, 0));
+        assert_eq!(token.keep_backup_keys(None, NAME.1), kept(false, 2));
+    }
+
+    #[test]
+    fn keys_of_another_backup_key_are_destroyed_and_a_full_token_says_so() {
+        let mut token = token(Character::SOFT);
+        assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
+        for name in [NAME, OTHER, ([5; 16], [9; 16])] {
+            assert_eq!(put(&mut token, name, Extent::Whole), Ok(HsmAnswer::BackupKeysPut));
+        }
+        let full = Err(failure(rv::DEVICE_MEMORY, Function::CreateObject));
+        assert_eq!(put(&mut token, ([6; 16], [9; 16]), Extent::Whole), full);
+        assert_eq!(token.keep_backup_keys(Some(OTHER.0), OTHER.1), kept(true, 4));
+        assert_eq!(token.keep_backup_keys(Some(OTHER.0), [0; 16]), kept(false, 2), "another slot's uid");
+    }
+
+    #[test]
+    fn unsettled_backup_keys_may_be_lost_by_a_power_cut_and_erasing_destroys_them() {
+        let mut token = token(Character::SOFT);
+        assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
+        assert_eq!(put(&mut token, NAME, Extent::Whole), Ok(HsmAnswer::BackupKeysPut));
+        token.power_cut(false);
+        assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
+        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1), kept(false, 0));
+        assert_eq!(put(&mut token, NAME, Extent::Whole), Ok(HsmAnswer::BackupKeysPut));
+        token.settle();
+        token.power_cut(false);
+        assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
+        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1), kept(true, 0));
+        assert!(token.erase(&code("S-so-pin")).is_ok());
+        assert!(token.live.backup_keys.iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn another_so_pin_needs_the_present_one_and_nobody_logged_in() {
+        let mut token = token(Character::STRICT);
+        assert_eq!(token.set_so_pin(&code("S-wrong"), &code("S-next")), wrong(Function::Login));
+        assert!(token.state().so_count_low);
+        let long = Code::new(&[b'x'; 33]);
+        let refused = Err(failure(rv::PIN_LEN_RANGE, Function::SetPin));
+        assert_eq!(token.set_so_pin(&code("S-so-pin"), &long), refused);
+        assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
+        assert_eq!(token.set_so_pin(&code("S-so-pin"), &code("S-next")), Err(HsmFailure::AlreadyLoggedIn));
+        assert_eq!(token.logout(), Ok(HsmAnswer::LoggedOut));
+        assert_eq!(token.set_so_pin(&code("S-so-pin"), &code("S-next")), Ok(HsmAnswer::SoPinSet));
+        assert_eq!(token.unblock(&code("S-so-pin"), &code("next-pin")), wrong(Function::Login));
+        assert_eq!(token.unblock(&code("S-next"), &code("next-pin")), Ok(HsmAnswer::Unblocked));
     }
 
     #[test]

@@ -9,8 +9,14 @@
 //! |---|---|
 //! | [`code`] | the bytes of one PIN or code |
 //! | [`hsm`] | tokens with counters, flags, sessions and a store of their own |
+//! | [`terminal`] | a PIN pad as the core's calls drive it |
+//! | [`room`] | one core, readers, cards, tokens: ceremonies step by step |
 //! | [`store`] | a disk that loses power |
+//! | [`cards`] | smart cards: ours, and what it takes to be any |
+//! | [`pin_pad`] | a reader with a keypad, and the person at it |
+//! | [`reader`] | such readers on sockets, for the real PC/SC service |
 //! | [`apps`] | applications that hold a token PIN or not |
+//! | [`table`] | the card readers, every card there is, and what is remembered of them |
 //! | [`people`] | what people know and order |
 //! | [`together`] | what several persons know of one code |
 //! | [`shares`] | shares computed a second time, plainly |
@@ -28,6 +34,9 @@ pub mod appliance;
 mod approvals;
 pub mod apps;
 pub mod campaign;
+mod card_checkers;
+mod card_people;
+pub mod cards;
 pub mod checkers;
 pub mod code;
 mod custodians;
@@ -39,10 +48,16 @@ mod gather;
 pub mod hsm;
 pub mod model;
 pub mod people;
+pub mod pin_pad;
 mod power;
+pub mod reader;
+mod readers;
+pub mod room;
 pub mod shares;
 pub mod store;
 mod strike;
+pub mod table;
+pub mod terminal;
 pub mod together;
 pub mod trace;
 pub mod world;

@@ -1,12 +1,18 @@
-//! The program `slotwarden-sim`: an appliance to try, and campaigns on the core.
+//! The program `slotwarden-sim`: an appliance to try, campaigns on the core, readers with a keypad.
 
 use std::ffi::OsString;
+use std::io::{self, BufRead as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use slotwarden_sim::appliance;
+use slotwarden_sim::cards::Manner;
 use slotwarden_sim::cuts;
 use slotwarden_sim::explore::{Order, explore, live_guarded, print};
+use slotwarden_sim::reader::Server;
+use slotwarden_sim::reader::desk::{Desk, TRIES};
 use slotwarden_sim::world::World;
 
 /// Slotwarden on simulated devices. Without a command: an appliance to try.
@@ -51,7 +57,32 @@ enum Verb {
         #[arg(long, value_name = "NAME")]
         replay_cut: Option<String>,
     },
+    /// Serve card readers with a keypad to pcscd, and take orders at them: a line each, here and
+    /// at the control socket. `@READER` before an order names the reader; else it is the first.
+    #[command(after_help = ORDERS)]
+    Reader {
+        /// Where a reader is served: the `DEVICENAME` in pcscd's reader file, whose `LIBPATH` is
+        /// `libslotwarden_ifd.so`. Once for each reader.
+        #[arg(long, value_name = "PATH", required = true)]
+        socket: Vec<PathBuf>,
+        /// A blank card that lies on the desk from the start.
+        #[arg(long, value_name = "NAME")]
+        card: Vec<String>,
+        /// Take orders at this socket too.
+        #[arg(long, value_name = "PATH")]
+        control: Option<PathBuf>,
+    },
 }
+
+/// What can be ordered at a reader.
+const ORDERS: &str = "\
+Orders:
+  new CARD [tries N] [MANNER]   a blank card appears on the desk
+  insert CARD | remove          it goes into the reader, it comes back
+  type PIN [PIN PIN]            somebody types, one PIN each time the keypad asks; digits alone do the same
+  mistype | cancel | timeout | hesitate MS
+  pull-after N | tear           the card is pulled after N commands, or in the middle of the next write
+  count | cards | show CARD";
 
 fn main() -> ExitCode {
     let Arguments { seconds, command } = Arguments::parse();
@@ -65,6 +96,7 @@ fn main() -> ExitCode {
             print(&order, &report);
             if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
+        Some(Verb::Reader { socket, card, control }) => serve_readers(&socket, &card, control.as_deref()),
         None => match appliance::run(seconds) {
             Ok(()) => ExitCode::SUCCESS,
             Err(problem) => {
@@ -103,5 +135,32 @@ fn replay_cut(name: &str) -> ExitCode {
             ExitCode::FAILURE
         }
         None => ExitCode::SUCCESS,
+    }
+}
+
+/// Serves readers until standard input ends or says `quit`.
+fn serve_readers(sockets: &[PathBuf], cards: &[String], control: Option<&Path>) -> ExitCode {
+    let served = Server::announcing(sockets, |said| println!("{said}")).and_then(|server| {
+        let desk = Arc::new(Desk::new(server));
+        for name in cards {
+            desk.put(name, TRIES, Manner::Proper);
+        }
+        let _ear = control.map(|path| desk.listen(path)).transpose()?;
+        println!("ready");
+        for line in io::stdin().lock().lines() {
+            match line?.trim() {
+                "" => {}
+                "quit" => break,
+                order => println!("{}", desk.order(order)),
+            }
+        }
+        Ok(())
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("slotwarden-sim: {error}\n  choose socket paths in a directory that can be written");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -384,7 +384,21 @@ impl People {
             | CommandKind::DualControl
             | CommandKind::AdoptConfiguration
             | CommandKind::ReadStatus
-            | CommandKind::ReadAudit => {}
+            | CommandKind::ReadAudit
+            | CommandKind::CreateSet
+            | CommandKind::ChangeCardPin
+            | CommandKind::ReassignCard
+            | CommandKind::CopyCard
+            | CommandKind::VerifySet
+            | CommandKind::RestoreKey
+            | CommandKind::ReplaceSet
+            | CommandKind::RotateKey
+            | CommandKind::EraseCard
+            | CommandKind::CardLost
+            | CommandKind::SlotCards
+            | CommandKind::AdministratorCards
+            | CommandKind::AnswerCeremony
+            | CommandKind::CancelCeremony => {}
         }
         Some(wish)
     }
@@ -465,7 +479,21 @@ impl People {
                     | CommandKind::DualControl
                     | CommandKind::AdoptConfiguration
                     | CommandKind::ReadStatus
-                    | CommandKind::ReadAudit => return Some(order),
+                    | CommandKind::ReadAudit
+                    | CommandKind::CreateSet
+                    | CommandKind::ChangeCardPin
+                    | CommandKind::ReassignCard
+                    | CommandKind::CopyCard
+                    | CommandKind::VerifySet
+                    | CommandKind::RestoreKey
+                    | CommandKind::ReplaceSet
+                    | CommandKind::RotateKey
+                    | CommandKind::EraseCard
+                    | CommandKind::CardLost
+                    | CommandKind::SlotCards
+                    | CommandKind::AdministratorCards
+                    | CommandKind::AnswerCeremony
+                    | CommandKind::CancelCeremony => return Some(order),
                 };
                 if order.kind == CommandKind::Activate && (in_force.is_none() || !still_ordered.is_empty()) {
                     return Some(order);

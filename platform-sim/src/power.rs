@@ -40,12 +40,24 @@ impl World {
         if let Some(policy) = self.disk.durable.policy {
             core.load_policy(policy);
         }
+        for (subject, sets) in &self.disk.durable.card_sets {
+            core.load_card_sets(*subject, sets.clone());
+        }
+        for entry in self.disk.durable.cards.iter().flatten() {
+            core.load_card(*entry);
+        }
+        if let Some(cluster) = self.disk.durable.cluster {
+            core.load_cluster(cluster);
+        }
         core.load_chain(chain);
         self.core = Some(core);
         self.checkers.restarted();
         self.deliver(Input::Start);
         let wait_ms = self.random.u64(WORKER_MS);
         self.schedule(wait_ms, Event::WorkerStarts);
+        for reader in 0..self.table.readers.len() {
+            self.tell_of_reader(u8::try_from(reader).unwrap_or(u8::MAX));
+        }
     }
 
     /// The power goes. The transaction in flight is there afterwards or not; what tokens
@@ -114,6 +126,7 @@ impl World {
         self.core = None;
         self.people.hung_up();
         self.unschedule_all();
+        self.readers_reset();
         self.end_calls();
         self.checkers.restarted();
         for active in &mut self.active {
@@ -238,6 +251,7 @@ impl World {
             self.put_right(slot);
         }
         self.disk.power_cut(false);
+        self.heal_table();
         self.end();
         self.schedule(1, Event::DaemonStarts);
     }

@@ -129,15 +129,59 @@ pub fn token_pin(shares: &[Share], slot_uid: &[u8; 16], set_id: &[u8; 16], chars
             *byte ^= multiply(weight, y);
         }
     }
-    let key = hmac(slot_uid, &[&secret, &[0, 0]]);
+    digits(&hmac(slot_uid, &[&secret, &[0, 0]]), b"slotwarden/slot-pin/v1", set_id, chars)
+}
+
+/// The first digits of the stream of this key.
+fn digits(key: &[u8; 32], label: &[u8], set_id: &[u8; 16], chars: usize) -> Code {
     let mut digits = Vec::new();
     let mut block = Vec::new();
     for number in 1..=4 {
-        block = hmac(&key, &[&block, b"slotwarden/slot-pin/v1", set_id, &[number]]).to_vec();
+        block = hmac(key, &[&block, label, set_id, &[number]]).to_vec();
         digits.extend(block.iter().filter_map(|byte| BASE58.get(usize::from(byte & 63))));
     }
     digits.truncate(chars);
     Code::new(&digits)
+}
+
+/// The secret of a set on cards: x and y of as many shares as it takes, all of them used.
+#[must_use]
+pub fn card_secret(shares: &[(u8, [u8; 32])]) -> [u8; 32] {
+    let mut secret = [0; 32];
+    for (x, y) in shares {
+        let mut weight = 1;
+        for (other, _) in shares.iter().filter(|(other, _)| other != x) {
+            weight = multiply(weight, multiply(*other, inverse(other ^ x)));
+        }
+        for (byte, y) in secret.iter_mut().zip(y) {
+            *byte ^= multiply(weight, *y);
+        }
+    }
+    secret
+}
+
+/// What names the secret of a set on cards.
+#[must_use]
+pub fn card_key_id(secret: &[u8; 32]) -> [u8; 16] {
+    let mut id = [0; 16];
+    id.copy_from_slice(&hmac(secret, &[b"slotwarden/key-id/v1"])[..16]);
+    id
+}
+
+/// The PIN that the secret of a set on cards gives a token, with a code or without.
+#[must_use]
+pub fn card_pin(secret: &[u8; 32], code: &[u8], [slot_uid, set_id]: [&[u8; 16]; 2], so: bool, chars: usize) -> Code {
+    let len = u16::try_from(code.len()).unwrap_or(u16::MAX).to_be_bytes();
+    let key = hmac(slot_uid, &[secret, &len, code]);
+    let label: &[u8] = if so { b"slotwarden/so-pin/v1" } else { b"slotwarden/slot-pin/v1" };
+    digits(&key, label, set_id, chars)
+}
+
+/// The key that a backup key gives a slot, by its label.
+#[must_use]
+pub fn slot_key(backup_key: &[u8; 32], label: &[u8], slot_uid: &[u8; 16]) -> [u8; 32] {
+    let key = hmac(b"slotwarden/backup-key/v1", &[backup_key]);
+    hmac(&key, &[label, slot_uid, &[1]])
 }
 
 /// Multiplication as at school, modulo x⁸ + x⁴ + x³ + x + 1.
@@ -211,6 +255,37 @@ mod tests {
         let parsed = TypedShare::parse(forged.write().bytes()).expect("no typing error");
         let who = slotwarden_core::person::PersonId(1);
         assert_eq!(set.judge(who, &parsed), Err(slotwarden_core::Refusal::ShareWrong));
+    }
+
+    #[test]
+    fn every_quorum_of_cards_gives_secret_pins_and_keys_as_the_core_derives_them() {
+        use slotwarden_core::share::card_set::{CardQuorum, key_id, public_key, set_id, share_of};
+        use slotwarden_core::{backup, code};
+        let (seed, secret, uid) = ([3; 32], [5; 32], [9; 16]);
+        let id = set_id(&public_key(&seed));
+        let quorum = CardQuorum::new(3, 5).expect("a quorum");
+        let cards: Vec<(u8, [u8; 32])> = (1..=5)
+            .map(|x| {
+                let mut y = [0; 32];
+                assert!(share_of(&seed, &secret, &id, quorum, x, &mut y));
+                (x, y)
+            })
+            .collect();
+        for chosen in 0u8..32 {
+            let some: Vec<(u8, [u8; 32])> = cards.iter().filter(|(x, _)| chosen >> (x - 1) & 1 == 1).copied().collect();
+            assert_eq!(card_secret(&some) == secret, some.len() >= 3, "cards {chosen:05b}");
+        }
+        assert_eq!(card_key_id(&secret), key_id(&secret));
+        let mut pin = [0; 32];
+        assert_eq!(code::token_pin(&secret, b"M-code", &uid, &id, 32, &mut pin), 32);
+        assert_eq!(card_pin(&secret, b"M-code", [&uid, &id], false, 32).bytes(), pin);
+        assert_eq!(code::so_pin(&secret, &uid, &id, 32, &mut pin), 32);
+        assert_eq!(card_pin(&secret, b"", [&uid, &id], true, 32).bytes(), pin);
+        let mut key = [0; 32];
+        backup::kek(&secret, &uid, &mut key);
+        assert_eq!(slot_key(&secret, b"slotwarden/kwp/v1", &uid), key);
+        backup::mak(&secret, &uid, &mut key);
+        assert_eq!(slot_key(&secret, b"slotwarden/mak/v1", &uid), key);
     }
 
     #[test]

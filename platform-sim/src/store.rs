@@ -7,6 +7,10 @@
 
 use heapless::Vec;
 use slotwarden_core::audit::{AuditRecord, Chain, ChainBreak};
+use slotwarden_core::card::registry::CardEntry;
+use slotwarden_core::card::sets::{CardSets, SetSubject};
+use slotwarden_core::ceremony::order::CeremonyId;
+use slotwarden_core::ceremony::transcript::Line;
 use slotwarden_core::effect::{Room, StoreResult};
 use slotwarden_core::record::{Owner, PolicyRecord, SecretKey, Sets, SlotRecord};
 
@@ -15,8 +19,9 @@ use crate::code::Code;
 
 /// Sealed secrets at once: two for each slot, and those of tokens that may come back.
 pub const SEALED_MAX: usize = 8 * SLOTS;
-/// Operations of one transaction: a boot turn has a record and a few audit records per slot.
-pub const OPERATIONS_MAX: usize = 96;
+/// Operations of one transaction: a boot turn has a record and a few audit records per slot,
+/// a ceremony a few lines, a set and a card.
+pub const OPERATIONS_MAX: usize = 160;
 
 /// One operation of a transaction.
 #[derive(Clone, Debug)]
@@ -27,6 +32,10 @@ enum Operation {
     Seal(SecretKey, Code),
     Erase(SecretKey),
     Journal(AuditRecord),
+    Cluster([u8; 16]),
+    CardSets(SetSubject, Box<CardSets>),
+    Card(u8, CardEntry),
+    Line(CeremonyId, u16, Box<Line>),
 }
 
 /// What is durable.
@@ -44,6 +53,30 @@ pub struct Durable {
     pub journal: std::vec::Vec<AuditRecord>,
     /// The chain over the part of the log that was checked so far.
     pub checked: Chain,
+    /// The cluster id.
+    pub cluster: Option<[u8; 16]>,
+    /// Sets of cards, by subject.
+    pub card_sets: std::vec::Vec<(SetSubject, CardSets)>,
+    /// The registry of cards, by place.
+    pub cards: std::vec::Vec<Option<CardEntry>>,
+    /// Transcripts of ceremonies, each with its lines.
+    pub transcripts: std::vec::Vec<(CeremonyId, std::vec::Vec<Line>)>,
+    /// Whether a line came out of order.
+    pub line_missing: bool,
+}
+
+impl Durable {
+    /// The sets of cards of a subject.
+    #[must_use]
+    pub fn sets_of(&self, subject: SetSubject) -> Option<&CardSets> {
+        self.card_sets.iter().find(|(of, _)| *of == subject).map(|(_, sets)| sets)
+    }
+
+    /// The lines of a transcript.
+    #[must_use]
+    pub fn lines_of(&self, id: CeremonyId) -> &[Line] {
+        self.transcripts.iter().find(|(of, _)| *of == id).map_or(&[], |(_, lines)| lines)
+    }
 }
 
 /// The disk.
@@ -71,6 +104,11 @@ impl Disk {
         self.durable.sealed.clear();
         self.durable.journal.clear();
         self.durable.checked = Chain::default();
+        self.durable.cluster = None;
+        self.durable.card_sets.clear();
+        self.durable.cards.clear();
+        self.durable.transcripts.clear();
+        self.durable.line_missing = false;
         self.open.clear();
         self.in_flight.clear();
         self.is_in_flight = false;
@@ -91,6 +129,26 @@ impl Disk {
     /// Adds a slot's sets of shares to the open transaction.
     pub fn put_sets(&mut self, owner: Owner, sets: Sets) {
         self.push(Operation::Sets(owner, Box::new(sets)));
+    }
+
+    /// Adds the cluster id to the open transaction.
+    pub fn put_cluster(&mut self, cluster: [u8; 16]) {
+        self.push(Operation::Cluster(cluster));
+    }
+
+    /// Adds the sets of cards of a subject to the open transaction.
+    pub fn put_card_sets(&mut self, subject: SetSubject, sets: CardSets) {
+        self.push(Operation::CardSets(subject, Box::new(sets)));
+    }
+
+    /// Adds a card of the registry to the open transaction.
+    pub fn put_card(&mut self, place: u8, entry: CardEntry) {
+        self.push(Operation::Card(place, entry));
+    }
+
+    /// Adds a line of a transcript to the open transaction.
+    pub fn put_line(&mut self, id: CeremonyId, number: u16, line: Line) {
+        self.push(Operation::Line(id, number, Box::new(line)));
     }
 
     /// Adds a secret to be sealed to the open transaction.
@@ -127,7 +185,13 @@ impl Disk {
         let slot = self.in_flight.iter().find_map(|operation| match operation {
             Operation::Slot(owner, _) | Operation::Sets(owner, _) => u8::try_from(owner.0).ok(),
             Operation::Journal(record) => record.slot.map(|slot| slot.0),
-            Operation::Policy(_) | Operation::Seal(..) | Operation::Erase(_) => None,
+            Operation::Policy(_)
+            | Operation::Seal(..)
+            | Operation::Erase(_)
+            | Operation::Cluster(_)
+            | Operation::CardSets(..)
+            | Operation::Card(..)
+            | Operation::Line(..) => None,
         });
         slot.unwrap_or(0)
     }
@@ -209,6 +273,30 @@ impl Disk {
                 }
                 Operation::Erase(key) => self.durable.sealed.retain(|(present, _)| *present != key),
                 Operation::Journal(record) => self.durable.journal.push(record),
+                Operation::Cluster(cluster) => self.durable.cluster = Some(cluster),
+                Operation::CardSets(subject, sets) => {
+                    match self.durable.card_sets.iter_mut().find(|(of, _)| *of == subject) {
+                        Some((_, known)) => *known = *sets,
+                        None => self.durable.card_sets.push((subject, *sets)),
+                    }
+                }
+                Operation::Card(place, entry) => {
+                    let place = usize::from(place);
+                    if place >= self.durable.cards.len() {
+                        self.durable.cards.resize(place + 1, None);
+                    }
+                    self.durable.cards[place] = Some(entry);
+                }
+                Operation::Line(id, number, line) => {
+                    let transcripts = &mut self.durable.transcripts;
+                    let place = transcripts.iter().position(|(of, _)| *of == id).unwrap_or(transcripts.len());
+                    if place == transcripts.len() {
+                        transcripts.push((id, std::vec::Vec::new()));
+                    }
+                    let lines = &mut transcripts[place].1;
+                    self.durable.line_missing |= lines.len() != usize::from(number);
+                    lines.push(*line);
+                }
             }
         }
         self.is_in_flight = false;

@@ -1,5 +1,6 @@
 //! Faults that strike between orders, how they heal, and the visits of people.
 
+use slotwarden_core::card::ReaderId;
 use slotwarden_core::command::{Caller, Command, CommandKind, ReplyId};
 use slotwarden_core::effect::{ApplicationId, HsmAnswer, Input, Outcome, Room, SlotId, StoreResult, Ticket};
 use slotwarden_core::person::PersonId;
@@ -21,8 +22,17 @@ pub(crate) const AUDITOR: PersonId = PersonId(2);
 pub(crate) const SECOND_ADMINISTRATOR: PersonId = PersonId(3);
 
 impl World {
-    /// People look at a slot: something may have gone wrong meanwhile; then they order what they want.
+    /// People look at a slot, more rarely where others are busy with cards.
     pub(crate) fn visit(&mut self, slot: u8) {
+        self.look_at(slot);
+        let pace = self.pace();
+        let visit_ms = &mut self.visits_ms[usize::from(slot)];
+        let wait_ms = visit_ms.saturating_sub(self.now_ms);
+        *visit_ms = self.now_ms + wait_ms.min(60_000) * pace + wait_ms.saturating_sub(60_000);
+    }
+
+    /// Something may have gone wrong meanwhile; then they order what they want.
+    fn look_at(&mut self, slot: u8) {
         let number = usize::from(slot);
         // Without an answer they come back after a while; an answer brings them back sooner.
         self.visits_ms[number] = self.now_ms + self.random.u64(35_000..50_000);
@@ -223,6 +233,13 @@ impl World {
             }
             Kind::ApplicationUnreachable => self.apps.of(ApplicationId(place)).reachable = true,
             Kind::DiskReserve => self.disk.reserve = false,
+            Kind::ReaderUnplugged => self.plug_in(place),
+            Kind::ReaderSilent => {
+                // Every call has an answer, even if it is that its reader is gone.
+                let call =
+                    self.table.at(ReaderId(place)).and_then(|reader| reader.pending).map(|pending| pending.ticket);
+                self.unplug(place, call);
+            }
             Kind::RandomBothStuck => self.stuck = [false; 2],
             _ => {}
         }

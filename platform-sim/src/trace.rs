@@ -21,7 +21,7 @@ pub struct Trace {
 }
 
 /// Bytes that hold any encoded entry.
-const ENTRY_BYTES_MAX: usize = 1024;
+const ENTRY_BYTES_MAX: usize = 2048;
 
 impl Trace {
     /// A new seed.

@@ -6,12 +6,14 @@
 //! inputs over.
 
 use heapless::Deque;
+use slotwarden_core::card::{CardAnswer, CardCall, CardFailure, ReaderEvent};
 use slotwarden_core::command::{Answer, Caller, Command, CommandKind, ReplyId};
 use slotwarden_core::effect::{ApplicationId, ApplicationSet, Effect, HsmCall, Input, Outcome, SlotId, Ticket};
 use slotwarden_core::fault::Refusal;
 use slotwarden_core::person::{PersonId, Persons, Role, Roles};
 use slotwarden_core::record::Owner;
 use slotwarden_core::safe::SecretId;
+use slotwarden_core::service::SecurityLevel;
 use slotwarden_core::status::{SlotStatus, StateName, WaitKind};
 use slotwarden_core::time::Now;
 use slotwarden_core::token::Presence;
@@ -27,6 +29,7 @@ use crate::hsm::{Token, Tokens};
 use crate::people::{People, Wish};
 use crate::store::Disk;
 use crate::strike::{ADMINISTRATOR, AUDITOR, OPERATOR, SECOND_ADMINISTRATOR};
+use crate::table::{CardCounts, REPLIES_FROM, Table};
 use crate::trace::Trace;
 use crate::{Core, SLOTS, model};
 
@@ -34,13 +37,15 @@ use crate::{Core, SLOTS, model};
 const WALL_START_S: i64 = 1_767_225_600;
 /// Power cuts planned at once: one, one in its recovery, one in that one's.
 pub const CUTS_MAX: usize = 3;
-/// Calls of one token that wait behind each other.
-const CALLS_MAX: usize = 4;
+/// Calls of one token that wait behind each other: those of its slot, and one more for each
+/// ceremony that wanted to give keys to a token that does not answer.
+const CALLS_MAX: usize = 12;
 /// Events of one seed. More means that somebody goes round in circles.
 pub const EVENTS_MAX: u64 = 20_000;
 
 /// Something that will happen.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::large_enum_variant)] // a few dozen at a time, in a queue that keeps its memory
 pub(crate) enum Event {
     /// The token of a slot carries out the next call.
     Call(u8),
@@ -62,6 +67,16 @@ pub(crate) enum Event {
     DaemonStarts,
     /// A fault is over.
     Heals(Kind, u8),
+    /// A reader carries out its call.
+    CardCall(u8),
+    /// Somebody types at a reader's dialogue, or has thought.
+    PadGoesOn(u8, u32),
+    /// Nobody typed at it.
+    PadTimesOut(u8, u32),
+    /// A reader answers a call, with y of a record that was read.
+    CardAnswer { reader: u8, ticket: Ticket, call: CardCall, result: Result<CardAnswer, CardFailure>, y: Code },
+    /// Something happens at a reader without an order.
+    ReaderTells(u8, ReaderEvent),
 }
 
 /// An event and its time; `number` keeps events of one millisecond in order.
@@ -146,6 +161,8 @@ pub struct Counts {
     pub unblocks: u64,
     /// Sets that came into force.
     pub sets: u64,
+    /// What happened at tables.
+    pub cards: CardCounts,
     /// How often each refusal from 600 on was answered, by its number.
     pub refusals: Refusals,
 }
@@ -198,6 +215,7 @@ impl Counts {
         self.entries_taken += other.entries_taken;
         self.entries_refused += other.entries_refused;
         self.sets += other.sets;
+        self.cards.add(&other.cards);
         self.approvals_asked += other.approvals_asked;
         self.approvals_given += other.approvals_given;
         self.unblocks += other.unblocks;
@@ -221,6 +239,8 @@ pub struct World {
     pub apps: Applications,
     /// The people.
     pub people: People,
+    /// The card readers and the cards.
+    pub table: Table,
     /// Faults to come.
     pub plan: Plan,
     /// Where faults struck.
@@ -279,6 +299,7 @@ impl Default for World {
             disk: Disk::default(),
             apps: Applications::default(),
             people: People::default(),
+            table: Table::default(),
             plan: Plan::none(),
             tally: Tally::default(),
             checkers: Checkers::default(),
@@ -300,6 +321,8 @@ impl Default for World {
                 digest: [0; 32],
                 in_force: [0; 32],
                 offered: [0; 32],
+                level: SecurityLevel::None,
+                cluster: [0; 16],
             },
             boot_ms: 0,
             wall_jump_s: Some(0),
@@ -333,6 +356,7 @@ impl World {
         self.disk.clear();
         self.apps = Applications::default();
         self.people = People::default();
+        self.table.begin(0);
         self.plan = Plan::none();
         self.checkers.clear();
         self.trace.begin(seed);
@@ -366,6 +390,14 @@ impl World {
         self.configure();
     }
 
+    /// Puts a table with so many readers into a new world.
+    pub fn set_table(&mut self, readers: u8) {
+        self.table.begin(readers);
+        let level = if readers > 0 { SecurityLevel::Cards } else { SecurityLevel::None };
+        (self.configuration.level, self.configuration.cluster) = (level, [0xC1; 16]);
+        self.counts.cards.worlds += u64::from(readers > 0);
+    }
+
     /// Adds a token; `slot` says whose it really is.
     pub fn add_token(&mut self, token: Token, slot: Option<u8>) {
         let number = u8::try_from(self.tokens.tokens.len()).unwrap_or(u8::MAX);
@@ -378,6 +410,7 @@ impl World {
 
     fn configure(&mut self) {
         self.configuration.slots.clear();
+        self.configuration.level = SecurityLevel::None;
         for slot in 0..self.slots {
             let mut applications = heapless::Vec::new();
             // One application for each slot; the last one serves the first slot too.
@@ -466,12 +499,15 @@ impl World {
             None => u64::MAX,
         };
         let (visit_ms, visited) = self.next_visit();
-        let at_ms = event_ms.min(deadline_ms).min(visit_ms);
+        let table_ms = if self.core.is_some() { self.table.visit_ms } else { u64::MAX };
+        let at_ms = event_ms.min(deadline_ms).min(visit_ms).min(table_ms);
         if at_ms == u64::MAX || at_ms > until_ms {
             return false;
         }
         self.now_ms = self.now_ms.max(at_ms);
-        if deadline_ms <= event_ms && deadline_ms <= visit_ms {
+        if table_ms < event_ms && table_ms < deadline_ms && table_ms < visit_ms {
+            self.visit_table();
+        } else if deadline_ms <= event_ms && deadline_ms <= visit_ms {
             self.deliver(Input::Tick);
             let now_ms = self.now().mono_ms;
             let still_due = self.core.as_ref().and_then(Core::poll_deadline).is_some_and(|due_ms| due_ms <= now_ms);
@@ -547,6 +583,9 @@ impl World {
             self.perform(effect);
         }
         self.counts.effects += u64::from(effects);
+        if self.table.is_there() {
+            self.watch_ceremony();
+        }
         if !self.is_busy() {
             self.quiet();
         }
@@ -567,8 +606,12 @@ impl World {
         } else {
             self.checkers.p16_owned(taken, 0);
         }
-        if self.people.orders.is_empty() && status.halted.is_none() {
-            self.checkers.p16_quiet(&status.slots, taken, wiped);
+        let of_ceremony = core.ceremony().map_or(0, |ceremony| ceremony.secrets());
+        if self.people.orders.is_empty() && self.table.orders.is_empty() && status.halted.is_none() {
+            self.checkers.p16_quiet(&status.slots, taken.saturating_sub(of_ceremony), wiped);
+        }
+        if status.ceremony.is_some() && self.now_ms.is_multiple_of(16) {
+            self.check_transcript();
         }
         for slot in &status.slots {
             let number = usize::from(slot.slot.0);
@@ -595,7 +638,9 @@ impl World {
             self.checkers.p33_taken_back(slot, holds);
         }
         if let Some(oldest) = self.people.orders.iter().min_by_key(|order| order.given_ms) {
-            let waited_ms = self.now_ms.saturating_sub(oldest.given_ms);
+            // A ceremony takes as long as people take; what follows from it is counted from its end.
+            let since_ms = oldest.given_ms.max(self.table.ended_ms);
+            let waited_ms = if status.ceremony.is_some() { 0 } else { self.now_ms.saturating_sub(since_ms) };
             let slot = oldest.slot.unwrap_or(0);
             self.checkers.p44_waiting(slot, waited_ms);
         }
@@ -685,7 +730,23 @@ impl World {
             },
             CommandKind::Share => Command::Share { slot, code: typed, confirmed },
             CommandKind::Reset => Command::Reset { slot },
-            CommandKind::Boot | CommandKind::ReadStatus | CommandKind::ReadAudit => Command::Boot,
+            CommandKind::Boot
+            | CommandKind::ReadStatus
+            | CommandKind::ReadAudit
+            | CommandKind::CreateSet
+            | CommandKind::ChangeCardPin
+            | CommandKind::ReassignCard
+            | CommandKind::CopyCard
+            | CommandKind::VerifySet
+            | CommandKind::RestoreKey
+            | CommandKind::ReplaceSet
+            | CommandKind::RotateKey
+            | CommandKind::EraseCard
+            | CommandKind::CardLost
+            | CommandKind::SlotCards
+            | CommandKind::AdministratorCards
+            | CommandKind::AnswerCeremony
+            | CommandKind::CancelCeremony => Command::Boot,
             CommandKind::Approve => match wish.approval {
                 Some((id, code)) => Command::Approve { id, code },
                 None => Command::Boot,
@@ -714,7 +775,12 @@ impl World {
         true
     }
 
-    fn fill(&mut self, code: &Code) -> Result<Option<SecretId>, Refusal> {
+    /// How much slower people are about slots where others are busy with cards.
+    pub(crate) fn pace(&self) -> u64 {
+        if self.table.is_there() { 8 } else { 1 }
+    }
+
+    pub(crate) fn fill(&mut self, code: &Code) -> Result<Option<SecretId>, Refusal> {
         if code.is_none() {
             return Ok(None);
         }
@@ -738,12 +804,17 @@ impl World {
         if let Answer::Refused(refusal) = answer {
             self.counts.refusals.note(refusal);
         }
+        if reply.0 >= REPLIES_FROM {
+            return self.answered_at_table(reply, answer);
+        }
         let completed = self.people.completed(reply.0);
         let Some(order) = self.people.answered(reply.0, answer) else {
             self.checkers.violated("P44", 0, "an order was answered twice, or nobody gave it");
             return;
         };
-        let soon_ms = self.now_ms + self.random.u64(5..200);
+        self.remember_at_table(order.slot);
+        let pace = self.pace();
+        let soon_ms = self.now_ms + pace * self.random.u64(5..200);
         if let Some(slot) = order.slot {
             let visit_ms = &mut self.visits_ms[usize::from(slot)];
             *visit_ms = soon_ms.min(*visit_ms);
@@ -816,7 +887,21 @@ impl World {
             | CommandKind::DualControl
             | CommandKind::AdoptConfiguration
             | CommandKind::ReadStatus
-            | CommandKind::ReadAudit => true,
+            | CommandKind::ReadAudit
+            | CommandKind::CreateSet
+            | CommandKind::ChangeCardPin
+            | CommandKind::ReassignCard
+            | CommandKind::CopyCard
+            | CommandKind::VerifySet
+            | CommandKind::RestoreKey
+            | CommandKind::ReplaceSet
+            | CommandKind::RotateKey
+            | CommandKind::EraseCard
+            | CommandKind::CardLost
+            | CommandKind::SlotCards
+            | CommandKind::AdministratorCards
+            | CommandKind::AnswerCeremony
+            | CommandKind::CancelCeremony => true,
         }
     }
 
@@ -828,7 +913,12 @@ impl World {
                 continue;
             };
             let owner = Owner(u16::from(slot));
-            if !self.apart[number] && model::nobody_has(token, &self.disk, owner, &self.people.slots[number]) {
+            let lost = model::could_open(token).iter().any(|pin| {
+                let people = &self.people.slots[number];
+                !model::somebody_has(pin, &self.disk, owner, people)
+                    && !self.table.can_open(pin, owner, slot, &self.disk.durable, people)
+            });
+            if !self.apart[number] && token.readable && lost {
                 self.checkers.p35_code_lost(slot);
             }
         }
@@ -868,8 +958,12 @@ impl World {
     pub(crate) fn secrets(&self) -> Vec<Code> {
         let mut secrets: Vec<Code> = self.checkers.typed_codes().collect();
         secrets.extend(self.disk.durable.sealed.iter().map(|(_, code)| *code));
+        secrets.extend(self.table.secrets());
         secrets.extend(self.people.slots.iter().flat_map(|knowledge| knowledge.together.secrets()));
-        secrets.extend(self.tokens.tokens.iter().flat_map(|token| [token.live.user_pin, token.live.so_pin]));
+        for token in &self.tokens.tokens {
+            secrets.extend([token.live.user_pin, token.live.so_pin]);
+            secrets.extend(token.live.backup_keys.iter().flatten().map(|key| key.value));
+        }
         secrets
     }
 }

@@ -81,6 +81,30 @@ impl Appliance {
         slots.iter().find(|slot| slot["name"] == name).expect("the slot is configured").clone()
     }
 
+    /// Waits until the ceremony wants this.
+    fn wants(&self, what: &str) {
+        let until = Instant::now() + WAIT;
+        loop {
+            let answered = self.cli(&["status", "--output", "json"]);
+            let status: Value = serde_json::from_slice(&answered.stdout).expect("the status is JSON");
+            let wait = status["ceremony"]["wait"].as_str().unwrap_or("end");
+            if wait == what {
+                return;
+            }
+            assert!(Instant::now() < until, "{what} is not wanted, but: {}", status["ceremony"]);
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the token was looked at after its backup key was put there: an observation of its own.
+    fn has_backup_key(&self, name: &str) {
+        let until = Instant::now() + WAIT;
+        while self.slot(name)["backup_key"] != true {
+            assert!(Instant::now() < until, "no backup key was seen: {}", self.slot(name));
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
@@ -195,6 +219,50 @@ fn a_token_that_is_pulled_is_absent_and_one_that_hangs_is_waited_for() {
     appliance.type_line("answer ca-root");
     appliance.see("ca-root: manual, active; ca active");
     assert!(activated.join().expect("it does not panic").status.success());
+    appliance.quit();
+}
+
+#[test]
+fn a_backup_key_is_made_on_three_cards_and_restored_from_two_after_a_power_cut() {
+    let mut appliance = Appliance::start();
+    appliance.type_line("pin 123456");
+    appliance.see("the pad asks for nothing");
+    let (code, config) = (appliance.file("ca-root.code"), appliance.path("slotwarden.toml"));
+    appliance.done(&["slot", "activate", "ca-root", "--code-file", &code]);
+    let ordered = {
+        let config = config.clone();
+        thread::spawn(move || cli(&config, &["backup", "create-set", "-m", "2", "-n", "3"]))
+    };
+    for name in ["alice", "bob", "carol"] {
+        appliance.wants("insert");
+        appliance.type_line(&format!("card {name}"));
+        appliance.wants("new-pin");
+        appliance.type_line("pin 123456 654321 654321");
+        appliance.wants("pin");
+        appliance.type_line("pin 654321");
+        appliance.wants("remove");
+        appliance.type_line("card out");
+        appliance.see("the card is out");
+    }
+    assert!(ordered.join().expect("it does not panic").status.success());
+    appliance.has_backup_key("ca-root");
+
+    appliance.type_line("power");
+    appliance.see("the power was cut");
+    assert_eq!(appliance.cli(&["boot"]).status.code(), Some(2), "every slot was looked for, and waits for people");
+    appliance.done(&["slot", "activate", "ca-root", "--code-file", &code]);
+    let ordered = thread::spawn(move || cli(&config, &["backup", "restore-key", "--slot", "ca-root"]));
+    for name in ["carol", "alice"] {
+        appliance.wants("insert");
+        appliance.type_line(&format!("card {name}"));
+        appliance.wants("pin");
+        appliance.type_line("pin 654321");
+        appliance.wants("remove");
+        appliance.type_line("card out");
+        appliance.see("the card is out");
+    }
+    assert!(ordered.join().expect("it does not panic").status.success());
+    appliance.done(&["audit", "verify"]);
     appliance.quit();
 }
 

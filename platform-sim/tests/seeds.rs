@@ -60,6 +60,12 @@ seeds! {
     p34_a_refusal_counts_when_it_is_durable 21834;
     p34_an_accepted_login_spends_no_try 74126;
     p26_an_approval_whose_use_was_not_durable_was_not_used 43170;
+    p13_no_key_is_restored_from_a_set_whose_making_ended 35;
+    p08_an_old_pin_that_is_accepted_after_an_unheard_change_proves_no_change 7;
+    p08_a_card_pulled_while_a_new_pin_is_typed_counts_as_unchanged 12;
+    p05_a_pull_that_did_not_come_spends_no_try_of_the_next_dialogue 40;
+    p13_a_card_of_a_slot_whose_change_is_undecided_may_be_erased_only_beside_a_quorum 3765;
+    p35_a_new_code_under_cards_is_known_while_other_orders_are_answered 879;
 }
 
 #[test]

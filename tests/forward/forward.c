@@ -29,6 +29,8 @@
  *   lie-LABEL      C_Login on that token says CKR_USER_ALREADY_LOGGED_IN without asking anybody
  *   garbage-LABEL  C_Login on that token writes a frame with a senseless body to every socket of the process
  *   noise-LABEL    the same with a header that no frame has
+ *   clear-LABEL    C_CreateObject on that token says CKR_TEMPLATE_INCONSISTENT and does nothing
+ *   alone-LABEL    C_CreateObject on that token kills the process, after the module behind did its work
  *   cling-LABEL    C_Logout on that token says CKR_OK and does nothing
  *   hide-LABEL     that token is not present
  *   mute-LABEL     while this file is there, C_GetTokenInfo on that token does not return
@@ -87,7 +89,7 @@ struct function_list {
     unsigned char version[2];
     any_fn function[COUNT];
 };
-enum { CKR_GENERAL_ERROR = 0x05, CKR_TOKEN_NOT_PRESENT = 0xE0, CKR_USER_ALREADY_LOGGED_IN = 0x100 };
+enum { CKR_TEMPLATE_INCONSISTENT = 0xD1, CKR_GENERAL_ERROR = 0x05, CKR_TOKEN_NOT_PRESENT = 0xE0, CKR_USER_ALREADY_LOGGED_IN = 0x100 };
 enum { SLOTS_MAX = 1024 };
 static const ulong_t NO_SLOT = ~0UL;
 
@@ -221,6 +223,8 @@ static int misbehave(int function, const char *label, ulong_t *answer) {
         *answer = CKR_TOKEN_NOT_PRESENT;
         return asked_to("hide", label);
     }
+    *answer = CKR_TEMPLATE_INCONSISTENT;
+    if (function == N_CreateObject && asked_to("clear", label)) return 1;
     *answer = function == N_Login ? CKR_USER_ALREADY_LOGGED_IN : 0;
     return (function == N_Login && asked_to("lie", label)) || (function == N_Logout && asked_to("cling", label));
 }
@@ -249,6 +253,7 @@ static ulong_t make(int function, ulong_t a, ulong_t b, ulong_t c, ulong_t d, ul
     answer = behind->function[function](a, b, c, d, e, f, g, h);
     if (lock) pthread_mutex_unlock(lock);
     if (function == N_Login && asked_to("crash", label)) raise(SIGKILL);
+    if (function == N_CreateObject && asked_to("alone", label)) raise(SIGKILL);
     return fault ? failure.code : answer;
 }
 

@@ -7,8 +7,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 /// The folder that cargo puts this build's programs in (`target/debug` or `target/release`).
 fn target_folder() -> PathBuf {
     let test = std::env::current_exe().expect("the kernel knows which program runs");
-    let folder = test.ancestors().nth(2).expect("tests run from TARGET/PROFILE/deps");
-    folder.to_path_buf()
+    let beside = test.parent().expect("a program lies in a folder");
+    // Tests run from TARGET/PROFILE/deps, programs from TARGET/PROFILE.
+    let folder = if beside.ends_with("deps") { beside.parent() } else { Some(beside) };
+    folder.expect("deps is in TARGET/PROFILE").to_path_buf()
 }
 
 /// Builds a package of the workspace and returns the path of `file` in the target folder.
@@ -39,6 +41,18 @@ pub fn slotwarden() -> &'static Path {
 pub fn kryoptic() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| cargo_built("kryoptic-module", "libkryoptic_module.so"))
+}
+
+/// The program `slotwarden-sim`.
+pub fn simulator() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| cargo_built("slotwarden-sim", "slotwarden-sim"))
+}
+
+/// The reader that pcscd loads, whose card and keypad are in the simulator.
+pub fn ifd_handler() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| cargo_built("slotwarden-ifd", "libslotwarden_ifd.so"))
 }
 
 /// SoftHSM2 as a PKCS#11 module.

@@ -188,9 +188,14 @@ impl Driver {
 
     /// Puts a secret into the Safe.
     pub fn secret(&mut self, text: &str) -> SecretId {
+        self.secret_bytes(text.as_bytes())
+    }
+
+    /// Puts a secret that is no text into the Safe.
+    pub fn secret_bytes(&mut self, bytes: &[u8]) -> SecretId {
         let filled = self.safe.fill(|place| {
-            place[..text.len()].copy_from_slice(text.as_bytes());
-            text.len()
+            place[..bytes.len()].copy_from_slice(bytes);
+            bytes.len()
         });
         filled.expect("a test has few secrets")
     }
@@ -231,6 +236,48 @@ impl Driver {
     ) -> Result<HsmAnswer, HsmFailure> {
         let (so_pin, new) = (self.secret(so_pin), self.secret(new));
         let result = self.call(slot, HsmCall::Initialise { so_pin, new, free_slot });
+        self.safe.wipe(so_pin);
+        self.safe.wipe(new);
+        result
+    }
+
+    /// `HsmCall::PutBackupKeys`.
+    ///
+    /// # Errors
+    /// As the device answered.
+    pub fn put_backup_keys(
+        &mut self,
+        slot: u8,
+        (key_id, uid): ([u8; 16], [u8; 16]),
+        kek: &[u8],
+        mak: &[u8],
+    ) -> Result<HsmAnswer, HsmFailure> {
+        let (kek, mak) = (self.secret_bytes(kek), self.secret_bytes(mak));
+        let result = self.call(slot, HsmCall::PutBackupKeys { key_id, uid, kek, mak });
+        self.safe.wipe(kek);
+        self.safe.wipe(mak);
+        result
+    }
+
+    /// `HsmCall::SetSoPin`.
+    ///
+    /// # Errors
+    /// As the device answered.
+    pub fn set_so_pin(&mut self, slot: u8, old: &str, new: &str) -> Result<HsmAnswer, HsmFailure> {
+        let (old, new) = (self.secret(old), self.secret(new));
+        let result = self.call(slot, HsmCall::SetSoPin { old, new });
+        self.safe.wipe(old);
+        self.safe.wipe(new);
+        result
+    }
+
+    /// `HsmCall::Unblock`.
+    ///
+    /// # Errors
+    /// As the device answered.
+    pub fn unblock(&mut self, slot: u8, so_pin: &str, new: &str) -> Result<HsmAnswer, HsmFailure> {
+        let (so_pin, new) = (self.secret(so_pin), self.secret(new));
+        let result = self.call(slot, HsmCall::Unblock { so_pin, new });
         self.safe.wipe(so_pin);
         self.safe.wipe(new);
         result

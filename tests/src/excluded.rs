@@ -1,7 +1,8 @@
-//! Builds the crates that stand outside the workspace: the proof without std, the firmware.
+//! Builds the crates that stand outside the workspace: the proof without std, the firmware,
+//! the cards under the LGPL.
 //!
 //! Each has a compiler, a target or a profile of its own, chosen by the files in its folder;
-//! so what this process inherited from its own cargo is taken away first. Both build into
+//! so what this process inherited from its own cargo is taken away first. All build into
 //! the workspace's `target/`.
 
 use std::path::{Path, PathBuf};

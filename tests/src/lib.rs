@@ -2,9 +2,12 @@
 
 pub mod build;
 pub mod campaign;
+pub mod custodians;
 pub mod defects;
 pub mod driver;
 pub mod excluded;
 pub mod modules;
+pub mod pcscd;
+pub mod stack;
 pub mod stage;
 pub mod terminal;

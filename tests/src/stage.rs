@@ -381,7 +381,7 @@ impl Stage {
         loop {
             let answered = client.ask(Ask::Status, &[]);
             match &answered {
-                Ok(Answered::Status(status)) if wanted(status) => return status.clone(),
+                Ok(Answered::Status(status)) if wanted(status) => return (**status).clone(),
                 _ if Instant::now() >= until => panic!("not in time: {what}: {answered:?}; log: {}", self.log()),
                 _ => thread::sleep(LOOK_PAUSE),
             }
@@ -526,12 +526,40 @@ impl Begun {
             let _ = rustix::process::kill_process(self.process, Signal::KILL);
             panic!("{} does not end", self.said);
         };
-        let output = output.expect("our own child");
-        Ran {
-            exit: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        ran(output)
+    }
+
+    /// How it ended, if it did.
+    ///
+    /// # Panics
+    /// When the system cannot say.
+    pub fn try_end(&mut self) -> Option<Ran> {
+        self.ended.try_recv().ok().map(ran)
+    }
+
+    /// Ends it at once: it has no say.
+    ///
+    /// # Panics
+    /// When it ended before.
+    pub fn kill(&self) {
+        rustix::process::kill_process(self.process, Signal::KILL).expect("our own child");
+    }
+
+    /// Ctrl-C.
+    ///
+    /// # Panics
+    /// When it ended before.
+    pub fn interrupt(&self) {
+        rustix::process::kill_process(self.process, Signal::INT).expect("our own child");
+    }
+}
+
+fn ran(output: std::io::Result<Output>) -> Ran {
+    let output = output.expect("our own child");
+    Ran {
+        exit: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 

@@ -21,7 +21,7 @@ const CODE_BYTES_GOAL: u32 = 48 * 1024;
 /// Static RAM with eight slots, bytes.
 const RAM_BYTES_GOAL: u32 = 8 * 1024;
 /// What the image has now, and a little: more has to be looked at.
-const CODE_BYTES_MAX: u32 = 116 * 1024;
+const CODE_BYTES_MAX: u32 = 124 * 1024;
 /// What one slot may cost beside its place in the Safe, bytes.
 const SLOT_BYTES_GOAL: u32 = 128;
 
@@ -29,7 +29,8 @@ const SLOT_BYTES_GOAL: u32 = 128;
 fn two_slots_live_on_a_cortex_m3_and_the_figures_say_what_that_costs() {
     let image = excluded::build(FOLDER, TARGET, "", FOLDER);
     let figures = run(&image, &excluded::target_dir().join(FOLDER).join("uart-plain"));
-    for life in ["stack of the first life, bytes", "stack of the second life, bytes"] {
+    for life in ["stack of the first life, bytes", "stack of the second life, bytes", "stack of a set on cards, bytes"]
+    {
         assert!(figures.contains_key(life), "the image did not get that far: {figures:?}");
     }
     let (constants, code) = (constants(&image), code(&image));
@@ -82,13 +83,17 @@ fn run(image: &Path, uart: &Path) -> BTreeMap<String, u32> {
 }
 
 /// Bytes of code by who wrote it: cryptography, this image, and everything else, which is
-/// the core with what it uses (`verbs` are the core's entrances, with what was inlined there).
+/// the core with what it uses (`verbs` are the core's entrances, with what was inlined there;
+/// `signature` is the core's entrance to Ed25519).
 fn code(image: &Path) -> BTreeMap<&'static str, u32> {
     let mut code = BTreeMap::from([("core", 0), ("cryptography", 0), ("image", 0)]);
     for line in tool("nm", &["--print-size", "--radix=d"], image).lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [_, size, "t" | "T", name] = words[..] else { continue };
-        let whose = if ["4sha2", "4hkdf", "4hmac"].iter().any(|krate| name.contains(krate)) {
+        let whose = if ["4sha2", "16curve25519_dalek", "13ed25519_dalek", "5share9signature"]
+            .iter()
+            .any(|krate| name.contains(krate))
+        {
             "cryptography"
         } else if name.contains("8firmware") && !name.contains("5verbs") && !name.contains("slotwarden_core") {
             "image"

@@ -13,12 +13,15 @@ use std::{env, fs};
 
 use slotwarden_core::SecretId;
 use slotwarden_core::approval::ApprovalCode;
+use slotwarden_core::card::{CardSerial, Credential};
+use slotwarden_core::ceremony::order::{CardOrder, CeremonyId, Places, SlotSet, SoUse, Task};
 use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::{ApplicationSet, SlotId};
 use slotwarden_core::fault::{ApplicationFault, Class, Fault, Function, Refusal};
-use slotwarden_core::person::{Role, Roles, Roster, may, needs_two};
+use slotwarden_core::person::{PersonId, Role, Roles, Roster, may, needs_two};
 use slotwarden_core::record::Mode;
 use slotwarden_core::share::Quorum;
+use slotwarden_core::share::card_set::CardQuorum;
 use slotwarden_tests::defects::DEFECTS;
 
 /// The promises, in the words of the threat model. Its tests are found by their names.
@@ -185,6 +188,11 @@ fn the_table_of_roles_is_the_code() {
 fn every_form_of_order() -> Vec<(String, Command)> {
     let (slot, so_pin, accept) = (SlotId(0), SecretId::NONE, ApplicationSet::NONE);
     let quorum = Quorum::new(2, 3).expect("a quorum");
+    let of_cards = CardQuorum::new(2, 3).expect("a quorum");
+    let (holders, leave_out, at, credential) =
+        (Roster::NOBODY, SlotSet::NONE, Places::default(), Credential::BackupShare);
+    let cards = |task| Command::Cards { order: CardOrder { task, at } };
+    let by_so = |then| Command::BySoCards { slot, then, confirmed: false, at };
     let forms = |kind| match kind {
         CommandKind::Boot => vec![("", Command::Boot)],
         CommandKind::Activate => vec![
@@ -193,7 +201,10 @@ fn every_form_of_order() -> Vec<(String, Command)> {
         ],
         CommandKind::Deactivate => vec![("", Command::Deactivate { slot })],
         CommandKind::EndCall => vec![("", Command::EndCall { slot })],
-        CommandKind::Init => vec![("", Command::Init { slot, so_pin, free_slot: None, confirmed: false })],
+        CommandKind::Init => vec![
+            ("", Command::Init { slot, so_pin, free_slot: None, confirmed: false }),
+            ("by cards", by_so(SoUse::Init { free_slot: None })),
+        ],
         CommandKind::ChangeCode => vec![
             ("", Command::ChangeCode { slot, code: None, new_code: None, confirmed: false, accept }),
             ("last try", Command::ChangeCode { slot, code: None, new_code: None, confirmed: true, accept }),
@@ -248,6 +259,41 @@ fn every_form_of_order() -> Vec<(String, Command)> {
             ("last try", Command::Share { slot, code: None, confirmed: true }),
         ],
         CommandKind::Reset => vec![("", Command::Reset { slot })],
+        CommandKind::CreateSet => vec![("", cards(Task::CreateSet { quorum: of_cards, holders, leave_out }))],
+        CommandKind::ChangeCardPin => vec![("", cards(Task::ChangePin { credential }))],
+        CommandKind::ReassignCard => vec![("", cards(Task::Reassign { credential, to: PersonId(1) }))],
+        CommandKind::CopyCard => vec![("", cards(Task::Copy { credential }))],
+        CommandKind::VerifySet => vec![("", cards(Task::VerifySet))],
+        CommandKind::RestoreKey => vec![("", cards(Task::RestoreKey { slot: None, key_id: None }))],
+        CommandKind::ReplaceSet => vec![("", cards(Task::ReplaceSet { quorum: of_cards, holders }))],
+        CommandKind::RotateKey => vec![("", cards(Task::Rotate { quorum: of_cards, holders, leave_out }))],
+        CommandKind::EraseCard => vec![("", cards(Task::Erase { credential }))],
+        CommandKind::CardLost => {
+            let serial = CardSerial::new(&[1]).expect("a serial");
+            vec![("", Command::CardLost { serial, credential })]
+        }
+        CommandKind::SlotCards => {
+            let form = |confirmed| Command::SlotCards {
+                slot,
+                quorum: of_cards,
+                holders,
+                with_code: false,
+                code: None,
+                new_code: None,
+                confirmed,
+                accept,
+                at,
+            };
+            vec![("", form(false)), ("last try", form(true))]
+        }
+        CommandKind::AdministratorCards => {
+            let (quorum, confirmed) = (of_cards, false);
+            vec![("", Command::AdministratorCards { slot, quorum, holders, so_pin: None, confirmed, at })]
+        }
+        CommandKind::AnswerCeremony => {
+            vec![("", Command::AnswerCeremony { id: CeremonyId([0; 8]), yes: true, confirmed: false })]
+        }
+        CommandKind::CancelCeremony => vec![("", Command::CancelCeremony { id: CeremonyId([0; 8]) })],
         CommandKind::Stop => vec![("", Command::Stop)],
         CommandKind::Approve => {
             let code = ApprovalCode::parse("0000-0000").expect("a code");

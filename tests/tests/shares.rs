@@ -1,7 +1,6 @@
 //! Shares against others: vectors that a second implementation made, the crate vsss-rs, a
 //! plain schoolbook sharing, and valgrind, which counts instructions.
 
-use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -15,6 +14,7 @@ use slotwarden_core::share::shamir::{Lanes, Point, combine, evaluate};
 use slotwarden_core::share::typed::TEXT_BYTES;
 use slotwarden_core::share::{Quorum, Set, TypedShare, secret_of, set_id, share_of};
 use slotwarden_tests::excluded;
+use slotwarden_tests::stack::{far_down, on_this_stack};
 use vsss_rs::Gf256;
 use zeroize::Zeroizing;
 
@@ -244,19 +244,6 @@ fn live_with_shares(inverted_key: &[u8; 32]) {
     assert_eq!(token_pin(secret.as_slice(), b"", &[1; 16], &set.id, 32, pin.as_mut_slice()), 32);
 }
 
-#[inline(never)]
-fn forget_to_wipe(inverted_key: &[u8; 32]) {
-    let key = std::hint::black_box(inverted_key.map(|byte| !byte));
-    std::hint::black_box(&key);
-}
-
-#[test]
-fn a_key_that_is_not_wiped_is_found_on_the_stack() {
-    let inverted_key = [!0x5C; 32];
-    far_down(&mut || forget_to_wipe(&inverted_key));
-    assert!(on_this_stack(&inverted_key), "this way of searching finds nothing");
-}
-
 #[test]
 fn p16_dealing_typing_and_combining_shares_leave_no_key_secret_or_pin_on_the_stack() {
     let inverted_key: [u8; 32] = std::array::from_fn(|nth| (nth as u8).wrapping_mul(37) ^ 0xA3);
@@ -286,31 +273,6 @@ fn on_another_thread(inverted_key: [u8; 32]) -> Vec<(String, Vec<u8>)> {
     std::thread::spawn(compute).join().expect("the arithmetic does not panic")
 }
 
-/// Calls with more stack below the caller than the search needs, so that it overwrites nothing.
-#[inline(never)]
-fn far_down(call: &mut dyn FnMut()) {
-    let mut room = [1u8; 128 * 1024];
-    std::hint::black_box(&mut room);
-    call();
-    std::hint::black_box(&mut room);
-}
-
-/// Whether these bytes, inverted, are anywhere in the memory that holds this thread's stack.
-fn on_this_stack(inverted: &[u8]) -> bool {
-    let local = 0u8;
-    let here = (&raw const local).addr();
-    let maps = fs::read_to_string("/proc/self/maps").expect("proc is mounted");
-    let mut ranges = maps.lines().filter_map(|line| line.split_once(' ')?.0.split_once('-'));
-    let address = |text| usize::from_str_radix(text, 16).expect("an address");
-    let (from, to) = ranges
-        .find_map(|(from, to)| Some((address(from), address(to))).filter(|(from, to)| (*from..*to).contains(&here)))
-        .expect("a stack is mapped");
-    let mut stack = vec![0; to - from];
-    let memory = fs::File::open("/proc/self/mem").expect("proc is mounted");
-    memory.read_exact_at(&mut stack, from as u64).expect("one's own stack can be read");
-    stack.windows(inverted.len()).any(|window| window.iter().zip(inverted).all(|(byte, inverted)| *byte == !*inverted))
-}
-
 // ---------------------------------------------------------------- instructions
 
 /// Secrets whose bits could hardly differ more; also used as keys.
@@ -330,7 +292,7 @@ fn a_branch_on_the_secret_is_counted() {
 
 #[test]
 fn split_and_combine_take_equally_many_instructions_for_every_secret() {
-    for function in ["counted_split", "counted_combine", "counted_share"] {
+    for function in ["counted_split", "counted_combine", "counted_share", "counted_card_share", "counted_key_id"] {
         let counts: Vec<u64> = SECRETS.iter().map(|secret| instructions(function, secret)).collect();
         println!("{function}: {} instructions", counts[0]);
         assert!(counts[0] > 100, "{function} was not counted");

@@ -141,7 +141,10 @@ impl Rules {
                 | HsmAnswer::Initialised(_)
                 | HsmAnswer::Settled
                 | HsmAnswer::Unblocked
-                | HsmAnswer::Erased(_),
+                | HsmAnswer::Erased(_)
+                | HsmAnswer::BackupKeysPut
+                | HsmAnswer::BackupKeysKept { .. }
+                | HsmAnswer::SoPinSet,
             ) => self.unknown(turn, step, Fault::ModuleLies(step.function()), false),
         }
     }

@@ -22,7 +22,7 @@ impl Rules {
         let judged = match turn.slot.knowledge(self.order.by) {
             Knowledge::Shares => self.take_share(turn, caller.who, code),
             Knowledge::Parts(roster) => self.take_part(turn, roster, caller.who, code, turn.slot.pin_chars_max()),
-            Knowledge::Whole => Err(Refusal::NothingCollected),
+            Knowledge::Whole | Knowledge::Cards { .. } => Err(Refusal::NothingCollected),
         };
         if let Err(refusal) = judged {
             turn.wipe(code);
@@ -36,7 +36,7 @@ impl Rules {
         }
         let joined = match turn.slot.knowledge(self.order.by) {
             Knowledge::Shares => self.combine(turn),
-            Knowledge::Parts(_) | Knowledge::Whole => self.join(turn),
+            Knowledge::Parts(_) | Knowledge::Whole | Knowledge::Cards { .. } => self.join(turn),
         };
         match joined {
             Ok(id) => {

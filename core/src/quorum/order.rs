@@ -46,7 +46,8 @@ impl Rules {
     fn asks_for_the_present(&self, turn: &Turn<'_>) -> bool {
         let knowledge = turn.slot.knowledge(self.order.by);
         let is_manual = turn.slot.record.mode == Mode::Manual || turn.slot.record.knowledge_next.is_some();
-        is_manual && knowledge != Knowledge::Whole
+        // What cards give is whole before it comes here.
+        is_manual && matches!(knowledge, Knowledge::Parts(_) | Knowledge::Shares)
     }
 
     fn check(&self, turn: &Turn<'_>) -> Result<(), Refusal> {
@@ -73,8 +74,10 @@ impl Rules {
             }
         }
         match (new, self.new) {
-            (NewCode::Whole, None) => Err(Refusal::NewCodeMissing),
-            (NewCode::Whole, Some(id)) => code::check_in_safe(turn.secrets, id, turn.slot.new_pin_chars_max()),
+            (NewCode::Whole | NewCode::Cards(_), None) => Err(Refusal::NewCodeMissing),
+            (NewCode::Whole | NewCode::Cards(_), Some(id)) => {
+                code::check_in_safe(turn.secrets, id, turn.slot.new_pin_chars_max())
+            }
             (NewCode::Generated | NewCode::Parts(_) | NewCode::Shares { .. }, Some(_)) => {
                 Err(Refusal::NewCodeNotWanted)
             }
@@ -92,7 +95,7 @@ impl Rules {
             Want::Change { new, .. } => new,
         };
         match new {
-            NewCode::Generated | NewCode::Whole => self.deliver(turn, caller),
+            NewCode::Generated | NewCode::Whole | NewCode::Cards(_) => self.deliver(turn, caller),
             NewCode::Parts(_) => {
                 self.go_on(turn, COLLECTION_IDLE_MS);
                 turn.reply(caller, Answer::Waits(self.progress(State::NewParts, turn.slot)));

@@ -4,6 +4,7 @@ use super::entry::Entry;
 use super::{Phase, Service};
 use crate::approval::Standing;
 use crate::audit::AuditEvent;
+use crate::ceremony::event::CeremonyEvent;
 use crate::command::{Answer, Caller, Command, CommandKind};
 use crate::effect::{Input, Room, SlotId};
 use crate::fault::Refusal;
@@ -82,7 +83,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         if !self.may(caller.who, kind) {
             return Err(Refusal::NotAllowed);
         }
-        let always = matches!(kind, CommandKind::Deactivate | CommandKind::Stop | CommandKind::EndCall);
+        let always = matches!(
+            kind,
+            CommandKind::Deactivate | CommandKind::Stop | CommandKind::EndCall | CommandKind::CancelCeremony
+        );
         if self.halted.is_some() && !always {
             return Err(Refusal::Halted);
         }
@@ -102,6 +106,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     pub(super) fn dispatch(&mut self, caller: Caller, command: Command) {
+        // What is typed from here on is of no set of cards.
+        if let Some(entry) = command.slot().and_then(|slot| self.entries.get_mut(usize::from(slot.0))) {
+            entry.data.so_tried_set = None;
+        }
         match command {
             Command::Boot => {
                 // As many callers as open commands, in a table of the same capacity.
@@ -113,6 +121,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             Command::Stop => {
                 let deadline_ms = self.now.after_ms(STOP_DEADLINE_MS);
                 self.outbox.journal_service(Some(caller.who), AuditEvent::Ordered(CommandKind::Stop));
+                self.ceremony_event(CeremonyEvent::CancelOrdered { who: None });
                 self.phase = Phase::Stopping { caller, deadline_ms };
             }
             Command::EndCall { slot } => self.end_call(slot, caller),
@@ -120,6 +129,17 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             Command::Withdraw { id } => self.withdraw(id, caller),
             Command::DualControl { on } => self.switch_dual_control(on, caller),
             Command::AdoptConfiguration { digest } => self.adopt_configuration(digest, caller),
+            Command::Activate { slot, .. } if self.opens_with_cards(slot) => self.start_ceremony(caller, command),
+            Command::Mode { slot, .. } | Command::Split { slot, .. } if self.opens_with_cards(slot) => {
+                self.start_ceremony(caller, command);
+            }
+            Command::Cards { .. }
+            | Command::SlotCards { .. }
+            | Command::AdministratorCards { .. }
+            | Command::BySoCards { .. } => self.start_ceremony(caller, command),
+            Command::CardLost { serial, credential } => self.card_lost(caller, serial, credential),
+            Command::AnswerCeremony { id, yes, confirmed } => self.answer_ceremony(caller, id, yes, confirmed),
+            Command::CancelCeremony { id } => self.cancel_ceremony(caller, id),
             Command::Activate { slot, code, confirmed } => self.activate(slot, caller, code, confirmed),
             Command::Deactivate { slot } => self.slot_event(slot, SlotEvent::DeactivateOrdered { caller }),
             Command::Init { slot, so_pin, free_slot, confirmed } => {
@@ -149,9 +169,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     pub(super) fn end_call(&mut self, slot: SlotId, caller: Caller) {
-        let unanswered = self.entries.get(usize::from(slot.0)).is_some_and(Entry::is_unanswered);
+        let silent = self.entries.get(usize::from(slot.0)).is_some_and(Entry::is_unanswered);
+        let unanswered = silent || self.cards.is_unheard(slot);
         // A kill inside another slot's C_SetPIN could destroy its token; that call has a deadline.
-        let another_changes = self.entries.iter().any(Entry::is_changing_its_token);
+        let another_changes = self.entries.iter().any(Entry::is_changing_its_token) || self.ceremony_changes_a_token();
         if !unanswered || another_changes {
             let refusal = if unanswered { Refusal::Busy } else { Refusal::CallNotUnanswered };
             self.outbox.journal(Some(caller.who), slot, AuditEvent::Refused(CommandKind::EndCall, refusal));

@@ -4,6 +4,7 @@
 use super::Service;
 use crate::approval::{ApprovalCode, Note, Standing};
 use crate::audit::AuditEvent;
+use crate::ceremony::event::CeremonyEvent;
 use crate::command::{Answer, Caller, Command, CommandKind};
 use crate::fault::Refusal;
 use crate::outbox::Outbox;
@@ -46,6 +47,13 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::Reset { .. }
             | Command::Approve { .. }
             | Command::Withdraw { .. }
+            | Command::Cards { .. }
+            | Command::SlotCards { .. }
+            | Command::AdministratorCards { .. }
+            | Command::BySoCards { .. }
+            | Command::CardLost { .. }
+            | Command::AnswerCeremony { .. }
+            | Command::CancelCeremony { .. }
             | Command::Stop => Ok(()),
         }
     }
@@ -56,6 +64,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             Command::Split { quorum, .. } => quorum.m(),
             Command::Mode { parts: Some(roster), .. } => roster.count(),
             Command::Mode { parts: None, .. } => 1,
+            Command::SlotCards { quorum, .. } => quorum.m(),
             Command::Boot
             | Command::Activate { .. }
             | Command::Deactivate { .. }
@@ -70,6 +79,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::Withdraw { .. }
             | Command::DualControl { .. }
             | Command::AdoptConfiguration { .. }
+            | Command::Cards { .. }
+            | Command::AdministratorCards { .. }
+            | Command::BySoCards { .. }
+            | Command::CardLost { .. }
+            | Command::AnswerCeremony { .. }
+            | Command::CancelCeremony { .. }
             | Command::Stop => return false,
         };
         let entry = command.slot().and_then(|slot| self.entries.get(usize::from(slot.0)));
@@ -104,6 +119,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         if on {
             self.outbox.journal_service(Some(caller.who), AuditEvent::ConfigurationApproved(self.in_force));
             // What one person ordered may need two now: it is ordered anew.
+            let alone = self.cards.ceremony().is_some_and(|ceremony| person::needs_two(ceremony.command(), true));
+            if alone {
+                self.ceremony_event(CeremonyEvent::CancelOrdered { who: None });
+            }
             for slot in self.slots() {
                 if self.collecting(slot).is_some_and(|collection| collection.order().want != Want::Activate) {
                     self.supersede_collection(slot);

@@ -162,6 +162,7 @@ impl Entry {
                 KnowledgeStatus::Shares(SetStatus { quorum, generation, mark })
             }
             (Knowledge::Parts(roster), _) => KnowledgeStatus::Parts(roster),
+            (Knowledge::Cards { quorum, with_code, .. }, _) => KnowledgeStatus::Cards { quorum, with_code },
             (Knowledge::Whole | Knowledge::Shares, _) => KnowledgeStatus::Whole,
         };
         let mut applications = Vec::new();
@@ -177,6 +178,7 @@ impl Entry {
             slot: data.id,
             mode: data.record.mode,
             knowledge,
+            backup_key: data.backup_key,
             state,
             applications,
             waits_for: self.waits_for(state, now, collection.as_ref()),

@@ -64,7 +64,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     pub(super) fn change(&mut self, wish: Wish) {
         let Wish { slot, caller, command, new, code, new_code, confirmed, accept } = wish;
         let Some(record) = self.slot_record(slot).copied() else { return };
-        let shared = record.mode == Mode::Manual && record.knowledge != Knowledge::Whole;
+        let known = matches!(record.knowledge, Knowledge::Parts(_) | Knowledge::Shares);
+        let shared = record.mode == Mode::Manual && known;
         let needs_people = shared || matches!(new, NewCode::Parts(_) | NewCode::Shares { .. });
         if self.collecting(slot).is_some() {
             self.refuse(slot, caller, command, Refusal::CollectionUnderWay, [code, new_code]);
@@ -96,6 +97,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             (Mode::Manual, Knowledge::Parts(roster)) => NewCode::Parts(roster),
             (Mode::Manual, Knowledge::Shares) => {
                 return self.refuse(slot, caller, command, Refusal::CodeIsShared, codes);
+            }
+            (Mode::Manual, Knowledge::Cards { .. }) => {
+                return self.refuse(slot, caller, command, Refusal::SlotHasCards, codes);
             }
         };
         self.change(Wish { slot, caller, command, new, code, new_code, confirmed, accept });
@@ -293,7 +297,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         let rescued = !is_share && entry.data.record.doubt == Some(Doubt::OldOrNew);
         let fits = |(_, knowledge): &&(Knows, Knowledge)| match knowledge {
             Knowledge::Shares => is_share,
-            Knowledge::Whole => !is_share,
+            Knowledge::Whole | Knowledge::Cards { .. } => !is_share,
             Knowledge::Parts(roster) => !is_share && (!rescued || roster.place_of(who).is_some()),
         };
         let otherwise = if rescued { Some((Knows::Rescued, Knowledge::Whole)) } else { known.first().copied() };

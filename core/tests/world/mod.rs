@@ -16,7 +16,7 @@ use slotwarden_core::fault::{ApplicationFault, Fault, Function, HsmFailure, rv};
 use slotwarden_core::person::{PersonId, Persons, Role, Roles};
 use slotwarden_core::record::{Attempts, Change, ChangeKind};
 use slotwarden_core::record::{Mode, Owner, PolicyRecord, Record, SecretKey, Sets, SlotRecord};
-use slotwarden_core::service::{Configuration, Service, SlotConfiguration};
+use slotwarden_core::service::{Configuration, SecurityLevel, Service, SlotConfiguration};
 use slotwarden_core::status::StateName;
 use slotwarden_core::token::{LoginState, Presence, TokenState};
 use slotwarden_core::{Now, SecretId};
@@ -58,6 +58,9 @@ pub struct World {
     pub so_final_try: bool,
     pub so_locked: bool,
     pub objects: u32,
+    pub so_pin: Vec<u8>,
+    /// Key id and slot uid of each pair of W and MAK that the token holds.
+    pub backup_keys: Vec<([u8; 16], [u8; 16])>,
     pub serial: [u8; 16],
     pub new_serial_when_erased: bool,
     pub hold: bool,
@@ -116,6 +119,8 @@ impl World {
             so_final_try: false,
             so_locked: false,
             objects: 3,
+            so_pin: b"right so pin".to_vec(),
+            backup_keys: Vec::new(),
             serial: *b"0123456789abcdef",
             new_serial_when_erased: false,
             hold: false,
@@ -283,6 +288,10 @@ impl World {
                     self.sealed.insert(key, code);
                     None
                 }
+                // This world has no cards: what is stored of them is only the cluster id.
+                Effect::Store(
+                    Record::Cluster(_) | Record::CardSets { .. } | Record::Card { .. } | Record::Transcript { .. },
+                ) => None,
                 Effect::Store(Record::Erase { key }) => {
                     assert!(self.sealed.remove(&key).is_some());
                     None
@@ -373,7 +382,7 @@ impl World {
                     self.ended_worker = true;
                     None
                 }
-                Effect::Card { .. } | Effect::Checkpoint { .. } => None,
+                Effect::Card { .. } | Effect::Checkpoint { .. } | Effect::SignTranscript { .. } => None,
             };
             if let Some(answer) = answer {
                 let now = Now { mono_ms: self.now_ms, wall_s: WALL_S };
@@ -414,7 +423,7 @@ impl World {
                 Ok(HsmAnswer::PinSet)
             }
             HsmCall::Initialise { so_pin, new, .. } => {
-                if self.service.with(so_pin, |pin| pin == b"right so pin") != Some(true) {
+                if self.service.with(so_pin, |pin| pin == self.so_pin) != Some(true) {
                     return refuse(rv::PIN_INCORRECT, Function::Login);
                 }
                 self.pin = self.service.with(new, <[u8]>::to_vec).expect("the new PIN is in the safe");
@@ -441,14 +450,43 @@ impl World {
                 if self.new_serial_when_erased {
                     self.serial = *b"new after erase ";
                 }
+                self.backup_keys.clear();
                 Ok(HsmAnswer::Erased(self.token()))
+            }
+            HsmCall::PutBackupKeys { key_id, uid, kek, mak } => {
+                if self.login != LoginState::User {
+                    return refuse(rv::USER_NOT_LOGGED_IN, Function::CreateObject);
+                }
+                for key in [kek, mak] {
+                    assert_eq!(self.service.with(key, <[u8]>::len), Some(32), "the key is in the safe");
+                }
+                if !self.backup_keys.contains(&(key_id, uid)) {
+                    self.backup_keys.push((key_id, uid));
+                }
+                Ok(HsmAnswer::BackupKeysPut)
+            }
+            HsmCall::KeepBackupKeys { key_id, uid } => {
+                if self.login != LoginState::User {
+                    return refuse(rv::USER_NOT_LOGGED_IN, Function::FindObjects);
+                }
+                let before = self.backup_keys.len();
+                self.backup_keys.retain(|key| key_id.is_some_and(|id| *key == (id, uid)));
+                let gone = before.saturating_sub(self.backup_keys.len()).saturating_mul(2);
+                let destroyed = u8::try_from(gone).unwrap_or(u8::MAX);
+                Ok(HsmAnswer::BackupKeysKept { present: !self.backup_keys.is_empty(), destroyed })
+            }
+            HsmCall::SetSoPin { old, new } => {
+                assert_eq!(self.login, LoginState::Public);
+                self.check_so_pin(old, Function::Login)?;
+                self.so_pin = self.service.with(new, <[u8]>::to_vec).expect("the new SO PIN is in the safe");
+                Ok(HsmAnswer::SoPinSet)
             }
         }
     }
 
     fn check_so_pin(&mut self, so_pin: SecretId, function: Function) -> Result<(), HsmFailure> {
         let code = if self.so_locked { rv::PIN_LOCKED } else { rv::PIN_INCORRECT };
-        if self.so_locked || self.service.with(so_pin, |pin| pin == b"right so pin") != Some(true) {
+        if self.so_locked || self.service.with(so_pin, |pin| pin == self.so_pin) != Some(true) {
             self.so_refused += 1;
             return Err(HsmFailure::Pkcs11 { code, function });
         }
@@ -495,7 +533,16 @@ pub fn configuration(persons: Persons) -> Configuration<2> {
     slots
         .push(SlotConfiguration { owner: Owner(7), uid: [1; 16], applications, pin_chars_max: 0 })
         .expect("one slot fits");
-    Configuration { slots, persons, tries: 3, digest: [0; 32], in_force: [1; 32], offered: [1; 32] }
+    Configuration {
+        slots,
+        persons,
+        tries: 3,
+        digest: [0; 32],
+        in_force: [1; 32],
+        offered: [1; 32],
+        level: SecurityLevel::Cards,
+        cluster: [0xC1; 16],
+    }
 }
 
 pub fn service() -> Small {

@@ -13,7 +13,7 @@ use super::{Prepared, harden, prepare, start_log};
 use crate::cli::DaemonStart;
 use crate::config::{self, Offered, Settings};
 use crate::daemon::{self, Devices, Notice};
-use crate::devices::NoCards;
+use crate::devices::{Cards, Events, NoCards};
 use crate::hsm::{WantedToken, WorkerHsm, WorkerSettings};
 use crate::problem::{Own, Problem};
 use crate::{control, signals};
@@ -43,12 +43,31 @@ pub fn run(config: &Path, start: DaemonStart) -> Result<(), Problem> {
     let socket = control::listen(&settings.socket, Arc::clone(&setup.names), events.clone())?;
     let hsm = WorkerHsm::start(worker_settings(&settings)?, events.clone())
         .map_err(|error| Own::SpawnFailed.with(format!("the HSM worker's keeper: {error}")))?;
+    let cards = card_readers(&settings, &events)?;
     // From here on only devices, clients and signals send.
     drop(events);
-    let devices = Devices { hsm, store, applications, cards: Box::new(NoCards) };
+    let devices = Devices { hsm, store, applications, cards };
     let ended = daemon::run(setup, devices, &arriving, &mut tell_service_manager);
     drop(socket);
     ended
+}
+
+/// The readers of this machine, at the security level that uses them.
+fn card_readers(settings: &Settings, events: &Events) -> Result<Box<dyn Cards + Send>, Problem> {
+    if !settings.cards.enabled {
+        return Ok(Box::new(NoCards));
+    }
+    #[cfg(feature = "pcsc")]
+    {
+        let cards = crate::cards::PcscCards::start(settings.cards.clone(), events.clone())
+            .map_err(|error| Own::SpawnFailed.with(format!("the watcher of the card readers: {error}")))?;
+        Ok(Box::new(cards))
+    }
+    #[cfg(not(feature = "pcsc"))]
+    {
+        let _ = events;
+        Err(Own::ConfigurationWrong.with("card readers are wanted, and this program is built without its feature pcsc"))
+    }
 }
 
 /// systemd: ready after the automatic slots were tried, never before (sd_notify(3)).

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Command, Parser, Subcommand, ValueEnum};
 use slotwarden_core::record::Mode;
 
-use super::{CONFIRM_DECOMMISSION, CONFIRM_END_CALL, CONFIRM_LAST_TRY};
+use super::card_arguments::{At, BackupVerb, CardVerb, CeremonyVerb};
+use super::{CONFIRM_DECOMMISSION, CONFIRM_END_CALL, CONFIRM_ERASE, CONFIRM_LAST_TRY};
 use crate::config::PATH_DEFAULT;
 use crate::output::Format;
 use crate::problem::{EXITS, Own, Problem};
@@ -25,6 +26,7 @@ pub(super) const CONFIRMATIONS: (&str, &[(&str, &str)]) = (
         (CONFIRM_LAST_TRY, "one more wrong code could block the token"),
         (CONFIRM_END_CALL, "end the HSM worker although the HSM has not answered"),
         (CONFIRM_DECOMMISSION, "destroy every key of the token of the slot NAME"),
+        (CONFIRM_ERASE, "take away what is on a card"),
     ],
 );
 
@@ -100,6 +102,23 @@ pub(super) enum Verb {
     /// people and never stored.
     #[command(subcommand)]
     Slot(SlotVerb),
+    /// List cards and readers, change the PIN of a card, give, copy or erase a card.
+    ///
+    /// A card's PIN is typed on the keypad of its reader and never enters this machine.
+    #[command(subcommand)]
+    Card(CardVerb),
+    /// Make the backup key and its cards, verify, replace and restore them.
+    ///
+    /// From the backup key come the keys that protect exports. It is split over cards: any M of N
+    /// bring it back, fewer know nothing of it.
+    #[command(subcommand)]
+    Backup(BackupVerb),
+    /// Watch a ceremony, answer what it asks, cancel it, show its transcript.
+    ///
+    /// A ceremony goes on in the daemon when its command is ended, and can be watched from
+    /// anywhere: `slotwarden ceremony watch`.
+    #[command(subcommand)]
+    Ceremony(CeremonyVerb),
     /// Approve what another person asked for, or list what waits for that.
     ///
     /// With dual control on, some orders wait for a second person: an approver or another
@@ -167,12 +186,14 @@ pub(super) enum SlotVerb {
         #[command(flatten)]
         so_pin: SoPinSource,
         #[command(flatten)]
+        so_cards: SoCards,
+        #[command(flatten)]
         confirm: Confirm,
     },
     /// Log in to the slot's token and hand the token PIN to the applications.
     ///
-    /// A slot with a manual code asks for it, or for your share or part of it; one with a
-    /// generated code needs nothing.
+    /// A slot with a manual code asks for it, or for your share or part of it; one that is opened
+    /// with cards calls its users to the keypad; one with a generated code needs nothing.
     Activate {
         /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
         name: String,
@@ -220,6 +241,8 @@ pub(super) enum SlotVerb {
         #[command(flatten)]
         so_pin: SoPinSource,
         #[command(flatten)]
+        so_cards: SoCards,
+        #[command(flatten)]
         new_code: NewCodeSource,
         #[command(flatten)]
         accept: Accept,
@@ -234,10 +257,12 @@ pub(super) enum SlotVerb {
         /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
         name: String,
         /// The token is gone for good: only forget what is kept for it.
-        #[arg(long, conflicts_with_all = ["so_pin_file", "so_pin_fd"])]
+        #[arg(long, conflicts_with_all = ["so_pin_file", "so_pin_fd", "so_cards"])]
         without_token: bool,
         #[command(flatten)]
         so_pin: SoPinSource,
+        #[command(flatten)]
+        so_cards: SoCards,
         #[command(flatten)]
         accept: Accept,
         /// "decommission NAME" with the slot's name: every key is destroyed. "last try": try
@@ -292,6 +317,57 @@ pub(super) enum SlotVerb {
         code: CodeSource,
         #[command(flatten)]
         accept: Accept,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
+    /// Let any K of some users open the slot with their cards, alone or on top of a code.
+    ///
+    /// The cards that open it now, or its code, are asked for first. Then each user sets a PIN on
+    /// the keypad and gets a share written; the token gets the new PIN when all were verified.
+    /// Such a slot is never activated at boot. `slot mode` goes back to a code.
+    Cards {
+        /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
+        name: String,
+        /// How many users open the slot together: 1 to as many as there are.
+        #[arg(short, value_name = "K")]
+        k: u8,
+        /// The users: persons of the configuration, at most 16, each with a card of their own.
+        #[arg(long, value_name = "NAME,NAME", value_delimiter = ',', required = true)]
+        users: Vec<String>,
+        /// A code is needed as well as the cards: it is asked for.
+        #[arg(long)]
+        with_code: bool,
+        #[command(flatten)]
+        code: CodeSource,
+        #[command(flatten)]
+        new_code: NewCodeSource,
+        #[command(flatten)]
+        at: At,
+        #[command(flatten)]
+        accept: Accept,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
+    /// Let any K of some cards give the SO PIN of the slot's token.
+    ///
+    /// The token gets a new SO PIN that nobody knows. The present one is asked for, or read from
+    /// the cards that give it now.
+    AdminCards {
+        /// The slot: its name in the configuration, its token's label, or a PKCS#11 URI.
+        name: String,
+        /// How many cards give the SO PIN together: 1 to as many as there are.
+        #[arg(short, value_name = "K")]
+        k: u8,
+        /// The HSM administrators: persons of the configuration, at most 16, each with a card.
+        #[arg(long, value_name = "NAME,NAME", value_delimiter = ',', required = true)]
+        holders: Vec<String>,
+        #[command(flatten)]
+        so_pin: SoPinSource,
+        /// The present SO PIN comes from cards: nobody is asked for it.
+        #[arg(long, conflicts_with_all = ["so_pin_file", "so_pin_fd"])]
+        so_cards: bool,
+        #[command(flatten)]
+        at: At,
         #[command(flatten)]
         confirm: Confirm,
     },
@@ -405,6 +481,15 @@ pub(super) struct SoPinSource {
     /// An open descriptor with the security officer's PIN as one line.
     #[arg(long, value_name = "FD")]
     pub(super) so_pin_fd: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct SoCards {
+    /// The SO PIN comes from the cards of `slot admin-cards`: nobody types it.
+    #[arg(long, conflicts_with_all = ["so_pin_file", "so_pin_fd"])]
+    pub(super) so_cards: bool,
+    #[command(flatten)]
+    pub(super) at: At,
 }
 
 #[derive(Args, Debug)]

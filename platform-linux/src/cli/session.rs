@@ -9,8 +9,9 @@ use slotwarden_core::record::Mode;
 use slotwarden_core::share::Quorum;
 use slotwarden_core::status::StateName;
 
-use super::arguments::{Accept, Confirm, DualControlVerb, ModeWord, SlotVerb, Verb};
-use super::meaning::Knowledge;
+use super::arguments::{Accept, Confirm, DualControlVerb, ModeWord, SlotVerb, SoCards, Verb};
+use super::card_arguments::At;
+use super::meaning::{self, Knowledge};
 use super::shares;
 use super::{CONFIRM_END_CALL, CONFIRM_LAST_TRY};
 use crate::boot;
@@ -21,7 +22,7 @@ use crate::output::{self, Format};
 use crate::problem::{EXIT_DONE, EXIT_USAGE, EXIT_WAITS, Own, Problem};
 use crate::secret::{self, Secret};
 use crate::status_json::{ProgressView, SCHEMA, SlotDetail, StatusView, mode_word};
-use crate::wire::{self, Answered, Ask, Order, SecretRole};
+use crate::wire::{self, Answered, Ask, Order, SecretRole, SoCardsUse};
 
 /// Wait for applications that are being served, to name those that cannot be.
 const ANSWERS_WAIT: Duration = Duration::from_secs(5);
@@ -30,7 +31,7 @@ const ANSWERS_PAUSE: Duration = Duration::from_millis(50);
 
 /// A client with what it needs for one verb.
 pub(super) struct Session {
-    client: Client,
+    pub(super) client: Client,
     config: PathBuf,
     pub(super) format: Format,
     pub(super) interrupts: Interrupts,
@@ -66,6 +67,9 @@ impl Session {
                 Ok(status.exit())
             }
             Verb::Slot(verb) => self.slot_verb(verb),
+            Verb::Card(verb) => self.card_verb(verb),
+            Verb::Backup(verb) => self.backup_verb(verb),
+            Verb::Ceremony(verb) => self.ceremony_verb(verb),
             Verb::Approve { id: None, .. } => {
                 output::approvals(self.format, &self.status()?);
                 Ok(EXIT_DONE)
@@ -106,7 +110,11 @@ impl Session {
                 output::slot(self.format, &self.slot(&name)?);
                 Ok(EXIT_DONE)
             }
-            SlotVerb::Init { name, free_slot, so_pin, confirm } => {
+            SlotVerb::Init { name, free_slot, so_cards: SoCards { so_cards: true, at }, confirm, .. } => {
+                let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
+                self.by_so_cards(&name, &SoCardsUse::Init { free_slot }, at, confirmed, Vec::new())
+            }
+            SlotVerb::Init { name, free_slot, so_pin, confirm, .. } => {
                 let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
                 let pin = so_pin.source().read(SecretRole::SoPin)?;
                 self.slot(&name)?;
@@ -129,7 +137,7 @@ impl Session {
                     self.present_code("Code", &name, &found, code)?
                 };
                 let order = |confirmed| Order::Activate { slot: name.clone(), confirmed };
-                self.carry_out(&name, order, confirmed, secrets)
+                self.carry_out_at_pad(&found, &name, order, confirmed, secrets)
             }
             SlotVerb::Deactivate { name, confirm } => {
                 let order = if Confirm::from(confirm).is(CONFIRM_END_CALL)? {
@@ -160,7 +168,7 @@ impl Session {
                     Knowledge::Service => "service",
                     Knowledge::Whole => "whole",
                     // Other persons, or the same in another order, are a switch too.
-                    Knowledge::Parts(_) | Knowledge::Shares(..) => "",
+                    Knowledge::Parts(_) | Knowledge::Shares(..) | Knowledge::Cards { .. } => "",
                 };
                 let switches = found.slot.knowledge.kind != stays;
                 if switches {
@@ -180,7 +188,7 @@ impl Session {
                     confirmed,
                     accept: accept.clone(),
                 };
-                self.carry_out(&name, order, confirmed, secrets)
+                self.carry_out_at_pad(&found, &name, order, confirmed, secrets)
             }
             SlotVerb::Split { name, m, n, custodians, code, accept: Accept { accept }, confirm } => {
                 let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
@@ -199,7 +207,44 @@ impl Session {
                     confirmed,
                     accept: accept.clone(),
                 };
-                self.carry_out(&name, order, confirmed, secrets)
+                self.carry_out_at_pad(&found, &name, order, confirmed, secrets)
+            }
+            SlotVerb::Cards { name, k, users, with_code, code, new_code, at, accept: Accept { accept }, confirm } => {
+                let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
+                let code = code.source().read(SecretRole::Code)?;
+                let new_code = new_code.source().read(SecretRole::NewCode)?;
+                let found = self.slot(&name)?;
+                let n = u8::try_from(users.len()).unwrap_or(u8::MAX);
+                explain(&Knowledge::Cards { k, n, with_code })?;
+                let mut secrets = self.present_code("Present code", &name, &found, code)?;
+                self.new_code(&name, with_code, new_code, &mut secrets)?;
+                let at = wire::At::from(at);
+                let order = |confirmed| Order::SlotCards {
+                    slot: name.clone(),
+                    k,
+                    users: users.clone(),
+                    with_code,
+                    confirmed,
+                    accept: accept.clone(),
+                    at: at.clone(),
+                };
+                self.begin_for_slot(&name, order, confirmed, secrets)
+            }
+            SlotVerb::AdminCards { name, k, holders, so_pin, so_cards, at, confirm } => {
+                let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
+                let so_pin = so_pin.source().read(SecretRole::SoPin)?;
+                self.slot(&name)?;
+                meaning::warn_of_administrators(k, u8::try_from(holders.len()).unwrap_or(u8::MAX));
+                let secrets = so_pin_of(&name, so_pin, !so_cards)?;
+                let at = wire::At::from(at);
+                let order = |confirmed| Order::AdministratorCards {
+                    slot: name.clone(),
+                    k,
+                    holders: holders.clone(),
+                    confirmed,
+                    at: at.clone(),
+                };
+                self.begin_for_slot(&name, order, confirmed, secrets)
             }
             SlotVerb::Share { name, reset: true, .. } => {
                 self.carry_out(&name, |_| Order::Reset { slot: name.clone() }, true, Vec::new())
@@ -209,7 +254,7 @@ impl Session {
                 let code = code.source().read(SecretRole::Code)?;
                 self.share(&name, code, confirmed)
             }
-            SlotVerb::Unblock { name, to, so_pin, new_code, accept: Accept { accept }, confirm } => {
+            SlotVerb::Unblock { name, to, so_pin, so_cards, new_code, accept: Accept { accept }, confirm } => {
                 let confirmed = confirm.is(CONFIRM_LAST_TRY)?;
                 let so_pin = so_pin.source().read(SecretRole::SoPin)?;
                 let new_code = new_code.source().read(SecretRole::NewCode)?;
@@ -219,13 +264,24 @@ impl Session {
                 if asks {
                     explain_unblock(to)?;
                 }
-                let mut secrets = so_pin_of(&name, so_pin, asks)?;
+                let mut secrets = so_pin_of(&name, so_pin, asks && !so_cards.so_cards)?;
                 self.new_code(&name, asks && matches!(to, ModeWord::Manual), new_code, &mut secrets)?;
+                if so_cards.so_cards {
+                    let then = SoCardsUse::Unblock { to: to.mode(), accept };
+                    return self.by_so_cards(&name, &then, so_cards.at, confirmed, secrets);
+                }
                 let order =
                     |confirmed| Order::Unblock { slot: name.clone(), to: to.mode(), confirmed, accept: accept.clone() };
                 self.carry_out(&name, order, confirmed, secrets)
             }
-            SlotVerb::Decommission { name, without_token, so_pin, accept: Accept { accept }, mut confirm } => {
+            SlotVerb::Decommission {
+                name,
+                without_token,
+                so_pin,
+                so_cards,
+                accept: Accept { accept },
+                mut confirm,
+            } => {
                 let so_pin = so_pin.source().read(SecretRole::SoPin)?;
                 let found = self.slot(&name)?;
                 let text = wire::decommission_text(&found.slot.name);
@@ -238,6 +294,10 @@ impl Session {
                     confirm.push(text);
                 }
                 let confirmed = confirm.iter().any(|typed| typed == CONFIRM_LAST_TRY);
+                if so_cards.so_cards {
+                    let then = SoCardsUse::Decommission { confirm, accept };
+                    return self.by_so_cards(&name, &then, so_cards.at, confirmed, Vec::new());
+                }
                 let secrets = so_pin_of(&name, so_pin, !without_token && !found.slot.is_active())?;
                 let order = |confirmed: bool| {
                     let mut confirm = confirm.clone();
@@ -249,6 +309,21 @@ impl Session {
                 self.carry_out(&name, order, confirmed, secrets)
             }
         }
+    }
+
+    /// Initialises, unblocks or decommissions by the SO PIN of cards.
+    fn by_so_cards(
+        &self,
+        name: &str,
+        then: &SoCardsUse,
+        at: At,
+        confirmed: bool,
+        secrets: Vec<(SecretRole, Secret)>,
+    ) -> Result<u8, Refused> {
+        let at = wire::At::from(at);
+        let order =
+            |confirmed| Order::BySoCards { slot: name.to_owned(), then: then.clone(), confirmed, at: at.clone() };
+        self.begin_for_slot(name, order, confirmed, secrets)
     }
 
     /// Shows what is to be approved, asks for its code where there is a terminal, approves.
@@ -271,7 +346,7 @@ impl Session {
         self.done(&format!("request {id} is approved; its requester gives the order once more, within 5 minutes"))
     }
 
-    fn done(&self, sentence: &str) -> Result<u8, Refused> {
+    pub(super) fn done(&self, sentence: &str) -> Result<u8, Refused> {
         match self.format {
             Format::Json => output::json(&serde_json::json!({"schema": SCHEMA, "done": sentence})),
             Format::Table => output::line(sentence),
@@ -279,9 +354,9 @@ impl Session {
         Ok(EXIT_DONE)
     }
 
-    fn status(&self) -> Result<StatusView, Refused> {
+    pub(super) fn status(&self) -> Result<StatusView, Refused> {
         match self.client.ask(Ask::Status, &[])? {
-            Answered::Status(status) => Ok(status),
+            Answered::Status(status) => Ok(*status),
             _ => Err(Own::OtherVersion.into()),
         }
     }
@@ -304,7 +379,9 @@ impl Session {
     ) -> Result<Vec<(SecretRole, Secret)>, Refused> {
         let helpless = [StateName::Uninitialised, StateName::Blocked, StateName::Activating, StateName::Changing];
         let helpless = helpless.iter().any(|state| found.slot.state == state.word());
-        let wanted = found.slot.mode == mode_word(Mode::Manual) && !helpless && found.slot.collection.is_none();
+        let cards_alone = found.slot.knowledge.cards.as_ref().is_some_and(|set| !set.with_code);
+        let manual = found.slot.mode == mode_word(Mode::Manual) && !cards_alone;
+        let wanted = manual && !helpless && found.slot.collection.is_none();
         let code = match (given_code, shares::of_several(&found.slot)) {
             (None, None) if wanted && secret::on_terminal() => {
                 Some(secret::ask(SecretRole::Code, &format!("{what} of {name}"), false)?)
@@ -344,6 +421,30 @@ impl Session {
         secrets: Vec<(SecretRole, Secret)>,
     ) -> Result<u8, Refused> {
         let answered = self.order(order, confirmed, &secrets);
+        self.told(name, answered)
+    }
+
+    /// The same where cards may open the slot: whatever needs its code calls their users to the pad.
+    fn carry_out_at_pad(
+        &self,
+        found: &SlotDetail,
+        name: &str,
+        order: impl Fn(bool) -> Order,
+        confirmed: bool,
+        secrets: Vec<(SecretRole, Secret)>,
+    ) -> Result<u8, Refused> {
+        if found.slot.knowledge.cards.is_some() {
+            return self.begin_for_slot(name, order, confirmed, secrets);
+        }
+        self.carry_out(name, order, confirmed, secrets)
+    }
+
+    /// Says how an order about a slot ended; answers with the exit code.
+    pub(super) fn told(
+        &self,
+        name: &str,
+        answered: Result<(Answered, Option<Secret>), Refused>,
+    ) -> Result<u8, Refused> {
         match answered.map_err(|refused| self.name_unreachable(name, refused))? {
             (Answered::Waits(progress), _) => self.waits(name, &progress),
             (Answered::Share { x, m, n }, Some(share)) => self.shown(name, (x, m, n), &share),
@@ -376,13 +477,18 @@ impl Session {
         self.interrupts.order_sent(false);
         match answered {
             Err(refused) if refused.problem.is(Refusal::LastTryUnconfirmed) && !confirmed && secret::on_terminal() => {
-                output::aside(&format!("{}.", refused.problem.sentence));
-                typed(&format!("Type `{CONFIRM_LAST_TRY}` to go on: "), CONFIRM_LAST_TRY)?;
+                self.ask_last_try(&refused.problem.sentence)?;
                 self.interrupts.order_sent(true);
                 self.client.ask_for_share(Ask::Order(order(true)), secrets)
             }
             answered => answered,
         }
+    }
+
+    /// Has somebody at the terminal confirm what could be the last try.
+    pub(super) fn ask_last_try(&self, sentence: &str) -> Result<(), Problem> {
+        output::aside(&format!("{sentence}."));
+        typed(&format!("Type `{CONFIRM_LAST_TRY}` to go on: "), CONFIRM_LAST_TRY)
     }
 
     /// Which applications could not be told to let go stands in the refusal.
@@ -473,7 +579,7 @@ fn so_pin_of(name: &str, given_pin: Option<Secret>, wanted: bool) -> Result<Vec<
 }
 
 /// Asks for a text that is not secret.
-fn typed(prompt: &str, text: &str) -> Result<(), Problem> {
+pub(super) fn typed(prompt: &str, text: &str) -> Result<(), Problem> {
     if line_typed(prompt)? == text {
         return Ok(());
     }

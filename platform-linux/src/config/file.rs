@@ -11,6 +11,7 @@ use slotwarden_core::limits::{
 use slotwarden_core::person::{Role, Roles};
 
 use super::application::{ApplicationTable, check_applications};
+use super::cards::{CardsTable, LevelWord, SecurityLevel, check_cards};
 use super::protected;
 use super::{
     CALLS_IN_FLIGHT_MAX, ConfigProblem, HsmSettings, LOOK_INTERVAL_S_MAX, NAME_CHARS_MAX, PersonSettings, Settings,
@@ -75,6 +76,8 @@ fn check_file(file: ConfigFile, digest: [u8; 32], protected: Vec<u8>) -> Result<
     let applications = check_applications(file.application, &mut problems);
     let slots = check_slots(&file.slot, &names, &mut problems);
     let persons = check_persons(&file.person, &mut problems);
+    let security_level = file.security_level.map_or(SecurityLevel::None, SecurityLevel::from);
+    let cards = check_cards(file.cards.unwrap_or_default(), security_level, &mut problems);
     if !problems.0.is_empty() {
         return Err(problems.0);
     }
@@ -87,6 +90,8 @@ fn check_file(file: ConfigFile, digest: [u8; 32], protected: Vec<u8>) -> Result<
         applications,
         persons,
         tries,
+        security_level,
+        cards,
         digest,
         protected,
     })
@@ -99,8 +104,10 @@ struct ConfigFile {
     state_dir: PathBuf,
     socket: PathBuf,
     tries: Option<u8>,
+    security_level: Option<LevelWord>,
     seal: Option<SealTable>,
     hsm: HsmSettings,
+    cards: Option<CardsTable>,
     #[serde(default)]
     slot: Vec<SlotTable>,
     #[serde(default)]

@@ -170,7 +170,9 @@ pub fn differences(approved: &[u8], offered: &[u8]) -> Vec<String> {
         }
         match (old, new) {
             (Value::Array(_) | Value::Null, Value::Array(_) | Value::Null) => of_list(&key, old, new, &mut found),
-            (Value::Object(_), Value::Object(_)) => of_table(&format!("[{key}]"), old, new, true, &mut found),
+            (Value::Object(_), Value::Object(_) | Value::Null) | (Value::Null, Value::Object(_)) => {
+                of_table(&format!("[{key}]"), old, new, true, &mut found)
+            }
             _ => found.push(format!("{key}: {old} becomes {new}")),
         }
     }
@@ -278,6 +280,8 @@ roles = ["approver"]
         for (from, to, difference) in [
             ("/m.so", "/evil.so", "[hsm]: module: \"/m.so\" becomes \"/evil.so\""),
             ("state_dir", "tries = 9\nstate_dir", "tries: 3 becomes 9"),
+            ("[hsm]", "[cards]\nexclude = [\"x\"]\n[hsm]", "[cards]: exclude: null becomes [\"x\"]"),
+            ("state_dir", "security_level = \"cards\"\nstate_dir", "security_level: null becomes \"cards\""),
             ("[1002]", "[1002, 1001000]", "person bob: uids: [1002] becomes [1002,1001000]"),
             ("[\"approver\"]", "[\"administrator\"]", "person bob: roles: [\"approver\"] becomes [\"administrator\"]"),
             ("\"bob\"", "\"eve\"", "person bob is gone"),

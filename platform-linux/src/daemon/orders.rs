@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use slotwarden_core::Refusal;
 use slotwarden_core::approval::ApprovalCode;
+use slotwarden_core::ceremony::{CardOrder, SoUse};
 use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::{ApplicationSet, SlotId};
 use slotwarden_core::limits::{CODE_CHARS_MAX, PLACE_BYTES};
@@ -18,7 +19,7 @@ use crate::cli::CONFIRM_LAST_TRY;
 use crate::devices::{Applications, Hsm, Store};
 use crate::names::Peer;
 use crate::problem::Problem;
-use crate::wire::{self, Ask, Order, SecretRole};
+use crate::wire::{self, Ask, CardTask, Order, SecretRole, SoCardsUse};
 use crate::{config, control};
 
 impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
@@ -57,7 +58,16 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::DualControl { .. }
             | Order::AdoptConfiguration
             | Order::Split { .. }
-            | Order::Reset { .. } => None,
+            | Order::Reset { .. }
+            | Order::Cards { .. }
+            | Order::SlotCards { .. }
+            | Order::AdministratorCards { .. }
+            | Order::CardLost { .. }
+            | Order::AnswerCeremony { .. }
+            | Order::CancelCeremony { .. } => None,
+            Order::BySoCards { then: SoCardsUse::Init { .. }, .. } => Some(CommandKind::Init),
+            Order::BySoCards { then: SoCardsUse::Unblock { .. }, .. } => Some(CommandKind::Unblock),
+            Order::BySoCards { then: SoCardsUse::Decommission { .. }, .. } => Some(CommandKind::Decommission),
         };
         // Who may not is refused by the core at once, which also records it.
         if hold
@@ -86,8 +96,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Order::ChangeCode { accept, .. }
             | Order::Mode { accept, .. }
             | Order::Split { accept, .. }
-            | Order::Unblock { accept, .. } => accept,
-            Order::Decommission { confirm, accept, .. } => {
+            | Order::Unblock { accept, .. }
+            | Order::SlotCards { accept, .. }
+            | Order::BySoCards { then: SoCardsUse::Unblock { accept, .. }, .. } => accept,
+            Order::Decommission { confirm, accept, .. }
+            | Order::BySoCards { then: SoCardsUse::Decommission { confirm, accept }, .. } => {
                 let text = wire::decommission_text(&self.names.slot_name(slot.unwrap_or(SlotId(0))));
                 if !confirm.contains(&text) {
                     return Err(Problem::from(Refusal::DecommissionUnconfirmed).with(format!("--confirm {text:?}")));
@@ -104,7 +117,13 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::DualControl { .. }
             | Order::AdoptConfiguration
             | Order::Share { .. }
-            | Order::Reset { .. } => return Ok(ApplicationSet::NONE),
+            | Order::Reset { .. }
+            | Order::Cards { .. }
+            | Order::AdministratorCards { .. }
+            | Order::BySoCards { then: SoCardsUse::Init { .. }, .. }
+            | Order::CardLost { .. }
+            | Order::AnswerCeremony { .. }
+            | Order::CancelCeremony { .. } => return Ok(ApplicationSet::NONE),
         };
         self.names.application_set(accept)
     }
@@ -130,6 +149,15 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let names = match order {
             Order::Mode { parts, .. } => parts,
             Order::Split { custodians, .. } => custodians,
+            Order::SlotCards { users, .. } => users,
+            Order::AdministratorCards { holders, .. } => holders,
+            Order::Cards {
+                task:
+                    CardTask::CreateSet { holders, .. }
+                    | CardTask::ReplaceSet { holders, .. }
+                    | CardTask::Rotate { holders, .. },
+                ..
+            } => holders,
             Order::Boot
             | Order::Activate { .. }
             | Order::Deactivate { .. }
@@ -143,7 +171,12 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::DualControl { .. }
             | Order::AdoptConfiguration
             | Order::Share { .. }
-            | Order::Reset { .. } => return Ok(Roster::NOBODY),
+            | Order::Reset { .. }
+            | Order::Cards { .. }
+            | Order::BySoCards { .. }
+            | Order::CardLost { .. }
+            | Order::AnswerCeremony { .. }
+            | Order::CancelCeremony { .. } => return Ok(Roster::NOBODY),
         };
         let persons = names.iter().map(|name| self.names.person(name)).collect::<Result<Vec<_>, _>>()?;
         Ok(Roster::new(&persons)?)
@@ -167,11 +200,20 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Withdraw { .. }
             | Order::DualControl { .. }
             | Order::AdoptConfiguration
-            | Order::Reset { .. } => &[],
+            | Order::Reset { .. }
+            | Order::Cards { .. }
+            | Order::BySoCards { then: SoCardsUse::Init { .. } | SoCardsUse::Decommission { .. }, .. }
+            | Order::CardLost { .. }
+            | Order::AnswerCeremony { .. }
+            | Order::CancelCeremony { .. } => &[],
+            Order::BySoCards { then: SoCardsUse::Unblock { .. }, .. } => &[SecretRole::NewCode],
+            Order::AdministratorCards { .. } => &[SecretRole::SoPin],
             Order::Activate { .. } | Order::Split { .. } | Order::Share { .. } => &[SecretRole::Code],
             Order::Init { .. } | Order::Decommission { .. } => &[SecretRole::SoPin],
             Order::Unblock { .. } => &[SecretRole::SoPin, SecretRole::NewCode],
-            Order::ChangeCode { .. } | Order::Mode { .. } => &[SecretRole::Code, SecretRole::NewCode],
+            Order::ChangeCode { .. } | Order::Mode { .. } | Order::SlotCards { .. } => {
+                &[SecretRole::Code, SecretRole::NewCode]
+            }
         };
         for (place, (role, secret)) in secrets.iter().enumerate() {
             let twice = secrets.iter().take(place).any(|(before, _)| before == role);
@@ -192,6 +234,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         }
         // Before a secret is in the Safe, so that a refusal leaves none there.
         let quorum = if let Order::Split { m, n, .. } = order { Some(Quorum::new(*m, *n)?) } else { None };
+        let cards = self.card_part(order, named)?;
         let slot = slot.unwrap_or(SlotId(0));
         let mut filled = Vec::with_capacity(secrets.len());
         for (role, secret) in secrets {
@@ -253,6 +296,46 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             }
             Order::Share { confirmed, .. } => Command::Share { slot, code, confirmed: *confirmed },
             Order::Reset { .. } => Command::Reset { slot },
+            Order::Cards { .. } => {
+                let task = cards.task.ok_or(Refusal::UnknownCard)?;
+                Command::Cards { order: CardOrder { task, at: cards.at } }
+            }
+            Order::SlotCards { with_code, confirmed, .. } => Command::SlotCards {
+                slot,
+                quorum: cards.quorum.ok_or(Refusal::QuorumInvalid)?,
+                holders: named,
+                with_code: *with_code,
+                code,
+                new_code,
+                confirmed: *confirmed,
+                accept,
+                at: cards.at,
+            },
+            Order::AdministratorCards { confirmed, .. } => Command::AdministratorCards {
+                slot,
+                quorum: cards.quorum.ok_or(Refusal::QuorumInvalid)?,
+                holders: named,
+                so_pin: id(SecretRole::SoPin),
+                confirmed: *confirmed,
+                at: cards.at,
+            },
+            Order::BySoCards { then, confirmed, .. } => {
+                let then = match then {
+                    SoCardsUse::Init { free_slot } => SoUse::Init { free_slot: *free_slot },
+                    SoCardsUse::Unblock { to, .. } => SoUse::Unblock { to: *to, new_code, accept },
+                    SoCardsUse::Decommission { .. } => SoUse::Decommission { accept },
+                };
+                Command::BySoCards { slot, then, confirmed: *confirmed, at: cards.at }
+            }
+            Order::CardLost { credential, .. } => {
+                let serial = cards.serial.ok_or(Refusal::UnknownCard)?;
+                Command::CardLost { serial, credential: *credential }
+            }
+            Order::AnswerCeremony { yes, confirmed, .. } => {
+                let id = cards.id.ok_or(Refusal::NoCeremony)?;
+                Command::AnswerCeremony { id, yes: *yes, confirmed: *confirmed }
+            }
+            Order::CancelCeremony { .. } => Command::CancelCeremony { id: cards.id.ok_or(Refusal::NoCeremony)? },
         })
     }
 }
@@ -265,8 +348,15 @@ impl Order {
             | Order::Approve { .. }
             | Order::Withdraw { .. }
             | Order::DualControl { .. }
-            | Order::AdoptConfiguration => None,
-            Order::Activate { slot, .. }
+            | Order::AdoptConfiguration
+            | Order::Cards { .. }
+            | Order::CardLost { .. }
+            | Order::AnswerCeremony { .. }
+            | Order::CancelCeremony { .. } => None,
+            Order::SlotCards { slot, .. }
+            | Order::AdministratorCards { slot, .. }
+            | Order::BySoCards { slot, .. }
+            | Order::Activate { slot, .. }
             | Order::Deactivate { slot }
             | Order::EndCall { slot }
             | Order::Init { slot, .. }

@@ -1,16 +1,32 @@
-//! What clients may read: status, one slot, the audit log. Names are joined here.
+//! What clients may read: status, one slot, the audit log, ceremonies and cards. Names are
+//! joined here.
 
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::thread;
+
+use sha2::{Digest as _, Sha256};
 use slotwarden_core::Refusal;
+use slotwarden_core::card::sets::SetSubject;
+use slotwarden_core::ceremony::CeremonyId;
 use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::SlotId;
 
+use tracing::warn;
+
 use super::Loop;
-use crate::devices::{Applications, Hsm, Store};
+use crate::audit::{hex, unhex};
+use crate::devices::{Applications, Hsm, Store, TranscriptPart};
 use crate::names::Peer;
-use crate::problem::Problem;
+use crate::problem::{Own, Problem};
 use crate::random::FirstSource;
-use crate::status_json::{self, SCHEMA, SlotDetail, StatusView, Surroundings};
-use crate::wire::{AUDIT_PAGE, Answered, Ask, AuditPage, CHECKPOINT_PAGE, CheckpointPage, FreeTokenView};
+use crate::status_json::{self, CardsView, SCHEMA, SlotDetail, StatusView, Surroundings, card_view};
+use crate::wire::{
+    AUDIT_PAGE, Answered, Ask, AuditPage, CHECKPOINT_PAGE, CheckpointPage, FreeTokenView, TRANSCRIPT_PAGE,
+    TranscriptPage,
+};
 use crate::{config, control};
 
 impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
@@ -20,7 +36,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         match &request.ask {
             Ask::Status => {
                 reads(CommandKind::ReadStatus)?;
-                Ok(Some(Answered::Status(self.status())))
+                Ok(Some(Answered::Status(Box::new(self.status()))))
             }
             Ask::Slot { slot } => {
                 reads(CommandKind::ReadStatus)?;
@@ -41,6 +57,18 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 reads(CommandKind::ReadAudit)?;
                 Ok(Some(Answered::Checkpoints(self.checkpoints(*skip)?)))
             }
+            Ask::Ceremony { .. } => {
+                reads(CommandKind::ReadStatus)?;
+                Ok(Some(Answered::Ceremony(Box::new(self.ceremony_now(request.peer)))))
+            }
+            Ask::Transcript { id, first } => {
+                reads(CommandKind::ReadStatus)?;
+                Ok(Some(Answered::Transcript(Box::new(self.transcript(id, *first)?))))
+            }
+            Ask::Cards => {
+                reads(CommandKind::ReadStatus)?;
+                Ok(Some(Answered::Cards(self.cards())))
+            }
             Ask::Order(_) => Ok(None),
         }
     }
@@ -60,8 +88,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     pub(super) fn surroundings(&self) -> Surroundings {
         Surroundings {
             seal: self.devices.store.seal().to_owned(),
+            security_level: self.security_level,
             module: self.devices.hsm.description(),
             random: self.first_source.map_or("not drawn yet", FirstSource::pair).to_owned(),
+            readers: self.devices.cards.readers(),
+            wall_s: self.now().wall_s,
         }
     }
 
@@ -96,6 +127,63 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         })
     }
 
+    /// Every card that is known, and the readers.
+    pub(super) fn cards(&self) -> CardsView {
+        let slot_subjects = self.owners.iter().enumerate().flat_map(|(place, owner)| {
+            let slot = u8::try_from(place).ok().map(|number| self.names.slot_name(SlotId(number)));
+            [SetSubject::Users(*owner), SetSubject::Administrators(*owner)].map(|subject| (subject, slot.clone()))
+        });
+        let subjects = std::iter::once((SetSubject::BackupKey, None)).chain(slot_subjects);
+        let sets: Vec<_> =
+            subjects.filter_map(|(subject, slot)| Some((subject, slot, self.service.card_sets(subject)?))).collect();
+        CardsView {
+            schema: SCHEMA,
+            cards: self.service.card_entries().iter().map(|entry| card_view(entry, &sets, &self.names)).collect(),
+            readers: self.devices.cards.readers(),
+        }
+    }
+
+    pub(super) fn transcript(&mut self, id: &str, first: u16) -> Result<TranscriptPage, Problem> {
+        let id = ceremony_id(id)?;
+        let TranscriptPart { all, lines, end } =
+            self.devices.store.transcript(id, first, usize::from(TRANSCRIPT_PAGE))?;
+        if all == 0 {
+            return Err(Own::NoTranscript.with(id.to_string()));
+        }
+        Ok(TranscriptPage {
+            id: id.0,
+            all,
+            lines,
+            end: end.map(|end| (end.head, end.signature.to_vec())),
+            node_key: self.devices.store.node_key(),
+            slots: self.names.slots.iter().map(|slot| slot.name.clone()).collect(),
+            applications: self.names.applications.clone(),
+            persons: self.names.numbered.iter().map(|(name, person)| (name.clone(), person.0)).collect(),
+            readers: self.devices.cards.readers(),
+            module: self.devices.hsm.description(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            program: String::new(),
+        })
+    }
+
+    /// Answers with a transcript. Which program this is is known once its file was read, which
+    /// takes a while: by a thread, the first time somebody wants to know.
+    pub(super) fn answer_transcript(&self, answer: SyncSender<control::Reply>, page: TranscriptPage) {
+        let program = Arc::clone(&self.program);
+        let told = move || {
+            let program = program.get_or_init(program_hash).clone();
+            // A client that left is not told.
+            let _ = answer.try_send(Answered::Transcript(Box::new(TranscriptPage { program, ..page })).into());
+        };
+        if self.program.get().is_some() {
+            return told();
+        }
+        if let Err(error) = thread::Builder::new().name("program hash".into()).spawn(told) {
+            // Its end of the answer is gone: the client finds its connection closed.
+            warn!("no transcript was shown: {error}");
+        }
+    }
+
     pub(super) fn audit(&mut self, first: Option<u64>, count: u32) -> Result<AuditPage, Problem> {
         let count = count.min(AUDIT_PAGE);
         let last = self.service.chain().sequence;
@@ -115,4 +203,30 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             checkpoints: page.map(|found| (found.sequence, found.head, found.signature.to_vec())).collect(),
         })
     }
+}
+
+/// The ceremony that people name by its 16 hexadecimal digits.
+///
+/// # Errors
+/// [`Own::NoTranscript`]: no ceremony has such a name.
+pub(super) fn ceremony_id(text: &str) -> Result<CeremonyId, Problem> {
+    unhex(&text.to_ascii_lowercase()).map(CeremonyId).ok_or_else(|| Own::NoTranscript.with(text))
+}
+
+/// SHA-256 of the file that this program was started from, read through the kernel's name for
+/// it, so that a file put in its place since does not count.
+fn program_hash() -> String {
+    let mut hash = Sha256::new();
+    let mut part = vec![0; 64 * 1024];
+    let read = File::open("/proc/self/exe").and_then(|mut file| {
+        loop {
+            match file.read(&mut part) {
+                Ok(0) => return Ok(()),
+                Ok(length) => hash.update(&part[..length]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    });
+    read.map_or_else(|error| format!("not known: {error}"), |()| hex(&hash.finalize()))
 }

@@ -63,15 +63,26 @@ impl InFlight {
             HsmAnswer::Unblocked => matches!(self.order, Order::Unblock),
             HsmAnswer::Erased(_) => matches!(self.order, Order::Erase),
             HsmAnswer::Settled => self.order == Order::Settle,
+            HsmAnswer::BackupKeysPut => matches!(self.order, Order::PutBackupKeys { .. }),
+            HsmAnswer::BackupKeysKept { .. } => matches!(self.order, Order::KeepBackupKeys { .. }),
+            HsmAnswer::SoPinSet => self.order == Order::SetSoPin,
         }
     }
 
-    /// Whether a PIN change makes such a call, and makes another after it.
+    /// Whether a change of a PIN or of the backup keys makes such a call, and makes another after it.
     pub(super) fn may_be_of_a_change(&self) -> bool {
-        matches!(
-            self.order,
-            Order::Login | Order::Logout | Order::SetPin | Order::Initialise { .. } | Order::Unblock | Order::Erase
-        )
+        match self.order {
+            Order::Login
+            | Order::Logout
+            | Order::SetPin
+            | Order::Initialise { .. }
+            | Order::Unblock
+            | Order::Erase
+            | Order::PutBackupKeys { .. }
+            | Order::KeepBackupKeys { .. }
+            | Order::SetSoPin => true,
+            Order::Observe | Order::Settle | Order::Random | Order::Look => false,
+        }
     }
 }
 
@@ -154,9 +165,10 @@ impl Link {
             return End::Ended;
         }
         let orders = || self.in_flight.values().map(|call| call.order);
-        let unread = if orders()
-            .any(|order| matches!(order, Order::SetPin | Order::Initialise { .. } | Order::Unblock | Order::Erase))
-        {
+        let rewrites_a_pin = |order| {
+            matches!(order, Order::SetPin | Order::Initialise { .. } | Order::Unblock | Order::Erase | Order::SetSoPin)
+        };
+        let unread = if orders().any(rewrites_a_pin) {
             Some(Rewrites::Pin)
         } else {
             (!logins_too && orders().any(|order| order == Order::Login)).then_some(Rewrites::Flags)

@@ -1,10 +1,12 @@
-//! What the security officer's PIN does to a token that is in use: unblock it, erase it.
+//! What the security officer's PIN does to a token that is in use: unblock it, erase it, and
+//! give way to another SO PIN.
 //!
-//! Everything is looked at before the SO logs in. An SO's session is used for `C_InitPIN`
-//! and nothing else: a `C_SetPIN` in it would change the SO PIN. It is logged out before the
-//! answer, and where that fails it is closed, which logs out too.
+//! Everything is looked at before the SO logs in. An SO's session is used for one call and
+//! nothing else: `C_InitPIN`, or the `C_SetPIN` that changes the SO PIN (PKCS#11 v3.1, section
+//! 5.6.8: it changes the PIN of whoever is logged in). It is logged out before the answer, and
+//! where that fails it is closed, which logs out too.
 //!
-//! The function in a failure says how far it came: one that names `C_InitPIN` or
+//! The function in a failure says how far it came: one that names `C_InitPIN`, `C_SetPIN` or
 //! `C_InitToken` leaves open what the token has, every other was before. Once such a call
 //! said yes, whatever fails after it is an unknown outcome, never a call that was not made:
 //! the core would forget the code that now rules.
@@ -12,7 +14,9 @@
 use std::sync::PoisonError;
 use std::thread;
 
-use cryptoki::session::{SessionState, UserType};
+use cryptoki::error::Error;
+use cryptoki::session::{Session, SessionState, UserType};
+use cryptoki::types::AuthPin;
 use slotwarden_core::fault::{Function, HsmFailure, Refusal, rv};
 use slotwarden_core::token::{LoginState, TokenState};
 
@@ -28,18 +32,40 @@ impl Token {
         let so_pin = pin(call, 0, Function::Login)?;
         let new = pin(call, 1, Function::InitPin)?;
         self.refuse_unusable(true)?;
+        self.as_so(session, &so_pin, Function::InitPin, |open| open.init_pin(&new))
+    }
+
+    /// Gives the token another SO PIN; its user PIN and its objects stay.
+    pub(super) fn set_so_pin(&mut self, session: &mut Kept, call: &mut Call) -> Result<(), HsmFailure> {
+        let old = pin(call, 0, Function::Login)?;
+        let new = pin(call, 1, Function::SetPin)?;
+        self.refuse_unusable(false)?;
+        self.as_so(session, &old, Function::SetPin, |open| open.set_pin(&old, &new))?;
+        // Until the module's files are durable a power cut may bring the old SO PIN back; whoever
+        // hears that they are not keeps both.
+        self.settle()
+    }
+
+    /// Logs the SO in, makes one call that rewrites a PIN, and logs the SO out.
+    fn as_so(
+        &self,
+        session: &mut Kept,
+        so_pin: &AuthPin,
+        function: Function,
+        change: impl FnOnce(&Session) -> Result<(), Error>,
+    ) -> Result<(), HsmFailure> {
         let (open, state) = self.open(session)?;
         if login_state(state) != LoginState::Public {
             return Err(HsmFailure::AlreadyLoggedIn);
         }
         {
             let _marked = self.module.marked(Rewrites::Flags);
-            let made = self.module.call(|_| open.login(UserType::So, Some(&so_pin)));
+            let made = self.module.call(|_| open.login(UserType::So, Some(so_pin)));
             made.map_err(|error| failure(&error, Function::Login))?;
         }
-        let set = may_init_pin(self.session_state(open)).and_then(|()| {
+        let set = is_so_session(self.session_state(open), function).and_then(|()| {
             let _marked = self.module.marked(Rewrites::Pin);
-            self.module.call(|_| open.init_pin(&new)).map_err(|error| failure(&error, Function::InitPin))
+            self.module.call(|_| change(open)).map_err(|error| failure(&error, function))
         });
         self.leave_so_session(session);
         set
@@ -106,13 +132,14 @@ impl Token {
     }
 }
 
-/// `C_InitPIN` is called in a session that says "security officer, read-write", nowhere else.
-fn may_init_pin(state: Result<SessionState, HsmFailure>) -> Result<(), HsmFailure> {
+/// A PIN is changed by the SO in a session that says "security officer, read-write", nowhere
+/// else: in a user's session `C_SetPIN` would change the user PIN.
+fn is_so_session(state: Result<SessionState, HsmFailure>, function: Function) -> Result<(), HsmFailure> {
     match state {
         Ok(SessionState::RwSecurityOfficer) => Ok(()),
         // Not called; the code says so (rule 4 of a token PIN change).
         Ok(SessionState::RwUser | SessionState::RoUser | SessionState::RwPublic | SessionState::RoPublic) | Err(_) => {
-            Err(HsmFailure::Pkcs11 { code: rv::USER_NOT_LOGGED_IN, function: Function::InitPin })
+            Err(HsmFailure::Pkcs11 { code: rv::USER_NOT_LOGGED_IN, function })
         }
     }
 }
@@ -126,13 +153,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pin_is_initialised_in_a_security_officers_session_only() {
-        let not_called = Err(HsmFailure::Pkcs11 { code: rv::USER_NOT_LOGGED_IN, function: Function::InitPin });
-        for state in [SessionState::RwUser, SessionState::RoUser, SessionState::RwPublic, SessionState::RoPublic] {
-            assert_eq!(may_init_pin(Ok(state)), not_called);
+    fn an_so_changes_a_pin_in_a_security_officers_session_only() {
+        for function in [Function::InitPin, Function::SetPin] {
+            let not_called = Err(HsmFailure::Pkcs11 { code: rv::USER_NOT_LOGGED_IN, function });
+            for state in [SessionState::RwUser, SessionState::RoUser, SessionState::RwPublic, SessionState::RoPublic] {
+                assert_eq!(is_so_session(Ok(state), function), not_called);
+            }
+            assert_eq!(is_so_session(Err(HsmFailure::TokenGone), function), not_called);
+            assert_eq!(is_so_session(Ok(SessionState::RwSecurityOfficer), function), Ok(()));
         }
-        assert_eq!(may_init_pin(Err(HsmFailure::TokenGone)), not_called);
-        assert_eq!(may_init_pin(Ok(SessionState::RwSecurityOfficer)), Ok(()));
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Token {
                 let free = self.free_token(&sightings, free_slot)?;
                 self.refuse_in_use(&free, session)?;
                 let label = self.wanted.label.clone().filter(|label| label.len() <= LABEL_BYTES);
-                let unnameable = HsmFailure::Pkcs11 { code: code::ARGUMENTS_BAD, function: Function::InitToken };
+                let unnameable = HsmFailure::Pkcs11 { code: rv::ARGUMENTS_BAD, function: Function::InitToken };
                 let label = label.ok_or(unnameable)?;
                 *session = None;
                 {

@@ -1,14 +1,15 @@
 //! The loaded PKCS#11 module, and how its errors become ours.
 
-use std::path::Path;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function as Called, Pkcs11};
 use cryptoki::error::{Error, Rv, RvError};
 use slotwarden_core::fault::{Function, HsmFailure, rv};
 
+use super::backup_keys::Bare;
 use super::callers::Callers;
 use super::lock::{Marked, Rewrites, WorkerLock};
 
@@ -23,16 +24,34 @@ pub(super) mod code {
     pub(crate) const GENERAL_ERROR: u64 = 0x05;
     /// `CKR_FUNCTION_FAILED`: our stand-in where cryptoki has an error without a code.
     pub(crate) const FUNCTION_FAILED: u64 = 0x06;
-    /// `CKR_ARGUMENTS_BAD`
-    pub(crate) const ARGUMENTS_BAD: u64 = 0x07;
+    /// `CKR_ATTRIBUTE_READ_ONLY`
+    pub(crate) const ATTRIBUTE_READ_ONLY: u64 = 0x10;
+    /// `CKR_ATTRIBUTE_TYPE_INVALID`
+    pub(crate) const ATTRIBUTE_TYPE_INVALID: u64 = 0x12;
+    /// `CKR_ATTRIBUTE_VALUE_INVALID`
+    pub(crate) const ATTRIBUTE_VALUE_INVALID: u64 = 0x13;
+    /// `CKR_ACTION_PROHIBITED`
+    pub(crate) const ACTION_PROHIBITED: u64 = 0x1B;
     /// `CKR_DEVICE_REMOVED`
     pub(crate) const DEVICE_REMOVED: u64 = 0x32;
+    /// `CKR_KEY_FUNCTION_NOT_PERMITTED`
+    pub(crate) const KEY_FUNCTION_NOT_PERMITTED: u64 = 0x68;
+    /// `CKR_MECHANISM_INVALID`
+    pub(crate) const MECHANISM_INVALID: u64 = 0x70;
+    /// `CKR_MECHANISM_PARAM_INVALID`
+    pub(crate) const MECHANISM_PARAM_INVALID: u64 = 0x71;
     /// `CKR_SESSION_CLOSED`
     pub(crate) const SESSION_CLOSED: u64 = 0xB0;
     /// `CKR_SESSION_HANDLE_INVALID`
     pub(crate) const SESSION_HANDLE_INVALID: u64 = 0xB3;
+    /// `CKR_TEMPLATE_INCOMPLETE`
+    pub(crate) const TEMPLATE_INCOMPLETE: u64 = 0xD0;
+    /// `CKR_TEMPLATE_INCONSISTENT`
+    pub(crate) const TEMPLATE_INCONSISTENT: u64 = 0xD1;
     /// `CKR_TOKEN_NOT_RECOGNIZED`
     pub(crate) const TOKEN_NOT_RECOGNIZED: u64 = 0xE1;
+    /// `CKR_CRYPTOKI_NOT_INITIALIZED`
+    pub(crate) const CRYPTOKI_NOT_INITIALIZED: u64 = 0x190;
 }
 
 /// A module that answered `C_Initialize`.
@@ -49,6 +68,8 @@ pub(crate) struct Module {
     /// How long one look waits for all slots together.
     pub(super) look_wait: Duration,
     lock: Option<WorkerLock>,
+    path: PathBuf,
+    bare: OnceLock<Option<Bare>>,
 }
 
 impl Module {
@@ -78,12 +99,19 @@ impl Module {
             look_hangs: AtomicBool::new(false),
             look_wait,
             lock,
+            path: path.to_path_buf(),
+            bare: OnceLock::new(),
         })
     }
 
     /// One call, counted and measured.
     pub(super) fn call<T>(&self, call: impl FnOnce(&Pkcs11) -> T) -> T {
         self.callers.call(|| call(&self.context))
+    }
+
+    /// The module's own function list, for what cryptoki does not offer.
+    pub(super) fn bare(&self) -> Option<&Bare> {
+        self.bare.get_or_init(|| Bare::load(&self.path)).as_ref()
     }
 
     /// Vendor, library and version, as `status` shows them.
@@ -162,9 +190,15 @@ fn function(called: Called) -> Function {
         Called::SetPIN => Function::SetPin,
         Called::InitToken => Function::InitToken,
         Called::InitPIN => Function::InitPin,
-        Called::FindObjectsInit | Called::FindObjects | Called::FindObjectsFinal | Called::GetAttributeValue => {
-            Function::FindObjects
-        }
+        Called::FindObjectsInit | Called::FindObjects | Called::FindObjectsFinal => Function::FindObjects,
+        Called::GetAttributeValue => Function::GetAttributeValue,
+        Called::CreateObject => Function::CreateObject,
+        Called::DestroyObject => Function::DestroyObject,
+        Called::WrapKey => Function::WrapKey,
+        Called::UnwrapKey => Function::UnwrapKey,
+        Called::SignInit | Called::Sign => Function::Sign,
+        Called::EncryptInit | Called::Encrypt => Function::Encrypt,
+        Called::GenerateKeyPair => Function::GenerateKeyPair,
         Called::GenerateRandom => Function::GenerateRandom,
         _ => Function::Other,
     }

@@ -3,7 +3,8 @@
 //! A login counts only from a session that said "public" immediately before (P33): after a
 //! `C_SetPIN` SoftHSM answers `USER_ALREADY_LOGGED_IN` even for a wrong PIN, and other
 //! modules take a cached login for a proven PIN (CVE-2023-40660). `C_SetPIN` happens only
-//! in a read-write user session: in a security officer's it would change the SO PIN.
+//! in a read-write user session: in a security officer's it would change the SO PIN, which
+//! has an order of its own ([`super::by_so`]).
 //! Nothing is ever repeated here: an unknown outcome is the core's to decide (P5).
 
 use std::path::Path;
@@ -61,6 +62,11 @@ impl Token {
             Order::Settle => self.settle().map(|()| HsmAnswer::Settled),
             Order::Unblock => self.unblock(session, &mut call).map(|()| HsmAnswer::Unblocked),
             Order::Erase => self.erase(session, &mut call).map(HsmAnswer::Erased),
+            Order::SetSoPin => self.set_so_pin(session, &mut call).map(|()| HsmAnswer::SoPinSet),
+            Order::PutBackupKeys { key_id, uid } => {
+                self.put_backup_keys(session, &call, key_id, uid).map(|()| HsmAnswer::BackupKeysPut)
+            }
+            Order::KeepBackupKeys { key_id, uid } => self.keep_backup_keys(session, key_id, uid),
             Order::Random => return self.random(session, call.request),
             Order::Look => return self.notice_loss(session),
         };
@@ -113,7 +119,7 @@ impl Token {
         made.map_err(|error| failure(&error, Function::SetPin))
     }
 
-    fn settle(&self) -> Result<(), HsmFailure> {
+    pub(super) fn settle(&self) -> Result<(), HsmFailure> {
         let Some(dir) = &self.settle_dir else { return Ok(()) };
         // Disks are slow in their own way: that says nothing about the module.
         self.module.callers.aside(|| super::settle::settle(dir)).map_err(|error| {

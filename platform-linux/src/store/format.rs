@@ -3,7 +3,7 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `meta` | name | `format`: version, u32 big-endian; `cluster`: 16 bytes; `node`: Ed25519 public key; `policy`: [`PolicyRecord::encode`], once dual control was switched |
+//! | `meta` | name | `format`: version, u32 big-endian; `cluster`: 16 bytes, bound into every seal; `node`: Ed25519 public key; `policy`: [`PolicyRecord::encode`], once dual control was switched; `cluster-id`: the cluster id in force, once the core recorded it |
 //! | `owners` | slot name | owner number; rows are never removed, so no number is used twice |
 //! | `persons` | person's name | person number, from 1; rows are never removed |
 //! | `configurations` | SHA-256 of the value | the protected part of a configuration |
@@ -12,9 +12,13 @@
 //! | `secrets` | kind, owner, generation (big-endian) | nonce ‖ ciphertext ‖ tag |
 //! | `audit` | sequence | [`AuditRecord::encode`] |
 //! | `checkpoints` | sequence | head ‖ signature |
+//! | `card-sets` | kind, owner number (big-endian, 0: the cluster's) | [`CardSets::encode`] |
+//! | `cards` | place in the registry, from 0 without gaps | [`CardEntry::encode`]; rows are replaced, never removed |
+//! | `transcripts` | ceremony id, line number (big-endian) | [`Line::encode`]; only ever appended to |
+//! | `transcript-ends` | ceremony id | hash of the last line ‖ signature |
 //!
-//! Stores made before there were persons or configurations lack these two tables; they are
-//! made when they are first written.
+//! Stores made before there were persons, configurations or cards lack these tables; each is
+//! made when it is first written.
 //!
 //! A batch is one redb transaction in two phases: data and the second commit slot are
 //! durable before the slot becomes the first. redb's one-phase commit would save a sync, but
@@ -27,6 +31,10 @@ use redb::{
 };
 use sha2::{Digest, Sha256};
 use slotwarden_core::audit::{AUDIT_RECORD_BYTES_MAX, AuditRecord, Chain};
+use slotwarden_core::card::registry::{CARD_ENTRY_BYTES_MAX, CardEntry};
+use slotwarden_core::card::sets::{CARD_SETS_BYTES_MAX, CardSets, SetSubject};
+use slotwarden_core::ceremony::CeremonyId;
+use slotwarden_core::ceremony::transcript::{LINE_BYTES_MAX, Line};
 use slotwarden_core::fault::Refusal;
 use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{
@@ -36,8 +44,9 @@ use slotwarden_core::record::{
 use super::Refused;
 use super::directory::FORMAT_VERSION;
 use crate::audit::Verifier;
-use crate::devices::Checkpoint;
+use crate::devices::{Checkpoint, TranscriptEnd};
 use crate::seal::{kind_code, kind_from_code};
+use crate::transcript;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const OWNERS: TableDefinition<'_, &str, u16> = TableDefinition::new("owners");
@@ -48,6 +57,10 @@ const SETS: TableDefinition<'_, u16, &[u8]> = TableDefinition::new("sets");
 const SECRETS: TableDefinition<'_, &[u8; 7], &[u8]> = TableDefinition::new("secrets");
 const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
 const CHECKPOINTS: TableDefinition<'_, u64, &[u8; 96]> = TableDefinition::new("checkpoints");
+const CARD_SETS: TableDefinition<'_, &[u8; 3], &[u8]> = TableDefinition::new("card-sets");
+const CARDS: TableDefinition<'_, u8, &[u8]> = TableDefinition::new("cards");
+const TRANSCRIPTS: TableDefinition<'_, &[u8; 10], &[u8]> = TableDefinition::new("transcripts");
+const TRANSCRIPT_ENDS: TableDefinition<'_, &[u8; 8], &[u8; 96]> = TableDefinition::new("transcript-ends");
 
 /// redb's page cache, bytes. The whole working set of 64 slots is a tenth of this.
 const CACHE_BYTES: usize = 2 << 20;
@@ -80,9 +93,19 @@ pub enum Change {
     Audit(AuditRecord),
     /// A signed head of the journal.
     Checkpoint(Checkpoint),
+    /// The sets of cards of one subject; replace those before.
+    CardSets(SetSubject, Box<CardSets>),
+    /// One card of the registry; replaces the one at its place.
+    Card(u8, CardEntry),
+    /// The cluster id in force; replaces the one before.
+    Cluster([u8; 16]),
+    /// A line of a transcript; never replaces one.
+    Transcript(CeremonyId, u16, Box<Line>),
+    /// The signed end of a transcript.
+    TranscriptEnd(CeremonyId, TranscriptEnd),
 }
 
-/// Everything a store holds but the journal, whose end is kept; checked.
+/// Everything a store holds but the journal, whose end is kept, as those of transcripts are; checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
     /// The cluster id.
@@ -101,12 +124,33 @@ pub struct Content {
     pub slots: Vec<(Owner, SlotRecord)>,
     /// The slots' sets of shares.
     pub sets: Vec<(Owner, Sets)>,
+    /// The sets of cards.
+    pub card_sets: Vec<(SetSubject, CardSets)>,
+    /// The cards, in the order of their places.
+    pub cards: Vec<CardEntry>,
+    /// The cluster id in force, once it was recorded.
+    pub cluster_id: Option<[u8; 16]>,
+    /// The transcripts, by their ends; every line before them was checked.
+    pub transcripts: Vec<Transcript>,
     /// The sealed secrets.
     pub secrets: Vec<(SecretKey, Vec<u8>)>,
     /// The end of the journal; every record before it was checked.
     pub chain: Chain,
     /// The signed heads, oldest first; each stands in the chain.
     pub checkpoints: Vec<Checkpoint>,
+}
+
+/// A transcript by its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transcript {
+    /// Of which ceremony.
+    pub id: CeremonyId,
+    /// How many lines it has.
+    pub lines: u32,
+    /// The hash of the last one.
+    pub head: [u8; 32],
+    /// Whether the node signed that.
+    pub signed: bool,
 }
 
 /// A redb database over any storage, with our settings, repaired if it was not closed. An
@@ -224,6 +268,33 @@ pub fn apply(database: &Database, batch: &[Change]) -> Result<(), redb::Error> {
                 value[32..].copy_from_slice(&checkpoint.signature);
                 transaction.open_table(CHECKPOINTS)?.insert(checkpoint.sequence, &value)?;
             }
+            Change::CardSets(subject, sets) => {
+                let mut place = [0; CARD_SETS_BYTES_MAX];
+                let bytes =
+                    sets.encode(&mut place).map_err(|_| invariant("the card sets of a subject fit their bound"))?;
+                transaction.open_table(CARD_SETS)?.insert(&subject_bytes(*subject), bytes)?;
+            }
+            Change::Card(place, entry) => {
+                let mut buffer = [0; CARD_ENTRY_BYTES_MAX];
+                let bytes = entry.encode(&mut buffer).map_err(|_| invariant("a card's entry fits its bound"))?;
+                transaction.open_table(CARDS)?.insert(*place, bytes)?;
+            }
+            Change::Cluster(id) => {
+                transaction.open_table(META)?.insert("cluster-id", id.as_slice())?;
+            }
+            Change::Transcript(id, number, line) => {
+                let mut place = [0; LINE_BYTES_MAX];
+                let bytes = line.encode(&mut place).map_err(|_| invariant("a line of a transcript fits its bound"))?;
+                if transaction.open_table(TRANSCRIPTS)?.insert(&line_bytes(*id, *number), bytes)?.is_some() {
+                    return Err(invariant("a transcript is only ever appended to"));
+                }
+            }
+            Change::TranscriptEnd(id, end) => {
+                let mut value = [0; 96];
+                value[..32].copy_from_slice(&end.head);
+                value[32..].copy_from_slice(&end.signature);
+                transaction.open_table(TRANSCRIPT_ENDS)?.insert(&id.0, &value)?;
+            }
         }
     }
     // A transaction dropped before this line, by any return above, leaves nothing behind.
@@ -269,6 +340,13 @@ pub fn read(database: &impl ReadableDatabase) -> Result<Content, Refused> {
         slots.push((Owner(owner.value()), record));
     }
     let sets = read_sets(&transaction)?;
+    let card_sets = read_card_sets(&transaction)?;
+    let cards = read_cards(&transaction)?;
+    let cluster_id = match meta.get("cluster-id").map_err(unreadable)? {
+        Some(_) => Some(fixed(&meta, "cluster-id")?),
+        None => None,
+    };
+    let transcripts = read_transcripts(&transaction, &node)?;
     let mut secrets = Vec::new();
     for row in transaction.open_table(SECRETS).map_err(unreadable)?.iter().map_err(unreadable)? {
         let (key, sealed) = row.map_err(unreadable)?;
@@ -277,7 +355,23 @@ pub fn read(database: &impl ReadableDatabase) -> Result<Content, Refused> {
     }
     let checkpoints = checkpoints(database)?;
     let chain = check_journal(&transaction.open_table(AUDIT).map_err(unreadable)?, &node, &checkpoints)?;
-    Ok(Content { cluster, node, owners, persons, policy, configurations, slots, sets, secrets, chain, checkpoints })
+    Ok(Content {
+        cluster,
+        node,
+        owners,
+        persons,
+        policy,
+        configurations,
+        slots,
+        sets,
+        card_sets,
+        cards,
+        cluster_id,
+        transcripts,
+        secrets,
+        chain,
+        checkpoints,
+    })
 }
 
 fn persons(transaction: &ReadTransaction) -> Result<Vec<(String, PersonId)>, Refused> {
@@ -329,6 +423,112 @@ fn read_sets(transaction: &ReadTransaction) -> Result<Vec<(Owner, Sets)>, Refuse
         sets.push((Owner(owner.value()), found));
     }
     Ok(sets)
+}
+
+/// The sets of cards; a store from before there were cards has no table of them.
+fn read_card_sets(transaction: &ReadTransaction) -> Result<Vec<(SetSubject, CardSets)>, Refused> {
+    let table = match transaction.open_table(CARD_SETS) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        table => table.map_err(unreadable)?,
+    };
+    let mut found = Vec::new();
+    for row in table.iter().map_err(unreadable)? {
+        let (key, bytes) = row.map_err(unreadable)?;
+        let subject = subject_of(key.value()).ok_or_else(|| damaged("sets of cards for something unknown"))?;
+        let sets = CardSets::decode(bytes.value()).map_err(|refusal| Refused::new(refusal, "sets of cards"))?;
+        found.push((subject, sets));
+    }
+    Ok(found)
+}
+
+/// The cards. An entry keeps its place, so a gap means that one is missing.
+fn read_cards(transaction: &ReadTransaction) -> Result<Vec<CardEntry>, Refused> {
+    let table = match transaction.open_table(CARDS) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        table => table.map_err(unreadable)?,
+    };
+    let mut cards = Vec::new();
+    for row in table.iter().map_err(unreadable)? {
+        let (place, bytes) = row.map_err(unreadable)?;
+        if usize::from(place.value()) != cards.len() {
+            return Err(damaged("a card of the registry is missing"));
+        }
+        cards
+            .push(CardEntry::decode(bytes.value()).map_err(|refusal| Refused::new(refusal, "a card of the registry"))?);
+    }
+    Ok(cards)
+}
+
+/// Follows every transcript, and compares its end with what was signed.
+fn read_transcripts(transaction: &ReadTransaction, node: &[u8; 32]) -> Result<Vec<Transcript>, Refused> {
+    let mut found: Vec<Transcript> = Vec::new();
+    match transaction.open_table(TRANSCRIPTS) {
+        Err(TableError::TableDoesNotExist(_)) => {}
+        table => {
+            for row in table.map_err(unreadable)?.iter().map_err(unreadable)? {
+                let (key, bytes) = row.map_err(unreadable)?;
+                let (id, number) = line_of(key.value());
+                let line = decode_line(bytes.value())?;
+                // Rows come in the order of their keys: all lines of one ceremony, then those of the next.
+                if found.last().is_none_or(|last| last.id != id) {
+                    found.push(Transcript { id, lines: 0, head: transcript::BEGINNING, signed: false });
+                }
+                let Some(last) = found.last_mut() else { continue };
+                if last.lines != u32::from(number) {
+                    return Err(damaged(&format!("line {} of the transcript {id} is missing", last.lines)));
+                }
+                last.lines += 1;
+                last.head = line.hash(&last.head);
+            }
+        }
+    }
+    let ends = match transaction.open_table(TRANSCRIPT_ENDS) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(found),
+        table => table.map_err(unreadable)?,
+    };
+    for row in ends.iter().map_err(unreadable)? {
+        let (id, value) = row.map_err(unreadable)?;
+        let (id, end) = (CeremonyId(*id.value()), end_of(value.value()));
+        match found.iter_mut().find(|transcript| transcript.id == id && transcript.head == end.head) {
+            Some(transcript) if transcript::is_signed(id, &end, node) => transcript.signed = true,
+            Some(_) | None => return Err(damaged(&format!("the transcript {id} is not the one that was signed"))),
+        }
+    }
+    Ok(found)
+}
+
+/// The lines of a transcript from `first`, at most `count`, and how many there are; its signed
+/// end, if it has one.
+///
+/// # Errors
+/// [`Refusal::StoreUnreadable`], [`Refusal::StoreNewer`].
+pub fn transcript(
+    database: &impl ReadableDatabase,
+    id: CeremonyId,
+    first: u16,
+    count: usize,
+) -> Result<(u32, Vec<Line>, Option<TranscriptEnd>), Refused> {
+    let transaction = database.begin_read().map_err(unreadable)?;
+    let (mut all, mut lines) = (0u32, Vec::new());
+    match transaction.open_table(TRANSCRIPTS) {
+        Err(TableError::TableDoesNotExist(_)) => {}
+        table => {
+            let table = table.map_err(unreadable)?;
+            let (from, to) = (line_bytes(id, 0), line_bytes(id, u16::MAX));
+            for row in table.range::<&[u8; 10]>(&from..=&to).map_err(unreadable)? {
+                let (key, bytes) = row.map_err(unreadable)?;
+                all += 1;
+                if line_of(key.value()).1 >= first && lines.len() < count {
+                    lines.push(decode_line(bytes.value())?);
+                }
+            }
+        }
+    }
+    let end = match transaction.open_table(TRANSCRIPT_ENDS) {
+        Err(TableError::TableDoesNotExist(_)) => None,
+        table => table.map_err(unreadable)?.get(&id.0).map_err(unreadable)?.map(|value| end_of(value.value())),
+    };
+    Ok((all, lines, end))
 }
 
 /// A sealed secret; `None` if there is none under this key.
@@ -417,6 +617,50 @@ fn fixed<const LEN: usize>(
     let value = meta.get(name).map_err(unreadable)?;
     let value = value.and_then(|value| value.value().try_into().ok());
     value.ok_or_else(|| damaged(&format!("`{name}` is missing or has another length")))
+}
+
+fn decode_line(bytes: &[u8]) -> Result<Line, Refused> {
+    Line::decode(bytes).map_err(|refusal| Refused::new(refusal, "a line of a transcript"))
+}
+
+fn end_of(value: &[u8; 96]) -> TranscriptEnd {
+    let mut end = TranscriptEnd { head: [0; 32], signature: [0; 64] };
+    end.head.copy_from_slice(&value[..32]);
+    end.signature.copy_from_slice(&value[32..]);
+    end
+}
+
+fn line_bytes(id: CeremonyId, number: u16) -> [u8; 10] {
+    let mut key = [0; 10];
+    key[..8].copy_from_slice(&id.0);
+    key[8..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn line_of(key: &[u8; 10]) -> (CeremonyId, u16) {
+    let [i0, i1, i2, i3, i4, i5, i6, i7, n0, n1] = *key;
+    (CeremonyId([i0, i1, i2, i3, i4, i5, i6, i7]), u16::from_be_bytes([n0, n1]))
+}
+
+fn subject_bytes(subject: SetSubject) -> [u8; 3] {
+    let (kind, owner) = match subject {
+        SetSubject::BackupKey => (1, Owner(0)),
+        SetSubject::Users(owner) => (2, owner),
+        SetSubject::Administrators(owner) => (3, owner),
+    };
+    let [o0, o1] = owner.0.to_be_bytes();
+    [kind, o0, o1]
+}
+
+fn subject_of(key: &[u8; 3]) -> Option<SetSubject> {
+    let [kind, o0, o1] = *key;
+    let owner = Owner(u16::from_be_bytes([o0, o1]));
+    match kind {
+        1 if owner == Owner(0) => Some(SetSubject::BackupKey),
+        2 => Some(SetSubject::Users(owner)),
+        3 => Some(SetSubject::Administrators(owner)),
+        _ => None,
+    }
 }
 
 fn secret_bytes(key: SecretKey) -> [u8; 7] {

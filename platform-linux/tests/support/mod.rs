@@ -10,11 +10,15 @@ use std::time::Duration;
 use slotwarden::devices::{Event, Lend, Store as _};
 use slotwarden::store::{DiskStore, Refused, StoreSettings};
 use slotwarden_core::audit::{AuditEvent, AuditRecord, Chain};
+use slotwarden_core::card::registry::{CardEntry, ShareOnCard};
+use slotwarden_core::card::sets::{CardSet, CardSets};
+use slotwarden_core::card::{CardSerial, Credential, ProfileId};
 use slotwarden_core::command::CommandKind;
 use slotwarden_core::effect::{Input, Outcome, SlotId, StoreResult, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
-use slotwarden_core::person::PersonId;
+use slotwarden_core::person::{PersonId, Roster};
 use slotwarden_core::record::{Owner, SecretKey, SecretKind, Sets, SlotRecord};
+use slotwarden_core::share::card_set::CardQuorum;
 use slotwarden_core::share::{Quorum, Set};
 use slotwarden_core::{Safe, SecretId};
 
@@ -151,6 +155,31 @@ pub(crate) fn sets(number: u16) -> Sets {
     assert!(set.hand_out(1, PersonId(7)) && set.confirm(1) && set.hand_out(2, PersonId(8)));
     let mut sets = Sets { last_generation: number, ..Sets::none() };
     sets.begin_next(set);
+    sets
+}
+
+/// A card that can be told from others.
+pub(crate) fn card(number: u8) -> CardEntry {
+    let serial = CardSerial::new(&[number; 6]).expect("a serial");
+    let share = Some(ShareOnCard { set_id: [1; 16], x: number, generation: 1 });
+    CardEntry { share, ..CardEntry::new(serial, Credential::BackupShare, ProfileId::OpenPgp) }
+}
+
+/// Sets of cards that can be told from others.
+pub(crate) fn card_sets(number: u8) -> CardSets {
+    let mut sets = CardSets::none();
+    sets.begin_next(CardSet {
+        id: [number; 16],
+        key_id: [9; 16],
+        generation: u32::from(number),
+        quorum: CardQuorum::new(2, 3).expect("a quorum"),
+        holders: Roster::NOBODY,
+        created_s: 0,
+        split_knowledge: true,
+        with_code: false,
+        pin_chars: 0,
+    });
+    sets.promote_next();
     sets
 }
 

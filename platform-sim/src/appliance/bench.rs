@@ -255,6 +255,11 @@ impl State {
             HsmCall::SetPin { .. } => token.set_pin(&order.first, &order.second),
             HsmCall::Unblock { .. } => token.unblock(&order.first, &order.second),
             HsmCall::Erase { .. } => token.erase(&order.first),
+            HsmCall::PutBackupKeys { key_id, uid, .. } => {
+                token.put_backup_keys((key_id, uid), &order.first, &order.second, Extent::Whole)
+            }
+            HsmCall::KeepBackupKeys { key_id, uid } => token.keep_backup_keys(key_id, uid),
+            HsmCall::SetSoPin { .. } => token.set_so_pin(&order.first, &order.second),
             HsmCall::Observe | HsmCall::Initialise { .. } | HsmCall::Settle => Ok(HsmAnswer::Observed(token.state())),
         }
     }
@@ -295,9 +300,10 @@ impl Hsm for SimHsm {
         };
         let none = Some(Code::NONE);
         let lent = match call {
-            HsmCall::Observe | HsmCall::Logout | HsmCall::Settle => none.zip(none),
+            HsmCall::Observe | HsmCall::Logout | HsmCall::Settle | HsmCall::KeepBackupKeys { .. } => none.zip(none),
             HsmCall::Login { pin } => lend(pin).zip(none),
-            HsmCall::SetPin { old, new } => lend(old).zip(lend(new)),
+            HsmCall::SetPin { old, new } | HsmCall::SetSoPin { old, new } => lend(old).zip(lend(new)),
+            HsmCall::PutBackupKeys { kek, mak, .. } => lend(kek).zip(lend(mak)),
             HsmCall::Initialise { so_pin, new, .. } | HsmCall::Unblock { so_pin, new } => lend(so_pin).zip(lend(new)),
             HsmCall::Erase { so_pin } => lend(so_pin).zip(none),
         };

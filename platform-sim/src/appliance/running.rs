@@ -11,19 +11,21 @@ use slotwarden::appliance::{self, Prepared};
 use slotwarden::config::Offered;
 use slotwarden::control::{self, Reply, Request};
 use slotwarden::daemon::{self, Devices, Notice};
-use slotwarden::devices::{Checkpoint, Event, Events, Lend, NoCards, Store};
+use slotwarden::devices::{Checkpoint, Event, Events, Lend, Store, TranscriptPart};
 use slotwarden::names::Peer;
 use slotwarden::problem::{Own, Problem};
 use slotwarden::status_json::StatusView;
 use slotwarden::store::DiskStore;
 use slotwarden::wire::{Answered, Ask};
 use slotwarden_core::audit::AuditRecord;
+use slotwarden_core::ceremony::CeremonyId;
 use slotwarden_core::effect::{Input, StoreResult, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::record::{Record, SecretKey};
 
 use super::bench::{Bench, SimHsm};
 use super::stage::Stage;
+use super::table::Table;
 use super::{Happening, cannot};
 
 /// The loop answers a question within a turn.
@@ -37,7 +39,12 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) fn start(stage: &Stage, bench: &Bench, happens: &Sender<Happening>) -> Result<Self, Problem> {
+    pub(super) fn start(
+        stage: &Stage,
+        bench: &Bench,
+        table: &Table,
+        happens: &Sender<Happening>,
+    ) -> Result<Self, Problem> {
         let offered = Offered::read(&stage.path("slotwarden.toml"));
         let (events, arriving) = channel();
         let Prepared { setup, store, applications, settings } = appliance::prepare(&offered, false, &events)?;
@@ -45,7 +52,7 @@ impl Running {
         let powered = Arc::new(AtomicBool::new(true));
         let store = Powered { store, powered: Arc::clone(&powered), events: events.clone() };
         let hsm = SimHsm::start(bench, events.clone());
-        let devices = Devices { hsm, store, applications, cards: Box::new(NoCards) };
+        let devices = Devices { hsm, store, applications, cards: table.readers(events.clone()) };
         let happens = happens.clone();
         let thread = thread::Builder::new().name("daemon".into()).spawn(move || {
             let mut show = |notice: Notice<'_>| match notice {
@@ -69,7 +76,7 @@ impl Running {
         let request = Request { peer: Peer::OwnUser, ask: Ask::Status, secrets: Vec::new(), answer };
         self.events.send(Event::Control(request)).ok()?;
         match answered.recv_timeout(ANSWER_WAIT) {
-            Ok(Reply { answered: Answered::Status(status), .. }) => Some(status),
+            Ok(Reply { answered: Answered::Status(status), .. }) => Some(*status),
             Ok(_) | Err(_) => None,
         }
     }
@@ -138,6 +145,16 @@ impl Store for Powered {
         if self.is_on() {
             self.store.checkpoint(sequence, head);
         }
+    }
+
+    fn sign_transcript(&mut self, id: CeremonyId, head: [u8; 32]) {
+        if self.is_on() {
+            self.store.sign_transcript(id, head);
+        }
+    }
+
+    fn transcript(&mut self, id: CeremonyId, first: u16, count: usize) -> Result<TranscriptPart, Refusal> {
+        self.store.transcript(id, first, count)
     }
 
     fn audit(&mut self, first: u64, count: usize) -> Result<Vec<AuditRecord>, Refusal> {

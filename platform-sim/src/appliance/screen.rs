@@ -7,6 +7,7 @@
 
 use std::io::{self, Write as _};
 
+use slotwarden::ceremony_words;
 use slotwarden::output;
 use slotwarden::status_json::{SlotView, StatusView};
 
@@ -72,7 +73,8 @@ impl Screen {
         let top = output::slots_table(&status.slots);
         let halted = status.halted.as_ref().map(|halted| format!("halted: {}", halted.sentence));
         let worker = (!status.hsm.worker).then(|| "the HSM worker does not run".to_owned());
-        let above = top.lines().map(str::to_owned).chain(halted).chain(worker).chain([String::new()]);
+        let ceremony = status.ceremony.as_ref().map(ceremony_words::wait);
+        let above = top.lines().map(str::to_owned).chain(halted).chain(worker).chain(ceremony).chain([String::new()]);
         let said = if self.said.is_empty() { typing() } else { self.said.clone() };
         let foot: Vec<&str> = said.lines().collect();
         let height = |line: &str| line.chars().count().max(1).div_ceil(usize::from(columns));

@@ -70,6 +70,7 @@ impl Stage {
     fn configuration(&self, program: &Path) -> String {
         let path = |name: &str| format!("{:?}", self.path(name).display().to_string());
         let mut text = format!("state_dir = {}\nsocket = {}\n", path("state"), path("control.sock"));
+        text.push_str("security_level = \"cards\"\n");
         // The simulator itself is the module: `check-config` wants a file that is there.
         text.push_str(&format!("[hsm]\nmodule = {:?}\n", program.display().to_string()));
         for (slot, name) in SLOTS.iter().enumerate() {
@@ -94,6 +95,9 @@ impl Stage {
             format!("cat {}", file("ca.pin")),
             cli(&format!("slot init signer --so-pin-file {}", file("so-pin"))),
             cli(&format!("slot mode issuing generated --code-file {}", file("issuing.code"))),
+            cli("backup create-set -m 2 -n 3"),
+            "and here, as it says: card alice, pin 123456 654321 654321, pin 654321, card out; then bob, then carol"
+                .to_owned(),
             cli("slot deactivate ca-root"),
             cli("status"),
             cli("audit show"),

@@ -1,10 +1,10 @@
 //! The core on a Cortex-M3: no operating system, no allocator, no std.
 //!
-//! Runs the life of two slots (`world`), with a restart between its two halves, and prints
-//! what it costs: sizes from the types, the stack's high-water mark from paint. Output and
-//! exit status leave by semihosting (ARM's "Semihosting for AArch32 and AArch64", 2.2), which
-//! QEMU performs; with the feature `defmt` the core's transitions leave by UART0. Everything
-//! is lost at power-off.
+//! Runs the life of two slots (`world`), with a restart between its two halves, then that of
+//! a set on cards (`records`), and prints what they cost: sizes from the types, the stack's
+//! high-water mark from paint. Output and exit status leave by semihosting (ARM's
+//! "Semihosting for AArch32 and AArch64", 2.2), which QEMU performs; with the feature `defmt`
+//! the core's transitions leave by UART0. Everything is lost at power-off.
 
 #![no_std]
 #![no_main]
@@ -12,6 +12,7 @@
 #[cfg(feature = "defmt")]
 mod log;
 mod print;
+mod records;
 mod stack;
 mod world;
 
@@ -42,7 +43,7 @@ fn main() -> ! {
     }
 }
 
-/// Both lives, then the figures; `None` when a step went otherwise.
+/// Both lives and that of a set, then the figures; `None` when a step went otherwise.
 fn run() -> Option<()> {
     let Some(world) = singleton!(: World = World::new()) else { return None };
     let service = install()?;
@@ -56,6 +57,13 @@ fn run() -> Option<()> {
     stack::repaint();
     let more = report("second life", world.second_life(service))?;
     figure("stack of the second life, bytes", stack::high_water_bytes());
+
+    stack::repaint();
+    if records::life().is_err() {
+        line("cards do not give what was shared");
+        return None;
+    }
+    figure("stack of a set on cards, bytes", stack::high_water_bytes());
 
     figure("steps passed", steps + more);
     figure("effects performed", world.effects());

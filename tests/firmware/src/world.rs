@@ -14,6 +14,7 @@ use slotwarden_core::fault::{Fault, Function, HsmFailure, rv};
 use slotwarden_core::limits::PLACE_BYTES;
 use slotwarden_core::person::{PersonId, Persons};
 use slotwarden_core::record::{Mode, Owner, Record, SecretKey, Sets, SlotRecord};
+use slotwarden_core::service::SecurityLevel;
 use slotwarden_core::status::StateName;
 use slotwarden_core::token::{LoginState, Presence, TokenState};
 use slotwarden_core::{
@@ -37,10 +38,14 @@ struct Kept {
     len: usize,
 }
 
-/// A token: its PIN, whether its last login was refused, who is logged in.
+/// A token: its PINs, the key id and slot uid of its backup keys, whether its last login was
+/// refused, who is logged in.
 #[derive(Clone, Copy)]
 struct Token {
     pin: Option<Kept>,
+    so_pin: Option<Kept>,
+    /// Of the backup key in force and of the one that is replacing it.
+    backup_keys: [Option<([u8; 16], [u8; 16])>; 2],
     count_low: bool,
     login: LoginState,
 }
@@ -117,7 +122,16 @@ pub fn configure(service: &mut Firmware) -> Result<(), Refusal> {
     let persons = Persons::single();
     verbs::configure(
         service,
-        &Configuration { slots, persons, tries: 3, digest: [0; 32], in_force: [0; 32], offered: [0; 32] },
+        &Configuration {
+            slots,
+            persons,
+            tries: 3,
+            digest: [0; 32],
+            in_force: [0; 32],
+            offered: [0; 32],
+            level: SecurityLevel::None,
+            cluster: [0; 16],
+        },
     )
 }
 
@@ -283,7 +297,7 @@ impl World {
             }
             Effect::EndWorker => Some(Input::WorkerLost),
             // A board without card readers.
-            Effect::Card { .. } | Effect::Checkpoint { .. } | Effect::Stopped => None,
+            Effect::Card { .. } | Effect::SignTranscript { .. } | Effect::Checkpoint { .. } | Effect::Stopped => None,
         }
     }
 
@@ -307,7 +321,12 @@ impl World {
                 }
             }
             // One user, without anybody to approve: never switched on here.
-            Record::Policy(_) => {}
+            // No card ever comes: of cards only the cluster id is kept, and that is the configuration's here.
+            Record::Policy(_)
+            | Record::Cluster(_)
+            | Record::CardSets { .. }
+            | Record::Card { .. }
+            | Record::Transcript { .. } => {}
             Record::Erase { key } => {
                 for place in &mut self.sealed {
                     if place.is_some_and(|sealed| sealed.key == key) {
@@ -350,7 +369,8 @@ impl World {
                 Ok(HsmAnswer::PinSet)
             }
             HsmCall::Initialise { .. } if token.pin.is_some() => Err(HsmFailure::Refused(Refusal::SlotHasToken)),
-            HsmCall::Initialise { new, .. } => {
+            HsmCall::Initialise { so_pin, new, .. } => {
+                token.so_pin = service.with(so_pin, Kept::of);
                 token.pin = service.with(new, Kept::of);
                 Ok(HsmAnswer::Initialised(token.state(slot)))
             }
@@ -362,7 +382,44 @@ impl World {
             }
             HsmCall::Erase { .. } => {
                 token.pin = None;
+                token.backup_keys = [None; 2];
                 Ok(HsmAnswer::Erased(token.state(slot)))
+            }
+            HsmCall::PutBackupKeys { .. } if token.login != LoginState::User => {
+                Err(failed(rv::USER_NOT_LOGGED_IN, Function::CreateObject))
+            }
+            HsmCall::PutBackupKeys { key_id, uid, .. } => {
+                let made = Some((key_id, uid));
+                if !token.backup_keys.contains(&made) {
+                    let free = token.backup_keys.iter_mut().find(|held| held.is_none());
+                    *free.ok_or(failed(rv::DEVICE_MEMORY, Function::CreateObject))? = made;
+                }
+                Ok(HsmAnswer::BackupKeysPut)
+            }
+            HsmCall::KeepBackupKeys { .. } if token.login != LoginState::User => {
+                Err(failed(rv::USER_NOT_LOGGED_IN, Function::FindObjects))
+            }
+            HsmCall::KeepBackupKeys { key_id, uid } => {
+                let ours = key_id.map(|id| (id, uid));
+                let mut destroyed = 0u8;
+                for held in &mut token.backup_keys {
+                    if held.is_some() && *held != ours {
+                        *held = None;
+                        // W and MAK.
+                        destroyed = destroyed.saturating_add(2);
+                    }
+                }
+                let present = ours.is_some() && token.backup_keys.contains(&ours);
+                Ok(HsmAnswer::BackupKeysKept { present, destroyed })
+            }
+            HsmCall::SetSoPin { old, new } => {
+                // A token that was initialised elsewhere has an SO PIN that this world never heard.
+                let tried = service.with(old, Kept::of);
+                if token.so_pin.is_some_and(|so_pin| tried != Some(so_pin)) {
+                    return Err(failed(rv::PIN_INCORRECT, Function::Login));
+                }
+                token.so_pin = service.with(new, Kept::of);
+                Ok(HsmAnswer::SoPinSet)
             }
         }
     }
@@ -415,7 +472,7 @@ impl Kept {
 
 impl Token {
     const fn free() -> Self {
-        Token { pin: None, count_low: false, login: LoginState::Public }
+        Token { pin: None, so_pin: None, backup_keys: [None; 2], count_low: false, login: LoginState::Public }
     }
 
     fn state(&self, slot: SlotId) -> TokenState {

@@ -1,5 +1,5 @@
 //! A program without std, without an allocator and without start files, that drives the
-//! core's service through the life of two slots, and shares through theirs.
+//! core's service through the life of two slots, and shares, typed and on cards, through theirs.
 //!
 //! That it links is the proof: std would bring a second `panic_impl` (error E0152), and an
 //! allocator would leave `__rust_alloc` in the symbol table. It is run as well: exit status
@@ -8,6 +8,8 @@
 #![no_std]
 #![no_main]
 
+#[path = "../../firmware/src/records.rs"]
+mod records;
 mod shares;
 #[path = "../../firmware/src/world.rs"]
 mod world;
@@ -35,6 +37,8 @@ const PANICKED: u32 = 101;
 const REFUSED: u32 = 102;
 /// Exit status when shares do not give what was shared.
 const SHARED_OTHERWISE: u32 = 103;
+/// Exit status when cards do not give what was shared.
+const ON_CARDS_OTHERWISE: u32 = 104;
 /// Added to a step's number in the life after the restart.
 const SECOND_LIFE: u32 = 120;
 
@@ -56,6 +60,9 @@ extern "C" fn live() -> ! {
     }
     if shares::life().is_err() {
         exit(SHARED_OTHERWISE);
+    }
+    if records::life().is_err() {
+        exit(ON_CARDS_OTHERWISE);
     }
     #[cfg(feature = "reach-a-panic")]
     exit([0, REFUSED][world.effects() as usize]);

@@ -129,7 +129,7 @@ impl Appliance {
                 && !status.slots.iter().any(|slot| ["activating", "changing"].contains(&slot.state.as_str()))
                 && self.worker().is_some_and(|worker| Some(worker) != ended)
             {
-                return status.clone();
+                return (**status).clone();
             }
             let daemon = self.daemon.as_mut().expect("it runs");
             if let Some(how) = daemon.try_wait().expect("our own child") {
@@ -144,7 +144,7 @@ impl Appliance {
     #[must_use]
     pub fn status(&self) -> StatusView {
         match self.client.ask(Ask::Status, &[]) {
-            Ok(Answered::Status(status)) => status,
+            Ok(Answered::Status(status)) => *status,
             other => panic!("no status: {other:?}\n{}", self.log_end()),
         }
     }

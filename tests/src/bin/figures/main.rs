@@ -2,6 +2,7 @@
 
 mod activation;
 mod appliance;
+mod cards;
 mod dispatch;
 mod shares;
 mod whole;
@@ -28,11 +29,13 @@ fn main() -> ExitCode {
         ["core"] => whole::print(),
         ["activation"] => activation::print(),
         ["shares"] => shares::print(),
+        // By itself: it takes this thread to a mount namespace of its own.
+        ["cards"] => cards::print(),
         [] => dispatch::print()
             .and_then(|()| whole::print())
             .and_then(|()| shares::print())
             .and_then(|()| activation::print()),
-        _ => Err("usage: tests/figures [dispatch|core|shares|activation]".to_owned()),
+        _ => Err("usage: tests/figures [dispatch|core|shares|activation|cards]".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,358 @@
+//! Which readers there are, which of them have a number, and what the core was told of each.
+//!
+//! A reader *appears* when PC/SC names it. Only when its desk found a keypad with secure PIN
+//! entry does it get a number and the core hears of it (P2): [`ReaderEvent::Found`], then
+//! [`ReaderEvent::CardIn`] if a card is there. Everything is said in the order in which it
+//! happened, since it is said while the table is held.
+//!
+//! Numbers rise in PC/SC's own order of the readers, whichever desk is quicker to ask: one is kept
+//! for a reader from its appearance on, and shown when it is used. A name keeps its number as
+//! long as the daemon runs, also while the reader is away; but a number that was kept for a reader
+//! that cannot be used goes to one that can, when no other is left. After a restart the numbers
+//! are given anew, to the same readers in the same order.
+
+use std::sync::mpsc::Sender;
+
+use slotwarden_core::card::{ReaderEvent, ReaderId};
+use slotwarden_core::effect::Input;
+
+use super::Job;
+use crate::devices::{Event, Events, ReaderView};
+
+/// Most readers that get a number: more than a ceremony can use side by side.
+pub const NUMBERED_MAX: u8 = 8;
+/// Most readers remembered. Beyond, those are forgotten that have no number and are away:
+/// nobody can fill the memory with readers of ever new names.
+const ROWS_MAX: usize = 32;
+
+/// One appearance of a reader, from plugging in to unplugging; never given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Presence(u64);
+
+/// What a look at a reader's slot for cards shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seat {
+    /// Whether a card is in it.
+    pub(super) card: bool,
+    /// PC/SC's count of insertions and removals: another count, another card.
+    pub(super) count: u32,
+}
+
+/// The readers.
+pub(super) struct Table {
+    rows: Vec<Row>,
+    presences: u64,
+    events: Events,
+}
+
+struct Row {
+    name: String,
+    /// Its number, or the one that is kept for it.
+    number: Option<u8>,
+    /// Whether it was ever used under its number: then it keeps it.
+    used: bool,
+    /// `None`: it is away.
+    presence: Option<Presence>,
+    seat: Seat,
+    /// Where its desk takes calls; none for a reader that policy excludes.
+    desk: Option<Sender<Job>>,
+    /// Whether the core knows that it is there.
+    found: bool,
+    reason: Option<String>,
+}
+
+impl Table {
+    pub(super) fn new(events: Events) -> Self {
+        Table { rows: Vec::new(), presences: 0, events }
+    }
+
+    /// A reader is there; until more is known it is not used, for this reason.
+    pub(super) fn appeared(&mut self, name: &str, desk: Option<Sender<Job>>, reason: String) -> Presence {
+        self.presences += 1;
+        let presence = Presence(self.presences);
+        let place = match self.rows.iter().position(|row| row.name == name) {
+            Some(place) => place,
+            None => {
+                self.forget_one();
+                let seat = Seat { card: false, count: 0 };
+                self.rows.push(Row {
+                    name: name.to_owned(),
+                    number: None,
+                    used: false,
+                    presence: None,
+                    seat,
+                    desk: None,
+                    found: false,
+                    reason: None,
+                });
+                self.rows.len() - 1
+            }
+        };
+        let kept = self.free_number().filter(|_| desk.is_some());
+        let row = &mut self.rows[place];
+        row.number = row.number.or(kept);
+        row.presence = Some(presence);
+        row.seat = Seat { card: false, count: 0 };
+        row.desk = desk;
+        row.reason = Some(reason);
+        presence
+    }
+
+    fn forget_one(&mut self) {
+        if self.rows.len() >= ROWS_MAX
+            && let Some(place) = self.rows.iter().position(|row| !row.used && row.presence.is_none())
+        {
+            self.rows.remove(place);
+        }
+    }
+
+    /// Whether a reader of this name is there, as far as was said.
+    pub(super) fn is_there(&self, name: &str) -> bool {
+        self.rows.iter().any(|row| row.name == name && row.presence.is_some())
+    }
+
+    /// Names of the readers that are there.
+    pub(super) fn there(&self) -> Vec<String> {
+        self.rows.iter().filter(|row| row.presence.is_some()).map(|row| row.name.clone()).collect()
+    }
+
+    /// The reader can be used. The core hears of it, and of the card in it.
+    pub(super) fn usable(&mut self, presence: Presence) {
+        let Some(place) = self.rows.iter().position(|row| row.presence == Some(presence)) else { return };
+        if self.rows[place].found {
+            return;
+        }
+        let Some(number) = self.rows[place].number.or_else(|| self.free_number()).or_else(|| self.taken_back()) else {
+            self.rows[place].reason = Some(format!(
+                "{NUMBERED_MAX} other readers have been used since the daemon started; restart it to use this one"
+            ));
+            return;
+        };
+        let row = &mut self.rows[place];
+        row.used = true;
+        row.number = Some(number);
+        row.found = true;
+        row.reason = None;
+        let card = row.seat.card;
+        self.tell(number, ReaderEvent::Found);
+        if card {
+            self.tell(number, ReaderEvent::CardIn);
+        }
+    }
+
+    /// The lowest number that no reader has and that is kept for none.
+    fn free_number(&self) -> Option<u8> {
+        (0..NUMBERED_MAX).find(|number| !self.rows.iter().any(|row| row.number == Some(*number)))
+    }
+
+    /// A number that is kept for a reader that cannot be used.
+    fn taken_back(&mut self) -> Option<u8> {
+        self.rows.iter_mut().filter(|row| !row.used).find_map(|row| row.number.take())
+    }
+
+    /// The reader is not used, and why.
+    pub(super) fn unusable(&mut self, presence: Presence, reason: String) {
+        if let Some(row) = self.rows.iter_mut().find(|row| row.presence == Some(presence)) {
+            row.reason = Some(reason);
+        }
+    }
+
+    /// What a look at the reader showed.
+    pub(super) fn looked(&mut self, name: &str, seat: Seat) {
+        let Some(row) = self.rows.iter_mut().find(|row| row.name == name && row.presence.is_some()) else { return };
+        let before = row.seat;
+        row.seat = seat;
+        if !row.found {
+            // Whoever kept its desk from asking may have left; an ended desk needs no word.
+            if let Some(desk) = &row.desk {
+                let _ = desk.send(Job::LookAgain);
+            }
+            return;
+        }
+        let Some(number) = row.number else { return };
+        match (before.card, seat.card) {
+            (false, true) => self.tell(number, ReaderEvent::CardIn),
+            (true, false) => self.tell(number, ReaderEvent::CardOut),
+            // Out and in again between two looks.
+            (true, true) if before.count != seat.count => {
+                self.tell(number, ReaderEvent::CardOut);
+                self.tell(number, ReaderEvent::CardIn);
+            }
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    /// A reader is away.
+    pub(super) fn gone(&mut self, name: &str) {
+        let Some(row) = self.rows.iter_mut().find(|row| row.name == name) else { return };
+        row.presence = None;
+        row.seat = Seat { card: false, count: 0 };
+        // Its desk ends when it has answered what it is asked.
+        row.desk = None;
+        row.reason = None;
+        if std::mem::take(&mut row.found)
+            && let Some(number) = row.number
+        {
+            self.tell(number, ReaderEvent::Lost);
+        }
+    }
+
+    /// The same, said by the desk of this appearance; false if that is over already.
+    pub(super) fn left(&mut self, presence: Presence) -> bool {
+        let name = self.rows.iter().find(|row| row.presence == Some(presence)).map(|row| row.name.clone());
+        name.is_some_and(|name| {
+            self.gone(&name);
+            true
+        })
+    }
+
+    /// Where the desk of a reader takes calls; `None`: there is no such reader now.
+    pub(super) fn desk(&self, reader: ReaderId) -> Option<&Sender<Job>> {
+        let row = self.rows.iter().find(|row| row.number == Some(reader.0) && row.found)?;
+        row.desk.as_ref()
+    }
+
+    pub(super) fn views(&self) -> Vec<ReaderView> {
+        let view = |row: &Row| ReaderView {
+            number: row.number.filter(|_| row.used),
+            name: row.name.clone(),
+            present: row.presence.is_some(),
+            card: row.seat.card,
+            reason: row.reason.clone(),
+        };
+        let mut views: Vec<ReaderView> = self.rows.iter().map(view).collect();
+        views.sort_by_key(|view| view.number.unwrap_or(u8::MAX));
+        views
+    }
+
+    /// A loop that ended needs no word.
+    fn tell(&self, number: u8, event: ReaderEvent) {
+        let _ = self.events.send(Event::Input(Input::Reader { reader: ReaderId(number), event }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+
+    fn table() -> (Table, Receiver<Event>) {
+        let (events, arriving) = channel();
+        (Table::new(events), arriving)
+    }
+
+    fn told(arriving: &Receiver<Event>) -> Vec<(u8, ReaderEvent)> {
+        let read = |event| match event {
+            Event::Input(Input::Reader { reader, event }) => (reader.0, event),
+            other => panic!("a table says nothing else: {other:?}"),
+        };
+        arriving.try_iter().map(read).collect()
+    }
+
+    const CARD: Seat = Seat { card: true, count: 1 };
+    const EMPTY: Seat = Seat { card: false, count: 2 };
+
+    fn appeared(table: &mut Table, name: &str) -> Presence {
+        table.appeared(name, None, "not asked yet".to_owned())
+    }
+
+    #[test]
+    fn p02_a_reader_without_keypad_is_listed_with_the_reason_and_never_numbered() {
+        let (mut table, arriving) = table();
+        let presence = appeared(&mut table, "plain");
+        table.unusable(presence, "no keypad".to_owned());
+        table.looked("plain", CARD);
+        table.gone("plain");
+        assert_eq!(told(&arriving), []);
+        let presence = appeared(&mut table, "plain");
+        table.unusable(presence, "no keypad".to_owned());
+        assert_eq!((table.views()[0].number, table.views()[0].reason.as_deref()), (None, Some("no keypad")));
+        assert!(table.desk(ReaderId(0)).is_none());
+    }
+
+    #[test]
+    fn a_card_that_is_in_a_new_reader_is_told_after_the_reader() {
+        let (mut table, arriving) = table();
+        let presence = appeared(&mut table, "pad");
+        table.looked("pad", CARD);
+        assert_eq!(told(&arriving), []);
+        table.usable(presence);
+        table.usable(presence);
+        assert_eq!(told(&arriving), [(0, ReaderEvent::Found), (0, ReaderEvent::CardIn)]);
+        table.looked("pad", EMPTY);
+        table.looked("pad", EMPTY);
+        assert_eq!(told(&arriving), [(0, ReaderEvent::CardOut)]);
+    }
+
+    #[test]
+    fn a_card_swapped_between_two_looks_is_out_and_in() {
+        let (mut table, arriving) = table();
+        let presence = appeared(&mut table, "pad");
+        table.usable(presence);
+        table.looked("pad", CARD);
+        table.looked("pad", CARD);
+        assert_eq!(told(&arriving), [(0, ReaderEvent::Found), (0, ReaderEvent::CardIn)]);
+        table.looked("pad", Seat { card: true, count: 3 });
+        assert_eq!(told(&arriving), [(0, ReaderEvent::CardOut), (0, ReaderEvent::CardIn)]);
+    }
+
+    #[test]
+    fn a_name_keeps_its_number_and_an_ended_appearance_says_nothing() {
+        let (mut table, arriving) = table();
+        let first = appeared(&mut table, "one");
+        table.usable(first);
+        let other = appeared(&mut table, "two");
+        table.usable(other);
+        table.gone("one");
+        table.usable(first);
+        assert!(!table.left(first));
+        let again = appeared(&mut table, "one");
+        table.unusable(first, "said too late".to_owned());
+        table.usable(again);
+        let events =
+            [(0, ReaderEvent::Found), (1, ReaderEvent::Found), (0, ReaderEvent::Lost), (0, ReaderEvent::Found)];
+        assert_eq!(told(&arriving), events);
+        assert!(table.left(again));
+        assert_eq!(told(&arriving), [(0, ReaderEvent::Lost)]);
+    }
+
+    #[test]
+    fn numbers_are_in_the_order_of_appearance_whoever_is_quicker_and_no_plain_reader_takes_one_away() {
+        let (mut table, arriving) = table();
+        let (desk, _jobs) = channel();
+        let all: Vec<Presence> = (0..NUMBERED_MAX)
+            .map(|number| table.appeared(&format!("reader {number}"), Some(desk.clone()), "not asked yet".to_owned()))
+            .collect();
+        table.usable(all[2]);
+        table.usable(all[1]);
+        assert_eq!(told(&arriving), [(2, ReaderEvent::Found), (1, ReaderEvent::Found)]);
+        table.unusable(all[0], "no keypad".to_owned());
+        assert_eq!(table.views()[0].number, Some(1), "what is only kept is not shown");
+        let one_more = table.appeared("one more", Some(desk), "not asked yet".to_owned());
+        table.usable(one_more);
+        assert_eq!(told(&arriving), [(0, ReaderEvent::Found)]);
+        table.usable(all[3]);
+        assert_eq!(told(&arriving), [(3, ReaderEvent::Found)]);
+    }
+
+    #[test]
+    fn a_ninth_reader_is_listed_with_the_reason_and_new_names_do_not_fill_the_memory() {
+        let (mut table, arriving) = table();
+        for number in 0..=NUMBERED_MAX {
+            let presence = appeared(&mut table, &format!("pad {number}"));
+            table.usable(presence);
+        }
+        assert_eq!(told(&arriving).len(), usize::from(NUMBERED_MAX));
+        let ninth = table.views().pop().expect("nine are listed");
+        assert_eq!(ninth.number, None);
+        assert!(ninth.reason.expect("it says why").contains("restart"));
+        for number in 0..1000 {
+            let name = format!("other {number}");
+            appeared(&mut table, &name);
+            table.gone(&name);
+        }
+        assert_eq!(table.views().len(), ROWS_MAX);
+        assert_eq!(table.views()[0].name, "pad 0");
+    }
+}

@@ -1,0 +1,19 @@
+//! Ceremonies about cards and the backup key, end to end: the program and its daemon, SoftHSM2,
+//! pcscd, keypads and cards. Nothing is left out between the order and the card's memory.
+//!
+//! Each test has a pcscd in a mount namespace of its own, so they run as root.
+
+#[path = "card_ceremonies/backup_key.rs"]
+mod backup_key;
+#[path = "card_ceremonies/bad_cards.rs"]
+mod bad_cards;
+#[path = "card_ceremonies/one_card.rs"]
+mod one_card;
+#[path = "card_ceremonies/openpgp.rs"]
+mod openpgp;
+#[path = "card_ceremonies/scene.rs"]
+mod scene;
+#[path = "card_ceremonies/secrets.rs"]
+mod secrets;
+#[path = "card_ceremonies/sizes.rs"]
+mod sizes;
