@@ -272,6 +272,14 @@ impl SlotData {
         void
     }
 
+    /// *Old or new*: after a refusal of what these persons know the other one is asked for. While a
+    /// stored code is the old one nothing that is typed can be it, so it stays the next to try.
+    pub fn ask_other(&mut self, refused: Knows) {
+        let stored_is_old = self.record.mode == Mode::Generated;
+        self.asks_old =
+            self.record.knowledge_next.is_some() && (refused == Knows::Next || (stored_is_old && self.asks_old));
+    }
+
     /// The new code is known to nobody any more, or to nobody but those who know the old one.
     pub fn forget_next(&mut self) {
         self.record.knowledge_next = None;

@@ -66,6 +66,7 @@ seeds! {
     p05_a_pull_that_did_not_come_spends_no_try_of_the_next_dialogue 40;
     p13_a_card_of_a_slot_whose_change_is_undecided_may_be_erased_only_beside_a_quorum 3765;
     p35_a_new_code_under_cards_is_known_while_other_orders_are_answered 879;
+    p35_a_stored_code_stays_the_next_to_try_when_something_typed_was_refused 85691;
 }
 
 #[test]

@@ -62,11 +62,13 @@ fn p02_readers_without_keypad_and_excluded_ones_are_listed_with_the_reason_and_n
     scene.pad(1).set_quirks(Quirks { changes_pins: false, ..Quirks::default() });
     scene.add_plain_readers();
     scene.watch("exclude = [\"Rear*\"]");
-    scene.expect_events(&[(0, ReaderEvent::Found)]);
+    // Numbers rise in PC/SC's order of all readers that policy allows, so the one that is used is not the first.
+    let desk = 4;
+    scene.expect_events(&[(desk, ReaderEvent::Found)]);
     let listed = scene.readers_settled();
     let keypad = "no keypad with secure PIN entry";
     for (name, number, reason) in [
-        ("Desk", Some(0), None),
+        ("Desk", Some(desk), None),
         ("Plain", None, Some(keypad)),
         ("Verifies-Only", None, Some(keypad)),
         ("Virtual PCD", None, Some(keypad)),
@@ -79,8 +81,8 @@ fn p02_readers_without_keypad_and_excluded_ones_are_listed_with_the_reason_and_n
         scene.pad(pad).insert(card(7));
     }
     scene.pad(3).insert(card(1));
-    scene.expect_events(&[(0, ReaderEvent::CardIn)]);
-    for number in 1..8 {
+    scene.expect_events(&[(desk, ReaderEvent::CardIn)]);
+    for number in (0..8).filter(|number| *number != desk) {
         assert_eq!(scene.call(ReaderId(number), CardCall::Hold), Err(CardFailure::ReaderGone));
     }
     assert!((0..3).all(|pad| scene.pad(pad).take_apdus().is_empty()), "no card elsewhere heard a command");

@@ -279,21 +279,18 @@ fn at_a_terminal_the_questions_are_asked_and_answered_where_the_command_runs() {
     terminal.shows("insert a card into Front 00 00 (300 s left)");
     terminal.shows("\rstep 1 of 3: insert a card into Front 00 00 (299 s left)");
     let pad = scene.pcscd.pad(0);
-    for (place, (number, serial)) in (0..).zip([(1, "0101010101010101"), (3, "0303030303030303")]) {
-        if place > 0 {
-            terminal.shows("insert a card into Front");
-        }
+    for (number, serial, answers) in [(1, "0101010101010101", ["yes\r"].as_slice()), (3, "0303030303030303", &["perhaps\r", "no\r"])] {
         pad.insert(scene.cards[&number].clone());
         terminal.shows(&format!("type the PIN of card {serial}"));
         pad.types(&[scene.pins[&number]]);
         terminal.shows(&format!("take card {serial} out of Front"));
         pad.remove();
+        terminal.shows("is there another card to verify?");
+        for answer in answers {
+            terminal.shows("Type `yes` or `no`: ");
+            terminal.types(answer);
+        }
     }
-    terminal.shows("is there another card to verify?");
-    terminal.shows("Type `yes` or `no`: ");
-    terminal.types("perhaps\r");
-    terminal.shows("Type `yes` or `no`: ");
-    terminal.types("no\r");
     let (exit, shown) = terminal.ends();
     assert_eq!(exit, Some(0), "{shown}");
     assert!(shown.contains("the cards are verified"), "{shown}");

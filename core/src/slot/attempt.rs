@@ -198,8 +198,7 @@ pub(super) fn login_answered(
 pub(super) fn login_refused(turn: &mut Turn<'_>, attempt: Try, id: SecretId, locked: bool) -> Outcome<State> {
     attempts::refused(turn, attempt.caller, attempt.cause == AttemptCause::Person);
     turn.wipe(id);
-    // *Old or new*: the other one is asked for next.
-    turn.slot.asks_old = turn.slot.record.knowledge_next.is_some() && attempt.by == Knows::Next;
+    turn.slot.ask_other(attempt.by);
     if let Some(token) = &mut turn.slot.token {
         token.locked |= locked;
     }
