@@ -6,6 +6,7 @@
 #[path = "cards/scene.rs"]
 mod scene;
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use slotwarden_core::card::{
@@ -234,6 +235,30 @@ fn a_card_pulled_at_any_call_is_gone_and_is_held_anew() {
     assert_eq!(scene.call(FIRST, SELECT), Err(CardFailure::CardGone));
     assert_eq!(scene.call(FIRST, CardCall::Hold), HELD);
     assert_eq!(scene.call(FIRST, CardCall::Release), RELEASED);
+}
+
+/// The reset at the end of a connection fails just when pcscd noticed the removal: in one of some
+/// dozen times it then says that a card is there and mute, until the next one comes.
+#[test]
+fn a_card_that_is_let_go_while_it_is_taken_out_is_not_there_again() {
+    let mut scene = Scene::watched(&["Desk"]);
+    scene.expect_events(&[(0, ReaderEvent::Found)]);
+    for turn in 0..150 {
+        scene.pad(0).insert(card(1));
+        scene.expect_next(&[(0, ReaderEvent::CardIn)]);
+        assert_eq!(scene.call(FIRST, CardCall::Hold), HELD);
+        let pad = scene.pad(0).clone();
+        let person = thread::spawn(move || {
+            thread::sleep(Duration::from_micros(turn % 20 * 25));
+            pad.remove();
+        });
+        assert_eq!(scene.call(FIRST, CardCall::Release), RELEASED);
+        scene.expect_next(&[(0, ReaderEvent::CardOut)]);
+        person.join().expect("a card goes out");
+        // The next one is at hand, and pcscd has done with this one.
+        thread::sleep(Duration::from_millis(20));
+    }
+    scene.expect_events(&[]);
 }
 
 #[test]

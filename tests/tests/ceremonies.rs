@@ -279,7 +279,9 @@ fn at_a_terminal_the_questions_are_asked_and_answered_where_the_command_runs() {
     terminal.shows("insert a card into Front 00 00 (300 s left)");
     terminal.shows("\rstep 1 of 3: insert a card into Front 00 00 (299 s left)");
     let pad = scene.pcscd.pad(0);
-    for (number, serial, answers) in [(1, "0101010101010101", ["yes\r"].as_slice()), (3, "0303030303030303", &["perhaps\r", "no\r"])] {
+    for (number, serial, answers) in
+        [(1, "0101010101010101", ["yes\r"].as_slice()), (3, "0303030303030303", &["perhaps\r", "no\r"])]
+    {
         pad.insert(scene.cards[&number].clone());
         terminal.shows(&format!("type the PIN of card {serial}"));
         pad.types(&[scene.pins[&number]]);

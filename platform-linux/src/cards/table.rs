@@ -34,8 +34,25 @@ pub(super) struct Presence(u64);
 pub(super) struct Seat {
     /// Whether a card is in it.
     pub(super) card: bool,
+    /// Whether PC/SC calls it mute.
+    pub(super) mute: bool,
     /// PC/SC's count of insertions and removals: another count, another card.
     pub(super) count: u32,
+}
+
+impl Seat {
+    /// The same with `card` as it is, after another look at the same reader. pcscd takes a card that
+    /// it could not reset for one that is there and mute, also when it was taken out just then, until
+    /// the next card comes. But it counts: every insertion and every removal is one more.
+    fn after(self, before: Option<Seat>) -> Self {
+        match before {
+            Some(before) if self.mute => {
+                let changes = self.count.wrapping_sub(before.count);
+                Seat { card: before.card ^ (changes % 2 == 1), ..self }
+            }
+            Some(_) | None => self,
+        }
+    }
 }
 
 /// The readers.
@@ -53,12 +70,19 @@ struct Row {
     used: bool,
     /// `None`: it is away.
     presence: Option<Presence>,
-    seat: Seat,
+    /// The last look at it; `None`: there was none yet.
+    seat: Option<Seat>,
     /// Where its desk takes calls; none for a reader that policy excludes.
     desk: Option<Sender<Job>>,
     /// Whether the core knows that it is there.
     found: bool,
     reason: Option<String>,
+}
+
+impl Row {
+    fn has_card(&self) -> bool {
+        self.seat.is_some_and(|seat| seat.card)
+    }
 }
 
 impl Table {
@@ -74,13 +98,12 @@ impl Table {
             Some(place) => place,
             None => {
                 self.forget_one();
-                let seat = Seat { card: false, count: 0 };
                 self.rows.push(Row {
                     name: name.to_owned(),
                     number: None,
                     used: false,
                     presence: None,
-                    seat,
+                    seat: None,
                     desk: None,
                     found: false,
                     reason: None,
@@ -92,7 +115,7 @@ impl Table {
         let row = &mut self.rows[place];
         row.number = row.number.or(kept);
         row.presence = Some(presence);
-        row.seat = Seat { card: false, count: 0 };
+        row.seat = None;
         row.desk = desk;
         row.reason = Some(reason);
         presence
@@ -133,7 +156,7 @@ impl Table {
         row.number = Some(number);
         row.found = true;
         row.reason = None;
-        let card = row.seat.card;
+        let card = row.has_card();
         self.tell(number, ReaderEvent::Found);
         if card {
             self.tell(number, ReaderEvent::CardIn);
@@ -161,7 +184,8 @@ impl Table {
     pub(super) fn looked(&mut self, name: &str, seat: Seat) {
         let Some(row) = self.rows.iter_mut().find(|row| row.name == name && row.presence.is_some()) else { return };
         let before = row.seat;
-        row.seat = seat;
+        let seat = seat.after(before);
+        row.seat = Some(seat);
         if !row.found {
             // Whoever kept its desk from asking may have left; an ended desk needs no word.
             if let Some(desk) = &row.desk {
@@ -170,11 +194,11 @@ impl Table {
             return;
         }
         let Some(number) = row.number else { return };
-        match (before.card, seat.card) {
+        match (before.is_some_and(|before| before.card), seat.card) {
             (false, true) => self.tell(number, ReaderEvent::CardIn),
             (true, false) => self.tell(number, ReaderEvent::CardOut),
             // Out and in again between two looks.
-            (true, true) if before.count != seat.count => {
+            (true, true) if before.is_some_and(|before| before.count != seat.count) => {
                 self.tell(number, ReaderEvent::CardOut);
                 self.tell(number, ReaderEvent::CardIn);
             }
@@ -186,7 +210,7 @@ impl Table {
     pub(super) fn gone(&mut self, name: &str) {
         let Some(row) = self.rows.iter_mut().find(|row| row.name == name) else { return };
         row.presence = None;
-        row.seat = Seat { card: false, count: 0 };
+        row.seat = None;
         // Its desk ends when it has answered what it is asked.
         row.desk = None;
         row.reason = None;
@@ -217,7 +241,7 @@ impl Table {
             number: row.number.filter(|_| row.used),
             name: row.name.clone(),
             present: row.presence.is_some(),
-            card: row.seat.card,
+            card: row.has_card(),
             reason: row.reason.clone(),
         };
         let mut views: Vec<ReaderView> = self.rows.iter().map(view).collect();
@@ -250,8 +274,8 @@ mod tests {
         arriving.try_iter().map(read).collect()
     }
 
-    const CARD: Seat = Seat { card: true, count: 1 };
-    const EMPTY: Seat = Seat { card: false, count: 2 };
+    const CARD: Seat = Seat { card: true, mute: false, count: 1 };
+    const EMPTY: Seat = Seat { card: false, mute: false, count: 2 };
 
     fn appeared(table: &mut Table, name: &str) -> Presence {
         table.appeared(name, None, "not asked yet".to_owned())
@@ -293,7 +317,7 @@ mod tests {
         table.looked("pad", CARD);
         table.looked("pad", CARD);
         assert_eq!(told(&arriving), [(0, ReaderEvent::Found), (0, ReaderEvent::CardIn)]);
-        table.looked("pad", Seat { card: true, count: 3 });
+        table.looked("pad", Seat { count: 3, ..CARD });
         assert_eq!(told(&arriving), [(0, ReaderEvent::CardOut), (0, ReaderEvent::CardIn)]);
     }
 
@@ -315,6 +339,33 @@ mod tests {
         assert_eq!(told(&arriving), events);
         assert!(table.left(again));
         assert_eq!(told(&arriving), [(0, ReaderEvent::Lost)]);
+    }
+
+    #[test]
+    fn a_card_that_is_called_mute_is_there_when_the_count_says_so() {
+        let seat = |card, mute, count| Seat { card, mute, count };
+        let (empty, there) = (seat(false, false, 6), seat(true, false, 5));
+        for (before, count, card) in [
+            // Its reset failed, when pcscd had noticed that it went, and before.
+            (empty, 6, false),
+            (there, 6, false),
+            // It is there, and does not answer any more; or another one does not, or none ever did.
+            (there, 5, true),
+            (there, 7, true),
+            (empty, 7, true),
+        ] {
+            assert_eq!(seat(true, true, count).after(Some(before)).card, card, "{before:?}, {count}");
+        }
+        assert!(seat(true, true, 6).after(None).card, "nothing else is known of it");
+        let (mut table, arriving) = table();
+        let (desk, _jobs) = channel();
+        let presence = table.appeared("pad", Some(desk), "not asked yet".to_owned());
+        table.usable(presence);
+        for look in [there, seat(true, true, 6), empty, seat(true, true, 6), seat(true, false, 7)] {
+            table.looked("pad", look);
+        }
+        let first = [(0, ReaderEvent::Found), (0, ReaderEvent::CardIn)];
+        assert_eq!(told(&arriving), [&first[..], &[(0, ReaderEvent::CardOut), (0, ReaderEvent::CardIn)]].concat());
     }
 
     #[test]

@@ -198,7 +198,8 @@ impl Watch {
             if state.name() == PNP_NOTIFICATION() || seen.intersects(State::UNKNOWN | State::IGNORE) {
                 continue;
             }
-            let seat = Seat { card: seen.contains(State::PRESENT), count: state.event_count() };
+            let (card, mute) = (seen.contains(State::PRESENT), seen.contains(State::MUTE));
+            let seat = Seat { card, mute, count: state.event_count() };
             lock(&self.table).looked(&state.name().to_string_lossy(), seat);
         }
     }

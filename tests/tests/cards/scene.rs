@@ -226,9 +226,14 @@ impl Scene {
 
     /// These events come, in this order, and no other for a while.
     pub(crate) fn expect_events(&mut self, expected: &[(u8, ReaderEvent)]) {
+        self.expect_next(expected);
+        self.expect_silence();
+    }
+
+    /// The next events are these.
+    pub(crate) fn expect_next(&mut self, expected: &[(u8, ReaderEvent)]) {
         let found: Vec<_> = expected.iter().map(|_| self.next_event()).collect();
         assert_eq!(found, expected);
-        self.expect_silence();
     }
 
     /// These events come, in any order, and no other for a while.
