@@ -210,6 +210,13 @@ impl<const CAPACITY: usize> Outbox<CAPACITY> {
         self.turn_acts = 0;
     }
 
+    /// Whether the turn under way pushed acts, and nothing but acts like this.
+    #[must_use]
+    pub fn turn_is_all(&self, like: impl Fn(&Act) -> bool) -> bool {
+        let settled = self.acts.len().saturating_sub(self.turn_acts);
+        self.turn_acts > 0 && self.acts.iter().skip(settled).all(|(_, act)| like(act))
+    }
+
     /// The next thing to do. `slot_records` gives the records of slots that changed, one
     /// at each call, when a transaction forms.
     pub fn poll(&mut self, mut slot_records: impl FnMut() -> Option<Record>) -> Next {

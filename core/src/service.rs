@@ -730,7 +730,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             self.safe.wipe_all();
         }
         let of_slots = self.entries.iter().any(|entry| entry.data.dirty || entry.data.sets_dirty);
-        let dirty = self.policy_dirty || self.cards.is_dirty() || of_slots;
+        let dirty = self.policy_dirty || self.cards.is_dirty() || self.are_lines_due() || of_slots;
         self.outbox.end_turn(dirty && self.phase != Phase::Loading);
     }
 

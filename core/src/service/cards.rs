@@ -181,12 +181,11 @@ impl<const SLOTS: usize> Cards<SLOTS> {
         self.sets(subject).is_some() || !self.of_slots.is_full()
     }
 
-    /// Whether something has to join the turn's transaction.
+    /// Whether something beside the lines of a ceremony has to join the turn's transaction.
     pub(super) fn is_dirty(&self) -> bool {
         self.cluster_dirty
             || self.backup_dirty
             || self.registry.is_dirty()
-            || !self.lines.is_empty()
             || self.of_slots.iter().any(|found| found.dirty)
     }
 
@@ -272,6 +271,23 @@ impl<const SLOTS: usize> Cards<SLOTS> {
     /// Whether lines of a ceremony still wait for their transaction.
     pub(super) fn writes_lines(&self) -> bool {
         !self.lines.is_empty()
+    }
+
+    /// Whether this call at a reader changes nothing at the card, and costs nobody a try.
+    fn only_reads(&self, ticket: Ticket) -> bool {
+        self.calls.iter().any(|(pending, call)| {
+            *pending == ticket
+                && match call {
+                    CardCall::Select { .. } | CardCall::Tries { .. } | CardCall::Read { .. } => true,
+                    CardCall::Hold
+                    | CardCall::Verify { .. }
+                    | CardCall::ChangePin { .. }
+                    | CardCall::Write { .. }
+                    | CardCall::Point { .. }
+                    | CardCall::Erase { .. }
+                    | CardCall::Release => false,
+                }
+        })
     }
 
     /// How many secrets the ceremony owns.
@@ -677,6 +693,14 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.outbox.act(Act::SignTranscript { id, head: running.head });
         self.outbox.act(Act::Checkpoint);
         Some(running.caller)
+    }
+
+    /// Whether lines of the transcript have to be durable before what this turn does. A call that
+    /// only reads a card does not wait: whoever sits before the pad would. Its lines join the next
+    /// transaction, at the latest that of what was read.
+    pub(super) fn are_lines_due(&self) -> bool {
+        let only_reads = |act: &Act| matches!(act, Act::Card { ticket, .. } if self.cards.only_reads(*ticket));
+        self.cards.writes_lines() && !self.outbox.turn_is_all(only_reads)
     }
 
     fn write_line(&mut self, entry: LineEntry) {

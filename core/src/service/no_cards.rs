@@ -129,6 +129,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         false
     }
 
+    pub(super) fn are_lines_due(&self) -> bool {
+        false
+    }
+
     pub(super) fn opens_with_cards(&self, _slot: SlotId) -> bool {
         false
     }
