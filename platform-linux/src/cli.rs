@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(exit_of(&["boot", "--wait", "-1"]), 64);
         assert_eq!(exit_of(&["audit", "verify", "--node-key", "00"]), 64);
         assert_eq!(exit_of(&["card", "erase", "--credential", "share"]), 64);
-        assert_eq!(exit_of(&["backup", "create-set", "-m", "2", "-n", "3"]), 64);
+        assert_eq!(exit_of(&["backup", "create-set", "-m", "2"]), 64);
         assert_eq!(exit_of(&["backup", "restore-key", "--key-id", "00"]), 64);
         assert_eq!(exit_of(&["slot", "init", "a", "--so-cards", "--so-pin-fd", "3"]), 64);
         assert_eq!(exit_of(&["ceremony", "answer", "perhaps"]), 64);

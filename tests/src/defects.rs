@@ -106,8 +106,8 @@ pub const DEFECTS: &[Defect] = &[
         breaks: &[16],
         file: "core/src/slot/attempt.rs",
         find: "    turn.wipe(id);
-    // *Old or new*: the other one is asked for next.",
-        replace: "    // *Old or new*: the other one is asked for next.",
+    turn.slot.ask_other(attempt.by);",
+        replace: "    turn.slot.ask_other(attempt.by);",
         caught_by: core("scenario", "a_wrong_code_is_refused_and_the_right_one_activates"),
     },
     Defect {
