@@ -93,6 +93,8 @@ pub enum Question {
     AnotherCard,
     /// Is another copy wanted?
     AnotherCopy,
+    /// No set is known here, and these cards name a key: is it the one that is wanted?
+    AdoptKey,
 }
 
 /// Where a ceremony is.
@@ -230,6 +232,8 @@ struct Visit {
     about: Option<CardSerial>,
     /// Only this card is wanted: it was pulled in the middle of something.
     expected: Option<CardSerial>,
+    /// That was while its share was written: what is on it is of this ceremony.
+    torn: bool,
     /// Steps that were begun again without anybody having taken the card out.
     repeats: u8,
     /// A PIN was changed in this ceremony on this card.
@@ -305,6 +309,10 @@ pub struct Rules {
     gathered: Vec<Share, SHARES_MAX>,
     /// What the first of them said: where no set was known, the others have to fit it.
     first: Option<ShareHeader>,
+    /// Where no set was known, somebody said that the key they name is the one that is wanted.
+    adopted: bool,
+    /// What went wrong since a card did its part.
+    setbacks: u8,
     /// What is copied, whose it is, and how many more cards may hold it.
     copied: Option<(SignedHeader, Option<PersonId>, u8)>,
     /// The set that is made, once it has its ids.
@@ -420,7 +428,8 @@ impl Ceremony {
             | Question::Overwrite
             | Question::Again
             | Question::AnotherCard
-            | Question::AnotherCopy => Ok(()),
+            | Question::AnotherCopy
+            | Question::AdoptKey => Ok(()),
         }
     }
 
@@ -487,6 +496,7 @@ impl Ceremony {
             x: (rules.visit.x > 0).then_some(rules.visit.x),
             serial: rules.visit.card.map(|card| card.serial),
             tries_left: rules.visit.card.and_then(|card| card.tries_left),
+            key_id: rules.first.map(|first| first.key_id),
             seconds_left: due_ms.map(left_s),
             last: rules.last,
             human_steps: rules.human_steps,
@@ -505,6 +515,8 @@ impl Rules {
             visit: Visit::at(Purpose::Gather, facts.reader, 0),
             gathered: Vec::new(),
             first: None,
+            adopted: false,
+            setbacks: 0,
             copied: None,
             made: None,
             dealt: Vec::new(),
@@ -612,6 +624,7 @@ impl Visit {
                 no_room: false,
             },
             expected: None,
+            torn: false,
             changed: false,
             agreed: false,
             looked: false,

@@ -387,6 +387,10 @@ refusals! {
         "changes of the SO PIN were interrupted, and nobody knows which cards count" "use the cards once: `slotwarden slot unblock NAME` with the SO PIN of those that the token takes decides";
     971 CardsNeedManual "cards-need-manual" Wrong
         "a code on top of cards is known to people" "give the new code";
+    974 KeyNotAdopted "key-not-adopted" Wrong
+        "the key that these cards name is not the one that is wanted; no key was put anywhere" "begin again with the cards of the right key";
+    975 CeremonyGivenUp "ceremony-given-up" Later
+        "too many cards and PINs in a row did not do" "begin again when the right cards and people are there";
 }
 
 /// A device failed, or we did.

@@ -91,6 +91,8 @@ pub struct CeremonyStatus {
     pub serial: Option<CardSerial>,
     /// Tries that its PIN has left, where the card says.
     pub tries_left: Option<u8>,
+    /// The id of the key that the cards name which were read so far.
+    pub key_id: Option<[u8; 16]>,
     /// Seconds until the wait ends by itself.
     pub seconds_left: Option<u32>,
     /// Why the last card or PIN did not do, if so.

@@ -250,6 +250,9 @@ fn reading() -> Vec<Before> {
     let was_read = |x| [seen(with(x, share(1, x)), known(Standing::Current)), ACCEPTED, read(share(1, x)), REMOVED];
     let (first, second) = (was_read(1), was_read(2));
     let begin = [On::Begin];
+    let refused = [failed(CardProblem::UnknownCard), REMOVED].repeat(64);
+    let unknown = Facts { gather: None, ..facts };
+    let strange = [seen(with(1, share(1, 1)), known(Standing::Foreign)), ACCEPTED, read(share(1, 1)), REMOVED];
     let last = HeldCard { tries_left: Some(1), ..with(1, share(1, 1)) };
     let last = seen(last, known(Standing::Current));
     vec![
@@ -264,6 +267,8 @@ fn reading() -> Vec<Before> {
         before("at the HSM: the only slot that is wanted", restore, &[&begin, &first, &second, &[On::Verdict(true)]]),
         before("leaving while a PIN is typed", restore, &[&begin, &first[..1], &[CANCEL]]),
         before("asking for another card", cards(Task::VerifySet), &[&begin, &first]),
+        before("removing the last card that may be refused", restore, &[&begin, &refused, &refused[..1]]),
+        Before { facts: unknown, ..before("asking whose key it is", restore, &[&begin, &strange]) },
     ]
 }
 
@@ -280,6 +285,8 @@ fn single() -> Vec<Before> {
     let own = seen(with(1, share(1, 1)), known(Standing::Current));
     let source = [own, ACCEPTED, read(share(1, 1)), REMOVED];
     let target = [seen(blank(9), CardFacts::default()), CHANGED, ACCEPTED, WRITTEN, On::Verdict(true), REMOVED];
+    let openpgp = HeldCard { profile: ProfileId::OpenPgp, ..blank(5) };
+    let openpgp = seen(openpgp, CardFacts { pin_changed: true, ..CardFacts::default() });
     let doubtful = [own, reported(SessionReport::PinOldOrNew), REMOVED];
     vec![
         before("inserting a card whose PIN is changed", change, &[]),
@@ -296,6 +303,7 @@ fn single() -> Vec<Before> {
         before("leaving while a copy is written", copy, &[&source, &target[..3], &[CANCEL]]),
         before("inserting a card to be erased", erase, &[]),
         before("erasing", erase, &[&[own, ACCEPTED]]),
+        before("reading what is on an OpenPGP card that is erased", erase, &[&[openpgp, ACCEPTED]]),
     ]
 }
 

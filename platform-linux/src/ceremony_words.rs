@@ -72,6 +72,11 @@ fn question(view: &CeremonyView, card: &str) -> String {
         Some("overwrite") => format!("something is on {card}: may it be overwritten?"),
         Some("last-try") => format!("one more wrong PIN blocks {card}: shall it be typed?"),
         Some("another-card") => "is there another card to verify?".to_owned(),
+        Some("adopt-key") => format!(
+            "no set of cards is known here, and these cards name the key {}: is it the one that is wanted? (A transcript \
+             or an export names it.)",
+            view.key_id.as_deref().unwrap_or("?")
+        ),
         Some("another-copy") => "is another copy wanted?".to_owned(),
         _ => "once more?".to_owned(),
     }

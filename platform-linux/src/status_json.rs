@@ -848,6 +848,7 @@ mod tests {
             x: Some(2),
             serial: CardSerial::new(&[0xD2, 0x76]),
             tries_left: Some(1),
+            key_id: Some([0x22; 16]),
             seconds_left: Some(299),
             last: Some(Refusal::CardPinWrong),
             human_steps: 7,

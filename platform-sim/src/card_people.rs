@@ -128,6 +128,7 @@ impl World {
             Question::Again => helpful || dice < 88,
             Question::AnotherCard => dice < 50,
             Question::AnotherCopy => dice < 25,
+            Question::AdoptKey => helpful || dice < 80,
         };
         let second = if ceremony.starter == ADMINISTRATOR { SECOND_ADMINISTRATOR } else { ADMINISTRATOR };
         let by_second = question == Question::LastTry || self.random.u8(..10) < 2;

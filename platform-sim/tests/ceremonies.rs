@@ -116,7 +116,17 @@ fn a_store_without_a_set_takes_the_one_on_the_cards_over() {
         assert_eq!(desk.run(restore(None, Some([9; 16])), &[0]), None);
         assert_eq!(desk.shown, [Refusal::CardForeign], "another key was named");
         desk.reopen();
+        // Who names no key is asked whether that of the first card is the right one.
+        let asked = if typed { &[][..] } else { &[Question::AdoptKey] };
+        if !typed {
+            desk.overwrites = false;
+            assert_eq!(desk.run(restore(None, None), &[2]), refused(Refusal::KeyNotAdopted));
+            let now = desk.room.now();
+            assert_eq!(desk.room.core().status(now).backup, None, "no set was adopted");
+            desk.overwrites = true;
+        }
         assert_eq!(desk.run(restore(None, typed.then_some(set.key_id)), &[2, 0]), DONE);
+        assert_eq!(desk.asked, asked);
         let adopted = desk.backup();
         assert_eq!((adopted.id, adopted.key_id, adopted.split_knowledge), (set.id, set.key_id, false));
         let now = desk.room.now();

@@ -551,6 +551,17 @@ fn p29_from_every_state_of_every_ceremony_time_alone_leads_to_its_end() {
 }
 
 #[test]
+fn p29_a_ceremony_that_meets_nothing_but_wrong_cards_ends() {
+    let mut desk = Desk::with_set(1, 2, 3);
+    let foreign = desk.with_manner(Manner::Foreign);
+    // Whatever went right before counts for the cards after it.
+    let plan = [&[foreign; 64][..], &[0], &[foreign; 65]].concat();
+    assert_eq!(desk.run(restore(Some(0), None), &plan), refused(Refusal::CeremonyGivenUp));
+    assert_eq!(desk.did, 2 * 64 + 3 + 2 * 65, "every card but the last was taken out and asked for anew");
+    assert_eq!(desk.run(restore(Some(0), None), &[0, 1]), DONE);
+}
+
+#[test]
 fn a_reader_that_is_lost_ends_every_ceremony_in_every_state_by_that_name() {
     for which in 0..CEREMONIES {
         for steps in 0.. {

@@ -56,6 +56,11 @@ impl Rules {
             // Any number of them: each was checked alone.
             return if read < n { self.ask(turn, Question::AnotherCard) } else { self.gathered_enough(turn) };
         }
+        // Only people can tell whose key it is, and nothing else would stop cards of strangers.
+        let unnamed = matches!(self.task(), Some(Task::RestoreKey { key_id: None, .. })) && self.facts.gather.is_none();
+        if unnamed && !self.adopted {
+            return self.ask(turn, Question::AdoptKey);
+        }
         if read < m { self.visit(turn, Purpose::Gather, 0) } else { self.gathered_enough(turn) }
     }
 

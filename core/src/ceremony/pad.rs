@@ -3,6 +3,7 @@
 
 use statig::Outcome;
 
+use super::visit::SETBACKS_MAX;
 use super::{CeremonyTurn, Deed, Noted, Purpose, Question, Rules, State, Task};
 use crate::audit::AuditEvent;
 use crate::card::session::{PadEnd, SessionOrder, SessionReport};
@@ -76,7 +77,7 @@ impl Rules {
             card.tries_left = left;
         }
         turn.push(Deed::Journal(self.visit.facts.holder, AuditEvent::CardPinWrong));
-        self.last = Some(Refusal::CardPinWrong);
+        self.set_back(Refusal::CardPinWrong);
         if self.visit.resolving {
             // The new PIN is not the card's: it was not changed, and is changed now.
             self.visit.resolving = false;
@@ -98,7 +99,7 @@ impl Rules {
     /// Nobody typed a PIN: nothing was changed, no try was spent, and nothing is tried by itself.
     pub(super) fn pad_ended(&mut self, turn: &mut CeremonyTurn<'_>, end: PadEnd) -> Outcome<State> {
         self.human_steps = self.human_steps.saturating_add(1);
-        self.last = Some(match end {
+        self.set_back(match end {
             PadEnd::TimedOut => Refusal::PadTimedOut,
             PadEnd::Cancelled => Refusal::PadCancelled,
             PadEnd::Mismatch => Refusal::PadMismatch,
@@ -122,6 +123,9 @@ impl Rules {
 
     /// A person is asked at the console.
     pub(super) fn ask(&mut self, turn: &mut CeremonyTurn<'_>, question: Question) -> Outcome<State> {
+        if self.setbacks > SETBACKS_MAX {
+            return self.refuse(turn, Refusal::CeremonyGivenUp);
+        }
         self.due_ms = turn.now.after_ms(QUESTION_MS);
         self.note_change();
         Outcome::Transition(State::Asking { question })
@@ -152,6 +156,11 @@ impl Rules {
             }
             (Question::AnotherCard, true) => self.visit(turn, Purpose::Gather, 0),
             (Question::AnotherCard | Question::AnotherCopy, false) => self.no_more(turn, question),
+            (Question::AdoptKey, true) => {
+                self.adopted = true;
+                self.next(turn)
+            }
+            (Question::AdoptKey, false) => self.refuse(turn, Refusal::KeyNotAdopted),
             (Question::AnotherCopy, true) => self.visit(turn, Purpose::CopyTarget, 0),
         }
     }

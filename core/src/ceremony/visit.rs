@@ -29,6 +29,9 @@ impl Rules {
 
     /// Waits for the card of this visit, again.
     pub(super) fn insert(&mut self, turn: &mut CeremonyTurn<'_>) -> Outcome<State> {
+        if self.setbacks > SETBACKS_MAX {
+            return self.refuse(turn, Refusal::CeremonyGivenUp);
+        }
         self.visit.card = None;
         self.visit.last_try_agreed = false;
         let credential = self.facts.credential;
@@ -89,7 +92,7 @@ impl Rules {
 
     /// Whether this card may be used for what the visit is for, as far as it says without a PIN.
     fn check_card(&self, card: &HeldCard) -> Result<(), Refusal> {
-        let Visit { purpose, facts, expected, .. } = self.visit;
+        let Visit { purpose, facts, torn, .. } = self.visit;
         if card.tries_left == Some(0) {
             return Err(Refusal::CardBlocked);
         }
@@ -112,7 +115,7 @@ impl Rules {
             Purpose::CopyTarget if read => Err(Refusal::CardIsSource),
             Purpose::Deal | Purpose::CopyTarget if written => Err(Refusal::CardRepeated),
             // Written and torn: it is this very share that is written once more.
-            Purpose::Deal | Purpose::CopyTarget if facts.in_force && expected.is_none() => Err(Refusal::CardOfSet),
+            Purpose::Deal | Purpose::CopyTarget if facts.in_force && !torn => Err(Refusal::CardOfSet),
             Purpose::Erase if facts.only_quorum => Err(Refusal::WouldBreakQuorum),
             Purpose::Deal | Purpose::CopyTarget | Purpose::ChangePin | Purpose::Erase => Ok(()),
         }
@@ -166,7 +169,9 @@ impl Rules {
         match self.visit.purpose {
             Purpose::Gather | Purpose::CopySource => self.read(turn),
             // Such a card says what is on it only now.
-            Purpose::Deal | Purpose::CopyTarget if card.profile == ProfileId::OpenPgp && !self.visit.looked => {
+            Purpose::Deal | Purpose::CopyTarget | Purpose::Erase
+                if card.profile == ProfileId::OpenPgp && !self.visit.looked =>
+            {
                 self.visit.looked = true;
                 self.read(turn)
             }
@@ -232,15 +237,24 @@ impl Rules {
                 }
                 self.unlocked(turn)
             }
-            Purpose::ChangePin | Purpose::Erase => self.bug(turn),
+            // One place for all credentials: what is there may be another's.
+            Purpose::Erase => {
+                self.forget(turn, |visit| visit.y_back.take());
+                match read {
+                    Ok(record) if record.header.kind != kind_of(self.facts.credential) => {
+                        self.reject(turn, Refusal::CardOtherKind)
+                    }
+                    Ok(_) | Err(_) => self.unlocked(turn),
+                }
+            }
+            Purpose::ChangePin => self.bug(turn),
         }
     }
 
     /// Whether what is on a card that is to be written lets it be.
     fn check_found(&self, read: Result<SignedHeader, RecordProblem>) -> Result<(), Refusal> {
-        let torn = self.visit.expected.is_some();
         match (read, self.visit.facts.standing) {
-            (Ok(_), Some(Standing::Current)) if !torn => Err(Refusal::CardOfSet),
+            (Ok(_), Some(Standing::Current)) if !self.visit.torn => Err(Refusal::CardOfSet),
             (Ok(_) | Err(_), _) => Ok(()),
         }
     }
@@ -269,7 +283,7 @@ impl Rules {
     /// The visit went well: the card is to be taken out. A source at a reader of its own may stay.
     pub(super) fn finish_visit(&mut self, turn: &mut CeremonyTurn<'_>) -> Outcome<State> {
         self.visits_done = self.visits_done.saturating_add(1);
-        self.last = None;
+        (self.last, self.setbacks) = (None, 0);
         turn.push(Deed::Session(self.visit.reader, LET_GO));
         if self.visit.purpose == Purpose::CopySource && self.facts.reader != self.facts.target {
             return self.visit(turn, Purpose::CopyTarget, 0);
@@ -279,7 +293,7 @@ impl Rules {
 
     /// This card does not do: it is taken out, and the visit begins anew.
     pub(super) fn reject(&mut self, turn: &mut CeremonyTurn<'_>, refusal: Refusal) -> Outcome<State> {
-        self.last = Some(refusal);
+        self.set_back(refusal);
         self.note_change();
         turn.push(Deed::Journal(None, AuditEvent::CardRefused(refusal)));
         self.forget(turn, |visit| visit.y.take());
@@ -295,8 +309,8 @@ impl Rules {
         match after {
             After::Next => self.next(turn),
             After::Again => {
-                let Visit { purpose, reader, x, about, expected, changed, resolving, .. } = self.visit;
-                self.visit = Visit { about, expected, changed, resolving, ..Visit::at(purpose, reader, x) };
+                let Visit { purpose, reader, x, about, expected, torn, changed, resolving, .. } = self.visit;
+                self.visit = Visit { about, expected, torn, changed, resolving, ..Visit::at(purpose, reader, x) };
                 self.insert(turn)
             }
         }
@@ -314,10 +328,11 @@ impl Rules {
             CardProblem::CardGone => self.repeat(turn, Refusal::CardPulled),
             CardProblem::TornWrite => {
                 self.visit.expected = serial;
+                self.visit.torn = true;
                 self.repeat(turn, Refusal::CardTornWrite)
             }
             CardProblem::InUse => {
-                self.last = Some(Refusal::CardInUse);
+                self.set_back(Refusal::CardInUse);
                 self.ask(turn, Question::Again)
             }
             CardProblem::UnknownCard => self.reject(turn, Refusal::CardUnknown),
@@ -334,12 +349,18 @@ impl Rules {
         if self.visit.repeats > REPEATS_MAX {
             return self.reject(turn, refusal);
         }
-        self.last = Some(refusal);
+        self.set_back(refusal);
         self.note_change();
         turn.push(Deed::Journal(None, AuditEvent::CardRefused(refusal)));
         self.forget(turn, |visit| visit.y.take());
         self.forget(turn, |visit| visit.y_back.take());
         self.insert(turn)
+    }
+
+    /// A card, a PIN or a reader did not do.
+    pub(super) fn set_back(&mut self, refusal: Refusal) {
+        self.last = Some(refusal);
+        self.setbacks = self.setbacks.saturating_add(1);
     }
 
     /// Wipes a secret of the visit.
@@ -367,6 +388,10 @@ impl Rules {
 /// Steps that are begun again without anybody taking the card out. A reader that loses a card
 /// time and again would otherwise keep the ceremony busy for ever.
 const REPEATS_MAX: u8 = 3;
+
+/// What may go wrong in a row before a ceremony ends (P29): whoever brings one wrong card after the
+/// other would otherwise keep everybody else from theirs for hours, and fill the store with its lines.
+pub(super) const SETBACKS_MAX: u8 = 64;
 
 /// A record that is none, as people are told it.
 const fn named(problem: RecordProblem) -> Refusal {

@@ -7,6 +7,7 @@ use slotwarden_core::command::CommandKind;
 use slotwarden_core::status::{CeremonyStatus, CeremonyWait};
 
 use super::Told;
+use crate::audit::hex;
 use crate::devices::ReaderView;
 use crate::names::Names;
 use crate::operation;
@@ -31,7 +32,8 @@ pub struct CeremonyView {
     /// What is wanted now: `insert`, `pin`, `new-pin`, `read`, `write`, `remove`, `answer`, `hsm`,
     /// `computing`, `end`.
     pub wait: String,
-    /// What is asked: `overwrite`, `last-try`, `again`, `another-card`, `another-copy`.
+    /// What is asked: `overwrite`, `last-try`, `again`, `another-card`, `another-copy`,
+    /// `adopt-key`.
     pub question: Option<String>,
     /// Who is wanted, where that is known.
     pub who: Option<String>,
@@ -43,6 +45,8 @@ pub struct CeremonyView {
     pub card: Option<String>,
     /// Tries that its PIN has left, where the card says.
     pub tries_left: Option<u8>,
+    /// The id of the key that the cards name which were read so far, hexadecimal.
+    pub key_id: Option<String>,
     /// Seconds until the wait ends by itself.
     pub seconds_left: Option<u32>,
     /// Why the last card or PIN did not do.
@@ -95,6 +99,7 @@ pub fn view_of_ceremony(status: &CeremonyStatus, names: &Names, readers: &[Reade
         share: status.x,
         card: status.serial.map(|serial| serial.to_string()),
         tries_left: status.tries_left,
+        key_id: status.key_id.map(|id| hex(&id)),
         seconds_left: status.seconds_left,
         last: status.last.map(|refusal| Problem::from(refusal).into()),
         human_steps: status.human_steps,
@@ -131,5 +136,6 @@ const fn question_word(question: Question) -> &'static str {
         Question::Again => "again",
         Question::AnotherCard => "another-card",
         Question::AnotherCopy => "another-copy",
+        Question::AdoptKey => "adopt-key",
     }
 }

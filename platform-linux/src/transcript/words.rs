@@ -86,6 +86,7 @@ pub(super) const fn question_words(question: Question) -> &'static str {
         Question::Again => "once more?",
         Question::AnotherCard => "is there another card to verify?",
         Question::AnotherCopy => "another copy?",
+        Question::AdoptKey => "no set of cards is known here: is the key that these cards name the one that is wanted?",
     }
 }
 
@@ -333,8 +334,14 @@ mod tests {
         let named = Named { names: &names, readers: &readers };
         let mut text =
             String::from("# What people read of a ceremony\n\nWritten by a test (`GOLDEN_WRITE=1`).\n\n## Waits\n\n");
-        let questions =
-            [Question::Overwrite, Question::LastTry, Question::Again, Question::AnotherCard, Question::AnotherCopy];
+        let questions = [
+            Question::Overwrite,
+            Question::LastTry,
+            Question::Again,
+            Question::AnotherCard,
+            Question::AnotherCopy,
+            Question::AdoptKey,
+        ];
         let waits = [
             CeremonyWait::Insert,
             CeremonyWait::Pin,
@@ -361,6 +368,7 @@ mod tests {
                     x,
                     serial,
                     tries_left: Some(1),
+                    key_id: Some([0x5A; 16]),
                     seconds_left: Some(59),
                     last: None,
                     human_steps: 0,

@@ -205,7 +205,7 @@ impl Desk {
                 let more = self.at < self.plan.len();
                 let yes = match question {
                     Question::AnotherCard | Question::AnotherCopy => more,
-                    Question::Overwrite => self.overwrites,
+                    Question::Overwrite | Question::AdoptKey => self.overwrites,
                     Question::LastTry | Question::Again => true,
                 };
                 self.room.say(ADMINISTRATOR, yes);
