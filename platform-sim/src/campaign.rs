@@ -261,8 +261,10 @@ fn open(world: &mut World, slot: u8) {
                 // Of an unblock and a decommission that nobody saw the end of a sealed code may be left
                 // that rules: people who run out of codes give the order without one.
                 let keeps_one = kept && turn >= OWN_CODES_FIRST;
+                // What was begun is finished first: a try of another code may cost the wait in which it expires.
+                let begun = status.collection.is_some();
                 let typed = match status.mode {
-                    Mode::Manual => !((undecided || keeps_one) && service_decides),
+                    Mode::Manual => begun || !((undecided || keeps_one) && service_decides),
                     Mode::Generated => !service_decides,
                 };
                 if typed {

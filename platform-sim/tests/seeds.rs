@@ -67,6 +67,7 @@ seeds! {
     p13_a_card_of_a_slot_whose_change_is_undecided_may_be_erased_only_beside_a_quorum 3765;
     p35_a_new_code_under_cards_is_known_while_other_orders_are_answered 879;
     p35_a_stored_code_stays_the_next_to_try_when_something_typed_was_refused 85691;
+    p35_people_finish_entering_their_shares_before_they_try_what_is_kept 40188;
 }
 
 #[test]
