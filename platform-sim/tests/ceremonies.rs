@@ -137,6 +137,20 @@ fn a_store_without_a_set_takes_the_one_on_the_cards_over() {
 }
 
 #[test]
+fn p12_cards_of_two_sets_of_one_key_are_not_put_together() {
+    let mut desk = Desk::with_set(1, 2, 3);
+    let new = desk.blank(3);
+    let plan = [&[0, 1][..], &new].concat();
+    assert_eq!(desk.run(replace_set(2, 3), &plan), DONE);
+    desk.room.stored.card_sets.clear();
+    desk.room.stored.cards.clear();
+    desk.reopen();
+    // Of no set is known what became of it: the first card says which one it is to be.
+    assert_eq!(desk.run(restore(None, None), &[1, new[2], 2]), DONE);
+    assert_eq!(desk.shown, [Refusal::CardOfOtherSet]);
+}
+
+#[test]
 fn p13_another_set_has_the_same_key_and_the_old_one_is_superseded() {
     let mut desk = Desk::with_set(1, 2, 3);
     let old = desk.backup();

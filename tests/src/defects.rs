@@ -48,6 +48,10 @@ const fn core(program: &'static str, name: &'static str) -> Test {
     Test { package: "slotwarden-core", folder: "core", program, name }
 }
 
+const fn sim(program: &'static str, name: &'static str) -> Test {
+    Test { package: "slotwarden-sim", folder: "platform-sim", program, name }
+}
+
 const fn linux(program: &'static str, name: &'static str) -> Test {
     Test { package: "slotwarden", folder: "platform-linux", program, name }
 }
@@ -149,6 +153,57 @@ pub const DEFECTS: &[Defect] = &[
         find: "lanes.read(block))",
         replace: "lanes.read(&block.map(|byte| byte.max(1))))",
         caught_by: core("shares", "p10_coefficients_of_real_sets_take_every_value_and_zero_as_often_as_others"),
+    },
+    Defect {
+        name: "what a card gives back is not compared with what was written",
+        breaks: &[13, 15],
+        file: "core/src/ceremony/deal.rs",
+        find: "        if !same {
+            return self.reject(turn, Refusal::CardReadBackDiffers);",
+        replace: "        if !same && self.dealt.is_full() {
+            return self.reject(turn, Refusal::CardReadBackDiffers);",
+        caught_by: core("golden_ceremony", "a_ceremony_answers_every_event_in_every_state"),
+    },
+    Defect {
+        name: "the last try of a card's PIN is made without a question",
+        breaks: &[4],
+        file: "core/src/ceremony/pad.rs",
+        find: "|card| card.tries_left == Some(1)",
+        replace: "|card| card.tries_left == Some(0)",
+        caught_by: sim("ceremonies_refused", "p4_the_last_try_is_asked_about_and_a_blocked_card_is_turned_away"),
+    },
+    Defect {
+        name: "a change of a PIN that nobody saw the end of counts as made",
+        breaks: &[7, 8],
+        file: "core/src/ceremony/pad.rs",
+        find: "        self.visit.changed = false;",
+        replace: "        self.visit.changed = true;",
+        caught_by: sim("ceremonies_refused", "p8_a_change_of_unknown_outcome_is_none"),
+    },
+    Defect {
+        name: "cards of two sets are put together",
+        breaks: &[11],
+        file: "core/src/ceremony/visit.rs",
+        find: "first.set_id != header.set_id",
+        replace: "first.set_id != header.set_id && header.x == 0",
+        caught_by: sim("ceremonies", "p12_cards_of_two_sets_of_one_key_are_not_put_together"),
+    },
+    Defect {
+        name: "a card is copied onto itself",
+        breaks: &[14],
+        file: "core/src/ceremony/visit.rs",
+        find: "Purpose::CopyTarget if read =>",
+        replace: "Purpose::CopyTarget if read && facts.no_room =>",
+        caught_by: sim("ceremonies_refused", "p11_a_card_that_does_not_fit_is_refused_by_name_before_its_pin_is_asked_for"),
+    },
+    Defect {
+        name: "the share of a card that is turned away is not wiped",
+        breaks: &[16],
+        file: "core/src/ceremony/visit.rs",
+        find: "        self.forget(turn, |visit| visit.y_back.take());
+        turn.push(Deed::Session(self.visit.reader, LET_GO));",
+        replace: "        turn.push(Deed::Session(self.visit.reader, LET_GO));",
+        caught_by: sim("ceremonies_refused", "p11_a_record_that_only_its_pin_shows_to_be_none_is_refused_by_name"),
     },
     Defect {
         name: "a commit is answered before it is synced",
