@@ -268,7 +268,7 @@ refusals! {
     902 CeremonyUnderWay "ceremony-under-way" Later
         "another ceremony is under way: there is one at a time" "`slotwarden ceremony show` names it and who began it; wait for its end, or have it cancelled";
     903 NoCeremony "no-ceremony" Wrong
-        "no such ceremony is under way" "`slotwarden ceremony show` says what is";
+        "no such ceremony is under way" "`slotwarden status` says what is";
     904 CeremonyOfOthers "ceremony-of-others" NotAllowed
         "you neither began this ceremony nor are wanted in it" "have whoever began it, or an administrator, do this";
     905 NoReader "no-reader" Later

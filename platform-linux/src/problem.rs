@@ -70,7 +70,7 @@ own_refusals! {
     606 TooManyClients "too-many-clients" Later
         "too many clients are connected" "try again when they are answered";
     607 AnswerLost "answer-lost" Later
-        "the daemon ended before it answered; the order may have been carried out" "start the daemon again and look with `slotwarden slot show NAME`";
+        "the daemon ended before it answered; the order may have been carried out" "start the daemon again and look with `slotwarden status`";
     608 SecretFileEmpty "secret-file-empty" Wrong
         "the file for a secret is empty" "write the secret into it as one line; nothing was attempted";
     609 SecretFileTooLong "secret-file-too-long" Wrong
