@@ -874,7 +874,7 @@ mod tests {
         let view = view(&all);
         let json = serde_json::to_string_pretty(&view).expect("strings and numbers") + "\n";
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/status.json");
-        if std::env::var_os("GOLDEN_WRITE").is_some() {
+        if std::env::var_os("SLOTWARDEN_GOLDEN").is_some_and(|value| value == "write") {
             std::fs::write(path, &json).expect("the golden file is writable");
         }
         let golden = std::fs::read_to_string(path).expect("the golden file is in the repository");

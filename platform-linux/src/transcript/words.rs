@@ -332,8 +332,9 @@ mod tests {
     fn every_wait_and_every_event_of_a_ceremony_has_its_words() {
         let (names, readers) = (names(), readers());
         let named = Named { names: &names, readers: &readers };
-        let mut text =
-            String::from("# What people read of a ceremony\n\nWritten by a test (`GOLDEN_WRITE=1`).\n\n## Waits\n\n");
+        let mut text = String::from(
+            "# What people read of a ceremony\n\nWritten by a test (`SLOTWARDEN_GOLDEN=write`).\n\n## Waits\n\n",
+        );
         let questions = [
             Question::Overwrite,
             Question::LastTry,
@@ -416,10 +417,10 @@ mod tests {
             let _ = writeln!(text, "- {}", end_words(end));
         }
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/ceremony_words.md");
-        if std::env::var_os("GOLDEN_WRITE").is_some() {
+        if std::env::var_os("SLOTWARDEN_GOLDEN").is_some_and(|value| value == "write") {
             std::fs::write(path, &text).expect("the golden file is writable");
         }
         let golden = std::fs::read_to_string(path).expect("the golden file is in the repository");
-        assert_eq!(text, golden, "written by GOLDEN_WRITE=1");
+        assert_eq!(text, golden, "after a review write it with SLOTWARDEN_GOLDEN=write");
     }
 }
