@@ -63,8 +63,10 @@ pub struct Order {
     pub new: Code,
     /// The order as it was wished.
     pub(crate) wish: Wish,
-    /// Whether it needs a second person.
+    /// What two persons decide under dual control.
     pub(crate) operation: Option<Command>,
+    /// Whether dual control was on when it was given: it may be answered under another rule.
+    pub(crate) by_two: bool,
     /// What the share that is entered is.
     pub(crate) verdict: Option<Verdict>,
     /// When it was given, milliseconds of the world.
@@ -418,6 +420,7 @@ impl People {
             new,
             wish: *wish,
             operation: None,
+            by_two: false,
             verdict: None,
             given_ms: now_ms,
         };

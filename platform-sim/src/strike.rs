@@ -184,6 +184,7 @@ impl World {
         };
         let caller = Caller { who: ADMINISTRATOR, reply: ReplyId(reply) };
         let command = Command::Activate { slot: SlotId(slot), code: Some(id), confirmed: true };
+        self.note_operation(reply, &command);
         self.deliver(Input::Command { caller, command });
     }
 

@@ -381,6 +381,7 @@ impl World {
         self.seen = [None; SLOTS];
         self.logins = [None; SLOTS];
         self.stuck = [false; 2];
+        self.last_draw = [0; 64];
         self.burst = 0;
         self.active = [false; SLOTS];
         self.visits_ms = [u64::MAX; SLOTS];
@@ -758,12 +759,9 @@ impl World {
             CommandKind::DualControl => Command::DualControl { on: wish.on },
             CommandKind::AdoptConfiguration => Command::AdoptConfiguration { digest: [u8::from(wish.on); 32] },
         };
-        if self.people.are_two && !self.is_single() {
-            let needs_two = is_of_two(&command);
-            if let Some(order) = self.people.orders.last_mut().filter(|order| order.reply == reply) {
-                order.operation = needs_two.then(|| command.without_secrets());
-                order.wish.accept = Some(accept);
-            }
+        self.note_operation(reply, &command);
+        if let Some(order) = self.people.orders.last_mut().filter(|order| order.reply == reply && order.by_two) {
+            order.wish.accept = Some(accept);
         }
         self.hand_in(Input::Command { caller: Caller { who, reply: ReplyId(reply) }, command });
         if let Some(slot) = about {
@@ -828,7 +826,7 @@ impl World {
                 let request = Request { id, code, about: order.slot, wish: order.wish, approved: false };
                 self.people.needs_second(request);
             }
-            (Answer::Done | Answer::Waits(_), Some(operation)) => {
+            (Answer::Done | Answer::Waits(_), Some(operation)) if order.by_two => {
                 self.checkers.p26_done(order.slot.unwrap_or(0), &operation, order.who);
             }
             (Answer::Done, None) if order.kind == CommandKind::Approve => {
@@ -859,6 +857,15 @@ impl World {
             self.counts.unblocks += u64::from(kind == CommandKind::Unblock);
         }
         self.check_codes();
+    }
+
+    /// Remembers what two persons decide of the order that was given last.
+    pub(crate) fn note_operation(&mut self, reply: u32, command: &Command) {
+        let by_two = self.people.are_two && !self.is_single();
+        if let Some(order) = self.people.orders.last_mut().filter(|order| order.reply == reply) {
+            order.operation = is_of_two(command).then(|| command.without_secrets());
+            order.by_two = by_two;
+        }
     }
 
     /// Whether what was answered *done* is what devices and store say.

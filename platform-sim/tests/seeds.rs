@@ -68,6 +68,9 @@ seeds! {
     p35_a_new_code_under_cards_is_known_while_other_orders_are_answered 879;
     p35_a_stored_code_stays_the_next_to_try_when_something_typed_was_refused 85691;
     p35_people_finish_entering_their_shares_before_they_try_what_is_kept 40188;
+    p43_a_world_remembers_no_draw_of_the_one_before_it 138240;
+    p16_no_ceremony_begins_with_a_secret_that_was_wiped 135417;
+    p26_an_approval_asked_for_while_dual_control_is_switched_on_counts 213294;
 }
 
 #[test]

@@ -62,6 +62,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         if self.cards.writes_lines() {
             return Err(Refusal::OutboxFull);
         }
+        // A ceremony would wait for people with a secret that is nobody's any more.
+        if command.secrets().into_iter().flatten().any(|id| self.safe.with(id, |_| ()).is_none()) {
+            return Err(Refusal::CodeMissing);
+        }
         let places = if let Command::Cards { order } = command {
             order.at
         } else if let Command::SlotCards { at, .. }

@@ -150,7 +150,7 @@ fn an_openpgp_card_takes_one_credential_and_says_when_it_is_blocked() {
     scene.order(&users, &[Refused("1", 922), At("insert", &cancel)]).refused(1, 909);
 
     // Nor is it erased by another one's name: the card has one place for all.
-    let erase = ["card", "erase", "--credential", "slot-user", "--confirm", "erase"];
+    let erase = ["card", "erase", "--credential", "user", "--confirm", "erase"];
     scene.order(&erase, &[Refused("1", 927), At("insert", &cancel)]).refused(1, 909);
     scene.order(&["backup", "verify-set"], &[Card("1"), Says("no")]).exits(0);
 
