@@ -25,6 +25,9 @@ pub const NUMBERED_MAX: u8 = 8;
 /// nobody can fill the memory with readers of ever new names.
 const ROWS_MAX: usize = 32;
 
+/// PC/SC's count of insertions and removals has 16 bits (pcsclite.h, `dwEventState`).
+const COUNT_MAX: u32 = 0xFFFF;
+
 /// One appearance of a reader, from plugging in to unplugging; never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Presence(u64);
@@ -41,16 +44,20 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    /// The same with `card` as it is, after another look at the same reader. pcscd takes a card that
-    /// it could not reset for one that is there and mute, also when it was taken out just then, until
-    /// the next card comes. But it counts: every insertion and every removal is one more.
+    /// The same as it is, after another look at the same reader. pcscd takes a card that it could not
+    /// reset for one that is there and mute, also when it was taken out just then, until the next
+    /// card comes. But it counts: every insertion and every removal is one more. Of a card that is
+    /// not mute it may show the change a moment before it counts it.
     fn after(self, before: Option<Seat>) -> Self {
-        match before {
-            Some(before) if self.mute => {
-                let changes = self.count.wrapping_sub(before.count);
-                Seat { card: before.card ^ (changes % 2 == 1), ..self }
-            }
-            Some(_) | None => self,
+        let Some(before) = before else { return self };
+        let changes = self.count.wrapping_sub(before.count);
+        let counted = before.card ^ (changes % 2 == 1);
+        if self.mute {
+            Seat { card: counted, ..self }
+        } else if self.card == counted {
+            self
+        } else {
+            Seat { count: self.count.wrapping_add(1) & COUNT_MAX, ..self }
         }
     }
 }
@@ -357,15 +364,21 @@ mod tests {
             assert_eq!(seat(true, true, count).after(Some(before)).card, card, "{before:?}, {count}");
         }
         assert!(seat(true, true, 6).after(None).card, "nothing else is known of it");
-        let (mut table, arriving) = table();
-        let (desk, _jobs) = channel();
-        let presence = table.appeared("pad", Some(desk), "not asked yet".to_owned());
-        table.usable(presence);
-        for look in [there, seat(true, true, 6), empty, seat(true, true, 6), seat(true, false, 7)] {
-            table.looked("pad", look);
+        let counted = [there, seat(true, true, 6), empty, seat(true, true, 6), seat(true, false, 7)];
+        // The removal and the insertion are shown before they are counted, then mute, then again.
+        let shown_first =
+            [there, seat(false, false, 5), seat(true, true, 6), empty, seat(true, false, 6), seat(true, false, 7)];
+        for looks in [&counted[..], &shown_first] {
+            let (mut table, arriving) = table();
+            let (desk, _jobs) = channel();
+            let presence = table.appeared("pad", Some(desk), "not asked yet".to_owned());
+            table.usable(presence);
+            for look in looks {
+                table.looked("pad", *look);
+            }
+            let first = [(0, ReaderEvent::Found), (0, ReaderEvent::CardIn)];
+            assert_eq!(told(&arriving), [&first[..], &[(0, ReaderEvent::CardOut), (0, ReaderEvent::CardIn)]].concat());
         }
-        let first = [(0, ReaderEvent::Found), (0, ReaderEvent::CardIn)];
-        assert_eq!(told(&arriving), [&first[..], &[(0, ReaderEvent::CardOut), (0, ReaderEvent::CardIn)]].concat());
     }
 
     #[test]
