@@ -301,9 +301,10 @@ impl Campaign {
         panic!("round {}: {way:?}: nobody can open the slot: {told:#?}", self.round);
     }
 
-    /// The slot once it can be tried: a confirmed try that was refused costs its first wait.
+    /// The slot once it can be tried: a confirmed try that was refused costs its first wait, and
+    /// another one after it the second, twice as long.
     fn cooled_down(&self) -> SlotView {
-        let until = Instant::now() + Duration::from_millis(BACK_OFF_FIRST_MS) + PATIENCE;
+        let until = Instant::now() + Duration::from_millis(2 * BACK_OFF_FIRST_MS) + PATIENCE;
         loop {
             let view = self.appliance.status().slots.swap_remove(0);
             if view.state != "cooling-down" {
