@@ -31,7 +31,7 @@ pub struct SlotData {
     pub sets: Sets,
     /// Whether the sets have to join the turn's transaction.
     pub sets_dirty: bool,
-    /// *Old or new*, and both are typed alike: the old one is asked for now.
+    /// *Old or new*: the old one is the one to be tried next.
     pub asks_old: bool,
     /// Whether the platform has looked for the token since the start.
     pub looked: bool,
@@ -214,7 +214,7 @@ impl SlotData {
         now.mono_ms < *self.so_cooling_until_ms.get_or_insert(now.after_ms(wait_ms))
     }
 
-    /// Who knows the code that people would open the slot with: what is asked for now, and
+    /// Who knows the code that people would open the slot with: what is to be tried next, and
     /// the other one while a change of it is undecided.
     #[must_use]
     pub fn known(&self) -> [(Knows, Knowledge); 2] {
