@@ -25,9 +25,6 @@ pub const NUMBERED_MAX: u8 = 8;
 /// nobody can fill the memory with readers of ever new names.
 const ROWS_MAX: usize = 32;
 
-/// PC/SC's count of insertions and removals has 16 bits (pcsclite.h, `dwEventState`).
-const COUNT_MAX: u32 = 0xFFFF;
-
 /// One appearance of a reader, from plugging in to unplugging; never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Presence(u64);
@@ -44,21 +41,24 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    /// The same as it is, after another look at the same reader. pcscd takes a card that it could not
-    /// reset for one that is there and mute, also when it was taken out just then, until the next
-    /// card comes. But it counts: every insertion and every removal is one more. Of a card that is
-    /// not mute it may show the change a moment before it counts it.
-    fn after(self, before: Option<Seat>) -> Self {
+    /// The same as it is, after another look at the same reader. What pcscd shows may be wrong where
+    /// it counts right: it takes a card that it could not reset for one that is there and mute, and one
+    /// that it reset for one that is there, also when the card was taken out meanwhile, until the next
+    /// one comes; and it shows a change a moment before it counts it, which it says then. Every insertion
+    /// and every removal is one more. `odd_at` is the count at which the two said different things
+    /// last: if they do at another count too, the first look was at such a moment.
+    fn after(self, before: Option<Seat>, odd_at: &mut Option<u32>) -> Self {
         let Some(before) = before else { return self };
         let changes = self.count.wrapping_sub(before.count);
         let counted = before.card ^ (changes % 2 == 1);
-        if self.mute {
-            Seat { card: counted, ..self }
-        } else if self.card == counted {
-            self
-        } else {
-            Seat { count: self.count.wrapping_add(1) & COUNT_MAX, ..self }
+        if self.card == counted || (!self.mute && odd_at.is_some_and(|count| count != self.count)) {
+            *odd_at = None;
+            return self;
         }
+        if !self.mute {
+            *odd_at = Some(self.count);
+        }
+        Seat { card: counted, ..self }
     }
 }
 
@@ -79,6 +79,8 @@ struct Row {
     presence: Option<Presence>,
     /// The last look at it; `None`: there was none yet.
     seat: Option<Seat>,
+    /// At which count it looked otherwise than was counted.
+    odd_at: Option<u32>,
     /// Where its desk takes calls; none for a reader that policy excludes.
     desk: Option<Sender<Job>>,
     /// Whether the core knows that it is there.
@@ -111,6 +113,7 @@ impl Table {
                     used: false,
                     presence: None,
                     seat: None,
+                    odd_at: None,
                     desk: None,
                     found: false,
                     reason: None,
@@ -123,6 +126,7 @@ impl Table {
         row.number = row.number.or(kept);
         row.presence = Some(presence);
         row.seat = None;
+        row.odd_at = None;
         row.desk = desk;
         row.reason = Some(reason);
         presence
@@ -191,7 +195,7 @@ impl Table {
     pub(super) fn looked(&mut self, name: &str, seat: Seat) {
         let Some(row) = self.rows.iter_mut().find(|row| row.name == name && row.presence.is_some()) else { return };
         let before = row.seat;
-        let seat = seat.after(before);
+        let seat = seat.after(before, &mut row.odd_at);
         row.seat = Some(seat);
         if !row.found {
             // Whoever kept its desk from asking may have left; an ended desk needs no word.
@@ -349,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_card_that_is_called_mute_is_there_when_the_count_says_so() {
+    fn a_card_is_there_when_the_count_says_so() {
         let seat = |card, mute, count| Seat { card, mute, count };
         let (empty, there) = (seat(false, false, 6), seat(true, false, 5));
         for (before, count, card) in [
@@ -361,14 +365,16 @@ mod tests {
             (there, 7, true),
             (empty, 7, true),
         ] {
-            assert_eq!(seat(true, true, count).after(Some(before)).card, card, "{before:?}, {count}");
+            assert_eq!(seat(true, true, count).after(Some(before), &mut None).card, card, "{before:?}, {count}");
         }
-        assert!(seat(true, true, 6).after(None).card, "nothing else is known of it");
+        assert!(seat(true, true, 6).after(None, &mut None).card, "nothing else is known of it");
         let counted = [there, seat(true, true, 6), empty, seat(true, true, 6), seat(true, false, 7)];
         // The removal and the insertion are shown before they are counted, then mute, then again.
         let shown_first =
             [there, seat(false, false, 5), seat(true, true, 6), empty, seat(true, false, 6), seat(true, false, 7)];
-        for looks in [&counted[..], &shown_first] {
+        // It was reset while it was taken out: shown as there, and not as mute.
+        let reset = [there, seat(true, false, 6), seat(true, false, 6), seat(true, false, 7)];
+        for looks in [&counted[..], &shown_first, &reset] {
             let (mut table, arriving) = table();
             let (desk, _jobs) = channel();
             let presence = table.appeared("pad", Some(desk), "not asked yet".to_owned());
@@ -379,6 +385,21 @@ mod tests {
             let first = [(0, ReaderEvent::Found), (0, ReaderEvent::CardIn)];
             assert_eq!(told(&arriving), [&first[..], &[(0, ReaderEvent::CardOut), (0, ReaderEvent::CardIn)]].concat());
         }
+    }
+
+    #[test]
+    fn a_first_look_amid_a_change_is_made_good_by_the_next_change() {
+        let (mut table, arriving) = table();
+        let presence = appeared(&mut table, "pad");
+        table.usable(presence);
+        // Its first card is shown, and not counted yet: what follows reads as a removal.
+        for (card, count) in [(true, 0), (true, 1), (false, 2)] {
+            table.looked("pad", Seat { card, mute: false, count });
+        }
+        assert_eq!(told(&arriving), [(0, ReaderEvent::Found), (0, ReaderEvent::CardIn), (0, ReaderEvent::CardOut)]);
+        table.looked("pad", Seat { card: true, mute: false, count: 3 });
+        table.looked("pad", Seat { card: false, mute: false, count: 4 });
+        assert_eq!(told(&arriving), [(0, ReaderEvent::CardIn), (0, ReaderEvent::CardOut)]);
     }
 
     #[test]
