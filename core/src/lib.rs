@@ -51,6 +51,7 @@ pub mod code;
 pub mod command;
 pub mod derive;
 pub mod effect;
+pub mod export;
 pub mod fault;
 pub mod limits;
 pub mod outbox;

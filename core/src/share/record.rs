@@ -257,17 +257,17 @@ impl Fields<'_> {
 }
 
 /// Arrays beyond 32 bytes as postcard writes a tuple: without a length.
-mod signature_bytes {
+pub(crate) mod signature_bytes {
     use serde::de::{Deserialize as _, Deserializer};
     use serde::ser::{Serialize as _, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8; 64], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: &[u8; 64], serializer: S) -> Result<S::Ok, S::Error> {
         let (chunks, _) = bytes.as_chunks::<32>();
         let halves = [chunks.first().copied().unwrap_or([0; 32]), chunks.get(1).copied().unwrap_or([0; 32])];
         halves.serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 64], D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 64], D::Error> {
         let halves = <[[u8; 32]; 2]>::deserialize(deserializer)?;
         let mut bytes = [0; 64];
         for (to, from) in bytes.iter_mut().zip(halves.as_flattened()) {

@@ -1,0 +1,169 @@
+//! Writing an export. Header and trailer are written by the process that holds the node's key,
+//! sections by the one that holds the token: what ties them is the header's hash. A frame is
+//! handed over in one piece; making it durable is for whoever gave the writer.
+
+use embedded_io::Write;
+use postcard::ser_flavors::{Flavor, Slice};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    Entry, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, HASH_BYTES, Header, Kind, LeftOut, MAGIC, MESSAGE_BYTES, Section,
+    SectionEnd, Trailer, VERSION, frame_header, section_message,
+};
+
+/// Why something was not written. What was written before it is no whole file any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteProblem<E> {
+    /// The writer failed.
+    Device(E),
+    /// The writer took nothing and gave no reason.
+    Stopped,
+    /// A frame would be longer than [`FRAME_BYTES_MAX`]; nothing of it was written.
+    TooLong,
+    /// No reader would take it: an index that does not rise by one, attributes out of order, a class
+    /// whose key type or wrapped key does not belong to it, too many sections or entries; nothing of it was written.
+    Impossible,
+}
+
+/// Writes magic, version and header; answers with the hash that every section and the trailer
+/// are tied to.
+///
+/// # Errors
+/// [`WriteProblem`]
+pub fn begin<W: Write>(mut w: W, header: &Header) -> Result<[u8; HASH_BYTES], WriteProblem<W::Error>> {
+    if !header.is_possible() {
+        return Err(WriteProblem::Impossible);
+    }
+    let mut hash = Sha256::new();
+    let [a, b, c, d] = MAGIC;
+    let start = [a, b, c, d, VERSION];
+    hash.update(start);
+    write_all(&mut w, &start)?;
+    write_frame(&mut w, Kind::Header, header, &mut hash)?;
+    Ok(hash.finalize().into())
+}
+
+/// Writes the trailer. Its hash and counts are those of [`super::Reader::unsigned`].
+///
+/// # Errors
+/// [`WriteProblem`]
+pub fn write_trailer<W: Write>(mut w: W, trailer: &Trailer) -> Result<(), WriteProblem<W::Error>> {
+    write_frame(&mut w, Kind::Trailer, trailer, &mut Sha256::new())
+}
+
+/// Writes one section, from its beginning to its end.
+#[derive(Debug)]
+pub struct SectionWriter<W> {
+    w: W,
+    header_hash: [u8; HASH_BYTES],
+    frames: Sha256,
+    entries: u32,
+    left_out: u32,
+}
+
+impl<W: Write> SectionWriter<W> {
+    /// Begins the section of a slot.
+    ///
+    /// # Errors
+    /// [`WriteProblem`]
+    pub fn begin(
+        mut w: W,
+        header_hash: [u8; HASH_BYTES],
+        section: &Section<'_>,
+    ) -> Result<Self, WriteProblem<W::Error>> {
+        let mut frames = Sha256::new();
+        write_frame(&mut w, Kind::Section, section, &mut frames)?;
+        Ok(SectionWriter { w, header_hash, frames, entries: 0, left_out: 0 })
+    }
+
+    /// Writes an object; its index is [`SectionWriter::entries`].
+    ///
+    /// # Errors
+    /// [`WriteProblem`]
+    pub fn entry(&mut self, entry: &Entry<'_>) -> Result<(), WriteProblem<W::Error>> {
+        let possible = entry.index == self.entries && entry.is_possible() && entry.has_attributes();
+        let next = self.entries.checked_add(1).filter(|_| possible).ok_or(WriteProblem::Impossible)?;
+        write_frame(&mut self.w, Kind::Entry, entry, &mut self.frames)?;
+        self.entries = next;
+        Ok(())
+    }
+
+    /// Writes that a key is not in the export.
+    ///
+    /// # Errors
+    /// [`WriteProblem`]
+    pub fn left_out(&mut self, left_out: &LeftOut<'_>) -> Result<(), WriteProblem<W::Error>> {
+        let possible = left_out.class.has(left_out.key_type);
+        let next = self.left_out.checked_add(1).filter(|_| possible).ok_or(WriteProblem::Impossible)?;
+        write_frame(&mut self.w, Kind::LeftOut, left_out, &mut self.frames)?;
+        self.left_out = next;
+        Ok(())
+    }
+
+    /// Entries so far, which is the index of the next.
+    #[must_use]
+    pub const fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    /// Left-out keys so far.
+    #[must_use]
+    pub const fn left_out_keys(&self) -> u32 {
+        self.left_out
+    }
+
+    /// What the slot's MAK authenticates, once everything of the section is written.
+    #[must_use]
+    pub fn message(&self) -> [u8; MESSAGE_BYTES] {
+        section_message(&self.header_hash, &self.frames.clone().finalize().into())
+    }
+
+    /// Ends the section with the MAC of [`SectionWriter::message`].
+    ///
+    /// # Errors
+    /// [`WriteProblem`]
+    pub fn end(mut self, mac: [u8; HASH_BYTES]) -> Result<SectionEnd, WriteProblem<W::Error>> {
+        let end = SectionEnd { entries: self.entries, left_out: self.left_out, mac };
+        write_frame(&mut self.w, Kind::SectionEnd, &end, &mut self.frames)?;
+        Ok(end)
+    }
+}
+
+fn write_frame<W: Write>(
+    w: &mut W,
+    kind: Kind,
+    body: &impl Serialize,
+    hash: &mut Sha256,
+) -> Result<(), WriteProblem<W::Error>> {
+    let mut frame = [0; FRAME_HEADER_BYTES.saturating_add(FRAME_BYTES_MAX)];
+    let (head, place) = frame.split_at_mut(FRAME_HEADER_BYTES);
+    // Nothing in these structs but their length can be refused by postcard.
+    let written = encode(body, place).ok_or(WriteProblem::TooLong)?;
+    let length = u32::try_from(written).map_err(|_| WriteProblem::TooLong)?;
+    for (place, byte) in head.iter_mut().zip(frame_header(kind, length)) {
+        *place = byte;
+    }
+    let frame = frame.get(..FRAME_HEADER_BYTES.saturating_add(written)).ok_or(WriteProblem::TooLong)?;
+    hash.update(frame);
+    write_all(w, frame)
+}
+
+fn encode(body: &impl Serialize, out: &mut [u8]) -> Option<usize> {
+    let mut serializer = postcard::Serializer { output: Slice::new(out) };
+    body.serialize(&mut serializer).ok()?;
+    serializer.output.finalize().ok().map(|written| written.len())
+}
+
+/// As [`Write::write_all`], which panics when nothing is taken.
+fn write_all<W: Write>(w: &mut W, mut bytes: &[u8]) -> Result<(), WriteProblem<W::Error>> {
+    while !bytes.is_empty() {
+        match w.write(bytes) {
+            Ok(0) => return Err(WriteProblem::Stopped),
+            Ok(taken) => bytes = bytes.get(taken..).unwrap_or(&[]),
+            Err(error) if embedded_io::Error::kind(&error) == embedded_io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(WriteProblem::Device(error)),
+        }
+    }
+    Ok(())
+}
