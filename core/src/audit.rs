@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::ceremony::order::CeremonyId;
 use crate::command::CommandKind;
-use crate::effect::{ApplicationId, SlotId};
+use crate::effect::{ApplicationId, ImportPlan, SlotId};
 use crate::fault::{Fault, Refusal};
 use crate::person::PersonId;
 use crate::record::{self, ChangeKind, Doubt, Mode, Owner};
@@ -195,6 +195,22 @@ pub enum AuditEvent {
     BackupKeyNotPut(SlotId, Fault),
     /// Derived keys of other backup keys were destroyed in a slot's token.
     BackupKeysDestroyed(u8),
+    /// A protected export is whole and has its name.
+    ExportMade {
+        /// Slots in it.
+        sections: u8,
+        /// Keys in it.
+        keys: u32,
+        /// Keys that stayed behind, accepted by name.
+        left_out: u32,
+    },
+    /// A file's keys were unwrapped and compared; the token has U.
+    ImportPlanned(ImportPlan),
+    /// Everything new is in the token, read back and settled.
+    ImportDone {
+        /// Objects that were made.
+        made: u32,
+    },
 }
 
 /// How a ceremony ended.

@@ -571,6 +571,7 @@ impl Rules {
                 Task::CreateSet { .. }
                 | Task::VerifySet
                 | Task::RestoreKey { .. }
+                | Task::Restore { .. }
                 | Task::ReplaceSet { .. }
                 | Task::Rotate { .. },
             )
@@ -696,6 +697,7 @@ impl blocking::State<Rules> for State {
             }
             (State::Asking { .. }, On::DeadlinePassed) => rules.refuse(turn, Refusal::CeremonyTimedOut),
 
+            (State::AtHsm { .. }, On::RestoreRefused(refusal)) => rules.refuse(turn, refusal),
             (State::AtHsm { slot }, On::KeysPut(at, result)) if at == slot && !rules.is_for_so_pin() => {
                 rules.keys_put(turn, slot, result)
             }
@@ -794,6 +796,7 @@ impl blocking::Superstate<Rules> for Superstate {
                 | On::SoPinSet(_)
                 | On::Answered { .. }
                 | On::CancelOrdered { .. }
+                | On::RestoreRefused(_)
                 | On::DeadlinePassed => Outcome::Handled,
             },
         }

@@ -13,6 +13,7 @@ use crate::safe::SecretId;
 use crate::share::Quorum;
 use crate::share::card_set::CardQuorum;
 use crate::status::Progress;
+use crate::transfer::TransferOrder;
 
 /// The platform's name for an answer that somebody waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -254,6 +255,11 @@ pub enum Command {
         /// Which.
         id: CeremonyId,
     },
+    /// Something about an export or a file to restore.
+    Transfer {
+        /// What.
+        order: TransferOrder,
+    },
 }
 
 /// A [`Command`] or a reading without its parameters: what a role is checked against.
@@ -326,11 +332,21 @@ pub enum CommandKind {
     AnswerCeremony,
     /// [`Command::CancelCeremony`]
     CancelCeremony,
+    /// [`TransferOrder::Export`]
+    Export,
+    /// [`Task::Restore`](crate::ceremony::order::Task)
+    Restore,
+    /// [`TransferOrder::Import`]
+    Import,
+    /// [`TransferOrder::EndRestore`]
+    EndRestore,
+    /// [`TransferOrder::Count`]
+    CountKeys,
 }
 
 impl CommandKind {
     /// Every kind, in the order of the enum. New ones go to its end: audit records hold their places.
-    pub const ALL: [CommandKind; 33] = [
+    pub const ALL: [CommandKind; 38] = [
         CommandKind::Boot,
         CommandKind::Activate,
         CommandKind::Deactivate,
@@ -364,6 +380,11 @@ impl CommandKind {
         CommandKind::AdministratorCards,
         CommandKind::AnswerCeremony,
         CommandKind::CancelCeremony,
+        CommandKind::Export,
+        CommandKind::Restore,
+        CommandKind::Import,
+        CommandKind::EndRestore,
+        CommandKind::CountKeys,
     ];
 }
 
@@ -398,6 +419,7 @@ impl Command {
             Command::CardLost { .. } => CommandKind::CardLost,
             Command::AnswerCeremony { .. } => CommandKind::AnswerCeremony,
             Command::CancelCeremony { .. } => CommandKind::CancelCeremony,
+            Command::Transfer { order } => order.kind(),
         }
     }
 
@@ -414,7 +436,11 @@ impl Command {
             | Command::Cards { .. }
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
-            | Command::CancelCeremony { .. } => None,
+            | Command::CancelCeremony { .. }
+            | Command::Transfer { order: TransferOrder::Export { .. } | TransferOrder::EndRestore } => None,
+            Command::Transfer { order: TransferOrder::Import { slot, .. } | TransferOrder::Count { slot } } => {
+                Some(*slot)
+            }
             Command::Activate { slot, .. }
             | Command::Deactivate { slot }
             | Command::EndCall { slot }
@@ -449,6 +475,7 @@ impl Command {
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
+            | Command::Transfer { .. }
             | Command::BySoCards { then: SoUse::Init { .. } | SoUse::Decommission { .. }, .. } => [None, None],
             Command::BySoCards { then: SoUse::Unblock { new_code, .. }, .. } => [None, *new_code],
             Command::AdministratorCards { so_pin, .. } => [*so_pin, None],
@@ -479,6 +506,7 @@ impl Command {
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
+            | Command::Transfer { .. }
             | Command::BySoCards { then: SoUse::Init { .. } | SoUse::Decommission { .. }, .. } => {}
             Command::BySoCards { then: SoUse::Unblock { new_code, .. }, .. } => *new_code = None,
             // Whether the SO PIN is typed or comes from cards is part of what is approved.

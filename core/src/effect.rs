@@ -15,6 +15,7 @@ use crate::fault::{Fault, HsmFailure};
 use crate::record::{Record, SecretKey};
 use crate::safe::SecretId;
 use crate::token::{Presence, TokenState};
+use crate::transfer::FileOrder;
 
 /// A slot's number: its place in the configuration. Names are the platform's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -147,6 +148,13 @@ pub enum Effect {
         /// The hash of its last line.
         head: [u8; 32],
     },
+    /// Something about the file of an export or a restoration.
+    File {
+        /// Carried by the answer; none follows [`FileOrder::Discard`].
+        ticket: Ticket,
+        /// What.
+        order: FileOrder,
+    },
     /// End the HSM worker now, whatever it is doing; `Input::WorkerLost` follows.
     EndWorker,
     /// Everything is wiped and taken back: the platform may exit.
@@ -227,6 +235,43 @@ pub enum HsmCall {
         /// The new SO PIN.
         new: SecretId,
     },
+    /// Count the slot's keys: those that can leave, and those that no export covers.
+    Inventory {
+        /// The slot uid.
+        uid: [u8; 16],
+    },
+    /// Append this slot's section to the export that is being made: every key that can leave, wrapped
+    /// by W, with public keys and certificates, and a MAC by MAK. A key that cannot leave and was not
+    /// accepted by name refuses the export.
+    ExportSection {
+        /// The backup key in force.
+        key_id: [u8; 16],
+        /// The slot uid.
+        uid: [u8; 16],
+    },
+    /// Put U (unwrap only) into the token, check the spooled section's MAC, unwrap each of its keys
+    /// as an object of the session, compare and destroy it; keep the plan. The token's own objects stay
+    /// as they are.
+    PrepareImport {
+        /// Names the backup key.
+        key_id: [u8; 16],
+        /// The section's slot uid: what its keys are derived from.
+        uid: [u8; 16],
+        /// The wrapping key, 32 bytes.
+        kek: SecretId,
+        /// The authentication key, 32 bytes.
+        mak: SecretId,
+    },
+    /// Make what the plan calls new, by U: absent objects are made, those that differ made again; each is
+    /// read back. Repeating it does nothing more.
+    Import {
+        /// Names the backup key.
+        key_id: [u8; 16],
+        /// The section's slot uid.
+        uid: [u8; 16],
+    },
+    /// Destroy every U in the token.
+    DropUnwrapKey,
 }
 
 /// An order to an application's adapter.
@@ -256,6 +301,8 @@ pub enum Outcome {
     Application(Result<(), Fault>),
     /// Of [`Effect::Card`].
     Card(Result<CardAnswer, CardFailure>),
+    /// Of [`Effect::File`].
+    File(Result<(), Fault>),
 }
 
 /// What the device confirmed.
@@ -289,6 +336,48 @@ pub enum HsmAnswer {
     },
     /// `CKR_OK` from `C_SetPIN` in the SO's session, and the SO is logged out.
     SoPinSet,
+    /// Of [`HsmCall::Inventory`].
+    Counted(KeyCounts),
+    /// The section is in the file, with its MAC.
+    SectionExported {
+        /// Keys in it.
+        keys: u32,
+        /// Keys that cannot leave, accepted by name.
+        left_out: u32,
+    },
+    /// Of [`HsmCall::PrepareImport`].
+    ImportPrepared(ImportPlan),
+    /// Everything new is there, read back.
+    Imported {
+        /// Objects that this call made.
+        made: u32,
+    },
+    /// No U is in the token.
+    UnwrapKeyDropped,
+}
+
+/// What a look at the keys of a slot counted: private and secret keys without our own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct KeyCounts {
+    /// All of them.
+    pub keys: u32,
+    /// Those that an export can hold: `CKA_EXTRACTABLE` is true.
+    pub can_leave: u32,
+    /// Those that no export of this appliance holds.
+    pub uncovered: u32,
+}
+
+/// What an import is going to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct ImportPlan {
+    /// Objects that the token does not have.
+    pub new: u32,
+    /// Objects that it has already, with the same value.
+    pub same: u32,
+    /// Objects of the same class and id with another value: any of them refuses the import.
+    pub conflict: u32,
 }
 
 /// What a commit came to.

@@ -391,6 +391,35 @@ refusals! {
         "the key that these cards name is not the one that is wanted; no key was put anywhere" "begin again with the cards of the right key";
     975 CeremonyGivenUp "ceremony-given-up" Later
         "too many cards and PINs in a row did not do" "begin again when the right cards and people are there";
+
+    1001 TransferUnderWay "transfer-under-way" Later
+        "an export or a restore is under way" "`slotwarden status` shows it; wait until it ended";
+    1002 NothingPrepared "nothing-prepared" Wrong
+        "no file is prepared for this slot" "`slotwarden backup restore FILE` prepares one";
+    1003 ImportConflicts "import-conflicts" Wrong
+        "the token has a key with the same id and another value; nothing was imported" "compare the two; destroy or rename the one in the token, then begin again";
+    1004 ImportHalfway "import-halfway" WaitsForPeople
+        "the import began and did not end" "mend the cause that `slotwarden status` shows, then `slotwarden backup import` goes on";
+    1005 ExportLevelNone "export-level-none" Wrong
+        "no export is made at this appliance security level" "set `security_level = \"cards\"` and make a backup key with `slotwarden backup create-set`";
+    1006 SlotWithoutBackupKey "slot-without-backup-key" WaitsForPeople
+        "a slot's token does not have the keys of the backup key" "`slotwarden backup restore-key --slot NAME` brings them";
+    1007 NoSlotChosen "no-slot-chosen" Wrong
+        "no slot is named" "name at least one slot";
+    1008 KeysCannotLeave "keys-cannot-leave" Wrong
+        "keys of the slot cannot leave its token, and nobody accepted that by name" "repeat with --without SLOT/KEY for each of them; keys made with CKA_EXTRACTABLE can leave";
+    1009 ExportFileInvalid "export-file-invalid" Wrong
+        "the file is no whole export: it was cut, altered or written by something else" "take another copy of it; nothing was imported";
+    1010 ExportOfAnotherKey "export-of-another-key" Wrong
+        "the export was not made with this backup key" "use the cards of the key that `slotwarden verify` names; nothing was imported";
+    1011 NoSuchSection "no-such-section" Wrong
+        "the export holds nothing of this slot" "`slotwarden verify` names the slots it holds; nothing was imported";
+    1012 KeyNotRestorable "key-not-restorable" Wrong
+        "the token does not take a key of the export as it was" "the log names it; restore into a token of the same kind";
+    1013 ImportPlanOutdated "import-plan-outdated" Wrong
+        "the file is not the one that the restore was planned for" "begin the restore again";
+    1014 TransferFiles "transfer-files" Wrong
+        "files of the export or restore could not be read or written" "read the log, free space in the state directory, then try again";
 }
 
 /// A device failed, or we did.

@@ -24,6 +24,7 @@
 //! | [`service`] | routing, durability, deadlines: the four verbs |
 //! | [`share`] | what m of n persons hold together: quorum, typed shares, shares on cards, sets |
 //! | [`backup`] | keys that come from the backup key |
+//! | [`export`] | files of wrapped keys, written and read as a stream |
 //! | [`mod@derive`] | keys from keys |
 //! | [`safe`] | where secrets live, and the only place |
 //! | [`record`] | what is durable |
@@ -67,6 +68,7 @@ pub mod slot_data;
 pub mod status;
 pub mod time;
 pub mod token;
+pub mod transfer;
 pub mod turn;
 
 pub use command::{Answer, Caller, Command, ReplyId};

@@ -73,6 +73,9 @@ pub const GENERATED_CHARS: usize = 32;
 /// Shortest token PIN we generate for a token with a small maximum: 22 × log2(58) = 128 bit.
 pub const GENERATED_CHARS_MIN: usize = 22;
 
+/// Wait for one slot's keys on their way into a file or out of one, milliseconds: 10,000 keys at 9 ms
+/// each (SoftHSM's `C_UnwrapKey` to a token, measured) are 90 s; a network HSM may be ten times slower.
+pub const TRANSFER_DEADLINE_MS: u64 = 30 * 60_000;
 /// Wait for one PKCS#11 call before the operator is told that it is unanswered,
 /// milliseconds. Network HSMs fail over within 20 s; the call itself is not ended by this.
 pub const CALL_DEADLINE_MS: u64 = 30_000;

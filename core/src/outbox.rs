@@ -16,6 +16,7 @@ use crate::fault::{Fault, Refusal};
 use crate::person::PersonId;
 use crate::record::{Record, SecretKey};
 use crate::safe::SecretId;
+use crate::transfer::FileOrder;
 use crate::turn::Out;
 
 /// An effect that waits for durability, or a wipe that waits for the effects before it.
@@ -55,6 +56,10 @@ pub enum Act {
         id: CeremonyId,
         head: [u8; 32],
     },
+    File {
+        ticket: Ticket,
+        order: FileOrder,
+    },
     Checkpoint,
     EndWorker,
     Stopped,
@@ -72,6 +77,7 @@ impl Act {
             | Act::Random { ticket, .. }
             | Act::Unseal { ticket, .. }
             | Act::Application { ticket, .. }
+            | Act::File { ticket, .. }
             | Act::Card { ticket, .. } => Some(*ticket),
             Act::Reply { .. }
             | Act::SignTranscript { .. }
@@ -92,6 +98,7 @@ impl Act {
             | Act::Unseal { .. }
             | Act::Checkpoint
             | Act::Card { .. }
+            | Act::File { .. }
             | Act::SignTranscript { .. } => false,
             Act::Reply { .. } | Act::EndWorker | Act::Stopped | Act::Wipe(_) | Act::Withdrawn => true,
         }

@@ -12,6 +12,7 @@ use crate::command::{Command, CommandKind};
 use crate::fault::Refusal;
 use crate::limits::{PERSONS_MAX, ROSTER_MAX};
 use crate::record::Mode;
+use crate::transfer::TransferOrder;
 
 /// A person's number: given to a name when the platform first saw it, and never reused, so
 /// that records mean the same human after the configuration was edited.
@@ -228,6 +229,7 @@ pub const fn needs_two(command: &Command, lowers: bool) -> bool {
             | Task::ReplaceSet { .. }
             | Task::Rotate { .. }
             | Task::RestoreKey { .. }
+            | Task::Restore { .. }
             | Task::Erase { .. }
             | Task::Reassign { .. } => true,
             Task::ChangePin { .. } | Task::Copy { .. } | Task::VerifySet => false,
@@ -242,7 +244,9 @@ pub const fn needs_two(command: &Command, lowers: bool) -> bool {
         | Command::Reset { .. }
         | Command::AnswerCeremony { .. }
         | Command::CancelCeremony { .. }
+        | Command::Transfer { order: TransferOrder::EndRestore | TransferOrder::Count { .. } }
         | Command::Stop => false,
+        Command::Transfer { order: TransferOrder::Export { .. } | TransferOrder::Import { .. } } => true,
     }
 }
 
@@ -275,6 +279,11 @@ pub const fn may(roles: Roles, what: CommandKind) -> bool {
         | CommandKind::ReassignCard
         | CommandKind::VerifySet
         | CommandKind::RestoreKey
+        | CommandKind::Export
+        | CommandKind::Restore
+        | CommandKind::Import
+        | CommandKind::EndRestore
+        | CommandKind::CountKeys
         | CommandKind::ReplaceSet
         | CommandKind::RotateKey
         | CommandKind::EraseCard

@@ -604,6 +604,7 @@ impl blocking::Superstate<Rules> for Superstate {
                     EffectOutcome::Hsm(_)
                     | EffectOutcome::Random(_)
                     | EffectOutcome::Unsealed(_)
+                    | EffectOutcome::File(_)
                     | EffectOutcome::Card(_),
                 )
                 | On::DeadlinePassed

@@ -18,6 +18,7 @@ use crate::safe::SecretId;
 use crate::share::Set;
 use crate::share::card_set::CardQuorum;
 use crate::token::Serial;
+use crate::transfer::Restoration;
 
 /// Version of the encoding of [`SlotRecord`]. A store with a higher one is refused.
 pub const SLOT_RECORD_VERSION: u8 = 2;
@@ -91,6 +92,8 @@ pub enum Record {
         /// What happened.
         line: Line,
     },
+    /// The restoration under way; replaces the one before.
+    Restoration(Option<Restoration>),
 }
 
 /// Version of the encoding of [`PolicyRecord`]. A store with a higher one is refused.

@@ -24,6 +24,8 @@ mod entry;
 #[cfg(feature = "cards")]
 mod judge;
 mod people;
+#[cfg(feature = "cards")]
+mod transfers;
 
 use heapless::Vec;
 
@@ -55,6 +57,7 @@ use crate::slot::{SlotEvent, SlotMachine, State};
 use crate::slot_data::{Bound, SlotData};
 use crate::status::Status;
 use crate::time::Now;
+use crate::transfer::Restoration;
 use crate::turn::{Out, Turn};
 
 /// The service as an appliance runs it.
@@ -137,6 +140,8 @@ pub struct Service<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize>
     policy_dirty: bool,
     approvals: Approvals,
     cards: Cards<SLOTS>,
+    #[cfg(feature = "cards")]
+    transfer: transfers::Transfers,
     watch: RandomWatch,
     /// The time of the last input: effects polled after it are timed from here.
     now: Now,
@@ -202,6 +207,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             policy_dirty: false,
             approvals: Approvals::new(),
             cards: Cards::new(),
+            #[cfg(feature = "cards")]
+            transfer: transfers::Transfers::new(),
             watch: RandomWatch::new(),
             now: Now { mono_ms: 0, wall_s: None },
             phase: Phase::Loading,
@@ -279,6 +286,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// Hands over the cluster id found in the store. Before `Input::Start` only.
     pub const fn load_cluster(&mut self, cluster: [u8; 16]) {
         self.cards.load_cluster(cluster);
+    }
+
+    /// Hands over the restoration found in the store. Before `Input::Start` only, after the slots'
+    /// configuration.
+    pub fn load_restoration(&mut self, restoration: Restoration) {
+        self.take_up_transfer(restoration);
     }
 
     /// Hands over the end of the audit chain found in the store. Before `Input::Start` only.
@@ -365,11 +378,17 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         loop {
             let (entries, policy, policy_dirty) = (&mut self.entries, self.policy, &mut self.policy_dirty);
             let cards = &mut self.cards;
+            #[cfg(feature = "cards")]
+            let transfer = &mut self.transfer;
             let next = self.outbox.poll(|| {
                 if core::mem::take(policy_dirty) {
                     return Some(Record::Policy(policy));
                 }
                 if let Some(record) = cards.take_record() {
+                    return Some(record);
+                }
+                #[cfg(feature = "cards")]
+                if let Some(record) = transfer.take_record() {
                     return Some(record);
                 }
                 let entry = entries.iter_mut().find(|entry| entry.data.dirty || entry.data.sets_dirty)?;
@@ -418,7 +437,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             Phase::Loading | Phase::Running | Phase::Stopped => None,
         };
         let of_approvals = self.approvals.due_ms();
-        let of_people = [of_collections, of_approvals, self.cards.due_ms()].into_iter().flatten().min();
+        let of_people =
+            [of_collections, of_approvals, self.cards.due_ms(), self.transfer_due_ms()].into_iter().flatten().min();
         [of_slots, of_people, of_stop, self.checkpoint_due_ms, self.commit_due_ms].into_iter().flatten().min()
     }
 
@@ -443,6 +463,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             ceremony: self.cards.status(now),
             last_ceremony: self.cards.last(),
             backup: self.cards.backup_status(),
+            transfer: self.transfer_status(),
         }
     }
 
@@ -584,6 +605,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.outbox.withdraw_end_of_worker();
         self.outbox.journal_service(None, AuditEvent::WorkerLost);
         self.ceremony_lost_worker();
+        self.transfer_lost_worker();
         for slot in self.slots() {
             if let Some(entry) = self.entries.get_mut(usize::from(slot.0)) {
                 entry.armed = entry.armed.filter(|armed| armed.waits == Waits::Applications);
@@ -608,6 +630,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.expire_approvals();
         self.tick_collections();
         self.tick_cards();
+        self.tick_transfer();
         // A disk that does not answer is as good as one that fails; what it may still write is
         // what a power cut would have left.
         if self.commit_due_ms.is_some_and(|due_ms| due_ms <= self.now.mono_ms) {
@@ -706,6 +729,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         if self.phase == Phase::Running {
             self.settle_card_sets();
             self.keep_backup_keys();
+            self.go_on_with_transfer();
         }
         let working = self.entries.iter().any(|entry| entry.machine.state().is_working());
         let all_looked_at = self.entries.iter().all(|entry| entry.data.looked);
@@ -730,7 +754,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             self.safe.wipe_all();
         }
         let of_slots = self.entries.iter().any(|entry| entry.data.dirty || entry.data.sets_dirty);
-        let dirty = self.policy_dirty || self.cards.is_dirty() || self.are_lines_due() || of_slots;
+        let of_tables = self.cards.is_dirty() || self.is_transfer_dirty();
+        let dirty = self.policy_dirty || of_tables || self.are_lines_due() || of_slots;
         self.outbox.end_turn(dirty && self.phase != Phase::Loading);
     }
 
@@ -813,6 +838,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             }
             Act::EndWorker => Effect::EndWorker,
             Act::SignTranscript { id, head } => Effect::SignTranscript { id, head },
+            Act::File { ticket, order } => Effect::File { ticket, order },
             // Yielded where its call is looked up.
             Act::Stopped | Act::Wipe(_) | Act::Withdrawn | Act::Card { .. } => {
                 self.safe.wipe_all();

@@ -62,6 +62,8 @@ use crate::turn::Turn;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum SlotEvent {
+    /// The token has keys that the applications do not know yet: they get the PIN anew.
+    ServeOrdered,
     /// The platform looked for the token.
     Token(Presence),
     /// Somebody wants every slot tried that opens without people.
@@ -538,6 +540,7 @@ impl blocking::State<Rules> for State {
                 rest::attend(turn, before);
                 Handled
             }
+            (State::Active { pin }, On::ServeOrdered) => hand_over::begin_hand_over(turn, pin, None),
             (State::Active { pin }, On::WorkerLost) => Transition(State::Reconnecting { pin }),
 
             (State::TakingBack { after }, On::Done(ticket, EffectOutcome::Application(result))) => {
@@ -687,6 +690,8 @@ impl blocking::Superstate<Rules> for Superstate {
                 On::Done(ticket, outcome) => leftover_answer(turn, ticket, outcome),
                 // A deadline or wait that no longer matters: spurious, by contract harmless.
                 On::DeadlinePassed | On::WaitOver | On::BootOrdered | On::WorkerLost => Handled,
+                // Whoever is not active serves nobody now, and everybody when it is.
+                On::ServeOrdered => Handled,
                 On::InitOrdered { caller, so_pin, .. } => {
                     order::refuse(turn, caller, CommandKind::Init, Refusal::SlotHasToken, [Some(so_pin), None])
                 }
@@ -749,7 +754,11 @@ fn leftover_answer(turn: &mut Turn<'_>, ticket: Ticket, outcome: EffectOutcome) 
             // After its deadline: the application's state is shown, nothing else follows.
             application_answered(turn, ticket, result);
         }
-        EffectOutcome::Hsm(_) | EffectOutcome::Random(_) | EffectOutcome::Unsealed(_) | EffectOutcome::Card(_) => {}
+        EffectOutcome::Hsm(_)
+        | EffectOutcome::Random(_)
+        | EffectOutcome::Unsealed(_)
+        | EffectOutcome::Card(_)
+        | EffectOutcome::File(_) => {}
     }
     Outcome::Handled
 }

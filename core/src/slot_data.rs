@@ -3,7 +3,7 @@
 use heapless::Vec;
 
 use crate::audit::AuditEvent;
-use crate::effect::{ApplicationId, ApplicationOrder, ApplicationSet, SlotId, Ticket};
+use crate::effect::{ApplicationId, ApplicationOrder, ApplicationSet, KeyCounts, SlotId, Ticket};
 use crate::fault::{ApplicationFault, Fault, Refusal};
 use crate::limits::APPLICATIONS_PER_SLOT_MAX;
 use crate::outbox::Act;
@@ -19,6 +19,8 @@ use crate::turn::Turn;
 /// Everything known about one slot, beside the state of its machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotData {
+    /// Keys are being made in the token from a file: nobody gets its PIN meanwhile.
+    pub importing: bool,
     /// The slot's number.
     pub id: SlotId,
     /// Its number in the store.
@@ -65,6 +67,8 @@ pub struct SlotData {
     pub so_proven_set: Option<[u8; 16]>,
     /// Whether the token has the keys of the backup key in force; `None`: it was not asked.
     pub backup_key: Option<bool>,
+    /// Its keys as they were counted last; `None`: never since the start.
+    pub key_counts: Option<KeyCounts>,
     /// Applications that the order under way, or the last one, need not reach: a person named them.
     pub accept: ApplicationSet,
 }
@@ -87,6 +91,7 @@ impl SlotData {
     #[must_use]
     pub fn new(id: SlotId, owner: Owner, record: SlotRecord) -> Self {
         SlotData {
+            importing: false,
             id,
             owner,
             record,
@@ -109,6 +114,7 @@ impl SlotData {
             so_tried_set: None,
             so_proven_set: None,
             backup_key: None,
+            key_counts: None,
             accept: ApplicationSet::NONE,
         }
     }

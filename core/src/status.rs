@@ -12,8 +12,8 @@ use crate::card::sets::CardSet;
 use crate::card::{CardSerial, ReaderId};
 use crate::ceremony::Question;
 use crate::ceremony::order::CeremonyId;
-use crate::command::{Command, CommandKind};
-use crate::effect::{ApplicationId, SlotId};
+use crate::command::{Answer, Command, CommandKind};
+use crate::effect::{ApplicationId, ImportPlan, KeyCounts, SlotId};
 use crate::fault::{Fault, Refusal};
 use crate::limits::{APPLICATIONS_PER_SLOT_MAX, APPROVALS_MAX, ROSTER_MAX};
 use crate::person::{PersonId, Roster};
@@ -49,6 +49,38 @@ pub struct Status<const SLOTS: usize> {
     pub last_ceremony: Option<(CeremonyId, CommandKind, CeremonyEnd)>,
     /// The backup key's set in force.
     pub backup: Option<BackupStatus>,
+    /// The export or restoration under way.
+    pub transfer: Option<TransferStatus>,
+}
+
+/// An export or a restoration as everybody may see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct TransferStatus {
+    /// How far it is.
+    pub stage: TransferStage,
+    /// Of which slot, now.
+    pub slot: Option<SlotId>,
+    /// SHA-256 of the file that is restored.
+    pub file: Option<[u8; 32]>,
+}
+
+/// How far an export or a restoration is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum TransferStage {
+    /// Keys are written into an export.
+    Exporting,
+    /// Cards are gathered for a restore, or its keys are unwrapped and compared.
+    Preparing,
+    /// The plan is known; a person orders its import or gives it up.
+    Prepared(ImportPlan),
+    /// Keys are made in the token.
+    Importing,
+    /// The import began and did not end.
+    Halfway(Answer),
+    /// The key that unwraps is taken away.
+    Ending,
 }
 
 /// The backup key as everybody may see it.
@@ -163,6 +195,8 @@ pub struct SlotStatus {
     /// Whether the token has the derived keys of the backup key in force; `None`: not known, since
     /// it was not open yet, or there is no backup key.
     pub backup_key: Option<bool>,
+    /// Its keys as they were counted last; `None`: never since the start.
+    pub key_counts: Option<KeyCounts>,
     /// Who is wanted, if somebody is.
     pub waits_for: Option<WaitsFor>,
     /// Tries before each further one needs a confirmation; 0: the next one does.

@@ -330,6 +330,7 @@ fn slot_events(s: &Secrets) -> Vec<(String, SlotEvent)> {
         ("decommission".into(), decommission(Some(s.so_pin))),
         ("decommission without token".into(), decommission(None)),
         ("wait over".into(), SlotEvent::WaitOver),
+        ("serve ordered".into(), SlotEvent::ServeOrdered),
         ("worker lost".into(), SlotEvent::WorkerLost),
         ("deadline passed".into(), SlotEvent::DeadlinePassed),
         ("change ended: hand over".into(), ended(Then::HandOver(s.pin))),

@@ -385,6 +385,7 @@ fn events() -> Vec<(&'static str, On)> {
         ("keys put", On::KeysPut(SLOT, Ok(()))),
         ("keys not put", On::KeysPut(SLOT, Err(fault))),
         ("keys put elsewhere", On::KeysPut(SlotId(9), Ok(()))),
+        ("restore refused", On::RestoreRefused(Refusal::NothingPrepared)),
         ("SO PIN set", On::SoPinSet(Ok(()))),
         ("SO PIN refused", On::SoPinSet(Err(SoPinEnd::Refused(Refusal::SoPinWrong)))),
         ("SO PIN unknown", On::SoPinSet(Err(SoPinEnd::OldOrNew(fault)))),

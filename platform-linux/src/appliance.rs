@@ -99,6 +99,7 @@ pub fn prepare(offered: &Offered, new_store: bool, events: &Events) -> Result<Pr
         sets,
         cards,
         policy,
+        restoration: store.loaded().restoration,
         chain,
         protected: settings.protected.clone(),
         configuration_file: offered.path.clone(),

@@ -14,6 +14,7 @@ mod man;
 mod meaning;
 mod session;
 mod shares;
+mod transfers;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -39,6 +40,8 @@ pub const CONFIRM_DECOMMISSION: &str = "decommission NAME";
 
 /// What confirms that what is on a card is taken away.
 pub const CONFIRM_ERASE: &str = "erase";
+/// What a person types to make keys from a file in a token.
+pub const CONFIRM_IMPORT: &str = "import";
 
 /// How a daemon starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,6 +93,12 @@ fn run(program: &Program, arguments: Arguments) -> u8 {
         Verb::Completions { shell } => Ok(print(&shell.completions(shown(&Arguments::command())))),
         Verb::Man => Ok(print(man::page(shown(&Arguments::command())).as_bytes())),
         Verb::CheckConfig => check_config(&config, format).map_err(Refused::from),
+        Verb::Verify { file, node_key } => crate::export_file::verify(&file, node_key)
+            .map(|found| {
+                output::transfers::verified(format, &file, &found);
+                EXIT_DONE
+            })
+            .map_err(Refused::from),
         Verb::Audit(verb) => audit::run(&config, format, verb),
         verb => Session::open(&config, format).and_then(|session| session.run(verb)),
     };
@@ -210,7 +219,7 @@ mod tests {
         for exit in [EXIT_DONE, EXIT_ERROR, EXIT_WAITS, EXIT_USAGE, EXIT_LATER, EXIT_NOT_ALLOWED, EXIT_INTERRUPTED] {
             assert!(exits.lines().any(|line| line.trim_start().starts_with(&format!("{exit} "))), "{exit}");
         }
-        for text in [CONFIRM_LAST_TRY, CONFIRM_END_CALL, CONFIRM_DECOMMISSION, CONFIRM_ERASE] {
+        for text in [CONFIRM_LAST_TRY, CONFIRM_END_CALL, CONFIRM_DECOMMISSION, CONFIRM_ERASE, CONFIRM_IMPORT] {
             assert!(help.contains(&format!("\"{text}\"")), "{text}");
         }
     }

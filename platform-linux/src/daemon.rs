@@ -14,6 +14,7 @@ mod card_orders;
 mod held;
 mod orders;
 mod readings;
+mod transfers;
 mod watch;
 
 use std::collections::{HashMap, VecDeque};
@@ -27,19 +28,20 @@ use slotwarden_core::card::registry::CardEntry;
 use slotwarden_core::card::sets::{CardSets, SetSubject};
 use slotwarden_core::card::{CardAnswer, CardFailure};
 use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
-use slotwarden_core::effect::{Effect, Input, Outcome, Ticket};
+use slotwarden_core::effect::{Effect, HsmCall, Input, Outcome, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::limits::{SLOTS_APPLIANCE, STOP_DEADLINE_MS};
 use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Owner, PolicyRecord, Sets, SlotRecord};
 use slotwarden_core::status::Status;
+use slotwarden_core::transfer::Restoration;
 use slotwarden_core::{Appliance, Configuration, Now, SecretId, Service};
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 use crate::config::SecurityLevel;
 use crate::control;
-use crate::devices::{Applications, Cards, Event, Hsm, Lend, Store};
+use crate::devices::{Applications, Cards, Event, Files, Hsm, Lend, Store};
 use crate::names::Names;
 use crate::problem::{self, Problem};
 use crate::random::{self, FirstSource};
@@ -66,6 +68,8 @@ pub struct Devices<H, S, A> {
     pub applications: A,
     /// The card readers.
     pub cards: Box<dyn Cards + Send>,
+    /// Files of exports and restores.
+    pub files: Box<dyn Files + Send>,
 }
 
 /// What the loop begins with.
@@ -83,6 +87,8 @@ pub struct Setup {
     pub sets: Vec<(Owner, Sets)>,
     /// What the store holds of cards.
     pub cards: StoredCards,
+    /// The restoration under way when the last run ended.
+    pub restoration: Option<Restoration>,
     /// The end of the audit chain found in the store.
     pub chain: Chain,
     /// The protected part of the configuration in force.
@@ -136,6 +142,7 @@ pub fn run<H: Hsm, S: Store, A: Applications>(
             None => {
                 untold = 0;
                 running.tell_changes();
+                running.count_keys();
                 events.recv_timeout(running.sleep())
             }
         };
@@ -166,6 +173,8 @@ enum Waiting {
     Client(SyncSender<control::Reply>),
     /// The loop itself: boot.
     Boot,
+    /// The loop itself: a count of keys; the status has it.
+    Count,
     /// The loop itself: stop.
     Stop,
 }
@@ -197,6 +206,10 @@ struct Loop<'n, H, S, A> {
     /// SHA-256 of this program, once somebody wanted to know.
     program: Arc<OnceLock<String>>,
     configuration_file: Option<PathBuf>,
+    /// What orders named as staying behind, by the digest that stands in the command.
+    left_out: VecDeque<([u8; 32], Vec<String>)>,
+    /// When the keys of each slot were counted last.
+    counted: HashMap<u8, Instant>,
 }
 
 impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
@@ -222,6 +235,9 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
         if let Some(cluster) = setup.cards.cluster {
             service.load_cluster(cluster);
         }
+        if let Some(restoration) = setup.restoration {
+            service.load_restoration(restoration);
+        }
         service.load_chain(setup.chain);
         Ok(Loop {
             service,
@@ -245,6 +261,8 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             watching: Vec::new(),
             program: Arc::default(),
             configuration_file: setup.configuration_file,
+            left_out: VecDeque::new(),
+            counted: HashMap::new(),
         })
     }
 
@@ -310,7 +328,13 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
                 self.devices.store.journal(&record);
             }
             Effect::Commit { ticket } => self.devices.store.commit(ticket),
-            Effect::Hsm { ticket, slot, call } => self.devices.hsm.perform(ticket, slot, call, secrets),
+            Effect::Hsm { ticket, slot, call } => {
+                if let HsmCall::ExportSection { .. } = call {
+                    // Read by the worker before anything else; without it the section is refused.
+                    self.devices.files.begin_section(&self.names.slot_name(slot));
+                }
+                self.devices.hsm.perform(ticket, slot, call, secrets);
+            }
             Effect::Random { ticket, id } => self.random(ticket, id),
             Effect::Unseal { ticket, key, id } => {
                 let mut result = Err(Fault::SealBroken);
@@ -329,6 +353,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             Effect::Reply { reply, answer } => self.reply(reply, answer),
             Effect::Checkpoint { sequence, head } => self.devices.store.checkpoint(sequence, head),
             Effect::SignTranscript { id, head } => self.devices.store.sign_transcript(id, head),
+            Effect::File { ticket, order } => self.file(ticket, order),
             Effect::EndWorker => self.devices.hsm.end_worker(),
             Effect::Stopped => self.ended = true,
         }
@@ -392,6 +417,8 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
                 info!("{}", status.sentence());
                 (self.notice)(Notice::Ready(&status));
             }
+            // Why one could not be counted is the slot's state; it is tried again in an hour.
+            Some(Waiting::Count) => {}
             // `Effect::Stopped` ends the loop. A refusal means that the service cannot
             // stop in order; the deadline of the stop ends it then.
             Some(Waiting::Stop) => {
@@ -414,6 +441,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             (Answer::NeedsApproval { id, code }, _) => Answered::NeedsApproval { id, code: code.to_string() }.into(),
             (Answer::Done | Answer::Refused(_) | Answer::Failed(_), Ok(())) => Answered::Done.into(),
             (Answer::Done | Answer::Refused(_) | Answer::Failed(_), Err(problem)) => {
+                let problem = self.with_names_of_keys(problem);
                 let free_tokens = if problem.is(Refusal::SeveralFreeTokens) { self.free_tokens() } else { vec![] };
                 Answered::Problem { problem, free_tokens }.into()
             }

@@ -4,6 +4,7 @@
 //! The loop (`daemon.rs`) is the only one that talks to the core. Devices answer by
 //! sending [`Event`]s into the loop's channel; none of them decides anything.
 
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,11 @@ use slotwarden_core::ceremony::transcript::Line;
 use slotwarden_core::effect::{ApplicationId, ApplicationOrder, HsmCall, Input, SlotId, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::record::{Record, SecretKey};
+use slotwarden_core::transfer::FileOrder;
 use zeroize::Zeroizing;
+
+use crate::problem::Problem;
+use crate::wire::SpooledFile;
 
 /// Lends a secret of the Safe while an effect is performed.
 pub trait Lend {
@@ -127,7 +132,12 @@ pub trait Store {
     fn seal(&self) -> &'static str;
     /// The node's public key (Ed25519).
     fn node_key(&self) -> [u8; 32];
+    /// Signs with the node key, in whatever thread: what it signs begins with a domain of its own.
+    fn signer(&self) -> Signer;
 }
+
+/// Signs a message with the node key (Ed25519).
+pub type Signer = Arc<dyn Fn(&[u8]) -> [u8; 64] + Send + Sync>;
 
 /// A signed head of the audit chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,6 +193,39 @@ pub struct ReaderView {
     pub card: bool,
     /// Why it is not used: no keypad, or excluded by the configuration.
     pub reason: Option<String>,
+}
+
+/// The files of exports and restores.
+pub trait Files {
+    /// Carries out an order; the answer comes later as `Input::Done` with `ticket`, but for `Discard`.
+    fn perform(&mut self, ticket: Ticket, order: FileOrder, about: ExportAbout);
+    /// The worker is about to write the section of this slot.
+    fn begin_section(&mut self, slot: &str);
+    /// Keys that the section written last could not hold and that nobody accepted, by name.
+    fn left_out(&self) -> Vec<String>;
+    /// A part of the export that was made last: how long it is, and bytes from `offset` on.
+    ///
+    /// # Errors
+    /// `Own::NoExport`; [`Refusal::StoreUnreadable`].
+    fn read_export(&self, offset: u64, count: usize) -> Result<(u64, Vec<u8>), Problem>;
+    /// Takes a part of a file to restore; what it is, once it is whole.
+    ///
+    /// # Errors
+    /// `Own::FileRefused` with the reason; [`Refusal::DiskReserve`].
+    fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<SpooledFile>, Problem>;
+    /// SHA-256 of the file that is spooled, if one is whole.
+    fn spooled(&self) -> Option<[u8; 32]>;
+}
+
+/// What stands in the header of an export.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExportAbout {
+    /// The cluster id.
+    pub cluster: [u8; 16],
+    /// Keys that stay behind, each as SLOT/KEY.
+    pub left_out: Vec<String>,
+    /// Seconds since 1970, where there is a clock.
+    pub wall_s: Option<u64>,
 }
 
 /// An appliance without card readers.

@@ -61,6 +61,8 @@ pub struct WorkerSettings {
     pub lock_file: PathBuf,
     /// Calls into a slow module at the same time, at least 1.
     pub calls_in_flight_max: u16,
+    /// Where exports are made and files to restore are kept: `transfer` in the state directory.
+    pub transfer_dir: PathBuf,
     /// How long things may take.
     pub waits: Waits,
 }
@@ -71,6 +73,7 @@ impl WorkerSettings {
     /// # Errors
     /// When the kernel does not say which program runs.
     pub fn new(module: PathBuf, tokens: Vec<WantedToken>, lock_file: PathBuf) -> io::Result<Self> {
+        let transfer_dir = lock_file.with_file_name("transfer");
         Ok(WorkerSettings {
             program: env::current_exe()?,
             module,
@@ -79,6 +82,7 @@ impl WorkerSettings {
             settle_dir: None,
             lock_file,
             calls_in_flight_max: CALLS_IN_FLIGHT_MAX_DEFAULT,
+            transfer_dir,
             waits: Waits::default(),
         })
     }
@@ -230,6 +234,13 @@ impl Hsm for WorkerHsm {
             }
             HsmCall::KeepBackupKeys { key_id, uid } => (Order::KeepBackupKeys { key_id, uid }, [None, None]),
             HsmCall::SetSoPin { old, new } => (Order::SetSoPin, [Some(old), Some(new)]),
+            HsmCall::Inventory { uid } => (Order::Inventory { uid }, [None, None]),
+            HsmCall::ExportSection { key_id, uid } => (Order::ExportSection { key_id, uid }, [None, None]),
+            HsmCall::PrepareImport { key_id, uid, kek, mak } => {
+                (Order::PrepareImport { key_id, uid }, [Some(kek), Some(mak)])
+            }
+            HsmCall::Import { key_id, uid } => (Order::Import { key_id, uid }, [None, None]),
+            HsmCall::DropUnwrapKey => (Order::DropUnwrapKey, [None, None]),
         };
         let mut frames = Vec::with_capacity(2);
         for id in ids.into_iter().flatten() {

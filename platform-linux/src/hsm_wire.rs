@@ -51,6 +51,8 @@ pub(crate) struct WorkerConfiguration {
     pub(crate) look_wait_ms: u64,
     /// Calls into a slow module at the same time.
     pub(crate) calls_in_flight_max: u16,
+    /// Where exports are made and files to restore are kept.
+    pub(crate) transfer_dir: WirePath,
     /// What this process is for.
     pub(crate) duty: Duty,
 }
@@ -132,6 +134,34 @@ pub(crate) enum Order {
     },
     /// `HsmCall::SetSoPin`; two secrets, old and new.
     SetSoPin,
+    /// `HsmCall::Inventory`.
+    Inventory {
+        /// The slot uid.
+        uid: [u8; 16],
+    },
+    /// `HsmCall::ExportSection`.
+    ExportSection {
+        /// The backup key in force.
+        key_id: [u8; 16],
+        /// The slot uid.
+        uid: [u8; 16],
+    },
+    /// `HsmCall::PrepareImport`; two secrets, KEK and MAK.
+    PrepareImport {
+        /// Names the backup key.
+        key_id: [u8; 16],
+        /// The section's slot uid.
+        uid: [u8; 16],
+    },
+    /// `HsmCall::Import`.
+    Import {
+        /// Names the backup key.
+        key_id: [u8; 16],
+        /// The section's slot uid.
+        uid: [u8; 16],
+    },
+    /// `HsmCall::DropUnwrapKey`.
+    DropUnwrapKey,
 }
 
 /// A token that `slot init` could take, on the wire.

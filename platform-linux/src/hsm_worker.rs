@@ -25,6 +25,7 @@ pub(crate) mod lock;
 mod module;
 mod settle;
 mod token;
+mod transfer;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -107,6 +108,7 @@ fn run() -> io::Result<()> {
     let (look, found, seen) = find::first_look(&module, &configuration.tokens);
     // The desks stand before the daemon hears of them: an order finds its desk.
     let settle_dir = configuration.settle_dir.as_ref().map(|dir| Arc::from(dir.path()));
+    let transfer_dir: Arc<std::path::Path> = Arc::from(configuration.transfer_dir.path());
     let mut desks = Vec::new();
     for ((number, wanted), (presence, place)) in (0..=u8::MAX).zip(&configuration.tokens).zip(&seen) {
         let token = Token {
@@ -120,6 +122,7 @@ fn run() -> io::Result<()> {
             },
             replies: replies.clone(),
             settle_dir: settle_dir.clone(),
+            transfer_dir: Arc::clone(&transfer_dir),
         };
         desks.push(Arc::new(Desk::new(token, Duration::from_millis(loss_interval_ms))));
     }

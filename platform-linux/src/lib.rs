@@ -18,6 +18,8 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod devices;
+pub mod export_file;
+pub mod files;
 pub mod frame;
 pub mod harden;
 #[cfg(feature = "pkcs11")]
@@ -39,4 +41,5 @@ pub mod status_json;
 pub mod store;
 pub mod token_uri;
 pub mod transcript;
+pub mod transfer_dir;
 pub mod wire;

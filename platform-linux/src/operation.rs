@@ -8,6 +8,7 @@ use slotwarden_core::effect::{ApplicationId, ApplicationSet, SlotId};
 use slotwarden_core::person::Roster;
 use slotwarden_core::record::Mode;
 use slotwarden_core::share::card_set::CardQuorum;
+use slotwarden_core::transfer::TransferOrder;
 
 use crate::audit::hex;
 use crate::names::Names;
@@ -106,6 +107,18 @@ pub fn sentence(operation: &Command, names: &Names) -> String {
             format!("answer {answer} in ceremony {id}{typed}")
         }
         Command::CancelCeremony { id } => format!("cancel ceremony {id}"),
+        Command::Transfer { order: TransferOrder::Export { slots, left_out } } => {
+            let named: Vec<String> = slots.slots().map(|slot| names.slot_name(slot)).collect();
+            let behind = hex(&left_out[..8]);
+            format!("export the keys of {} (SHA-256 of what stays behind: {behind}…)", named.join(", "))
+        }
+        Command::Transfer { order: TransferOrder::Import { slot, file } } => {
+            format!("import the file with SHA-256 {} into {}", hex(&file), names.slot_name(slot))
+        }
+        Command::Transfer { order: TransferOrder::Count { slot } } => {
+            format!("count the keys of {}", names.slot_name(slot))
+        }
+        Command::Transfer { order: TransferOrder::EndRestore } => "give the restore up".to_owned(),
     }
 }
 
@@ -154,6 +167,14 @@ fn cards(task: Task, names: &Names) -> String {
         }
         Task::Erase { credential } => {
             format!("erase {} from a card", credential_words(credential))
+        }
+        Task::Restore { slot, key_id, file, .. } => {
+            let name = names.slot_name(slot);
+            format!(
+                "bring the key that unwraps the file with SHA-256 {} into {name}, key {}, and see what it would import",
+                hex(&file),
+                hex(&key_id)
+            )
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod cards;
 mod transcript;
+pub mod transfers;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -150,6 +151,12 @@ pub fn status(format: Format, status: &StatusView) {
     } else if let Some(ended) = &status.last_ceremony {
         line(&cards::ended_line(ended));
     }
+    if let Some(transfer) = &status.transfer {
+        transfers::lines(transfer).iter().for_each(|text| line(text));
+    }
+    for slot in &status.slots {
+        transfers::coverage(&slot.name, slot.keys).iter().for_each(|text| line(text));
+    }
     for text in status.backup.iter().flat_map(cards::backup_lines) {
         line(&text);
     }
@@ -245,6 +252,9 @@ pub fn slot(format: Format, detail: &SlotDetail) {
         Some(true) => row("backup key", "its derived keys are in the token"),
         Some(false) => row("backup key", "without: `slotwarden backup restore-key` brings its derived keys"),
         None => {}
+    }
+    if let Some(keys) = slot.keys {
+        row("keys", &transfers::keys(keys));
     }
     row("SO PIN last proven", &slot.so_pin_proven_s.map_or_else(|| "never".to_owned(), utc));
     for application in &slot.applications {

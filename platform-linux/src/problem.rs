@@ -119,6 +119,16 @@ own_refusals! {
         "no ceremony with this id left a transcript here" "`slotwarden ceremony show` names the last one, `slotwarden audit show` those before";
     644 CredentialUnclear "credential-unclear" Wrong
         "the card has several credentials" "name one with --credential";
+    645 NoExport "no-export" Wrong
+        "no export was made on this appliance yet" "`slotwarden backup export FILE` makes one";
+    646 FileRefused "file-refused" Wrong
+        "the file is not a whole protected export; nothing was imported" "`slotwarden verify FILE` says more; take another copy of it";
+    647 FileNotSpooled "file-not-spooled" Wrong
+        "the file that this is about is not here any more" "begin again with `slotwarden backup restore FILE`";
+    649 ImportUnconfirmed "import-unconfirmed" WaitsForPeople
+        "this makes the keys of a file in a token" "look at its plan with `slotwarden status`, then repeat with --confirm \"import\"";
+    648 SectionUnclear "section-unclear" Wrong
+        "it is not clear which section of the file is meant" "`slotwarden verify FILE` lists its sections; name one with --section";
     627 UnknownPerson "unknown-person" Wrong
         "the configuration names no such person" "name persons as their [[person]] does";
 }

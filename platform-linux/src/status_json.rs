@@ -5,6 +5,7 @@
 
 mod cards;
 mod ceremony;
+mod transfers;
 
 use serde::{Deserialize, Serialize};
 use slotwarden_core::command::CommandKind;
@@ -23,6 +24,7 @@ use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_LATER, EXIT_WAITS, Problem};
 
 pub use cards::{BackupView, CardSetView, CardView, CardsView, card_view, credential_word};
 pub use ceremony::{CeremonyView, LastCeremonyView, end_word, view_of_ceremony};
+pub use transfers::{KeysView, PlanView, TransferView};
 
 /// Version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -66,6 +68,8 @@ pub struct StatusView {
     pub last_ceremony: Option<LastCeremonyView>,
     /// The backup key's set in force.
     pub backup: Option<BackupView>,
+    /// The export or restore under way.
+    pub transfer: Option<TransferView>,
 }
 
 /// Counts of slots.
@@ -119,6 +123,8 @@ pub struct SlotView {
     pub collection: Option<CollectionView>,
     /// Whether its token has the derived keys of the backup key in force; null: not known, or there is none.
     pub backup_key: Option<bool>,
+    /// Its keys as they were counted last; null: not since the start.
+    pub keys: Option<KeysView>,
 }
 
 /// One order that needs two persons. Its code is told to its requester only.
@@ -302,6 +308,7 @@ pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &
         kept_codes: names.left_out.clone(),
         ceremony: status.ceremony.as_ref().map(|found| view_of_ceremony(found, names, &around.readers)),
         last_ceremony: status.last_ceremony.map(ceremony::last_view),
+        transfer: status.transfer.as_ref().map(|transfer| transfers::view_of_transfer(transfer, names)),
         backup: status.backup.as_ref().map(|backup| cards::backup_view(backup, around.wall_s)),
     }
 }
@@ -516,6 +523,7 @@ fn slot_view(slot: &SlotStatus, names: &Names) -> SlotView {
         knowledge: knowledge_view(slot, names),
         collection: slot.collection.as_ref().map(|collection| collection_view(collection, names)),
         backup_key: slot.backup_key,
+        keys: slot.key_counts.map(KeysView::from),
     }
 }
 
@@ -586,7 +594,12 @@ fn collection_view(collection: &CollectionStatus, names: &Names) -> CollectionVi
             | CommandKind::SlotCards
             | CommandKind::AdministratorCards
             | CommandKind::AnswerCeremony
-            | CommandKind::CancelCeremony => "activate",
+            | CommandKind::CancelCeremony
+            | CommandKind::Export
+            | CommandKind::Restore
+            | CommandKind::Import
+            | CommandKind::EndRestore
+            | CommandKind::CountKeys => "activate",
         }
         .to_owned(),
         progress: ProgressView::from(collection.progress),
@@ -658,11 +671,13 @@ mod tests {
     use slotwarden_core::card::{CardSerial, ReaderId};
     use slotwarden_core::ceremony::{CeremonyId, Question};
     use slotwarden_core::command::Command;
-    use slotwarden_core::effect::{ApplicationId, ApplicationSet, SlotId};
+    use slotwarden_core::effect::{ApplicationId, ApplicationSet, ImportPlan, KeyCounts, SlotId};
     use slotwarden_core::fault::{ApplicationFault, Function, Refusal};
     use slotwarden_core::person::{PersonId, Roster};
     use slotwarden_core::share::card_set::CardQuorum;
-    use slotwarden_core::status::{ApplicationStatus, BackupStatus, CeremonyStatus, CeremonyWait, WaitsFor};
+    use slotwarden_core::status::{
+        ApplicationStatus, BackupStatus, CeremonyStatus, CeremonyWait, TransferStage, TransferStatus, WaitsFor,
+    };
 
     use super::*;
     use crate::names::SlotName;
@@ -684,6 +699,7 @@ mod tests {
             so_proven_s: None,
             fault: None,
             backup_key: None,
+            key_counts: None,
         }
     }
 
@@ -701,6 +717,7 @@ mod tests {
             ceremony: None,
             last_ceremony: None,
             backup: None,
+            transfer: None,
         }
     }
 
@@ -815,6 +832,7 @@ mod tests {
         waits.tries_left = 0;
         waits.knowledge = KnowledgeStatus::Cards { quorum: CardQuorum::new(2, 3).expect("a quorum"), with_code: true };
         waits.backup_key = Some(false);
+        waits.key_counts = Some(KeyCounts { keys: 4, can_leave: 3, uncovered: 2 });
         let mut doubtful = waiting(2, WaitKind::Person);
         doubtful.state = StateName::Doubtful;
         doubtful.doubt = Some(Doubt::CallUnanswered);
@@ -856,6 +874,11 @@ mod tests {
         });
         all.last_ceremony =
             Some((CeremonyId([0xCD; 8]), CommandKind::CopyCard, CeremonyEnd::Refused(Refusal::CeremonyCancelled)));
+        all.transfer = Some(TransferStatus {
+            stage: TransferStage::Prepared(ImportPlan { new: 3, same: 2, conflict: 1 }),
+            slot: Some(SlotId(0)),
+            file: Some([0x33; 32]),
+        });
         all.backup = Some(BackupStatus {
             set: CardSet {
                 id: [0x11; 16],

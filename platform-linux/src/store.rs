@@ -43,6 +43,7 @@ use slotwarden_core::effect::Ticket;
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Owner, PolicyRecord, Record, SecretKey, SecretKind, Sets, SlotRecord};
+use slotwarden_core::transfer::Restoration;
 use zeroize::Zeroizing;
 
 use self::directory::{
@@ -51,7 +52,7 @@ use self::directory::{
 use self::format::{Change, Content};
 use self::room::Ballast;
 use self::writer::Job;
-use crate::devices::{Checkpoint, Event, Events, Lend, Store, TranscriptEnd, TranscriptPart};
+use crate::devices::{Checkpoint, Event, Events, Lend, Signer, Store, TranscriptEnd, TranscriptPart};
 use crate::seal::{self, CREDENTIAL, DataKey, SealPlaces, SealSource};
 use crate::transcript;
 
@@ -130,6 +131,8 @@ pub struct Loaded {
     pub cards: Vec<CardEntry>,
     /// The cluster id in force, once the core recorded it.
     pub cluster_id: Option<[u8; 16]>,
+    /// The restoration under way.
+    pub restoration: Option<Restoration>,
     /// The end of the audit chain, every record of which was checked.
     pub chain: Chain,
     /// The sealed codes and keys that are there.
@@ -152,7 +155,7 @@ pub struct DiskStore {
     cluster: [u8; 16],
     key: DataKey,
     source: SealSource,
-    node: Box<SigningKey>,
+    node: Arc<SigningKey>,
     events: Events,
     /// Held until the store is dropped; declared last, so that it goes after the database.
     _lock: File,
@@ -179,7 +182,7 @@ impl DiskStore {
         let blob = directory.blob();
         let bytes = fs::read(&blob).map_err(|error| Refused::of_file(Refusal::SealMissing, &blob, &error))?;
         let (key, source) = seal::open(&bytes, &settings.seal)?;
-        let node = unseal_node(&content, &key)?;
+        let node = Arc::from(unseal_node(&content, &key)?);
 
         // Everything is in order: from here on files are written. Room first, since redb may
         // have to repair after a power cut.
@@ -216,6 +219,7 @@ impl DiskStore {
                 card_sets: content.card_sets,
                 cards: content.cards,
                 cluster_id: content.cluster_id,
+                restoration: content.restoration,
                 chain: content.chain,
                 secrets: content.secrets.iter().map(|(key, _)| *key).collect(),
             },
@@ -352,6 +356,7 @@ impl Store for DiskStore {
             Record::CardSets { subject, sets } => Ok(Change::CardSets(*subject, Box::new(sets.clone()))),
             Record::Card { place, entry } => Ok(Change::Card(*place, *entry)),
             Record::Cluster(id) => Ok(Change::Cluster(*id)),
+            Record::Restoration(restoration) => Ok(Change::Restoration(*restoration)),
             Record::Transcript { id, number, line } => Ok(Change::Transcript(*id, *number, Box::new(*line))),
         };
         self.add(change);
@@ -439,6 +444,11 @@ impl Store for DiskStore {
 
     fn node_key(&self) -> [u8; 32] {
         self.node.verifying_key().to_bytes()
+    }
+
+    fn signer(&self) -> Signer {
+        let node = Arc::clone(&self.node);
+        Arc::new(move |message| node.sign(message).to_bytes())
     }
 }
 

@@ -16,7 +16,7 @@ use crate::problem::Problem;
 use crate::status_json::{CardsView, CeremonyView, LastCeremonyView, ProgressView, SlotDetail, StatusView};
 
 /// Version of this conversation. Program and daemon of different versions refuse each other.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// Secrets of one request: the present code and the new one.
 pub const SECRETS_MAX: usize = 2;
 /// Longest secret on the socket, bytes. Longer than a place of the Safe (80), so that what
@@ -28,6 +28,13 @@ pub const AUDIT_PAGE: u32 = 256;
 pub const CHECKPOINT_PAGE: u32 = 256;
 /// Lines of a transcript in one answer: 768 bytes each at most, so they fit one frame.
 pub const TRANSCRIPT_PAGE: u16 = 512;
+
+/// Bytes of an export in one answer.
+pub const EXPORT_PAGE: usize = 256 * 1024;
+/// Bytes of a file to restore in one request.
+pub const SPOOL_PAGE: usize = 48 * 1024;
+/// Longest file that is taken, bytes: 100,000 keys of 8 KiB would be less.
+pub const SPOOL_BYTES_MAX: u64 = 1 << 30;
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +88,21 @@ pub enum Ask {
     },
     /// The cards that are known, and the readers.
     Cards,
+    /// A part of the export that was made last; at most [`EXPORT_PAGE`] bytes.
+    ReadExport {
+        /// From this byte on.
+        offset: u64,
+    },
+    /// A part of a file that is to be restored, in order; at most [`SPOOL_PAGE`] bytes. With its last
+    /// byte the file is checked.
+    Spool {
+        /// From this byte on; 0 begins anew.
+        offset: u64,
+        /// Bytes of the whole file.
+        total: u64,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
 }
 
 /// An order to the core, without its secrets.
@@ -271,6 +293,27 @@ pub enum Order {
         /// Which, as people type it.
         id: String,
     },
+    /// Make a protected export.
+    Export {
+        /// The slots, by name, label or URI.
+        slots: Vec<String>,
+        /// Keys that stay behind, each as SLOT/KEY.
+        left_out: Vec<String>,
+    },
+    /// Make in a slot what its prepared restore calls new.
+    Import {
+        /// Name, label or URI.
+        slot: String,
+        /// SHA-256 of the file.
+        file: [u8; 32],
+    },
+    /// Give a restore up before its import.
+    EndRestore,
+    /// Count a slot's keys.
+    CountKeys {
+        /// Name, label or URI.
+        slot: String,
+    },
 }
 
 /// At which readers a ceremony is.
@@ -350,6 +393,17 @@ pub enum CardTask {
         credential: Credential,
         /// The text was typed that it needs.
         confirmed: bool,
+    },
+    /// See what a section of the spooled file would import into a slot.
+    Restore {
+        /// Into which slot.
+        slot: String,
+        /// The section's slot uid.
+        uid: [u8; 16],
+        /// Names the file's backup key.
+        key_id: [u8; 16],
+        /// SHA-256 of the file.
+        file: [u8; 32],
     },
 }
 
@@ -434,6 +488,44 @@ pub enum Answered {
     Transcript(Box<TranscriptPage>),
     /// The cards that are known, and the readers.
     Cards(CardsView),
+    /// A part of an export.
+    Export {
+        /// Bytes of the whole.
+        total: u64,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// The part was taken; with the last one: what the file is.
+    Spooled(Option<SpooledFile>),
+}
+
+/// A file that is to be restored, as far as it says so itself. Nothing here is authentic before cards
+/// were there: the authority for a restore is the MAC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpooledFile {
+    /// SHA-256 of the file.
+    pub file: [u8; 32],
+    /// Names the backup key that opens it.
+    pub key_id: [u8; 16],
+    /// The public key (Ed25519) of the node that signed it.
+    pub node: [u8; 32],
+    /// Whether that is this node.
+    pub own: bool,
+    /// Its sections.
+    pub sections: Vec<SpooledSection>,
+}
+
+/// One slot in a file that is to be restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpooledSection {
+    /// The slot uid.
+    pub uid: [u8; 16],
+    /// The slot's name where it was exported.
+    pub name: String,
+    /// Objects in it.
+    pub entries: u32,
+    /// Keys that stayed behind.
+    pub left_out: u32,
 }
 
 /// The ceremony under way, and how the last one ended.

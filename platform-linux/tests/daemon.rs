@@ -9,8 +9,10 @@ use slotwarden::config::SecurityLevel;
 use slotwarden::control::Request;
 use slotwarden::daemon::{self, Devices, Notice, Setup, StoredCards};
 use slotwarden::devices::{
-    Applications, Cards, Checkpoint, Event, Events, FreeToken, Hsm, Lend, NoCards, ReaderView, Store, TranscriptPart,
+    Applications, Cards, Checkpoint, Event, Events, FreeToken, Hsm, Lend, NoCards, ReaderView, Signer, Store,
+    TranscriptPart,
 };
+use slotwarden::files::DiskFiles;
 use slotwarden::names::{Names, Peer, SlotName};
 use slotwarden::problem::Problem;
 use slotwarden::token_uri::TokenUri;
@@ -19,7 +21,7 @@ use slotwarden_core::audit::{AuditRecord, Chain};
 use slotwarden_core::card::{CardAnswer, CardCall, CardFailure, Credential, ReaderEvent, ReaderId};
 use slotwarden_core::ceremony::CeremonyId;
 use slotwarden_core::effect::{
-    ApplicationId, ApplicationOrder, HsmAnswer, HsmCall, Input, Outcome, Room, SlotId, StoreResult, Ticket,
+    ApplicationId, ApplicationOrder, HsmAnswer, HsmCall, Input, KeyCounts, Outcome, Room, SlotId, StoreResult, Ticket,
 };
 use slotwarden_core::fault::{Fault, Function, HsmFailure, Refusal, rv};
 use slotwarden_core::person::{PersonId, Persons};
@@ -83,6 +85,13 @@ impl Hsm for TinyHsm {
                 Ok(HsmAnswer::BackupKeysKept { present: key_id.is_some(), destroyed: 0 })
             }
             HsmCall::SetSoPin { .. } => Ok(HsmAnswer::SoPinSet),
+            HsmCall::Inventory { .. } => Ok(HsmAnswer::Counted(KeyCounts { keys: 3, can_leave: 2, uncovered: 1 })),
+            HsmCall::ExportSection { .. }
+            | HsmCall::PrepareImport { .. }
+            | HsmCall::Import { .. }
+            | HsmCall::DropUnwrapKey => {
+                Err(HsmFailure::Pkcs11 { code: rv::FUNCTION_NOT_SUPPORTED, function: Function::Other })
+            }
             HsmCall::Erase { .. } => Ok(HsmAnswer::Erased(TokenState { user_pin: false, ..self.token() })),
         };
         if matches!(answer, Ok(HsmAnswer::LoggedIn)) {
@@ -176,6 +185,10 @@ impl Store for TinyStore {
 
     fn node_key(&self) -> [u8; 32] {
         [3; 32]
+    }
+
+    fn signer(&self) -> Signer {
+        Arc::new(|_| [0; 64])
     }
 }
 
@@ -271,6 +284,12 @@ fn world_of(
         store: TinyStore { events: events.clone(), journal: Vec::new() },
         applications: NoApplications(Arc::clone(&deeds)),
         cards: cards(&events),
+        files: Box::new(DiskFiles::new(
+            std::env::temp_dir().join("slotwarden-nothing-is-written-here"),
+            events.clone(),
+            Arc::new(|_| [0; 64]),
+            [0; 32],
+        )),
     };
     let setup = Setup {
         names: Arc::new(names),
@@ -279,6 +298,7 @@ fn world_of(
         sets: Vec::new(),
         cards: StoredCards::default(),
         policy: PolicyRecord::default(),
+        restoration: None,
         chain: Chain::default(),
         protected: b"{}".to_vec(),
         configuration_file: None,

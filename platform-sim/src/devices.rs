@@ -75,7 +75,8 @@ impl World {
                     self.checkers.violated("P37", 0, "a checkpoint over something that is not the audit log");
                 }
             }
-            Effect::SignTranscript { .. } => {}
+            // Nobody here orders a transfer: simulated tokens hold no keys.
+            Effect::SignTranscript { .. } | Effect::File { .. } => {}
             Effect::EndWorker => self.end_worker(),
             Effect::Stopped => self.stopped(),
         }
@@ -125,6 +126,7 @@ impl World {
             Record::Erase { key } => self.disk.erase(*key),
             Record::Policy(policy) => self.disk.put_policy(*policy),
             Record::Cluster(cluster) => self.disk.put_cluster(*cluster),
+            Record::Restoration(_) => self.checkers.violated("P24", 0, "a restoration that nobody ordered"),
             Record::CardSets { subject, sets } => {
                 self.scan_stored(sets.encode(&mut [0; CARD_SETS_BYTES_MAX]));
                 self.disk.put_card_sets(*subject, sets.clone());
@@ -189,12 +191,19 @@ impl World {
     fn call(&mut self, ticket: Ticket, slot: u8, call: HsmCall) {
         let none = Code::NONE;
         let (first, second) = match call {
-            HsmCall::Observe | HsmCall::Logout | HsmCall::Settle | HsmCall::KeepBackupKeys { .. } => {
-                (Some(none), Some(none))
-            }
+            HsmCall::Observe
+            | HsmCall::Logout
+            | HsmCall::Settle
+            | HsmCall::KeepBackupKeys { .. }
+            | HsmCall::Inventory { .. }
+            | HsmCall::ExportSection { .. }
+            | HsmCall::Import { .. }
+            | HsmCall::DropUnwrapKey => (Some(none), Some(none)),
             HsmCall::Login { pin } => (self.lend(pin), Some(none)),
             HsmCall::SetPin { old, new } | HsmCall::SetSoPin { old, new } => (self.lend(old), self.lend(new)),
-            HsmCall::PutBackupKeys { kek, mak, .. } => (self.lend(kek), self.lend(mak)),
+            HsmCall::PutBackupKeys { kek, mak, .. } | HsmCall::PrepareImport { kek, mak, .. } => {
+                (self.lend(kek), self.lend(mak))
+            }
             HsmCall::Initialise { so_pin, new, free_slot: _ } | HsmCall::Unblock { so_pin, new } => {
                 (self.lend(so_pin), self.lend(new))
             }
@@ -227,6 +236,11 @@ impl World {
             | HsmCall::Settle
             | HsmCall::PutBackupKeys { .. }
             | HsmCall::KeepBackupKeys { .. }
+            | HsmCall::Inventory { .. }
+            | HsmCall::ExportSection { .. }
+            | HsmCall::PrepareImport { .. }
+            | HsmCall::Import { .. }
+            | HsmCall::DropUnwrapKey
             | HsmCall::SetSoPin { .. } => {}
         }
         if !self.worker {
@@ -571,6 +585,11 @@ impl World {
                     }
                     HsmCall::KeepBackupKeys { key_id, uid } => token.keep_backup_keys(key_id, uid),
                     HsmCall::SetSoPin { .. } => token.set_so_pin(&pending.first, &pending.second),
+                    HsmCall::Inventory { .. }
+                    | HsmCall::ExportSection { .. }
+                    | HsmCall::PrepareImport { .. }
+                    | HsmCall::Import { .. }
+                    | HsmCall::DropUnwrapKey => token.transfer(&call),
                 }
             }
         };
@@ -656,5 +675,9 @@ fn function_of(call: &HsmCall) -> Function {
         HsmCall::PutBackupKeys { .. } => Function::CreateObject,
         HsmCall::KeepBackupKeys { .. } => Function::FindObjects,
         HsmCall::SetSoPin { .. } => Function::SetPin,
+        HsmCall::Inventory { .. } => Function::FindObjects,
+        HsmCall::ExportSection { .. } => Function::WrapKey,
+        HsmCall::PrepareImport { .. } | HsmCall::Import { .. } => Function::UnwrapKey,
+        HsmCall::DropUnwrapKey => Function::DestroyObject,
     }
 }

@@ -144,6 +144,12 @@ impl Step {
             HsmCall::PutBackupKeys { .. } => Step::PutBackupKeys,
             HsmCall::KeepBackupKeys { .. } => Step::KeepBackupKeys,
             HsmCall::SetSoPin { .. } => Step::SetSoPin,
+            // Nobody orders these here: a simulated token holds no keys.
+            HsmCall::Inventory { .. }
+            | HsmCall::ExportSection { .. }
+            | HsmCall::PrepareImport { .. }
+            | HsmCall::Import { .. }
+            | HsmCall::DropUnwrapKey => Step::Observe,
         }
     }
 }

@@ -6,7 +6,7 @@
 //! durable, locks after 10 wrong PINs and shows `FINAL_TRY` after 9. Logins belong to the
 //! worker's process: they are gone when the worker is.
 
-use slotwarden_core::effect::HsmAnswer;
+use slotwarden_core::effect::{HsmAnswer, HsmCall, KeyCounts};
 use slotwarden_core::fault::{Function, HsmFailure, Refusal, rv};
 use slotwarden_core::token::{LoginState, Presence, Serial, TokenState};
 
@@ -402,6 +402,22 @@ impl Token {
         self.live.so_pin = *new;
         self.written();
         Ok(HsmAnswer::SoPinSet)
+    }
+
+    /// What an export or a restoration wants. A simulated token holds no keys but ours, so it exports
+    /// and imports none, and U is never in it.
+    ///
+    /// # Errors
+    /// `CKR_USER_NOT_LOGGED_IN`; `CKR_FUNCTION_NOT_SUPPORTED` for everything but a count and a look for U.
+    pub fn transfer(&mut self, call: &HsmCall) -> Result<HsmAnswer, HsmFailure> {
+        if self.session != LoginState::User {
+            return Err(failure(rv::USER_NOT_LOGGED_IN, Function::FindObjects));
+        }
+        match call {
+            HsmCall::DropUnwrapKey => Ok(HsmAnswer::UnwrapKeyDropped),
+            HsmCall::Inventory { .. } => Ok(HsmAnswer::Counted(KeyCounts::default())),
+            _ => Err(failure(rv::FUNCTION_NOT_SUPPORTED, Function::Other)),
+        }
     }
 
     /// Its file is durable.

@@ -60,6 +60,7 @@ pub mod table;
 pub mod terminal;
 pub mod together;
 pub mod trace;
+pub mod vault;
 pub mod world;
 
 /// Slots of the simulated service: what one campaign watches at a time.

@@ -400,7 +400,12 @@ impl People {
             | CommandKind::SlotCards
             | CommandKind::AdministratorCards
             | CommandKind::AnswerCeremony
-            | CommandKind::CancelCeremony => {}
+            | CommandKind::CancelCeremony
+            | CommandKind::Export
+            | CommandKind::Restore
+            | CommandKind::Import
+            | CommandKind::EndRestore
+            | CommandKind::CountKeys => {}
         }
         Some(wish)
     }
@@ -496,7 +501,12 @@ impl People {
                     | CommandKind::SlotCards
                     | CommandKind::AdministratorCards
                     | CommandKind::AnswerCeremony
-                    | CommandKind::CancelCeremony => return Some(order),
+                    | CommandKind::CancelCeremony
+                    | CommandKind::Export
+                    | CommandKind::Restore
+                    | CommandKind::Import
+                    | CommandKind::EndRestore
+                    | CommandKind::CountKeys => return Some(order),
                 };
                 if order.kind == CommandKind::Activate && (in_force.is_none() || !still_ordered.is_empty()) {
                     return Some(order);

@@ -23,6 +23,7 @@ use slotwarden_core::service::SecurityLevel;
 use slotwarden_core::status::{CeremonyStatus, CeremonyWait};
 use slotwarden_core::time::Now;
 use slotwarden_core::token::{LoginState, Presence};
+use slotwarden_core::transfer::{FileOrder, Restoration};
 use slotwarden_core::{Configuration, Service, SlotConfiguration};
 
 use crate::cards::Card;
@@ -30,6 +31,7 @@ use crate::code::Code;
 use crate::hsm::{Character, Extent, Token};
 use crate::pin_pad::{Entry, PinPad, Pull};
 use crate::terminal::{Performed, Terminal, Y};
+use crate::vault::{Reach, Vault};
 
 /// Slots of a room.
 pub const SLOTS: usize = 2;
@@ -56,6 +58,8 @@ pub struct Stored {
     pub cards: BTreeMap<u8, CardEntry>,
     /// The cluster id.
     pub cluster: Option<[u8; 16]>,
+    /// The restoration under way.
+    pub restoration: Option<Restoration>,
     /// Transcripts.
     pub transcripts: BTreeMap<[u8; 8], Vec<Line>>,
     /// What two persons decided.
@@ -94,6 +98,8 @@ pub struct Room {
     pub core: Option<Box<Core>>,
     /// The tokens, one for each slot.
     pub tokens: Vec<Token>,
+    /// Keys of the tokens, and files of exports and restores.
+    pub vault: Vault,
     /// The readers.
     pub terminals: Vec<Terminal<Card>>,
     /// The store.
@@ -166,6 +172,7 @@ impl Room {
         let mut room = Room {
             core: None,
             tokens,
+            vault: Vault::default(),
             terminals: (0..readers).map(|_| Terminal::new(PinPad::default())).collect(),
             stored: Stored::default(),
             answers: HashMap::new(),
@@ -237,6 +244,9 @@ impl Room {
         stored.cards.values().for_each(|entry| core.load_card(*entry));
         if let Some(cluster) = stored.cluster {
             core.load_cluster(cluster);
+        }
+        if let Some(restoration) = self.stored.restoration {
+            core.load_restoration(restoration);
         }
         core.load_policy(stored.policy);
         core.load_chain(stored.chain);
@@ -497,6 +507,7 @@ impl Room {
             }
             Effect::SignTranscript { id, head } => self.signed.push((id, head)),
             Effect::Checkpoint { .. } => {}
+            Effect::File { ticket, order } => self.file(ticket, order),
             Effect::EndWorker => self.inputs.push_back(Input::WorkerLost),
             Effect::Stopped => {
                 self.left = Some(self.core().secrets_taken_and_owned().0);
@@ -535,6 +546,7 @@ impl Room {
                 open.cards.insert(place, entry);
             }
             Record::Cluster(cluster) => open.cluster = Some(cluster),
+            Record::Restoration(restoration) => open.restoration = restoration,
             Record::Transcript { id, number, line } => {
                 let mut bytes = [0; slotwarden_core::ceremony::transcript::LINE_BYTES_MAX];
                 let encoded = line.encode(&mut bytes).unwrap_or_else(|refusal| panic!("{refusal:?}"));
@@ -559,9 +571,27 @@ impl Room {
         code.unwrap_or_else(|| panic!("a secret was wiped before the call that carries it"))
     }
 
+    fn file(&mut self, ticket: Ticket, order: FileOrder) {
+        let way = self.point();
+        if matches!(way, Some(CutWay::Before | CutWay::Amid)) {
+            return self.power_off();
+        }
+        let done = self.vault.file(order);
+        if way.is_some() {
+            return self.power_off();
+        }
+        if order != FileOrder::Discard {
+            let result = if done { Ok(()) } else { Err(Fault::StoreFailed) };
+            self.inputs.push_back(Input::Done { ticket, outcome: Outcome::File(result) });
+        }
+    }
+
     fn hsm(&mut self, ticket: Ticket, slot: SlotId, call: HsmCall) {
         let way = self.point();
         if matches!(way, Some(CutWay::Before | CutWay::Amid)) {
+            if let (Some(CutWay::Amid), HsmCall::Import { .. }) = (way, call) {
+                let _ = self.vault.call(slot, &call, Reach::First);
+            }
             return self.power_off();
         }
         let result = self.call(slot, call);
@@ -597,10 +627,15 @@ impl Room {
             HsmCall::SetPin { old, new } | HsmCall::SetSoPin { old, new } => (lent(old), lent(new)),
             HsmCall::Initialise { so_pin, new, .. } | HsmCall::Unblock { so_pin, new } => (lent(so_pin), lent(new)),
             HsmCall::Erase { so_pin } => (lent(so_pin), Code::NONE),
-            HsmCall::PutBackupKeys { kek, mak, .. } => (lent(kek), lent(mak)),
-            HsmCall::Observe | HsmCall::Logout | HsmCall::Settle | HsmCall::KeepBackupKeys { .. } => {
-                (Code::NONE, Code::NONE)
-            }
+            HsmCall::PutBackupKeys { kek, mak, .. } | HsmCall::PrepareImport { kek, mak, .. } => (lent(kek), lent(mak)),
+            HsmCall::Observe
+            | HsmCall::Logout
+            | HsmCall::Settle
+            | HsmCall::KeepBackupKeys { .. }
+            | HsmCall::Inventory { .. }
+            | HsmCall::ExportSection { .. }
+            | HsmCall::Import { .. }
+            | HsmCall::DropUnwrapKey => (Code::NONE, Code::NONE),
         };
         let token = self.tokens.get_mut(usize::from(slot.0)).ok_or(HsmFailure::TokenGone)?;
         match call {
@@ -620,6 +655,16 @@ impl Room {
             }
             HsmCall::KeepBackupKeys { key_id, uid } => token.keep_backup_keys(key_id, uid),
             HsmCall::SetSoPin { .. } => token.set_so_pin(&first, &second),
+            HsmCall::Inventory { .. }
+            | HsmCall::ExportSection { .. }
+            | HsmCall::PrepareImport { .. }
+            | HsmCall::Import { .. }
+            | HsmCall::DropUnwrapKey => {
+                if token.session != LoginState::User {
+                    return token.transfer(&call);
+                }
+                self.vault.call(slot, &call, Reach::Whole)
+            }
         }
     }
 
@@ -697,5 +742,10 @@ fn name(call: &HsmCall) -> &'static str {
         HsmCall::PutBackupKeys { .. } => "put backup keys",
         HsmCall::KeepBackupKeys { .. } => "keep backup keys",
         HsmCall::SetSoPin { .. } => "set so pin",
+        HsmCall::Inventory { .. } => "inventory",
+        HsmCall::ExportSection { .. } => "export section",
+        HsmCall::PrepareImport { .. } => "prepare import",
+        HsmCall::Import { .. } => "import",
+        HsmCall::DropUnwrapKey => "drop unwrap key",
     }
 }

@@ -747,7 +747,12 @@ impl World {
             | CommandKind::SlotCards
             | CommandKind::AdministratorCards
             | CommandKind::AnswerCeremony
-            | CommandKind::CancelCeremony => Command::Boot,
+            | CommandKind::CancelCeremony
+            | CommandKind::Export
+            | CommandKind::Restore
+            | CommandKind::Import
+            | CommandKind::EndRestore
+            | CommandKind::CountKeys => Command::Boot,
             CommandKind::Approve => match wish.approval {
                 Some((id, code)) => Command::Approve { id, code },
                 None => Command::Boot,
@@ -908,7 +913,12 @@ impl World {
             | CommandKind::SlotCards
             | CommandKind::AdministratorCards
             | CommandKind::AnswerCeremony
-            | CommandKind::CancelCeremony => true,
+            | CommandKind::CancelCeremony
+            | CommandKind::Export
+            | CommandKind::Restore
+            | CommandKind::Import
+            | CommandKind::EndRestore
+            | CommandKind::CountKeys => true,
         }
     }
 

@@ -259,6 +259,24 @@ impl Driver {
         result
     }
 
+    /// `HsmCall::PrepareImport`.
+    ///
+    /// # Errors
+    /// As the device answered.
+    pub fn prepare_import(
+        &mut self,
+        slot: u8,
+        (key_id, uid): ([u8; 16], [u8; 16]),
+        kek: &[u8],
+        mak: &[u8],
+    ) -> Result<HsmAnswer, HsmFailure> {
+        let (kek, mak) = (self.secret_bytes(kek), self.secret_bytes(mak));
+        let result = self.call(slot, HsmCall::PrepareImport { key_id, uid, kek, mak });
+        self.safe.wipe(kek);
+        self.safe.wipe(mak);
+        result
+    }
+
     /// `HsmCall::SetSoPin`.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ pub mod custodians;
 pub mod defects;
 pub mod driver;
 pub mod excluded;
+pub mod exports;
 pub mod modules;
 pub mod pcscd;
 pub mod stack;

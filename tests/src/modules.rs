@@ -235,6 +235,7 @@ impl Bench {
             settle_dir: Some(self.tokens_dir()),
             lock_file: self.dir.path().join("worker.lock"),
             calls_in_flight_max: self.calls_in_flight_max,
+            transfer_dir: self.transfer_dir(),
             waits: Waits {
                 loss_interval: Duration::from_millis(200),
                 return_interval: Duration::from_millis(300),
@@ -252,6 +253,12 @@ impl Bench {
     #[must_use]
     pub fn tokens_dir(&self) -> PathBuf {
         self.dir.path().join("tokens")
+    }
+
+    /// Where the worker exports to and restores from.
+    #[must_use]
+    pub fn transfer_dir(&self) -> PathBuf {
+        self.dir.path().join("transfer")
     }
 
     /// A place for files of the test.
@@ -300,7 +307,9 @@ impl Bench {
         self.dir.path().join("forward").join(format!("{what}-{label}"))
     }
 
-    fn real_module(&self) -> PathBuf {
+    /// The module, without the forwarding one in front.
+    #[must_use]
+    pub fn real_module(&self) -> PathBuf {
         match self.kind {
             Kind::SoftHsm => build::softhsm().to_path_buf(),
             Kind::Kryoptic => build::kryoptic().to_path_buf(),

@@ -22,6 +22,7 @@ use slotwarden_core::person::{PersonId, Role, Roles, Roster, may, needs_two};
 use slotwarden_core::record::Mode;
 use slotwarden_core::share::Quorum;
 use slotwarden_core::share::card_set::CardQuorum;
+use slotwarden_core::transfer::TransferOrder;
 use slotwarden_tests::defects::DEFECTS;
 
 /// The promises, in the words of the threat model. Its tests are found by their names.
@@ -294,6 +295,18 @@ fn every_form_of_order() -> Vec<(String, Command)> {
             vec![("", Command::AnswerCeremony { id: CeremonyId([0; 8]), yes: true, confirmed: false })]
         }
         CommandKind::CancelCeremony => vec![("", Command::CancelCeremony { id: CeremonyId([0; 8]) })],
+        CommandKind::Export => {
+            let order = TransferOrder::Export { slots: leave_out.with(slot), left_out: [0; 32] };
+            vec![("", Command::Transfer { order })]
+        }
+        CommandKind::Restore => {
+            vec![("", cards(Task::Restore { slot, uid: [0; 16], key_id: [0; 16], file: [0; 32] }))]
+        }
+        CommandKind::Import => {
+            vec![("", Command::Transfer { order: TransferOrder::Import { slot, file: [0; 32] } })]
+        }
+        CommandKind::CountKeys => vec![("", Command::Transfer { order: TransferOrder::Count { slot } })],
+        CommandKind::EndRestore => vec![("", Command::Transfer { order: TransferOrder::EndRestore })],
         CommandKind::Stop => vec![("", Command::Stop)],
         CommandKind::Approve => {
             let code = ApprovalCode::parse("0000-0000").expect("a code");

@@ -56,6 +56,8 @@ pub enum CeremonyEvent {
     },
     /// Nobody went on in time.
     DeadlinePassed,
+    /// What is to be restored does not do.
+    RestoreRefused(Refusal),
 }
 
 /// What seed and secret became.

@@ -10,7 +10,7 @@ use crate::card::sets::CardSet;
 use crate::command::{Answer, Command};
 use crate::effect::SlotId;
 use crate::fault::{Fault, Function, Refusal};
-use crate::limits::{CALL_DEADLINE_MS, CARD_CALL_DEADLINE_MS, PAD_DEADLINE_MS};
+use crate::limits::{CALL_DEADLINE_MS, CARD_CALL_DEADLINE_MS, PAD_DEADLINE_MS, TRANSFER_DEADLINE_MS};
 use crate::person::Roster;
 use crate::safe::SecretId;
 use crate::share::card_set::CardQuorum;
@@ -28,7 +28,7 @@ impl Rules {
                 turn.push(Deed::Journal(None, AuditEvent::KeyCompared));
                 self.finish(turn)
             }
-            Some(Task::RestoreKey { .. }) => self.put_keys(turn),
+            Some(Task::RestoreKey { .. } | Task::Restore { .. }) => self.put_keys(turn),
             Some(Task::ReplaceSet { .. }) => self.draw(turn, Part::Seed),
             Some(
                 Task::CreateSet { .. }
@@ -78,6 +78,7 @@ impl Rules {
                 Task::ReplaceSet { .. }
                 | Task::VerifySet
                 | Task::RestoreKey { .. }
+                | Task::Restore { .. }
                 | Task::Copy { .. }
                 | Task::ChangePin { .. }
                 | Task::Reassign { .. }
@@ -123,7 +124,8 @@ impl Rules {
         let (Some(secret), Some(key_id)) = (self.secret, key_id) else { return self.bug(turn) };
         self.slots_left = self.slots_left.without(slot);
         turn.push(Deed::PutKeys { secret, key_id, slot });
-        self.due_ms = turn.now.after_ms(CALL_DEADLINE_MS);
+        let restores = matches!(self.task(), Some(Task::Restore { .. }));
+        self.due_ms = turn.now.after_ms(if restores { TRANSFER_DEADLINE_MS } else { CALL_DEADLINE_MS });
         Outcome::Transition(State::AtHsm { slot })
     }
 
@@ -145,7 +147,9 @@ impl Rules {
         let nowhere = self.slots_left == SlotSet::NONE && self.slots_done == SlotSet::NONE;
         match result {
             // Nothing else was wanted, and no slot has them.
-            Err(fault) if nowhere && matches!(self.task(), Some(Task::RestoreKey { .. })) => self.fail(turn, fault),
+            Err(fault) if nowhere && matches!(self.task(), Some(Task::RestoreKey { .. } | Task::Restore { .. })) => {
+                self.fail(turn, fault)
+            }
             Ok(()) | Err(_) => self.put_keys(turn),
         }
     }

@@ -134,6 +134,17 @@ pub enum Task {
         /// Which credential.
         credential: Credential,
     },
+    /// Bring the key that unwraps a file's section into a slot, and see what it would import.
+    Restore {
+        /// Into which slot.
+        slot: SlotId,
+        /// The section's slot uid.
+        uid: [u8; 16],
+        /// Names the file's backup key.
+        key_id: [u8; 16],
+        /// SHA-256 of the file.
+        file: [u8; 32],
+    },
 }
 
 impl Task {
@@ -150,6 +161,7 @@ impl Task {
             Task::ReplaceSet { .. } => CommandKind::ReplaceSet,
             Task::Rotate { .. } => CommandKind::RotateKey,
             Task::Erase { .. } => CommandKind::EraseCard,
+            Task::Restore { .. } => CommandKind::Restore,
         }
     }
 }
@@ -351,6 +363,7 @@ pub(super) mod tests {
             Task::ReplaceSet { quorum, holders },
             Task::Rotate { quorum, holders, leave_out },
             Task::Erase { credential },
+            Task::Restore { slot, uid: [0xFF; 16], key_id: [0xFF; 16], file: [0xFF; 32] },
         ];
         let unblock = SoUse::Unblock { to: Mode::Manual, new_code, accept };
         let mut orders: std::vec::Vec<Command> =

@@ -138,6 +138,10 @@ impl Rules {
                 let usable = matches!(standing, Standing::Current | Standing::Former(Fate::Superseded));
                 usable && header.key_id == set.key_id
             }
+            // Whatever became of the set since: what it opened once it opens still.
+            (Some(Task::Restore { key_id, .. }), _) => {
+                !matches!(standing, Standing::Former(Fate::Void) | Standing::Next) && header.key_id == key_id
+            }
             (Some(Task::RestoreKey { key_id, .. }), None) => {
                 let never_was = matches!(standing, Standing::Former(Fate::Void) | Standing::Next);
                 !never_was && key_id.is_none_or(|key_id| key_id == header.key_id)

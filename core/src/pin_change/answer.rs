@@ -144,7 +144,12 @@ impl Rules {
                 | HsmAnswer::Erased(_)
                 | HsmAnswer::BackupKeysPut
                 | HsmAnswer::BackupKeysKept { .. }
-                | HsmAnswer::SoPinSet,
+                | HsmAnswer::SoPinSet
+                | HsmAnswer::Counted(_)
+                | HsmAnswer::SectionExported { .. }
+                | HsmAnswer::ImportPrepared(_)
+                | HsmAnswer::Imported { .. }
+                | HsmAnswer::UnwrapKeyDropped,
             ) => self.unknown(turn, step, Fault::ModuleLies(step.function()), false),
         }
     }

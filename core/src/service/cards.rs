@@ -304,6 +304,12 @@ impl<const SLOTS: usize> Cards<SLOTS> {
         self.lines.clear();
     }
 
+    /// A token left a call unanswered: it gets no other one before it is heard.
+    pub(super) fn note_unheard(&mut self, ticket: Ticket, slot: SlotId) {
+        // One for each slot, in a table of the same capacity.
+        let _ = self.unheard.push((ticket, slot));
+    }
+
     /// The live view.
     pub(super) fn status(&self, now: Now) -> Option<CeremonyStatus> {
         let ceremony = self.ceremony()?;
@@ -443,8 +449,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             if let Some(State::AtHsm { slot }) = self.cards.ceremony().map(Ceremony::state)
                 && let Some(ticket) = self.cards.running.as_mut().and_then(|running| running.awaited.take())
             {
-                // One for each slot, in a table of the same capacity.
-                let _ = self.cards.unheard.push((ticket, slot));
+                self.cards.note_unheard(ticket, slot);
                 if self.is_so_ceremony() {
                     // A try whose outcome nobody knows counts as refused.
                     let fault = Fault::Unanswered(crate::fault::Function::SetPin);

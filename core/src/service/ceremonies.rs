@@ -22,6 +22,7 @@ use crate::record::{Knowledge, Knows, Mode};
 use crate::safe::{SecretId, Secrets as _};
 use crate::share::card_set::CardQuorum;
 use crate::slot::{SlotEvent, State};
+use crate::transfer::{self, TransferEvent};
 use crate::turn::Out;
 use crate::{backup, card::ReaderId};
 
@@ -29,7 +30,13 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// Begins a ceremony, or says why not; its secrets are then wiped.
     pub(super) fn start_ceremony(&mut self, caller: Caller, command: Command) {
         match self.plan(&command, caller.who) {
-            Ok(facts) => self.run_ceremony(caller, command, facts),
+            Ok(facts) => {
+                self.run_ceremony(caller, command, facts);
+                // Durable before the token gets the key that unwraps.
+                if let Some(restoration) = self.restoring() {
+                    self.transfer_event(TransferEvent::RestoreBegan { restoration });
+                }
+            }
             Err(refusal) => {
                 for id in command.secrets().into_iter().flatten() {
                     self.outbox.act(Act::Wipe(id));
@@ -117,7 +124,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::Stop
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
-            | Command::CancelCeremony { .. } => Err(Refusal::NoSlotCards),
+            | Command::CancelCeremony { .. }
+            | Command::Transfer { .. } => Err(Refusal::NoSlotCards),
         }
     }
 
@@ -174,6 +182,20 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                     return Err(Refusal::SlotDoubtful);
                 }
                 Facts { gather: current, slots: SlotSet::NONE.with(slot), ..facts }
+            }
+            Task::Restore { slot, key_id, .. } => {
+                if !matches!(self.slot_state(slot), Some(State::Active { .. })) {
+                    return Err(Refusal::SlotNotActive);
+                }
+                if self.cards.is_unheard(slot) {
+                    return Err(Refusal::SlotDoubtful);
+                }
+                if self.transfer.state() != transfer::State::Idle {
+                    return Err(Refusal::TransferUnderWay);
+                }
+                // A file of an earlier backup key opens with the cards of that one.
+                let gather = current.filter(|set| set.key_id == key_id);
+                Facts { gather, slots: SlotSet::NONE.with(slot), ..facts }
             }
             Task::Reassign { credential, to } if !may_have(credential, self.persons.roles(to)) => {
                 return Err(Refusal::HoldersInvalid);
@@ -439,7 +461,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::Stop
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
-            | Command::CancelCeremony { .. } => {
+            | Command::CancelCeremony { .. }
+            | Command::Transfer { .. } => {
                 // They end by themselves, and deliver nothing.
                 for id in [present, new].into_iter().flatten() {
                     self.outbox.act(Act::Wipe(id));
@@ -481,7 +504,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     /// Derives a slot's keys and has them put into its token.
     pub(super) fn put_keys(&mut self, secret: SecretId, key_id: [u8; 16], slot: SlotId) -> Option<CeremonyEvent> {
-        let uid = self.slot_record(slot)?.uid;
+        let restored = self.restoring();
+        let uid = match restored {
+            Some(restoration) => restoration.uid,
+            None => self.slot_record(slot)?.uid,
+        };
         let Some(backup_key) = self.secret(secret) else {
             return Some(CeremonyEvent::KeysPut(slot, Err(Fault::RandomUnavailable)));
         };
@@ -500,7 +527,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             self.put(id, key.as_slice());
         }
         let ticket = self.outbox.service_ticket();
-        self.outbox.act(Act::Hsm { ticket, slot, call: HsmCall::PutBackupKeys { key_id, uid, kek, mak } });
+        let call = match restored {
+            Some(_) => HsmCall::PrepareImport { key_id, uid, kek, mak },
+            None => HsmCall::PutBackupKeys { key_id, uid, kek, mak },
+        };
+        self.outbox.act(Act::Hsm { ticket, slot, call });
         self.outbox.act(Act::Wipe(kek));
         self.outbox.act(Act::Wipe(mak));
         self.await_effect(ticket);
@@ -542,6 +573,13 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             }
             return true;
         }
+        if self.counted(ticket, outcome) {
+            return true;
+        }
+        if self.take_transfer_ticket(ticket) {
+            self.transfer_call_done(outcome);
+            return true;
+        }
         if !self.was_awaited(ticket) {
             return false;
         }
@@ -556,13 +594,16 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                     }
                 }
             }
-            Outcome::Unsealed(_) | Outcome::Application(_) | Outcome::Card(_) => {}
+            Outcome::Unsealed(_) | Outcome::Application(_) | Outcome::Card(_) | Outcome::File(_) => {}
         }
         true
     }
 
     fn ceremony_call_failed(&mut self, slot: SlotId, failure: HsmFailure) {
         let by_so = self.is_so_ceremony();
+        if let (HsmFailure::Refused(refusal), Some(_)) = (failure, self.restoring()) {
+            return self.ceremony_event(CeremonyEvent::RestoreRefused(refusal));
+        }
         if !by_so {
             let fault = failure.fault(Function::Other);
             return self.ceremony_event(CeremonyEvent::KeysPut(slot, Err(fault)));
@@ -584,6 +625,13 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             self.note_so(slot, result);
             return self.ceremony_event(CeremonyEvent::SoPinSet(result));
         }
+        let result = match (result, self.restoring()) {
+            (Ok(HsmAnswer::ImportPrepared(plan)), Some(_)) => {
+                self.transfer_event(TransferEvent::Planned(plan));
+                return self.ceremony_event(CeremonyEvent::KeysPut(slot, Ok(())));
+            }
+            (result, _) => result,
+        };
         let result = match result {
             Ok(HsmAnswer::BackupKeysPut) => Ok(()),
             Ok(_) => lied,
@@ -681,7 +729,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Outcome::Random(_)
             | Outcome::Unsealed(_)
             | Outcome::Application(_)
-            | Outcome::Card(_) => {
+            | Outcome::Card(_)
+            | Outcome::File(_) => {
                 entry.data.backup_key = Some(false);
             }
         }

@@ -54,6 +54,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
+            | Command::Transfer { .. }
             | Command::Stop => Ok(()),
         }
     }
@@ -85,6 +86,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
+            | Command::Transfer { .. }
             | Command::Stop => return false,
         };
         let entry = command.slot().and_then(|slot| self.entries.get(usize::from(slot.0)));

@@ -16,8 +16,9 @@ use crate::effect::{Outcome, SlotId, Ticket};
 use crate::fault::Refusal;
 use crate::outbox::Act;
 use crate::record::Record;
-use crate::status::{BackupStatus, CeremonyStatus};
+use crate::status::{BackupStatus, CeremonyStatus, TransferStatus};
 use crate::time::Now;
+use crate::transfer::{Restoration, TransferOrder};
 use crate::turn::Out;
 
 /// What the service knows about cards: nothing.
@@ -154,6 +155,30 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     pub(super) fn cancel_ceremony(&mut self, caller: Caller, _id: CeremonyId) {
         self.without_cards(caller, CommandKind::CancelCeremony);
+    }
+
+    pub(super) fn order_transfer(&mut self, caller: Caller, order: TransferOrder) {
+        self.without_cards(caller, order.kind());
+    }
+
+    pub(super) fn take_up_transfer(&mut self, _restoration: Restoration) {}
+
+    pub(super) const fn is_transfer_dirty(&self) -> bool {
+        false
+    }
+
+    pub(super) fn go_on_with_transfer(&mut self) {}
+
+    pub(super) fn transfer_lost_worker(&mut self) {}
+
+    pub(super) fn tick_transfer(&mut self) {}
+
+    pub(super) const fn transfer_due_ms(&self) -> Option<u64> {
+        None
+    }
+
+    pub(super) const fn transfer_status(&self) -> Option<TransferStatus> {
+        None
     }
 
     fn without_cards(&mut self, caller: Caller, kind: CommandKind) {

@@ -31,7 +31,10 @@ pub(super) fn begin_hand_over(
     if !turn.slot.is_logged_in() {
         return lose_token(turn, pin, caller);
     }
-    slot_data::hand_over(turn, pin);
+    // Between the beginning of an import and its end no application gets the PIN.
+    if !turn.slot.importing {
+        slot_data::hand_over(turn, pin);
+    }
     activated_if_all_answered(turn, pin, caller)
 }
 

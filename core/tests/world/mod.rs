@@ -290,7 +290,11 @@ impl World {
                 }
                 // This world has no cards: what is stored of them is only the cluster id.
                 Effect::Store(
-                    Record::Cluster(_) | Record::CardSets { .. } | Record::Card { .. } | Record::Transcript { .. },
+                    Record::Cluster(_)
+                    | Record::CardSets { .. }
+                    | Record::Card { .. }
+                    | Record::Restoration(_)
+                    | Record::Transcript { .. },
                 ) => None,
                 Effect::Store(Record::Erase { key }) => {
                     assert!(self.sealed.remove(&key).is_some());
@@ -382,7 +386,10 @@ impl World {
                     self.ended_worker = true;
                     None
                 }
-                Effect::Card { .. } | Effect::Checkpoint { .. } | Effect::SignTranscript { .. } => None,
+                Effect::Card { .. }
+                | Effect::Checkpoint { .. }
+                | Effect::File { .. }
+                | Effect::SignTranscript { .. } => None,
             };
             if let Some(answer) = answer {
                 let now = Now { mono_ms: self.now_ms, wall_s: WALL_S };
@@ -481,6 +488,12 @@ impl World {
                 self.so_pin = self.service.with(new, <[u8]>::to_vec).expect("the new SO PIN is in the safe");
                 Ok(HsmAnswer::SoPinSet)
             }
+            // This world has no files, so nobody orders these.
+            HsmCall::Inventory { .. }
+            | HsmCall::ExportSection { .. }
+            | HsmCall::PrepareImport { .. }
+            | HsmCall::Import { .. }
+            | HsmCall::DropUnwrapKey => refuse(rv::FUNCTION_NOT_SUPPORTED, Function::Other),
         }
     }
 

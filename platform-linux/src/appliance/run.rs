@@ -1,6 +1,6 @@
 //! The appliance with the real HSM behind its worker.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use super::{Prepared, harden, prepare, start_log};
 use crate::cli::DaemonStart;
 use crate::config::{self, Offered, Settings};
 use crate::daemon::{self, Devices, Notice};
-use crate::devices::{Cards, Events, NoCards};
+use crate::devices::{Cards, Events, NoCards, Store as _};
+use crate::files::DiskFiles;
 use crate::hsm::{WantedToken, WorkerHsm, WorkerSettings};
 use crate::problem::{Own, Problem};
 use crate::{control, signals};
@@ -45,8 +46,9 @@ pub fn run(config: &Path, start: DaemonStart) -> Result<(), Problem> {
         .map_err(|error| Own::SpawnFailed.with(format!("the HSM worker's keeper: {error}")))?;
     let cards = card_readers(&settings, &events)?;
     // From here on only devices, clients and signals send.
-    drop(events);
-    let devices = Devices { hsm, store, applications, cards };
+    let files_events = events;
+    let files = DiskFiles::new(transfer_dir(&settings), files_events, store.signer(), store.node_key());
+    let devices = Devices { hsm, store, applications, cards, files: Box::new(files) };
     let ended = daemon::run(setup, devices, &arriving, &mut tell_service_manager);
     drop(socket);
     ended
@@ -86,6 +88,11 @@ fn tell_service_manager(notice: Notice<'_>) {
     }
 }
 
+/// Where exports are made and files to restore are kept.
+fn transfer_dir(settings: &Settings) -> PathBuf {
+    settings.state_dir.join("transfer")
+}
+
 fn worker_settings(settings: &Settings) -> Result<WorkerSettings, Problem> {
     let tokens = settings
         .slots
@@ -95,6 +102,7 @@ fn worker_settings(settings: &Settings) -> Result<WorkerSettings, Problem> {
     let mut worker = WorkerSettings::new(settings.hsm.module.clone(), tokens.collect(), lock_file)
         .map_err(|error| Own::SpawnFailed.with(format!("this program's own path: {error}")))?;
     worker.settle_dir.clone_from(&settings.hsm.settle_dir);
+    worker.transfer_dir = transfer_dir(settings);
     if let Some(calls) = settings.hsm.calls_in_flight_max {
         worker.calls_in_flight_max = calls;
     }

@@ -6,7 +6,7 @@ use clap::{Args, Command, Parser, Subcommand, ValueEnum};
 use slotwarden_core::record::Mode;
 
 use super::card_arguments::{At, BackupVerb, CardVerb, CeremonyVerb};
-use super::{CONFIRM_DECOMMISSION, CONFIRM_END_CALL, CONFIRM_ERASE, CONFIRM_LAST_TRY};
+use super::{CONFIRM_DECOMMISSION, CONFIRM_END_CALL, CONFIRM_ERASE, CONFIRM_IMPORT, CONFIRM_LAST_TRY};
 use crate::config::PATH_DEFAULT;
 use crate::output::Format;
 use crate::problem::{EXITS, Own, Problem};
@@ -27,6 +27,7 @@ pub(super) const CONFIRMATIONS: (&str, &[(&str, &str)]) = (
         (CONFIRM_END_CALL, "end the HSM worker although the HSM has not answered"),
         (CONFIRM_DECOMMISSION, "destroy every key of the token of the slot NAME"),
         (CONFIRM_ERASE, "take away what is on a card"),
+        (CONFIRM_IMPORT, "make keys from a file in a token"),
     ],
 );
 
@@ -146,6 +147,16 @@ pub(super) enum Verb {
     /// Show, verify and export the log of everything that was ordered and done.
     #[command(subcommand)]
     Audit(AuditVerb),
+    /// Read a protected export from its first byte to its last: is it whole, who signed it, what is in it?
+    ///
+    /// Needs neither daemon nor HSM. Whether its keys are right only cards can tell: `backup restore`.
+    Verify {
+        /// The file.
+        file: PathBuf,
+        /// The node's public key (64 hexadecimal digits), known from elsewhere.
+        #[arg(long, value_name = "HEX", value_parser = node_key)]
+        node_key: Option<[u8; 32]>,
+    },
     /// Print the completion of commands and options for a shell.
     ///
     /// bash: into /usr/share/bash-completion/completions/slotwarden. zsh: into a directory of $fpath, as _slotwarden.

@@ -1,5 +1,7 @@
 //! Nouns, verbs and options about cards and ceremonies, as clap reads them.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 use slotwarden_core::card::Credential;
 
@@ -112,6 +114,45 @@ pub(super) enum BackupVerb {
         #[command(flatten)]
         at: At,
     },
+    /// Write every key that can leave into a protected export, each wrapped in the HSM.
+    ///
+    /// FILE appears when it is whole, or not at all. Whoever brings M cards restores from it.
+    Export {
+        /// Where to; it must not exist yet.
+        file: PathBuf,
+        /// A slot. May be given several times; without it every slot that is active.
+        #[arg(long, value_name = "NAME")]
+        slot: Vec<String>,
+        /// A key that cannot leave and stays behind, as SLOT/KEY: its label, or id:HEX. May be given
+        /// several times.
+        #[arg(long, value_name = "SLOT/KEY")]
+        without: Vec<String>,
+    },
+    /// See with M cards what a protected export would import into a slot.
+    ///
+    /// Every key is unwrapped and compared, and none stays: `backup import` makes them afterwards.
+    Restore {
+        /// The file.
+        file: PathBuf,
+        /// Into which slot.
+        #[arg(long, value_name = "NAME")]
+        slot: String,
+        /// Which section of the file, by the name of its slot; without it the one of that name, or the only one.
+        #[arg(long, value_name = "NAME")]
+        section: Option<String>,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Make the keys that a prepared restore calls new; a power cut changes nothing about it.
+    Import {
+        /// Into which slot.
+        slot: String,
+        /// "import": make them without a question.
+        #[arg(long, value_name = "TEXT")]
+        confirm: Option<String>,
+    },
+    /// Give a prepared restore up; nothing of it stays in the token.
+    EndRestore,
 }
 
 #[derive(Debug, Subcommand)]

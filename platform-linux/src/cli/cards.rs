@@ -84,10 +84,17 @@ impl Session {
                 output::aside("Keep the old cards: only they open what was exported before.");
                 self.cards_begin(CardTask::Rotate { m, n, holders, leave_out }, at, "the new backup key is in force")
             }
+            BackupVerb::Export { file, slot, without } => self.export(&file, slot, without),
+            BackupVerb::Restore { file, slot, section, at } => self.restore(&file, slot, section, at),
+            BackupVerb::Import { slot, confirm } => self.import(&slot, confirm),
+            BackupVerb::EndRestore => {
+                self.order(|_| Order::EndRestore, true, &[])?;
+                self.done("the restore is given up; nothing of it is in the token")
+            }
         }
     }
 
-    fn cards_begin(&self, task: CardTask, at: At, done: &str) -> Result<u8, Refused> {
+    pub(super) fn cards_begin(&self, task: CardTask, at: At, done: &str) -> Result<u8, Refused> {
         self.begin(Order::Cards { task, at: at.into() }, done)
     }
 

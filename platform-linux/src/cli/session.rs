@@ -92,6 +92,7 @@ impl Session {
             }
             // Answered by `main`, since they do without a daemon.
             Verb::Audit(_)
+            | Verb::Verify { .. }
             | Verb::Daemon { .. }
             | Verb::CheckConfig
             | Verb::Completions { .. }
@@ -107,6 +108,8 @@ impl Session {
                 Ok(EXIT_DONE)
             }
             SlotVerb::Show { name } => {
+                // Whoever may have them counted sees how many there are now; the others what was counted last.
+                let _ = self.client.ask(Ask::Order(Order::CountKeys { slot: name.clone() }), &[]);
                 output::slot(self.format, &self.slot(&name)?);
                 Ok(EXIT_DONE)
             }

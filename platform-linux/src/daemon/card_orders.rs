@@ -56,6 +56,10 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::AdoptConfiguration
             | Order::Split { .. }
             | Order::Share { .. }
+            | Order::Export { .. }
+            | Order::Import { .. }
+            | Order::CountKeys { .. }
+            | Order::EndRestore
             | Order::Reset { .. } => Ok(part),
         }
     }
@@ -75,6 +79,12 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 let slot = slot.as_deref().map(|slot| self.names.slot(slot)).transpose()?;
                 Task::RestoreKey { slot, key_id: *key_id }
             }
+            CardTask::Restore { slot, uid, key_id, file } => {
+                if self.devices.files.spooled() != Some(*file) {
+                    return Err(Own::FileNotSpooled.into());
+                }
+                Task::Restore { slot: self.names.slot(slot)?, uid: *uid, key_id: *key_id, file: *file }
+            }
             CardTask::ReplaceSet { m, n, .. } => Task::ReplaceSet { quorum: CardQuorum::new(*m, *n)?, holders },
             CardTask::Rotate { m, n, leave_out, .. } => {
                 Task::Rotate { quorum: CardQuorum::new(*m, *n)?, holders, leave_out: self.slot_set(leave_out)? }
@@ -84,7 +94,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         })
     }
 
-    fn slot_set(&self, names: &[String]) -> Result<SlotSet, Problem> {
+    pub(super) fn slot_set(&self, names: &[String]) -> Result<SlotSet, Problem> {
         names.iter().try_fold(SlotSet::NONE, |set, name| Ok(set.with(self.names.slot(name)?)))
     }
 

@@ -11,6 +11,7 @@ use slotwarden_core::effect::{ApplicationSet, SlotId};
 use slotwarden_core::limits::{CODE_CHARS_MAX, PLACE_BYTES};
 use slotwarden_core::person::{PersonId, Roster};
 use slotwarden_core::share::{Quorum, looks_like_share};
+use slotwarden_core::transfer::TransferOrder;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::held::{Held, LOOK_WAIT};
@@ -64,7 +65,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::AdministratorCards { .. }
             | Order::CardLost { .. }
             | Order::AnswerCeremony { .. }
-            | Order::CancelCeremony { .. } => None,
+            | Order::CancelCeremony { .. }
+            | Order::Export { .. }
+            | Order::Import { .. }
+            | Order::CountKeys { .. }
+            | Order::EndRestore => None,
             Order::BySoCards { then: SoCardsUse::Init { .. }, .. } => Some(CommandKind::Init),
             Order::BySoCards { then: SoCardsUse::Unblock { .. }, .. } => Some(CommandKind::Unblock),
             Order::BySoCards { then: SoCardsUse::Decommission { .. }, .. } => Some(CommandKind::Decommission),
@@ -123,7 +128,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::BySoCards { then: SoCardsUse::Init { .. }, .. }
             | Order::CardLost { .. }
             | Order::AnswerCeremony { .. }
-            | Order::CancelCeremony { .. } => return Ok(ApplicationSet::NONE),
+            | Order::CancelCeremony { .. }
+            | Order::Export { .. }
+            | Order::Import { .. }
+            | Order::CountKeys { .. }
+            | Order::EndRestore => return Ok(ApplicationSet::NONE),
         };
         self.names.application_set(accept)
     }
@@ -176,7 +185,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::BySoCards { .. }
             | Order::CardLost { .. }
             | Order::AnswerCeremony { .. }
-            | Order::CancelCeremony { .. } => return Ok(Roster::NOBODY),
+            | Order::CancelCeremony { .. }
+            | Order::Export { .. }
+            | Order::Import { .. }
+            | Order::CountKeys { .. }
+            | Order::EndRestore => return Ok(Roster::NOBODY),
         };
         let persons = names.iter().map(|name| self.names.person(name)).collect::<Result<Vec<_>, _>>()?;
         Ok(Roster::new(&persons)?)
@@ -205,7 +218,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::BySoCards { then: SoCardsUse::Init { .. } | SoCardsUse::Decommission { .. }, .. }
             | Order::CardLost { .. }
             | Order::AnswerCeremony { .. }
-            | Order::CancelCeremony { .. } => &[],
+            | Order::CancelCeremony { .. }
+            | Order::Export { .. }
+            | Order::Import { .. }
+            | Order::CountKeys { .. }
+            | Order::EndRestore => &[],
             Order::BySoCards { then: SoCardsUse::Unblock { .. }, .. } => &[SecretRole::NewCode],
             Order::AdministratorCards { .. } => &[SecretRole::SoPin],
             Order::Activate { .. } | Order::Split { .. } | Order::Share { .. } => &[SecretRole::Code],
@@ -336,6 +353,10 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 Command::AnswerCeremony { id, yes: *yes, confirmed: *confirmed }
             }
             Order::CancelCeremony { .. } => Command::CancelCeremony { id: cards.id.ok_or(Refusal::NoCeremony)? },
+            Order::Export { slots, left_out } => Command::Transfer { order: self.export_order(slots, left_out)? },
+            Order::Import { file, .. } => Command::Transfer { order: TransferOrder::Import { slot, file: *file } },
+            Order::EndRestore => Command::Transfer { order: TransferOrder::EndRestore },
+            Order::CountKeys { .. } => Command::Transfer { order: TransferOrder::Count { slot } },
         })
     }
 }
@@ -352,8 +373,12 @@ impl Order {
             | Order::Cards { .. }
             | Order::CardLost { .. }
             | Order::AnswerCeremony { .. }
-            | Order::CancelCeremony { .. } => None,
-            Order::SlotCards { slot, .. }
+            | Order::CancelCeremony { .. }
+            | Order::Export { .. }
+            | Order::EndRestore => None,
+            Order::Import { slot, .. }
+            | Order::CountKeys { slot }
+            | Order::SlotCards { slot, .. }
             | Order::AdministratorCards { slot, .. }
             | Order::BySoCards { slot, .. }
             | Order::Activate { slot, .. }

@@ -24,7 +24,7 @@ use crate::problem::{Own, Problem};
 use crate::random::FirstSource;
 use crate::status_json::{self, CardsView, SCHEMA, SlotDetail, StatusView, Surroundings, card_view};
 use crate::wire::{
-    AUDIT_PAGE, Answered, Ask, AuditPage, CHECKPOINT_PAGE, CheckpointPage, FreeTokenView, TRANSCRIPT_PAGE,
+    AUDIT_PAGE, Answered, Ask, AuditPage, CHECKPOINT_PAGE, CheckpointPage, EXPORT_PAGE, FreeTokenView, TRANSCRIPT_PAGE,
     TranscriptPage,
 };
 use crate::{config, control};
@@ -68,6 +68,15 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Ask::Cards => {
                 reads(CommandKind::ReadStatus)?;
                 Ok(Some(Answered::Cards(self.cards())))
+            }
+            Ask::ReadExport { offset } => {
+                reads(CommandKind::Export)?;
+                let (total, bytes) = self.devices.files.read_export(*offset, EXPORT_PAGE)?;
+                Ok(Some(Answered::Export { total, bytes }))
+            }
+            Ask::Spool { offset, total, bytes } => {
+                reads(CommandKind::Restore)?;
+                Ok(Some(Answered::Spooled(self.spool(*offset, *total, bytes)?)))
             }
             Ask::Order(_) => Ok(None),
         }

@@ -66,10 +66,16 @@ impl InFlight {
             HsmAnswer::BackupKeysPut => matches!(self.order, Order::PutBackupKeys { .. }),
             HsmAnswer::BackupKeysKept { .. } => matches!(self.order, Order::KeepBackupKeys { .. }),
             HsmAnswer::SoPinSet => self.order == Order::SetSoPin,
+            HsmAnswer::Counted(_) => matches!(self.order, Order::Inventory { .. }),
+            HsmAnswer::SectionExported { .. } => matches!(self.order, Order::ExportSection { .. }),
+            HsmAnswer::ImportPrepared(_) => matches!(self.order, Order::PrepareImport { .. }),
+            HsmAnswer::Imported { .. } => matches!(self.order, Order::Import { .. }),
+            HsmAnswer::UnwrapKeyDropped => self.order == Order::DropUnwrapKey,
         }
     }
 
-    /// Whether a change of a PIN or of the backup keys makes such a call, and makes another after it.
+    /// Whether a change of a PIN, of the backup keys or of the keys themselves makes such a call, and makes
+    /// another after it.
     pub(super) fn may_be_of_a_change(&self) -> bool {
         match self.order {
             Order::Login
@@ -80,8 +86,12 @@ impl InFlight {
             | Order::Erase
             | Order::PutBackupKeys { .. }
             | Order::KeepBackupKeys { .. }
-            | Order::SetSoPin => true,
-            Order::Observe | Order::Settle | Order::Random | Order::Look => false,
+            | Order::SetSoPin
+            | Order::ExportSection { .. }
+            | Order::PrepareImport { .. }
+            | Order::Import { .. }
+            | Order::DropUnwrapKey => true,
+            Order::Inventory { .. } | Order::Observe | Order::Settle | Order::Random | Order::Look => false,
         }
     }
 }
@@ -110,6 +120,7 @@ impl Link {
             settle_dir: settings.settle_dir.as_deref().map(WirePath::from),
             look_wait_ms: super::milliseconds(settings.waits.look_wait),
             calls_in_flight_max: settings.calls_in_flight_max,
+            transfer_dir: WirePath::from(settings.transfer_dir.as_path()),
             duty,
         };
         let first = Frame::new(0, SlotId(0), Kind::Configure, &configuration)?;

@@ -1,5 +1,6 @@
 //! The slot's keys of a backup key in its token: W wraps and does nothing else, MAK signs and
-//! verifies and does nothing else.
+//! verifies and does nothing else, and U, which is there for an import only, unwraps and does
+//! nothing else.
 //!
 //! Both are named by a label and by the id key id ‖ slot uid. Neither is ever public: a public
 //! key is used without a login. Neither is `CKA_TRUSTED`, which on SoftHSM 2.6 needs a public
@@ -8,7 +9,7 @@
 //! both uses (P17). `CKA_MODIFIABLE` comes last, since SoftHSM takes nothing after it.
 //!
 //! A key counts as made when it was read back and does what software does with the same
-//! bytes: W wraps a known key by RFC 5649, MAK is HMAC-SHA-256 of a known string. One that
+//! bytes: W wraps a known key by RFC 5649, U unwraps it, MAK is HMAC-SHA-256 of a known string. One that
 //! does something else is destroyed; where the token only fails to answer, keys that were
 //! there before stay. A worker that dies on the way leaves W alone, both, or neither; the
 //! same order again repairs that.
@@ -29,7 +30,7 @@ use zeroize::Zeroize;
 use slotwarden_core::backup::MAK_CHECK;
 
 use self::import::Importer;
-pub(super) use self::key_wrap::Bare;
+pub(super) use self::key_wrap::{Bare, says_lost};
 use super::module::{Module, code, failure};
 use super::token::{Call, Kept, Token};
 
@@ -41,36 +42,40 @@ const KEY_BYTES: usize = 32;
 const KNOWN_KEY: [u8; 32] = *b"slotwarden: a key for W to wrap!";
 /// [`KNOWN_KEY`] under RFC 5649: eight bytes more.
 const WRAPPED_BYTES: usize = 40;
-/// `CKA_LABEL` of the key that unwraps, in tokens of a cluster.
-const UNWRAPS_LABEL: &str = "slotwarden U";
-
 /// What one of the keys is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
+pub(super) enum Purpose {
     /// W: wraps, nothing else.
     Wrap,
     /// MAK: signs and verifies, nothing else.
     Authenticate,
+    /// U: unwraps, nothing else.
+    Unwrap,
 }
 
 impl Purpose {
-    const fn label(self) -> &'static str {
+    /// Every one.
+    pub(super) const ALL: [Purpose; 3] = [Purpose::Wrap, Purpose::Authenticate, Purpose::Unwrap];
+
+    /// `CKA_LABEL`.
+    pub(super) const fn label(self) -> &'static str {
         match self {
             Purpose::Wrap => "slotwarden W",
             Purpose::Authenticate => "slotwarden MAK",
+            Purpose::Unwrap => "slotwarden U",
         }
     }
 
     const fn key_type(self) -> KeyType {
         match self {
-            Purpose::Wrap => KeyType::AES,
+            Purpose::Wrap | Purpose::Unwrap => KeyType::AES,
             Purpose::Authenticate => KeyType::GENERIC_SECRET,
         }
     }
 }
 
 /// `CKA_ID`: which backup key, of which slot.
-fn id_of(key_id: [u8; 16], uid: [u8; 16]) -> Vec<u8> {
+pub(super) fn id_of(key_id: [u8; 16], uid: [u8; 16]) -> Vec<u8> {
     [key_id, uid].concat()
 }
 
@@ -87,7 +92,7 @@ fn attributes(purpose: Purpose, id: &[u8]) -> Vec<Attribute> {
         Attribute::Label(purpose.label().into()),
         Attribute::Id(id.to_vec()),
         Attribute::Wrap(purpose == Purpose::Wrap),
-        Attribute::Unwrap(false),
+        Attribute::Unwrap(purpose == Purpose::Unwrap),
         Attribute::Encrypt(false),
         Attribute::Decrypt(false),
         Attribute::Sign(authenticates),
@@ -123,9 +128,9 @@ impl Token {
         let mak = key(call, 1)?;
         let own = self.own_session(session, Function::CreateObject)?;
         let id = id_of(key_id, uid);
-        let mut bench = Bench { module: &self.module, open: &own, importer: Importer::new(&self.module, &own) };
+        let mut bench = Bench::new(&self.module, &own);
         let put = bench.put(Purpose::Wrap, &id, kek).and_then(|()| bench.put(Purpose::Authenticate, &id, mak));
-        bench.importer.finish();
+        bench.finish();
         put
     }
 
@@ -140,8 +145,8 @@ impl Token {
         let objects = Objects { module: &self.module, open: &own };
         let ours = key_id.map(|key_id| id_of(key_id, uid));
         let mut destroyed = 0u8;
-        for label in [Purpose::Wrap.label(), Purpose::Authenticate.label(), UNWRAPS_LABEL] {
-            for object in objects.find(&[Attribute::Private(true), Attribute::Label(label.into())])? {
+        for purpose in Purpose::ALL {
+            for object in objects.find(&[Attribute::Private(true), Attribute::Label(purpose.label().into())])? {
                 if Some(objects.id(object)?) != ours {
                     objects.destroy(object)?;
                     destroyed = destroyed.saturating_add(1);
@@ -158,7 +163,7 @@ impl Token {
     /// A session for one order, beside the one that holds the login. What a call that failed
     /// left begun, which would refuse every later one as `CKR_OPERATION_ACTIVE`, ends with it,
     /// and so do the objects of the session.
-    fn own_session(&self, session: &mut Kept, function: Function) -> Result<Session, HsmFailure> {
+    pub(super) fn own_session(&self, session: &mut Kept, function: Function) -> Result<Session, HsmFailure> {
         let (_, state) = self.open(session)?;
         needs_user(state, function)?;
         let place = self.place()?;
@@ -168,15 +173,29 @@ impl Token {
 }
 
 /// Where keys are made and tried.
-struct Bench<'a> {
+pub(super) struct Bench<'a> {
     module: &'a Module,
     open: &'a Session,
     importer: Importer<'a>,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
+    pub(super) fn new(module: &'a Module, open: &'a Session) -> Self {
+        Bench { module, open, importer: Importer::new(module, open) }
+    }
+
+    /// Makes a key with these attributes and bytes, as a key of the session for a test.
+    pub(super) fn import(&mut self, attributes: Vec<Attribute>, bytes: &[u8]) -> Result<ObjectHandle, HsmFailure> {
+        self.importer.import(attributes, bytes)
+    }
+
+    /// Leaves nothing behind that was made for the time of one order.
+    pub(super) fn finish(&mut self) {
+        self.importer.finish();
+    }
+
     /// Sees to it that exactly one key of this purpose and id is there, and that it is right.
-    fn put(&mut self, purpose: Purpose, id: &[u8], bytes: &[u8]) -> Result<(), HsmFailure> {
+    pub(super) fn put(&mut self, purpose: Purpose, id: &[u8], bytes: &[u8]) -> Result<(), HsmFailure> {
         let objects = Objects { module: self.module, open: self.open };
         let named = [Attribute::Label(purpose.label().into()), Attribute::Id(id.to_vec())];
         let mut is_there = false;
@@ -214,6 +233,10 @@ impl Bench<'_> {
                 let mac = mac.map_err(|error| failure(&error, Function::Sign))?;
                 Ok(mac == mac_by_software(bytes)?)
             }
+            Purpose::Unwrap => {
+                let wrapped = wrapped_by_software(bytes)?;
+                key_wrap::unwraps(self.module, self.open, object, &wrapped, &mac_by_software(&KNOWN_KEY)?)
+            }
         }
     }
 
@@ -232,26 +255,27 @@ impl Purpose {
         match self {
             Purpose::Wrap => Function::WrapKey,
             Purpose::Authenticate => Function::Sign,
+            Purpose::Unwrap => Function::UnwrapKey,
         }
     }
 }
 
 /// The objects of the token that this session sees.
-struct Objects<'a> {
-    module: &'a Module,
-    open: &'a Session,
+pub(super) struct Objects<'a> {
+    pub(super) module: &'a Module,
+    pub(super) open: &'a Session,
 }
 
 impl Objects<'_> {
     /// The secret keys with these attributes.
-    fn find(&self, with: &[Attribute]) -> Result<Vec<ObjectHandle>, HsmFailure> {
+    pub(super) fn find(&self, with: &[Attribute]) -> Result<Vec<ObjectHandle>, HsmFailure> {
         let template: Vec<Attribute> =
             [Attribute::Class(ObjectClass::SECRET_KEY)].into_iter().chain(with.iter().cloned()).collect();
         let found = self.module.call(|_| self.open.find_objects(&template));
         found.map_err(|error| failure(&error, Function::FindObjects))
     }
 
-    fn destroy(&self, object: ObjectHandle) -> Result<(), HsmFailure> {
+    pub(super) fn destroy(&self, object: ObjectHandle) -> Result<(), HsmFailure> {
         let destroyed = self.module.call(|_| self.open.destroy_object(object));
         destroyed.map_err(|error| failure(&error, Function::DestroyObject))
     }
@@ -276,7 +300,7 @@ impl Objects<'_> {
     }
 
     /// Whether every attribute of an object is what it has to be, and its value stays inside.
-    fn is_as(&self, object: ObjectHandle, purpose: Purpose, id: &[u8]) -> Result<bool, HsmFailure> {
+    pub(super) fn is_as(&self, object: ObjectHandle, purpose: Purpose, id: &[u8]) -> Result<bool, HsmFailure> {
         let wanted = attributes(purpose, id);
         let types: Vec<AttributeType> = wanted.iter().map(Attribute::attribute_type).collect();
         // cryptoki leaves out what a module does not know, and takes an untouched buffer for an
@@ -330,7 +354,7 @@ impl Drop for Template {
 }
 
 /// The secret at `index` as the bytes of a key.
-fn key(call: &Call, index: usize) -> Result<&[u8], HsmFailure> {
+pub(super) fn key(call: &Call, index: usize) -> Result<&[u8], HsmFailure> {
     let invalid = HsmFailure::Pkcs11 { code: rv::ARGUMENTS_BAD, function: Function::CreateObject };
     let secret = call.secrets.get(index).ok_or(invalid)?;
     if secret.len() == KEY_BYTES { Ok(secret) } else { Err(invalid) }
@@ -348,7 +372,7 @@ fn needs_user(state: SessionState, function: Function) -> Result<(), HsmFailure>
 }
 
 /// The token did what it was asked, and it is not what was asked for.
-fn does_something_else(function: Function) -> HsmFailure {
+pub(super) fn does_something_else(function: Function) -> HsmFailure {
     HsmFailure::Pkcs11 { code: code::FUNCTION_FAILED, function }
 }
 
@@ -382,13 +406,14 @@ mod tests {
 
     #[test]
     fn p17_no_template_has_two_purposes() {
-        for purpose in [Purpose::Wrap, Purpose::Authenticate] {
+        for purpose in Purpose::ALL {
             let template = attributes(purpose, &[7; 32]);
             let has = |attribute| template.contains(&attribute);
-            assert!(has(Attribute::Unwrap(false)) && has(Attribute::Decrypt(false)) && has(Attribute::Derive(false)));
+            assert!(has(Attribute::Encrypt(false)) && has(Attribute::Decrypt(false)) && has(Attribute::Derive(false)));
             assert!(has(Attribute::Private(true)) && has(Attribute::Sensitive(true)));
             assert!(has(Attribute::Extractable(false)) && has(Attribute::Copyable(false)));
-            assert_ne!(has(Attribute::Wrap(true)), has(Attribute::Sign(true)));
+            let uses = [Attribute::Wrap(true), Attribute::Unwrap(true), Attribute::Sign(true)];
+            assert_eq!(uses.into_iter().filter(|one| has(one.clone())).count(), 1, "{purpose:?}");
             assert_eq!(has(Attribute::Sign(true)), has(Attribute::Verify(true)));
             assert_eq!(template.last(), Some(&Attribute::Modifiable(false)), "SoftHSM takes nothing after it");
         }

@@ -102,6 +102,11 @@ impl Callers {
         Callers(Arc::new(Shared { crew: Mutex::new(crew), work: Condvar::new(), room: Condvar::new() }))
     }
 
+    /// How many calls may be in flight.
+    pub(super) fn calls_max(&self) -> usize {
+        self.crew().calls_max
+    }
+
     /// Has an order carried out; the process does not end before that, if it was begun.
     pub(super) fn order(&self, work: impl FnOnce() + Send + 'static) {
         self.post(Job { order: true, work: Box::new(work) }, false);

@@ -43,6 +43,7 @@ pub(super) struct Token {
     pub(super) seen: Option<TokenState>,
     pub(super) replies: Replies,
     pub(super) settle_dir: Option<Arc<Path>>,
+    pub(super) transfer_dir: Arc<Path>,
 }
 
 /// What is kept between calls.
@@ -67,6 +68,11 @@ impl Token {
                 self.put_backup_keys(session, &call, key_id, uid).map(|()| HsmAnswer::BackupKeysPut)
             }
             Order::KeepBackupKeys { key_id, uid } => self.keep_backup_keys(session, key_id, uid),
+            Order::Inventory { uid } => self.inventory(session, uid),
+            Order::ExportSection { key_id, uid } => self.export_section(session, (key_id, uid)),
+            Order::PrepareImport { key_id, uid } => self.prepare_import(session, &call, (key_id, uid)),
+            Order::Import { key_id, uid } => self.import(session, (key_id, uid)),
+            Order::DropUnwrapKey => self.drop_unwrap_key(session),
             Order::Random => return self.random(session, call.request),
             Order::Look => return self.notice_loss(session),
         };

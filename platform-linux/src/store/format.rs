@@ -3,7 +3,7 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `meta` | name | `format`: version, u32 big-endian; `cluster`: 16 bytes, bound into every seal; `node`: Ed25519 public key; `policy`: [`PolicyRecord::encode`], once dual control was switched; `cluster-id`: the cluster id in force, once the core recorded it |
+//! | `meta` | name | `format`: version, u32 big-endian; `cluster`: 16 bytes, bound into every seal; `node`: Ed25519 public key; `policy`: [`PolicyRecord::encode`], once dual control was switched; `cluster-id`: the cluster id in force, once the core recorded it; `restoration`: [`Restoration::encode`], once there was one |
 //! | `owners` | slot name | owner number; rows are never removed, so no number is used twice |
 //! | `persons` | person's name | person number, from 1; rows are never removed |
 //! | `configurations` | SHA-256 of the value | the protected part of a configuration |
@@ -40,6 +40,7 @@ use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{
     Owner, POLICY_RECORD_BYTES_MAX, PolicyRecord, SETS_BYTES_MAX, SLOT_RECORD_BYTES_MAX, SecretKey, Sets, SlotRecord,
 };
+use slotwarden_core::transfer::{RESTORATION_BYTES_MAX, Restoration};
 
 use super::Refused;
 use super::directory::FORMAT_VERSION;
@@ -99,6 +100,8 @@ pub enum Change {
     Card(u8, CardEntry),
     /// The cluster id in force; replaces the one before.
     Cluster([u8; 16]),
+    /// The restoration under way; replaces the one before.
+    Restoration(Option<Restoration>),
     /// A line of a transcript; never replaces one.
     Transcript(CeremonyId, u16, Box<Line>),
     /// The signed end of a transcript.
@@ -130,6 +133,8 @@ pub struct Content {
     pub cards: Vec<CardEntry>,
     /// The cluster id in force, once it was recorded.
     pub cluster_id: Option<[u8; 16]>,
+    /// The restoration under way.
+    pub restoration: Option<Restoration>,
     /// The transcripts, by their ends; every line before them was checked.
     pub transcripts: Vec<Transcript>,
     /// The sealed secrets.
@@ -282,6 +287,12 @@ pub fn apply(database: &Database, batch: &[Change]) -> Result<(), redb::Error> {
             Change::Cluster(id) => {
                 transaction.open_table(META)?.insert("cluster-id", id.as_slice())?;
             }
+            Change::Restoration(restoration) => {
+                let mut place = [0; RESTORATION_BYTES_MAX];
+                let bytes = Restoration::encode(restoration.as_ref(), &mut place)
+                    .map_err(|_| invariant("a restoration fits its bound"))?;
+                transaction.open_table(META)?.insert("restoration", bytes)?;
+            }
             Change::Transcript(id, number, line) => {
                 let mut place = [0; LINE_BYTES_MAX];
                 let bytes = line.encode(&mut place).map_err(|_| invariant("a line of a transcript fits its bound"))?;
@@ -346,6 +357,12 @@ pub fn read(database: &impl ReadableDatabase) -> Result<Content, Refused> {
         Some(_) => Some(fixed(&meta, "cluster-id")?),
         None => None,
     };
+    let restoration = match meta.get("restoration").map_err(unreadable)? {
+        Some(bytes) => {
+            Restoration::decode(bytes.value()).map_err(|refusal| Refused::new(refusal, "the restoration under way"))?
+        }
+        None => None,
+    };
     let transcripts = read_transcripts(&transaction, &node)?;
     let mut secrets = Vec::new();
     for row in transaction.open_table(SECRETS).map_err(unreadable)?.iter().map_err(unreadable)? {
@@ -367,6 +384,7 @@ pub fn read(database: &impl ReadableDatabase) -> Result<Content, Refused> {
         card_sets,
         cards,
         cluster_id,
+        restoration,
         transcripts,
         secrets,
         chain,

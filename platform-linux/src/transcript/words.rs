@@ -36,6 +36,7 @@ pub(super) fn event_words(event: &CeremonyEvent, state: Option<State>, named: Na
         }
         CeremonyEvent::ShareReady(None) => "no share could be computed".to_owned(),
         CeremonyEvent::Verdict(right) => verdict_words(state, *right).to_owned(),
+        CeremonyEvent::RestoreRefused(refusal) => format!("nothing can be restored: {}", Problem::from(*refusal)),
         CeremonyEvent::KeysPut(slot, Ok(())) => {
             format!("the token of {} has the derived keys, read back and checked", named.names.slot_name(*slot))
         }

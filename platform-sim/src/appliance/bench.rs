@@ -260,6 +260,11 @@ impl State {
             }
             HsmCall::KeepBackupKeys { key_id, uid } => token.keep_backup_keys(key_id, uid),
             HsmCall::SetSoPin { .. } => token.set_so_pin(&order.first, &order.second),
+            HsmCall::Inventory { .. }
+            | HsmCall::ExportSection { .. }
+            | HsmCall::PrepareImport { .. }
+            | HsmCall::Import { .. }
+            | HsmCall::DropUnwrapKey => token.transfer(&order.call),
             HsmCall::Observe | HsmCall::Initialise { .. } | HsmCall::Settle => Ok(HsmAnswer::Observed(token.state())),
         }
     }
@@ -300,10 +305,19 @@ impl Hsm for SimHsm {
         };
         let none = Some(Code::NONE);
         let lent = match call {
-            HsmCall::Observe | HsmCall::Logout | HsmCall::Settle | HsmCall::KeepBackupKeys { .. } => none.zip(none),
+            HsmCall::Observe
+            | HsmCall::Logout
+            | HsmCall::Settle
+            | HsmCall::KeepBackupKeys { .. }
+            | HsmCall::Inventory { .. }
+            | HsmCall::ExportSection { .. }
+            | HsmCall::Import { .. }
+            | HsmCall::DropUnwrapKey => none.zip(none),
             HsmCall::Login { pin } => lend(pin).zip(none),
             HsmCall::SetPin { old, new } | HsmCall::SetSoPin { old, new } => lend(old).zip(lend(new)),
-            HsmCall::PutBackupKeys { kek, mak, .. } => lend(kek).zip(lend(mak)),
+            HsmCall::PutBackupKeys { kek, mak, .. } | HsmCall::PrepareImport { kek, mak, .. } => {
+                lend(kek).zip(lend(mak))
+            }
             HsmCall::Initialise { so_pin, new, .. } | HsmCall::Unblock { so_pin, new } => lend(so_pin).zip(lend(new)),
             HsmCall::Erase { so_pin } => lend(so_pin).zip(none),
         };

@@ -11,7 +11,8 @@ use slotwarden::appliance::{self, Prepared};
 use slotwarden::config::Offered;
 use slotwarden::control::{self, Reply, Request};
 use slotwarden::daemon::{self, Devices, Notice};
-use slotwarden::devices::{Checkpoint, Event, Events, Lend, Store, TranscriptPart};
+use slotwarden::devices::{Checkpoint, Event, Events, Lend, Signer, Store, TranscriptPart};
+use slotwarden::files::DiskFiles;
 use slotwarden::names::Peer;
 use slotwarden::problem::{Own, Problem};
 use slotwarden::status_json::StatusView;
@@ -52,7 +53,10 @@ impl Running {
         let powered = Arc::new(AtomicBool::new(true));
         let store = Powered { store, powered: Arc::clone(&powered), events: events.clone() };
         let hsm = SimHsm::start(bench, events.clone());
-        let devices = Devices { hsm, store, applications, cards: table.readers(events.clone()) };
+        let transfers = settings.state_dir.join("transfer");
+        let files = DiskFiles::new(transfers, events.clone(), store.signer(), store.node_key());
+        let (cards, files) = (table.readers(events.clone()), Box::new(files));
+        let devices = Devices { hsm, store, applications, cards, files };
         let happens = happens.clone();
         let thread = thread::Builder::new().name("daemon".into()).spawn(move || {
             let mut show = |notice: Notice<'_>| match notice {
@@ -179,5 +183,9 @@ impl Store for Powered {
 
     fn node_key(&self) -> [u8; 32] {
         self.store.node_key()
+    }
+
+    fn signer(&self) -> Signer {
+        self.store.signer()
     }
 }

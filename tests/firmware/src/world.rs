@@ -297,7 +297,11 @@ impl World {
             }
             Effect::EndWorker => Some(Input::WorkerLost),
             // A board without card readers.
-            Effect::Card { .. } | Effect::SignTranscript { .. } | Effect::Checkpoint { .. } | Effect::Stopped => None,
+            Effect::Card { .. }
+            | Effect::SignTranscript { .. }
+            | Effect::Checkpoint { .. }
+            | Effect::File { .. }
+            | Effect::Stopped => None,
         }
     }
 
@@ -324,6 +328,7 @@ impl World {
             // No card ever comes: of cards only the cluster id is kept, and that is the configuration's here.
             Record::Policy(_)
             | Record::Cluster(_)
+            | Record::Restoration(_)
             | Record::CardSets { .. }
             | Record::Card { .. }
             | Record::Transcript { .. } => {}
@@ -421,6 +426,12 @@ impl World {
                 token.so_pin = service.with(new, Kept::of);
                 Ok(HsmAnswer::SoPinSet)
             }
+            // A board without files exports nothing.
+            HsmCall::Inventory { .. }
+            | HsmCall::ExportSection { .. }
+            | HsmCall::PrepareImport { .. }
+            | HsmCall::Import { .. }
+            | HsmCall::DropUnwrapKey => Err(failed(rv::FUNCTION_NOT_SUPPORTED, Function::Other)),
         }
     }
 

@@ -10,7 +10,7 @@
 //! here by the module's own function list. A client library that gives each caller another
 //! instance of itself (`p11-kit-client`) does not know the session there and says so; its
 //! module then has to have RFC 5649 under the first number.
-#![allow(unsafe_code)] // two foreign functions: the module's list, and C_WrapKey from it
+#![allow(unsafe_code)] // foreign functions: the module's list, and C_WrapKey from it
 
 use std::path::Path;
 use std::ptr;
@@ -18,18 +18,24 @@ use std::ptr;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
-use cryptoki_sys::{CK_C_WrapKey, CK_MECHANISM, CK_ULONG, CKM_AES_KEY_WRAP_KWP, CKR_OK, Pkcs11};
+use cryptoki_sys::{
+    CK_FUNCTION_LIST, CK_MECHANISM, CK_ULONG, CKA_CLASS, CKA_EXTRACTABLE, CKA_KEY_TYPE, CKA_PRIVATE, CKA_SENSITIVE,
+    CKA_SIGN, CKA_TOKEN, CKK_GENERIC_SECRET, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD, CKO_SECRET_KEY, CKR_OK,
+    Pkcs11,
+};
+use slotwarden_core::backup::MAK_CHECK;
 use slotwarden_core::fault::{Function, HsmFailure, rv};
 
 use super::super::module::{Module, code, failure};
+use super::super::transfer::{Calls, Value};
 
 /// More than a wrapped known key takes; a module that wants to write more wraps something else.
 const WRAPPED_BYTES_MAX: usize = 64;
 
 /// The module's function list, loaded a second time for what cryptoki does not offer.
 pub(in super::super) struct Bare {
-    wrap_key: CK_C_WrapKey,
-    /// Keeps the module loaded as long as the function may be called.
+    list: CK_FUNCTION_LIST,
+    /// Keeps the module loaded as long as its functions may be called.
     _loaded: Pkcs11,
 }
 
@@ -45,13 +51,18 @@ impl Bare {
             return None;
         }
         // SAFETY: after CKR_OK it points to the module's list, which lives as long as the module is loaded.
-        let wrap_key = unsafe { list.as_ref() }?.C_WrapKey;
-        Some(Bare { wrap_key, _loaded: loaded })
+        let list = *unsafe { list.as_ref() }?;
+        Some(Bare { list, _loaded: loaded })
+    }
+
+    /// The module's functions.
+    pub(in super::super) fn list(&self) -> &CK_FUNCTION_LIST {
+        &self.list
     }
 
     /// `C_WrapKey` by `CKM_AES_KEY_WRAP_KWP`.
     fn wrap(&self, open: &Session, by: ObjectHandle, key: ObjectHandle) -> Result<Vec<u8>, u64> {
-        let wrap_key = self.wrap_key.ok_or(rv::FUNCTION_NOT_SUPPORTED)?;
+        let wrap_key = self.list.C_WrapKey.ok_or(rv::FUNCTION_NOT_SUPPORTED)?;
         let mut mechanism =
             CK_MECHANISM { mechanism: CKM_AES_KEY_WRAP_KWP, pParameter: ptr::null_mut(), ulParameterLen: 0 };
         let mut wrapped = vec![0; WRAPPED_BYTES_MAX];
@@ -89,6 +100,67 @@ pub(super) fn wraps_to(
     let second = second.unwrap_or(Err(code::MECHANISM_INVALID));
     let second = second.map_err(|code| HsmFailure::Pkcs11 { code, function: Function::WrapKey });
     judged(first, second, expected)
+}
+
+/// Whether a key in the token unwraps this blob to the known key, under either number. The key
+/// that comes out shows itself by its HMAC, so that nothing is read out of the token.
+///
+/// # Errors
+/// When the token does not say.
+pub(super) fn unwraps(
+    module: &Module,
+    open: &Session,
+    by: ObjectHandle,
+    wrapped: &[u8],
+    mac: &[u8],
+) -> Result<bool, HsmFailure> {
+    let calls = Calls::new(module, open)?;
+    let [class, key_type] = [CKO_SECRET_KEY, CKK_GENERIC_SECRET].map(CK_ULONG::to_ne_bytes);
+    let template: [Value<'_>; 7] = [
+        (CKA_CLASS, &class),
+        (CKA_KEY_TYPE, &key_type),
+        (CKA_TOKEN, &[0]),
+        (CKA_PRIVATE, &[1]),
+        (CKA_SENSITIVE, &[1]),
+        (CKA_EXTRACTABLE, &[0]),
+        (CKA_SIGN, &[1]),
+    ];
+    let mut failed = HsmFailure::Pkcs11 { code: code::MECHANISM_INVALID, function: Function::UnwrapKey };
+    for number in [CKM_AES_KEY_WRAP_PAD, CKM_AES_KEY_WRAP_KWP] {
+        match calls.unwrap(number, by.handle(), wrapped, &template) {
+            Ok(known) => {
+                let has = calls.authenticate(known, MAK_CHECK);
+                let destroyed = calls.destroy(known);
+                let is_it = has? == mac;
+                destroyed?;
+                if is_it {
+                    return Ok(true);
+                }
+            }
+            // A refusal under one number says nothing while the other may have the mechanism.
+            Err(refused) if is_missing(refused) => {}
+            Err(refused) => failed = refused,
+        }
+    }
+    match failed {
+        HsmFailure::Pkcs11 { code, .. } if says_lost(code) || code == code::MECHANISM_INVALID => Err(failed),
+        HsmFailure::Pkcs11 { .. } => Ok(false),
+        other => Err(other),
+    }
+}
+
+/// Whether a code is about the session or the device, so that nothing was said of the key. Modules
+/// have `CKR_GENERAL_ERROR` and `CKR_DEVICE_ERROR` for a blob of another key as well.
+pub(in super::super) fn says_lost(code: u64) -> bool {
+    matches!(
+        code,
+        rv::TOKEN_NOT_PRESENT
+            | rv::USER_NOT_LOGGED_IN
+            | rv::DEVICE_MEMORY
+            | code::DEVICE_REMOVED
+            | code::SESSION_CLOSED
+            | code::SESSION_HANDLE_INVALID
+    )
 }
 
 /// What two tries say together: a mechanism that is not there says nothing, other bytes say no.

@@ -1,0 +1,410 @@
+//! Transfers in the service: what is checked before one begins, and what it gets done.
+
+use super::Service;
+use crate::audit::AuditEvent;
+use crate::ceremony::order::{SlotSet, Task};
+use crate::command::{Answer, Caller, Command, CommandKind};
+use crate::effect::{HsmAnswer, HsmCall, Outcome, SlotId, Ticket};
+use crate::fault::{Fault, Function, HsmFailure, Refusal};
+use crate::limits::TRANSFER_DEADLINE_MS;
+use crate::outbox::Act;
+use crate::person::PersonId;
+use crate::record::{Owner, Record};
+use crate::slot::{SlotEvent, State as SlotState};
+use crate::status::{TransferStage, TransferStatus};
+use crate::transfer::{
+    Export, FileOrder, Reached, Restoration, State, Step, Transfer, TransferEvent, TransferOrder, TransferOut,
+};
+use crate::turn::Out;
+
+/// What a transfer wants done after one event: three at most, and an answer.
+const WISHES_MAX: usize = 8;
+/// Slots whose keys are counted at the same time: people ask for one, the platform for all in turn.
+const COUNTS_MAX: usize = 8;
+/// More than a transfer wants at once.
+const BUG_WISHES: u16 = 70;
+
+/// The transfer, and what it waits for.
+pub(super) struct Transfers {
+    machine: Transfer,
+    /// Its effect under way, of which slot, and until when.
+    awaited: Option<(Ticket, Option<SlotId>, u64)>,
+    restoration: Option<Restoration>,
+    dirty: bool,
+    /// U could not be destroyed since the slot was opened: it is tried again when it is opened anew.
+    held: bool,
+    /// Slots whose keys are being counted, and for whom.
+    counting: heapless::Vec<(Ticket, SlotId, Caller), COUNTS_MAX>,
+}
+
+impl Transfers {
+    pub(super) const fn new() -> Self {
+        Transfers {
+            machine: Transfer::new(),
+            awaited: None,
+            restoration: None,
+            dirty: false,
+            held: false,
+            counting: heapless::Vec::new(),
+        }
+    }
+
+    /// The state.
+    pub(super) const fn state(&self) -> State {
+        self.machine.state()
+    }
+
+    /// The next record of the transaction that forms.
+    pub(super) fn take_record(&mut self) -> Option<Record> {
+        core::mem::take(&mut self.dirty).then_some(Record::Restoration(self.restoration))
+    }
+}
+
+/// One thing that the machine wants.
+#[derive(Clone, Copy)]
+enum Wish {
+    File(FileOrder),
+    Call(SlotId, HsmCall),
+    CallOf(Owner, HsmCall),
+    Remember(Option<Restoration>),
+    Journal(Option<PersonId>, AuditEvent),
+    Reply(Caller, Answer),
+    Serve(Owner),
+}
+
+/// Collects what the machine wants, and knows the slots' uids.
+struct Wishes<'w> {
+    list: heapless::Vec<Wish, WISHES_MAX>,
+    lost: bool,
+    uids: &'w dyn Fn(SlotId) -> [u8; 16],
+}
+
+impl Wishes<'_> {
+    fn push(&mut self, wish: Wish) {
+        self.lost |= self.list.push(wish).is_err();
+    }
+}
+
+impl TransferOut for Wishes<'_> {
+    fn file(&mut self, order: FileOrder) {
+        self.push(Wish::File(order));
+    }
+    fn call(&mut self, slot: SlotId, call: HsmCall) {
+        self.push(Wish::Call(slot, call));
+    }
+    fn call_of(&mut self, owner: Owner, call: HsmCall) {
+        self.push(Wish::CallOf(owner, call));
+    }
+    fn uid(&self, slot: SlotId) -> [u8; 16] {
+        (self.uids)(slot)
+    }
+    fn remember(&mut self, restoration: Option<Restoration>) {
+        self.push(Wish::Remember(restoration));
+    }
+    fn journal(&mut self, who: Option<PersonId>, event: AuditEvent) {
+        self.push(Wish::Journal(who, event));
+    }
+    fn reply(&mut self, caller: Caller, answer: Answer) {
+        self.push(Wish::Reply(caller, answer));
+    }
+    fn serve(&mut self, owner: Owner) {
+        self.push(Wish::Serve(owner));
+    }
+}
+
+impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS, PLACES, OUTBOX> {
+    /// The transfer under way: for checkers.
+    #[must_use]
+    pub fn transfer_state(&self) -> State {
+        self.transfer.state()
+    }
+
+    /// Takes a restoration up where the last run left it.
+    pub(super) fn take_up_transfer(&mut self, restoration: Restoration) {
+        self.transfer.machine = Transfer::loaded(restoration);
+        self.transfer.restoration = Some(restoration);
+        self.mark_importing();
+    }
+
+    pub(super) const fn is_transfer_dirty(&self) -> bool {
+        self.transfer.dirty
+    }
+
+    /// An order about an export or a file to restore.
+    pub(super) fn order_transfer(&mut self, caller: Caller, order: TransferOrder) {
+        match order {
+            TransferOrder::Export { slots, left_out } => match self.plan_export(slots, left_out) {
+                Ok(export) => self.transfer_event(TransferEvent::ExportOrdered { caller, export }),
+                Err(refusal) => {
+                    self.outbox.journal_service(Some(caller.who), AuditEvent::Refused(CommandKind::Export, refusal));
+                    self.reply(caller, Answer::Refused(refusal));
+                }
+            },
+            TransferOrder::Import { slot, file } => {
+                let Some(entry) = self.entries.get(usize::from(slot.0)) else { return };
+                let owner = entry.data.owner;
+                self.transfer_event(TransferEvent::ImportOrdered { caller, owner, file });
+            }
+            TransferOrder::EndRestore => self.transfer_event(TransferEvent::EndOrdered { caller }),
+            TransferOrder::Count { slot } => self.count_keys(slot, caller),
+        }
+    }
+
+    /// Has the keys of a slot counted; there is no record of it, since nothing changes.
+    fn count_keys(&mut self, slot: SlotId, caller: Caller) {
+        let Some(entry) = self.entries.get(usize::from(slot.0)) else { return };
+        let refusal = if !matches!(entry.machine.state(), SlotState::Active { .. }) {
+            Refusal::SlotNotActive
+        } else if self.cards.is_unheard(slot) {
+            Refusal::SlotDoubtful
+        } else if self.transfer.counting.is_full() || self.transfer.counting.iter().any(|(_, at, _)| *at == slot) {
+            Refusal::Busy
+        } else {
+            let uid = entry.data.record.uid;
+            let ticket = self.outbox.service_ticket();
+            self.outbox.act(Act::Hsm { ticket, slot, call: HsmCall::Inventory { uid } });
+            // It was not full.
+            let _ = self.transfer.counting.push((ticket, slot, caller));
+            return;
+        };
+        self.reply(caller, Answer::Refused(refusal));
+    }
+
+    /// Whether this was a count of keys.
+    pub(super) fn counted(&mut self, ticket: Ticket, outcome: Outcome) -> bool {
+        let Some(place) = self.transfer.counting.iter().position(|(found, ..)| *found == ticket) else { return false };
+        let (_, slot, caller) = self.transfer.counting.swap_remove(place);
+        let answer = match outcome {
+            Outcome::Hsm(Ok(HsmAnswer::Counted(counts))) => {
+                if let Some(entry) = self.entries.get_mut(usize::from(slot.0)) {
+                    entry.data.key_counts = Some(counts);
+                }
+                Answer::Done
+            }
+            Outcome::Hsm(Err(failure)) => Answer::Failed(failure.fault(Function::FindObjects)),
+            Outcome::Hsm(Ok(_))
+            | Outcome::Random(_)
+            | Outcome::Unsealed(_)
+            | Outcome::Application(_)
+            | Outcome::Card(_)
+            | Outcome::File(_) => Answer::Failed(Fault::ModuleLies(Function::FindObjects)),
+        };
+        self.reply(caller, answer);
+        true
+    }
+
+    fn plan_export(&self, slots: SlotSet, left_out: [u8; 32]) -> Result<Export, Refusal> {
+        if self.cards.level != super::SecurityLevel::Cards {
+            return Err(Refusal::ExportLevelNone);
+        }
+        let current = self.cards.backup.current.ok_or(Refusal::NoBackupKey)?;
+        if self.cards.ceremony().is_some() {
+            return Err(Refusal::CeremonyUnderWay);
+        }
+        if slots == SlotSet::NONE {
+            return Err(Refusal::NoSlotChosen);
+        }
+        for slot in slots.slots() {
+            let entry = self.entries.get(usize::from(slot.0)).ok_or(Refusal::UnknownSlot)?;
+            if !matches!(entry.machine.state(), SlotState::Active { .. }) {
+                return Err(Refusal::SlotNotActive);
+            }
+            if self.cards.is_unheard(slot) {
+                return Err(Refusal::SlotDoubtful);
+            }
+            // Right after a ceremony nobody knows yet; the token says it itself.
+            if entry.data.backup_key == Some(false) {
+                return Err(Refusal::SlotWithoutBackupKey);
+            }
+        }
+        Ok(Export { slots, set_id: current.id, key_id: current.key_id, left_out })
+    }
+
+    /// The restoration that the ceremony under way is for.
+    pub(super) fn restoring(&self) -> Option<Restoration> {
+        let command = self.cards.ceremony()?.command();
+        let Command::Cards { order } = command else { return None };
+        match order.task {
+            Task::Restore { slot, uid, key_id, file } => {
+                let owner = self.entries.get(usize::from(slot.0))?.data.owner;
+                Some(Restoration { owner, uid, key_id, file, reached: Reached::Preparing })
+            }
+            Task::CreateSet { .. }
+            | Task::ChangePin { .. }
+            | Task::Reassign { .. }
+            | Task::Copy { .. }
+            | Task::VerifySet
+            | Task::RestoreKey { .. }
+            | Task::ReplaceSet { .. }
+            | Task::Rotate { .. }
+            | Task::Erase { .. } => None,
+        }
+    }
+
+    /// Runs one event of the transfer, and does what it wants.
+    pub(super) fn transfer_event(&mut self, event: TransferEvent) {
+        let entries = &self.entries;
+        let uids = |slot: SlotId| entries.get(usize::from(slot.0)).map_or([0; 16], |entry| entry.data.record.uid);
+        let mut wishes = Wishes { list: heapless::Vec::new(), lost: false, uids: &uids };
+        self.transfer.machine.handle(event, &mut wishes);
+        let Wishes { list, lost, .. } = wishes;
+        if lost {
+            self.outbox.bug(BUG_WISHES);
+        }
+        self.mark_importing();
+        for wish in list {
+            match wish {
+                Wish::File(order) => {
+                    let ticket = self.outbox.service_ticket();
+                    self.outbox.act(Act::File { ticket, order });
+                    if order != FileOrder::Discard {
+                        self.await_transfer(ticket, None, TRANSFER_DEADLINE_MS);
+                    }
+                }
+                Wish::Call(slot, call) => self.call_for_transfer(slot, call),
+                Wish::CallOf(owner, call) => {
+                    if let Some(slot) = self.slot_of(owner) {
+                        self.call_for_transfer(slot, call);
+                    }
+                }
+                Wish::Remember(restoration) => {
+                    self.transfer.restoration = restoration;
+                    self.transfer.dirty = true;
+                }
+                Wish::Journal(who, event) => {
+                    let slot = self.transfer.machine.restoration().and_then(|found| self.slot_of(found.owner));
+                    self.outbox.journal_order(who, slot, event);
+                }
+                Wish::Reply(caller, answer) => self.reply(caller, answer),
+                Wish::Serve(owner) => {
+                    if let Some(slot) = self.slot_of(owner) {
+                        self.slot_event(slot, SlotEvent::ServeOrdered);
+                    }
+                }
+            }
+        }
+    }
+
+    fn call_for_transfer(&mut self, slot: SlotId, call: HsmCall) {
+        let ticket = self.outbox.service_ticket();
+        self.outbox.act(Act::Hsm { ticket, slot, call });
+        self.await_transfer(ticket, Some(slot), TRANSFER_DEADLINE_MS);
+    }
+
+    fn await_transfer(&mut self, ticket: Ticket, slot: Option<SlotId>, wait_ms: u64) {
+        self.transfer.awaited = Some((ticket, slot, self.now.after_ms(wait_ms)));
+    }
+
+    /// Whether the transfer waits for this effect; it does so no more.
+    pub(super) fn take_transfer_ticket(&mut self, ticket: Ticket) -> bool {
+        match self.transfer.awaited {
+            Some((awaited, ..)) if awaited == ticket => {
+                self.transfer.awaited = None;
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    pub(super) fn transfer_call_done(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Hsm(result) => {
+                let drops = matches!(self.transfer.state(), State::AtToken { step: Step::Drop, .. });
+                self.transfer.held = drops && result != Ok(HsmAnswer::UnwrapKeyDropped);
+                self.transfer_event(TransferEvent::TokenDone(result));
+            }
+            Outcome::File(result) => self.transfer_event(TransferEvent::FileDone(result)),
+            Outcome::Random(_) | Outcome::Unsealed(_) | Outcome::Application(_) | Outcome::Card(_) => {
+                let failed = HsmFailure::Pkcs11 { code: crate::fault::rv::DEVICE_ERROR, function: Function::Other };
+                self.transfer_event(TransferEvent::TokenDone(Err(failed)));
+            }
+        }
+    }
+
+    pub(super) fn transfer_due_ms(&self) -> Option<u64> {
+        self.transfer.awaited.map(|(_, _, due_ms)| due_ms)
+    }
+
+    /// Ends waits whose time is over. Only the device ends a call: the slot gets no other one of
+    /// this kind before it is heard (P44).
+    pub(super) fn tick_transfer(&mut self) {
+        let now_ms = self.now.mono_ms;
+        let Some((ticket, slot, due_ms)) = self.transfer.awaited else { return };
+        if due_ms > now_ms {
+            return;
+        }
+        match (slot, self.transfer.state()) {
+            (Some(slot), State::AtSection { .. }) => {
+                self.transfer.awaited = None;
+                self.cards.note_unheard(ticket, slot);
+                self.transfer_event(TransferEvent::DeadlinePassed);
+            }
+            (None, _) => {
+                self.transfer.awaited = None;
+                self.transfer_event(TransferEvent::FileDone(Err(Fault::StoreFailed)));
+            }
+            // A restoration goes on when the token is heard; only whoever waits is told.
+            (Some(_), _) => {
+                self.transfer.awaited = Some((ticket, slot, u64::MAX));
+                self.transfer_event(TransferEvent::DeadlinePassed);
+            }
+        }
+    }
+
+    pub(super) fn transfer_lost_worker(&mut self) {
+        while let Some((_, _, caller)) = self.transfer.counting.pop() {
+            self.reply(caller, Answer::Failed(Fault::WorkerLost(Function::FindObjects)));
+        }
+        if self.transfer.awaited.is_some_and(|(_, slot, _)| slot.is_some()) {
+            self.transfer.awaited = None;
+            self.transfer_event(TransferEvent::WorkerLost);
+        }
+    }
+
+    /// The ceremony that gathered cards is over, or the slot is ready for the next step.
+    pub(super) fn go_on_with_transfer(&mut self) {
+        if matches!(self.transfer.state(), State::Preparing { .. }) && self.restoring().is_none() {
+            self.transfer_event(TransferEvent::CeremonyEnded);
+        }
+        let Some(slot) = self.transfer.machine.waits_for().and_then(|owner| self.slot_of(owner)) else { return };
+        if !matches!(self.slot_state(slot), Some(SlotState::Active { .. })) {
+            self.transfer.held = false;
+            return;
+        }
+        if self.worker && self.halted.is_none() && !self.cards.is_unheard(slot) && !self.transfer.held {
+            self.transfer_event(TransferEvent::SlotReady);
+        }
+    }
+
+    fn slot_of(&self, owner: Owner) -> Option<SlotId> {
+        self.entries.iter().find(|entry| entry.data.owner == owner).map(|entry| entry.data.id)
+    }
+
+    /// While an import is under way no application gets the PIN of its slot.
+    fn mark_importing(&mut self) {
+        let making = self.transfer.machine.restoration().filter(|found| found.reached == Reached::Committed);
+        for entry in &mut self.entries {
+            entry.data.importing = making.is_some_and(|found| found.owner == entry.data.owner);
+        }
+    }
+
+    pub(super) fn transfer_status(&self) -> Option<TransferStatus> {
+        let restoration = self.transfer.machine.restoration();
+        let (stage, slot) = match self.transfer.state() {
+            State::Idle => return None,
+            State::Beginning { .. } | State::Finishing { .. } => (TransferStage::Exporting, None),
+            State::AtSection { slot, .. } => (TransferStage::Exporting, Some(slot)),
+            State::Preparing { .. } => (TransferStage::Preparing, None),
+            State::Prepared { plan, .. } => (TransferStage::Prepared(plan), None),
+            State::Waiting { step: Step::Import { .. }, .. } | State::AtToken { step: Step::Import { .. }, .. } => {
+                (TransferStage::Importing, None)
+            }
+            State::Waiting { step: Step::Drop, .. } | State::AtToken { step: Step::Drop, .. } => {
+                (TransferStage::Ending, None)
+            }
+            State::Halfway { why, .. } => (TransferStage::Halfway(why), None),
+        };
+        let slot = slot.or_else(|| restoration.and_then(|found| self.slot_of(found.owner)));
+        Some(TransferStatus { stage, slot, file: restoration.map(|found| found.file) })
+    }
+}

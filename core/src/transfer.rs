@@ -1,0 +1,706 @@
+//! One transfer at a time: keys into an export, or from a file into a slot.
+//!
+//! Keys do not flow through here: the HSM worker writes and reads the file, this machine says what
+//! comes next. It answers the people who ordered it, and remembers what has to survive a power cut
+//! as one [`Restoration`]. Where U (unwrap only) may be in a token is durable before it is put there,
+//! so that it does not stay; what is going to be made is durable before the first object is (P24).
+//!
+//! ```text
+//! Idle ─ export ─▶ Beginning ─▶ AtSection (one slot after the other) ─▶ Finishing ─▶ Idle
+//! Idle ─ restore ─▶ Preparing ─▶ Prepared ─ import ─▶ Waiting{Import} ⇄ AtToken{Import} ─▶ Halfway
+//!                        │          │                                          │  ◀─ import ─┘
+//!                        └── end ───┴──▶ Waiting{Drop} ⇄ AtToken{Drop} ◀───────┘ ─▶ Idle
+//! ```
+//!
+//! After a restart an export is gone, as if it had not been ordered. A restoration whose import was not
+//! ordered ends by taking U away; one whose import was ordered goes on. Both wait until somebody, or
+//! the service itself, has activated the slot.
+
+use serde::{Deserialize, Serialize};
+
+use crate::audit::AuditEvent;
+use crate::ceremony::order::SlotSet;
+use crate::command::{Answer, Caller, CommandKind};
+use crate::effect::{HsmAnswer, HsmCall, ImportPlan, SlotId};
+use crate::fault::{Fault, Function, HsmFailure, Refusal};
+use crate::person::PersonId;
+use crate::record::{self, Owner};
+
+/// Version of the encoding of [`Restoration`]. A store with a higher one is refused.
+pub const RESTORATION_VERSION: u8 = 1;
+/// Bytes that always hold an encoded [`Restoration`] (70, by test).
+pub const RESTORATION_BYTES_MAX: usize = 96;
+/// Calls of one import that may end with the worker's death before a person has to look.
+const WORKERS_LOST_MAX: u8 = 2;
+
+/// What people order about exports and files to restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum TransferOrder {
+    /// Write every key that can leave these slots into a protected export.
+    Export {
+        /// Which slots.
+        slots: SlotSet,
+        /// SHA-256 of the names of the keys that stay behind, which a person accepted. The platform
+        /// keeps the names.
+        left_out: [u8; 32],
+    },
+    /// Make what the plan of the restoration calls new.
+    Import {
+        /// Into which slot.
+        slot: SlotId,
+        /// SHA-256 of the file.
+        file: [u8; 32],
+    },
+    /// Give a restoration up before its import; nothing of it stays in the token.
+    EndRestore,
+    /// Count a slot's keys: those that can leave, and those that no export holds. Changes nothing.
+    Count {
+        /// Which slot.
+        slot: SlotId,
+    },
+}
+
+impl TransferOrder {
+    /// What its rights are checked by.
+    #[must_use]
+    pub const fn kind(&self) -> CommandKind {
+        match self {
+            TransferOrder::Export { .. } => CommandKind::Export,
+            TransferOrder::Import { .. } => CommandKind::Import,
+            TransferOrder::EndRestore => CommandKind::EndRestore,
+            TransferOrder::Count { .. } => CommandKind::CountKeys,
+        }
+    }
+}
+
+/// What is durable of a restoration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Restoration {
+    /// The slot's owner number.
+    pub owner: Owner,
+    /// The section's slot uid, which U is derived from.
+    pub uid: [u8; 16],
+    /// Names the backup key of the file.
+    pub key_id: [u8; 16],
+    /// SHA-256 of the file.
+    pub file: [u8; 32],
+    /// How far it is.
+    pub reached: Reached,
+}
+
+/// How far a restoration is, for whoever comes after a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Reached {
+    /// U may be in the token, and nothing else.
+    Preparing,
+    /// Its import was ordered: everything new is made.
+    Committed,
+    /// Everything new is there; U goes.
+    Made,
+}
+
+impl Restoration {
+    /// Writes version and record into `out`; returns the part written. No bytes: there is none.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreUnreadable`] when `out` is smaller than [`RESTORATION_BYTES_MAX`].
+    pub fn encode<'out>(record: Option<&Self>, out: &'out mut [u8]) -> Result<&'out [u8], Refusal> {
+        record::encode(RESTORATION_VERSION, &record, out)
+    }
+
+    /// Reads what [`Restoration::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`Refusal::StoreNewer`] for a higher version, [`Refusal::StoreUnreadable`] for
+    /// anything that is not exactly one record.
+    pub fn decode(bytes: &[u8]) -> Result<Option<Self>, Refusal> {
+        record::decode(RESTORATION_VERSION, bytes)
+    }
+}
+
+/// An export under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Export {
+    /// Every slot in it.
+    pub slots: SlotSet,
+    /// The set in force.
+    pub set_id: [u8; 16],
+    /// Names the backup key.
+    pub key_id: [u8; 16],
+    /// SHA-256 of the names of the keys that were accepted as staying behind.
+    pub left_out: [u8; 32],
+}
+
+/// What the platform does with files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum FileOrder {
+    /// Begin an export: a new file with its header.
+    Begin(Export),
+    /// Every section is in it: read it, sign it, make it durable, give it its name.
+    Finish,
+    /// Remove a file that is not whole, or was restored.
+    Discard,
+}
+
+/// Where the transfer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum State {
+    /// None is under way.
+    Idle,
+    /// The platform begins the file of an export.
+    Beginning {
+        /// Who ordered it.
+        caller: Caller,
+        /// What is exported.
+        export: Export,
+    },
+    /// A slot's keys are written into it.
+    AtSection {
+        /// Who ordered it.
+        caller: Caller,
+        /// What is exported.
+        export: Export,
+        /// Whose keys.
+        slot: SlotId,
+        /// What is in it.
+        sum: Sum,
+    },
+    /// The platform signs it and gives it its name.
+    Finishing {
+        /// Who ordered it.
+        caller: Caller,
+        /// What is in it.
+        sum: Sum,
+    },
+    /// A ceremony gathers cards, and the token unwraps the file's keys to see whether it can. Left by
+    /// the plan, or when the ceremony ended without one.
+    Preparing {
+        /// Of what.
+        restoration: Restoration,
+    },
+    /// The plan is known; a person orders its import or gives it up.
+    Prepared {
+        /// Of what.
+        restoration: Restoration,
+        /// What would be made.
+        plan: ImportPlan,
+    },
+    /// The next step waits until the slot is active.
+    Waiting {
+        /// Of what.
+        restoration: Restoration,
+        /// Which step.
+        step: Step,
+        /// Who waits for it, if anybody does.
+        caller: Option<Caller>,
+    },
+    /// The token is at it.
+    AtToken {
+        /// Of what.
+        restoration: Restoration,
+        /// At what.
+        step: Step,
+        /// Who waits for it, if anybody does.
+        caller: Option<Caller>,
+    },
+    /// The import began and did not end; a person mends the cause and orders it again.
+    Halfway {
+        /// Of what.
+        restoration: Restoration,
+        /// What was answered.
+        why: Answer,
+    },
+}
+
+/// What is in an export.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Sum {
+    /// Slots.
+    pub sections: u8,
+    /// Keys, over all slots.
+    pub keys: u32,
+    /// Keys that stayed behind, over all slots.
+    pub left_out: u32,
+}
+
+/// A step of a restoration at the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Step {
+    /// Make the new objects; so many workers died of it.
+    Import {
+        /// How many.
+        lost: u8,
+    },
+    /// Destroy U; then the restoration is over.
+    Drop,
+}
+
+/// What happens to a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferEvent {
+    /// An export is ordered; everything was checked.
+    ExportOrdered {
+        /// By whom.
+        caller: Caller,
+        /// Of what.
+        export: Export,
+    },
+    /// A ceremony for a restoration begins.
+    RestoreBegan {
+        /// Of what.
+        restoration: Restoration,
+    },
+    /// The token has U and the plan is made.
+    Planned(ImportPlan),
+    /// The ceremony ended; without a plan there is nothing to import.
+    CeremonyEnded,
+    /// The import is ordered.
+    ImportOrdered {
+        /// By whom.
+        caller: Caller,
+        /// Into the slot with this owner number.
+        owner: Owner,
+        /// SHA-256 of the file.
+        file: [u8; 32],
+    },
+    /// The restoration is given up.
+    EndOrdered {
+        /// By whom.
+        caller: Caller,
+    },
+    /// What the platform did with the file ended.
+    FileDone(Result<(), Fault>),
+    /// A call of a token ended.
+    TokenDone(Result<HsmAnswer, HsmFailure>),
+    /// The slot that the next step waits for is active.
+    SlotReady,
+    /// The worker is gone, and every call with it.
+    WorkerLost,
+    /// The token has not answered for very long.
+    DeadlinePassed,
+}
+
+/// What a transfer wants done, in this order.
+pub trait TransferOut {
+    /// Something at the platform's files; answered by [`TransferEvent::FileDone`] but for `Discard`.
+    fn file(&mut self, order: FileOrder);
+    /// A call of a slot's token; answered by [`TransferEvent::TokenDone`].
+    fn call(&mut self, slot: SlotId, call: HsmCall);
+    /// The same of the slot with this owner number.
+    fn call_of(&mut self, owner: Owner, call: HsmCall);
+    /// The uid of a slot.
+    fn uid(&self, slot: SlotId) -> [u8; 16];
+    /// This is what is durable from here on.
+    fn remember(&mut self, restoration: Option<Restoration>);
+    /// A line in the audit log.
+    fn journal(&mut self, who: Option<PersonId>, event: AuditEvent);
+    /// The answer to an order.
+    fn reply(&mut self, caller: Caller, answer: Answer);
+    /// The applications of the slot with this owner number get the token PIN anew.
+    fn serve(&mut self, owner: Owner);
+}
+
+/// The transfer under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    state: State,
+}
+
+impl Default for Transfer {
+    fn default() -> Self {
+        Transfer::new()
+    }
+}
+
+impl Transfer {
+    /// None is under way.
+    #[must_use]
+    pub const fn new() -> Self {
+        Transfer { state: State::Idle }
+    }
+
+    /// What a restart finds.
+    #[must_use]
+    pub const fn loaded(restoration: Restoration) -> Self {
+        let step = match restoration.reached {
+            Reached::Preparing | Reached::Made => Step::Drop,
+            Reached::Committed => Step::Import { lost: 0 },
+        };
+        Transfer { state: State::Waiting { restoration, step, caller: None } }
+    }
+
+    /// In this state: for tables.
+    #[must_use]
+    pub const fn in_state(state: State) -> Self {
+        Transfer { state }
+    }
+
+    /// The state.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// The restoration under way.
+    #[must_use]
+    pub const fn restoration(&self) -> Option<Restoration> {
+        match self.state {
+            State::Idle | State::Beginning { .. } | State::AtSection { .. } | State::Finishing { .. } => None,
+            State::Preparing { restoration }
+            | State::Prepared { restoration, .. }
+            | State::Waiting { restoration, .. }
+            | State::AtToken { restoration, .. }
+            | State::Halfway { restoration, .. } => Some(restoration),
+        }
+    }
+
+    /// The slot that the next step waits for to be active.
+    #[must_use]
+    pub const fn waits_for(&self) -> Option<Owner> {
+        match self.state {
+            State::Waiting { restoration, .. } => Some(restoration.owner),
+            State::Idle
+            | State::Beginning { .. }
+            | State::AtSection { .. }
+            | State::Finishing { .. }
+            | State::Preparing { .. }
+            | State::Prepared { .. }
+            | State::AtToken { .. }
+            | State::Halfway { .. } => None,
+        }
+    }
+
+    /// One line for each arrow. An answer that nobody waits for changes nothing.
+    pub fn handle(&mut self, event: TransferEvent, out: &mut dyn TransferOut) {
+        use TransferEvent as On;
+        self.state = match (self.state, event) {
+            (State::Idle, On::ExportOrdered { caller, export }) => {
+                out.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Export));
+                out.file(FileOrder::Begin(export));
+                State::Beginning { caller, export }
+            }
+            (State::Idle, On::RestoreBegan { restoration }) => {
+                out.remember(Some(restoration));
+                State::Preparing { restoration }
+            }
+            (State::Idle, On::ImportOrdered { caller, .. }) => {
+                refuse(out, caller, CommandKind::Import, Refusal::NothingPrepared);
+                self.state
+            }
+            (State::Idle, On::EndOrdered { caller }) => {
+                refuse(out, caller, CommandKind::EndRestore, Refusal::NothingPrepared);
+                self.state
+            }
+
+            (State::Beginning { caller, export }, On::FileDone(Ok(()))) => {
+                next_section(out, caller, export, Sum::default(), None)
+            }
+            (State::Beginning { caller, .. }, On::FileDone(Err(fault))) => give_up(out, caller, Err(fault)),
+
+            (
+                State::AtSection { caller, export, slot, sum },
+                On::TokenDone(Ok(HsmAnswer::SectionExported { keys, left_out })),
+            ) => {
+                let sum = Sum {
+                    sections: sum.sections.saturating_add(1),
+                    keys: sum.keys.saturating_add(keys),
+                    left_out: sum.left_out.saturating_add(left_out),
+                };
+                next_section(out, caller, export, sum, Some(slot))
+            }
+            (State::AtSection { caller, .. }, On::TokenDone(Err(HsmFailure::Refused(refusal)))) => {
+                give_up(out, caller, Ok(refusal))
+            }
+            (State::AtSection { caller, .. }, On::TokenDone(Err(failure))) => {
+                give_up(out, caller, Err(failure.fault(Function::WrapKey)))
+            }
+            (State::AtSection { caller, .. }, On::TokenDone(Ok(_))) => {
+                give_up(out, caller, Err(Fault::ModuleLies(Function::WrapKey)))
+            }
+            (State::AtSection { caller, .. }, On::WorkerLost) => {
+                give_up(out, caller, Err(Fault::WorkerLost(Function::WrapKey)))
+            }
+            (State::AtSection { caller, .. }, On::DeadlinePassed) => {
+                give_up(out, caller, Err(Fault::Unanswered(Function::WrapKey)))
+            }
+
+            (State::Finishing { caller, sum }, On::FileDone(Ok(()))) => {
+                let Sum { sections, keys, left_out } = sum;
+                out.journal(Some(caller.who), AuditEvent::ExportMade { sections, keys, left_out });
+                out.journal(Some(caller.who), AuditEvent::Completed(CommandKind::Export));
+                out.reply(caller, Answer::Done);
+                State::Idle
+            }
+            (State::Finishing { caller, .. }, On::FileDone(Err(fault))) => give_up(out, caller, Err(fault)),
+
+            (State::Preparing { restoration }, On::Planned(plan)) => {
+                out.journal(None, AuditEvent::ImportPlanned(plan));
+                State::Prepared { restoration, plan }
+            }
+            // Whether a call put U there before it failed nobody knows.
+            (State::Preparing { restoration }, On::CeremonyEnded) => undo(restoration, None),
+
+            (State::Prepared { restoration, plan }, On::ImportOrdered { caller, owner, file }) => {
+                if (restoration.owner, restoration.file) != (owner, file) {
+                    refuse(out, caller, CommandKind::Import, Refusal::NothingPrepared);
+                    self.state
+                } else if plan.conflict > 0 {
+                    refuse(out, caller, CommandKind::Import, Refusal::ImportConflicts);
+                    self.state
+                } else {
+                    let restoration = Restoration { reached: Reached::Committed, ..restoration };
+                    out.remember(Some(restoration));
+                    out.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Import));
+                    State::Waiting { restoration, step: Step::Import { lost: 0 }, caller: Some(caller) }
+                }
+            }
+            (State::Prepared { restoration, .. }, On::EndOrdered { caller }) => {
+                out.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::EndRestore));
+                undo(restoration, Some(caller))
+            }
+            (State::Halfway { restoration, .. }, On::ImportOrdered { caller, owner, file }) => {
+                if (restoration.owner, restoration.file) == (owner, file) {
+                    out.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Import));
+                    State::Waiting { restoration, step: Step::Import { lost: 0 }, caller: Some(caller) }
+                } else {
+                    refuse(out, caller, CommandKind::Import, Refusal::NothingPrepared);
+                    self.state
+                }
+            }
+            (State::Halfway { .. }, On::EndOrdered { caller }) => {
+                refuse(out, caller, CommandKind::EndRestore, Refusal::ImportHalfway);
+                self.state
+            }
+
+            (State::Waiting { restoration, step, caller }, On::SlotReady) => {
+                let Restoration { owner, key_id, uid, .. } = restoration;
+                out.call_of(
+                    owner,
+                    match step {
+                        Step::Import { .. } => HsmCall::Import { key_id, uid },
+                        Step::Drop => HsmCall::DropUnwrapKey,
+                    },
+                );
+                State::AtToken { restoration, step, caller }
+            }
+            (
+                State::AtToken { restoration, step: Step::Import { .. }, caller },
+                On::TokenDone(Ok(HsmAnswer::Imported { made })),
+            ) => {
+                out.journal(caller.map(|caller| caller.who), AuditEvent::ImportDone { made });
+                // Once U is gone the import cannot be repeated.
+                let restoration = Restoration { reached: Reached::Made, ..restoration };
+                out.remember(Some(restoration));
+                State::Waiting { restoration, step: Step::Drop, caller }
+            }
+            // Somebody made such a key since the plan, and nothing was made yet: theirs stays.
+            (
+                State::AtToken { restoration, step: Step::Import { .. }, caller },
+                On::TokenDone(Err(HsmFailure::Refused(Refusal::ImportConflicts))),
+            ) => {
+                end_badly(out, caller, Answer::Refused(Refusal::ImportConflicts));
+                let restoration = Restoration { reached: Reached::Preparing, ..restoration };
+                out.remember(Some(restoration));
+                undo(restoration, None)
+            }
+            (State::AtToken { restoration, step: Step::Import { .. }, caller }, On::TokenDone(result)) => {
+                let why = match result {
+                    Ok(_) => Answer::Failed(Fault::ModuleLies(Function::UnwrapKey)),
+                    Err(HsmFailure::Refused(refusal)) => Answer::Refused(refusal),
+                    Err(failure) => Answer::Failed(failure.fault(Function::UnwrapKey)),
+                };
+                halfway(out, restoration, caller, why)
+            }
+            (
+                State::AtToken { restoration, step: Step::Drop, caller },
+                On::TokenDone(Ok(HsmAnswer::UnwrapKeyDropped)),
+            ) => {
+                out.remember(None);
+                out.file(FileOrder::Discard);
+                if restoration.reached == Reached::Made {
+                    out.serve(restoration.owner);
+                }
+                if let Some(caller) = caller {
+                    let kind = ended_kind(&restoration);
+                    out.journal(Some(caller.who), AuditEvent::Completed(kind));
+                    out.reply(caller, Answer::Done);
+                }
+                State::Idle
+            }
+            // U is still there: it is tried again when the slot is opened the next time, or ready again.
+            (State::AtToken { restoration, step: step @ Step::Drop, caller }, On::TokenDone(result)) => {
+                if let (Some(caller), Err(failure)) = (caller, result) {
+                    fail(out, caller, ended_kind(&restoration), failure.fault(Function::DestroyObject));
+                }
+                State::Waiting { restoration, step, caller: None }
+            }
+            (State::AtToken { restoration, step: Step::Import { lost }, caller }, On::WorkerLost) => {
+                let lost = lost.saturating_add(1);
+                if lost >= WORKERS_LOST_MAX {
+                    halfway(out, restoration, caller, Answer::Failed(Fault::WorkerLost(Function::UnwrapKey)))
+                } else {
+                    State::Waiting { restoration, step: Step::Import { lost }, caller }
+                }
+            }
+            (State::AtToken { restoration, step: step @ Step::Drop, caller }, On::WorkerLost) => {
+                State::Waiting { restoration, step, caller }
+            }
+            // Only the device ends a call; whoever waits is told.
+            (State::AtToken { restoration, step, caller: Some(caller) }, On::DeadlinePassed) => {
+                fail(out, caller, ended_kind(&restoration), Fault::Unanswered(Function::UnwrapKey));
+                State::AtToken { restoration, step, caller: None }
+            }
+
+            (
+                State::Beginning { .. }
+                | State::AtSection { .. }
+                | State::Finishing { .. }
+                | State::Preparing { .. }
+                | State::Waiting { .. }
+                | State::AtToken { .. },
+                On::ImportOrdered { caller, .. },
+            ) => {
+                refuse(out, caller, CommandKind::Import, Refusal::TransferUnderWay);
+                self.state
+            }
+            (
+                State::Beginning { .. }
+                | State::AtSection { .. }
+                | State::Finishing { .. }
+                | State::Preparing { .. }
+                | State::Waiting { .. }
+                | State::AtToken { .. },
+                On::EndOrdered { caller },
+            ) => {
+                refuse(out, caller, CommandKind::EndRestore, Refusal::TransferUnderWay);
+                self.state
+            }
+            (
+                State::Beginning { .. }
+                | State::AtSection { .. }
+                | State::Finishing { .. }
+                | State::Preparing { .. }
+                | State::Prepared { .. }
+                | State::Waiting { .. }
+                | State::AtToken { .. }
+                | State::Halfway { .. },
+                On::ExportOrdered { caller, .. },
+            ) => {
+                refuse(out, caller, CommandKind::Export, Refusal::TransferUnderWay);
+                self.state
+            }
+            // Late or spurious: by contract harmless. A ceremony is begun only where nothing is under way.
+            (
+                state,
+                On::RestoreBegan { .. }
+                | On::Planned(_)
+                | On::CeremonyEnded
+                | On::FileDone(_)
+                | On::TokenDone(_)
+                | On::SlotReady
+                | On::WorkerLost
+                | On::DeadlinePassed,
+            ) => state,
+        };
+    }
+}
+
+/// The next slot's keys; when all are in the file, its end.
+fn next_section(out: &mut dyn TransferOut, caller: Caller, export: Export, sum: Sum, last: Option<SlotId>) -> State {
+    let next = export.slots.slots().find(|slot| last.is_none_or(|last| *slot > last));
+    match next {
+        Some(slot) => {
+            let uid = out.uid(slot);
+            out.call(slot, HsmCall::ExportSection { key_id: export.key_id, uid });
+            State::AtSection { caller, export, slot, sum }
+        }
+        None => {
+            out.file(FileOrder::Finish);
+            State::Finishing { caller, sum }
+        }
+    }
+}
+
+/// The export comes to nothing; its file goes (P20).
+fn give_up(out: &mut dyn TransferOut, caller: Caller, why: Result<Refusal, Fault>) -> State {
+    out.file(FileOrder::Discard);
+    match why {
+        Ok(refusal) => refuse(out, caller, CommandKind::Export, refusal),
+        Err(fault) => fail(out, caller, CommandKind::Export, fault),
+    }
+    State::Idle
+}
+
+/// What whoever waits for its end ordered.
+const fn ended_kind(restoration: &Restoration) -> CommandKind {
+    match restoration.reached {
+        Reached::Preparing => CommandKind::EndRestore,
+        Reached::Committed | Reached::Made => CommandKind::Import,
+    }
+}
+
+/// Nothing of the restoration stays in the token.
+const fn undo(restoration: Restoration, caller: Option<Caller>) -> State {
+    State::Waiting { restoration, step: Step::Drop, caller }
+}
+
+/// The import did not end. What it made stays, so that it can go on.
+fn halfway(out: &mut dyn TransferOut, restoration: Restoration, caller: Option<Caller>, why: Answer) -> State {
+    end_badly(out, caller, why);
+    State::Halfway { restoration, why }
+}
+
+/// An import was refused or failed, whoever waits for it.
+fn end_badly(out: &mut dyn TransferOut, caller: Option<Caller>, why: Answer) {
+    let who = caller.map(|caller| caller.who);
+    match why {
+        Answer::Refused(refusal) => out.journal(who, AuditEvent::Refused(CommandKind::Import, refusal)),
+        Answer::Failed(fault) => out.journal(who, AuditEvent::Failed(CommandKind::Import, fault)),
+        Answer::Done | Answer::NeedsApproval { .. } | Answer::Waits(_) | Answer::Share { .. } => {}
+    }
+    if let Some(caller) = caller {
+        out.reply(caller, why);
+    }
+}
+
+fn refuse(out: &mut dyn TransferOut, caller: Caller, kind: CommandKind, refusal: Refusal) {
+    out.journal(Some(caller.who), AuditEvent::Refused(kind, refusal));
+    out.reply(caller, Answer::Refused(refusal));
+}
+
+fn fail(out: &mut dyn TransferOut, caller: Caller, kind: CommandKind, fault: Fault) {
+    out.journal(Some(caller.who), AuditEvent::Failed(kind, fault));
+    out.reply(caller, Answer::Failed(fault));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restoration_comes_back_and_nothing_else_is_one() {
+        let full = Restoration {
+            owner: Owner(u16::MAX),
+            uid: [0xFF; 16],
+            key_id: [0xFF; 16],
+            file: [0xFF; 32],
+            reached: Reached::Made,
+        };
+        for record in [None, Some(full)] {
+            let mut bytes = [0; RESTORATION_BYTES_MAX];
+            let encoded = Restoration::encode(record.as_ref(), &mut bytes).expect("the bound holds");
+            assert_eq!(Restoration::decode(encoded), Ok(record));
+            assert_eq!(encoded.len(), if record.is_some() { 70 } else { 2 }, "the documented size");
+            assert_eq!(Restoration::decode(&encoded[..encoded.len() - 1]), Err(Refusal::StoreUnreadable));
+        }
+        assert_eq!(Restoration::decode(&[RESTORATION_VERSION + 1, 0]), Err(Refusal::StoreNewer));
+    }
+}

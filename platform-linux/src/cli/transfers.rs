@@ -1,0 +1,184 @@
+//! Exports, restores and imports: files between this machine and the daemon.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+use slotwarden_core::Refusal;
+
+use super::CONFIRM_IMPORT;
+use super::arguments::Confirm;
+use super::card_arguments::At;
+use super::session::{Session, typed};
+use crate::audit::{hex, unhex};
+use crate::client::Refused;
+use crate::output::{self, Format, transfers};
+use crate::problem::{EXIT_DONE, Own, Problem};
+use crate::secret;
+use crate::wire::{Answered, Ask, CardTask, Order, SPOOL_BYTES_MAX, SPOOL_PAGE, SpooledFile, SpooledSection};
+
+impl Session {
+    /// Has an export made, and brings it here.
+    pub(super) fn export(&self, file: &Path, slots: Vec<String>, left_out: Vec<String>) -> Result<u8, Refused> {
+        // Before the HSM works for an hour.
+        if file.exists() {
+            return Err(Own::FileUnwritable.with(format!("{}: it exists", file.display())).into());
+        }
+        let mut target = Target::create(file)?;
+        let slots = if slots.is_empty() { self.active_slots()? } else { slots };
+        self.order(|_| Order::Export { slots: slots.clone(), left_out: left_out.clone() }, true, &[])?;
+        let mut offset = 0;
+        loop {
+            let Answered::Export { total, bytes } = self.client.ask(Ask::ReadExport { offset }, &[])? else {
+                return Err(Own::OtherVersion.into());
+            };
+            target.write(&bytes)?;
+            offset += bytes.len() as u64;
+            if offset >= total || bytes.is_empty() {
+                break;
+            }
+        }
+        target.finish(file)?;
+        self.done(&format!("{} is whole; `slotwarden verify {0}` says what is in it", file.display()))
+    }
+
+    fn active_slots(&self) -> Result<Vec<String>, Refused> {
+        let status = self.status()?;
+        Ok(status.slots.into_iter().filter(|slot| slot.state == "active").map(|slot| slot.name).collect())
+    }
+
+    /// Brings a file to the daemon, gathers cards, and shows what would be imported.
+    pub(super) fn restore(&self, file: &Path, slot: String, section: Option<String>, at: At) -> Result<u8, Refused> {
+        let spooled = self.spool(file)?;
+        let wanted = section.as_deref().unwrap_or(&slot);
+        let found = match (spooled.sections.iter().find(|found| found.name == wanted), spooled.sections.as_slice()) {
+            (Some(found), _) => found,
+            (None, [only]) if section.is_none() => only,
+            (None, all) => {
+                let names: Vec<&str> = all.iter().map(|found| found.name.as_str()).collect();
+                return Err(Own::SectionUnclear.with(format!("it has {}", names.join(", "))).into());
+            }
+        };
+        let SpooledSection { uid, name, entries, left_out } = found;
+        let signed = if spooled.own { "this node" } else { "another node" };
+        output::aside(&format!(
+            "{}: signed by {signed} ({}); section {name}: {entries} objects, {left_out} keys stayed behind.",
+            file.display(),
+            hex(&spooled.node)
+        ));
+        let (uid, key_id, digest) = (*uid, spooled.key_id, spooled.file);
+        let task = CardTask::Restore { slot: slot.clone(), uid, key_id, file: digest };
+        let ended = self.cards_begin(task, at, "every key was unwrapped and compared")?;
+        let planned = self.status()?.transfer.and_then(|transfer| transfer.plan);
+        if let (Some(plan), Format::Table) = (planned, self.format) {
+            output::line(&format!("{slot}: {}", transfers::plan(plan)));
+            if plan.conflict > 0 {
+                output::line("nothing can be imported; `slotwarden backup end-restore` takes its key away");
+            } else {
+                output::line(&format!("`slotwarden backup import {slot}` makes what is new"));
+            }
+        }
+        Ok(ended)
+    }
+
+    fn spool(&self, path: &Path) -> Result<SpooledFile, Refused> {
+        let unreadable = |error: std::io::Error| Own::FileUnreadable.with(format!("{}: {error}", path.display()));
+        let file = File::open(path).map_err(unreadable)?;
+        let about = file.metadata().map_err(unreadable)?;
+        if !about.is_file() {
+            return Err(Own::FileUnreadable.with(format!("{}: it is not a file", path.display())).into());
+        }
+        let total = about.len();
+        if total == 0 || total > SPOOL_BYTES_MAX {
+            let detail = format!("{}: {total} bytes", path.display());
+            return Err(Own::FileRefused.with(detail).into());
+        }
+        let mut offset = 0;
+        loop {
+            let mut bytes = Vec::with_capacity(SPOOL_PAGE);
+            (&file).take(SPOOL_PAGE as u64).read_to_end(&mut bytes).map_err(unreadable)?;
+            let sent = bytes.len() as u64;
+            match self.client.ask(Ask::Spool { offset, total, bytes }, &[])? {
+                Answered::Spooled(Some(spooled)) => return Ok(spooled),
+                Answered::Spooled(None) if sent > 0 => offset += sent,
+                Answered::Spooled(None) => {
+                    return Err(Own::FileUnreadable.with(format!("{}: it became shorter", path.display())).into());
+                }
+                _ => return Err(Own::OtherVersion.into()),
+            }
+        }
+    }
+
+    /// Makes what the prepared restore calls new.
+    pub(super) fn import(&self, slot: &str, confirm: Option<String>) -> Result<u8, Refused> {
+        let name = self.slot(slot)?.slot.name;
+        let transfer = self.status()?.transfer.filter(|found| found.slot.as_deref() == Some(name.as_str()));
+        let transfer = transfer.ok_or_else(|| Problem::from(Refusal::NothingPrepared))?;
+        let file =
+            transfer.file.as_deref().and_then(unhex::<32>).ok_or_else(|| Problem::from(Refusal::NothingPrepared))?;
+        if let (Some(plan), Format::Table) = (transfer.plan, self.format) {
+            output::line(&format!("{name}: {}", transfers::plan(plan)));
+        }
+        if !(Confirm { confirm }).is(CONFIRM_IMPORT)? {
+            if !secret::on_terminal() {
+                return Err(Own::ImportUnconfirmed.into());
+            }
+            typed(&format!("Type `{CONFIRM_IMPORT}` to go on: "), CONFIRM_IMPORT)?;
+        }
+        self.order(|_| Order::Import { slot: name.clone(), file }, true, &[])?;
+        self.done(&format!("every new key is in {name}, read back; its applications were served anew"))?;
+        Ok(EXIT_DONE)
+    }
+}
+
+/// A file that appears under its name when it is whole; until then it has another one.
+struct Target {
+    temporary: PathBuf,
+    file: File,
+}
+
+impl Target {
+    fn create(path: &Path) -> Result<Self, Problem> {
+        let name = path.file_name().ok_or_else(|| Own::FileUnwritable.with(path.display().to_string()))?;
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}", std::process::id()));
+        let temporary = path.with_file_name(hidden);
+        let unwritable = |error| Own::FileUnwritable.with(format!("{}: {error}", temporary.display()));
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(unwritable)?;
+        Ok(Target { temporary, file })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Problem> {
+        self.file.write_all(bytes).map_err(|error| self.unwritable(&error))
+    }
+
+    /// Durable, then under its name; a file that came there meanwhile stays.
+    fn finish(self, path: &Path) -> Result<(), Problem> {
+        self.file.sync_all().map_err(|error| self.unwritable(&error))?;
+        match rustix::fs::renameat_with(CWD, &self.temporary, CWD, path, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            // A stick with a file system that cannot do this in one step.
+            Err(Errno::INVAL | Errno::NOSYS) if !path.exists() => {
+                std::fs::rename(&self.temporary, path).map_err(|error| self.unwritable(&error))?;
+            }
+            Err(error) => return Err(self.unwritable(&error.into())),
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| self.unwritable(&error))
+    }
+
+    fn unwritable(&self, error: &std::io::Error) -> Problem {
+        Own::FileUnwritable.with(format!("{}: {error}", self.temporary.display()))
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        // Nothing has this name any more when it is whole.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
+}

@@ -1,0 +1,111 @@
+//! Exports and restores on their way between clients, files and the core.
+
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+use slotwarden_core::Refusal;
+use slotwarden_core::command::Command;
+use slotwarden_core::effect::Ticket;
+use slotwarden_core::person::PersonId;
+use slotwarden_core::status::StateName;
+use slotwarden_core::transfer::{FileOrder, State, TransferOrder};
+
+use super::{Loop, Waiting};
+use crate::devices::{Applications, ExportAbout, Hsm, Store};
+use crate::problem::Problem;
+use crate::wire::SpooledFile;
+
+/// Between two counts of the keys of a slot: applications make keys without telling anybody.
+const COUNT_INTERVAL: Duration = Duration::from_secs(3_600);
+/// Lists of names that orders are remembered with: as many as orders can wait for an approval, and some.
+const LISTS_MAX: usize = 32;
+
+impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
+    /// The core's order: names of keys are the platform's, so it carries their digest, and an approval
+    /// binds them all the same (P27).
+    pub(super) fn export_order(&mut self, slots: &[String], left_out: &[String]) -> Result<TransferOrder, Problem> {
+        let slots = self.slot_set(slots)?;
+        let mut names = Vec::with_capacity(left_out.len());
+        for name in left_out {
+            let (slot, key) = name
+                .split_once('/')
+                .ok_or_else(|| Problem::from(Refusal::UnknownSlot).with(format!("{name}: SLOT/KEY is wanted")))?;
+            let slot = self.names.slot_name(self.names.slot(slot)?);
+            names.push(format!("{slot}/{key}"));
+        }
+        names.sort();
+        names.dedup();
+        let mut hash = Sha256::new().chain_update(b"slotwarden/left-out/v1");
+        for name in &names {
+            hash.update(u32::try_from(name.len()).unwrap_or(u32::MAX).to_be_bytes());
+            hash.update(name);
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        self.left_out.retain(|(known, _)| *known != digest);
+        if self.left_out.len() >= LISTS_MAX {
+            self.left_out.pop_front();
+        }
+        self.left_out.push_back((digest, names));
+        Ok(TransferOrder::Export { slots, left_out: digest })
+    }
+
+    /// Has the keys of each open slot counted that could be exported: when it was opened, after a
+    /// transfer, and once in an hour.
+    pub(super) fn count_keys(&mut self) {
+        let status = self.service.status(self.now());
+        if status.transfer.is_some() {
+            self.counted.clear();
+            return;
+        }
+        for slot in &status.slots {
+            let open = slot.state == StateName::Active && slot.backup_key == Some(true);
+            let number = slot.slot.0;
+            if !open {
+                self.counted.remove(&number);
+            } else if self.counted.get(&number).is_none_or(|at| at.elapsed() >= COUNT_INTERVAL) {
+                self.counted.insert(number, Instant::now());
+                let order = TransferOrder::Count { slot: slot.slot };
+                self.order(PersonId::SERVICE, Waiting::Count, Command::Transfer { order });
+            }
+        }
+    }
+
+    /// Has the platform's files do something.
+    pub(super) fn file(&mut self, ticket: Ticket, order: FileOrder) {
+        let left_out = match order {
+            FileOrder::Begin(export) => {
+                let found = self.left_out.iter().find(|(digest, _)| *digest == export.left_out);
+                found.map(|(_, names)| names.clone()).unwrap_or_default()
+            }
+            FileOrder::Finish | FileOrder::Discard => Vec::new(),
+        };
+        let about = ExportAbout { cluster: self.service.cluster(), left_out, wall_s: self.now().wall_s };
+        self.devices.files.perform(ticket, order, about);
+    }
+
+    /// Takes a part of a file to restore, unless one is being restored.
+    pub(super) fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<SpooledFile>, Problem> {
+        match self.service.transfer_state() {
+            State::Idle => {}
+            State::Beginning { .. }
+            | State::AtSection { .. }
+            | State::Finishing { .. }
+            | State::Preparing { .. }
+            | State::Prepared { .. }
+            | State::Waiting { .. }
+            | State::AtToken { .. }
+            | State::Halfway { .. } => return Err(Refusal::TransferUnderWay.into()),
+        }
+        let spooled = self.devices.files.spool(offset, total, bytes)?;
+        let own = self.devices.store.node_key();
+        Ok(spooled.map(|file| SpooledFile { own: file.node == own, ..file }))
+    }
+
+    /// Says which keys an export could not hold.
+    pub(super) fn with_names_of_keys(&self, problem: Problem) -> Problem {
+        if !problem.is(Refusal::KeysCannotLeave) {
+            return problem;
+        }
+        problem.with(self.devices.files.left_out().join(", "))
+    }
+}

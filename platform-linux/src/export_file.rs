@@ -1,0 +1,209 @@
+//! A protected export as a file: read from its first byte to its last, with nothing but itself.
+//!
+//! `slotwarden verify` needs no daemon and no HSM. What it says of keys is what the file says; that
+//! the file is whole, and whose node signed it, is checked. The MACs need the slots' keys, which
+//! come from cards or are in the tokens: a restore checks them, before it uses anything.
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::Path;
+
+use serde::Serialize;
+use slotwarden_core::export::{Class, Part, Problem as Wrong, Protection, Reader, Strategy, Why};
+
+use crate::audit::hex;
+use crate::problem::{Own, Problem};
+use crate::transfer_dir::name_of;
+
+/// What a whole export says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// Names the export.
+    pub export_id: String,
+    /// Whose backup key it is.
+    pub cluster: String,
+    /// The appliance security level: `cards`, `passphrase`.
+    pub level: &'static str,
+    /// The set of cards that ruled when it was made.
+    pub set_id: Option<String>,
+    /// Names the backup key that opens it.
+    pub key_id: String,
+    /// Which export of its node.
+    pub sequence: u64,
+    /// When it was made, seconds since 1970.
+    pub made_s: Option<u64>,
+    /// The public key (Ed25519) of the node that signed it.
+    pub signed_by: String,
+    /// Whether that is the key that the verifier brought.
+    pub trusted: bool,
+    /// Its sections.
+    pub sections: Vec<VerifiedSection>,
+}
+
+/// What came from one slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VerifiedSection {
+    /// The slot's name.
+    pub slot: String,
+    /// The slot uid.
+    pub uid: String,
+    /// Label and serial of its token.
+    pub token: (String, String),
+    /// Maker, model and firmware of its HSM.
+    pub hsm: String,
+    /// `kwp`, `vendor`.
+    pub strategy: &'static str,
+    /// Objects in it.
+    pub objects: Vec<VerifiedObject>,
+    /// Keys that stayed behind.
+    pub left_out: Vec<VerifiedObject>,
+}
+
+/// One object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VerifiedObject {
+    /// `secret`, `private`, `public`, `certificate`.
+    pub class: &'static str,
+    /// `CKK_*`, as far as it has a name here; else its number.
+    pub key_type: String,
+    /// `CKA_LABEL`, or `id:` and `CKA_ID`.
+    pub name: String,
+    /// `CKA_ID`, hexadecimal.
+    pub id: String,
+    /// Why it is not in the file.
+    pub why: Option<String>,
+}
+
+/// Reads a whole file. `node_key`: whose signature the verifier trusts.
+///
+/// # Errors
+/// [`Own::FileUnreadable`]; [`Own::FileRefused`] with what is wrong with it.
+pub fn verify(path: &Path, node_key: Option<[u8; 32]>) -> Result<Verified, Problem> {
+    let unreadable = |error: io::Error| Own::FileUnreadable.with(format!("{}: {error}", path.display()));
+    let file = File::open(path).map_err(unreadable)?;
+    if !file.metadata().map_err(unreadable)?.is_file() {
+        return Err(Own::FileUnreadable.with(format!("{}: it is not a file", path.display())));
+    }
+    read(&mut Reader::new(Io(BufReader::new(file))), node_key).map_err(|wrong| {
+        let refused = |what: &str| Own::FileRefused.with(format!("{}: {what} ({})", path.display(), wrong.name()));
+        refused(wrong.sentence())
+    })
+}
+
+fn read<R: embedded_io::Read>(reader: &mut Reader<R>, node_key: Option<[u8; 32]>) -> Result<Verified, Wrong> {
+    let mut found = Verified {
+        export_id: String::new(),
+        cluster: String::new(),
+        level: "cards",
+        set_id: None,
+        key_id: String::new(),
+        sequence: 0,
+        made_s: None,
+        signed_by: String::new(),
+        trusted: false,
+        sections: Vec::new(),
+    };
+    loop {
+        match reader.next()? {
+            Part::Header(header) => {
+                let (level, set_id) = match header.protection {
+                    Protection::Cards { set_id } => ("cards", Some(hex(&set_id))),
+                    Protection::Passphrase { .. } => ("passphrase", None),
+                };
+                found = Verified {
+                    export_id: hex(&header.export_id),
+                    cluster: hex(&header.cluster),
+                    level,
+                    set_id,
+                    key_id: hex(&header.key_id),
+                    sequence: header.sequence,
+                    made_s: header.made_s,
+                    signed_by: hex(&header.node),
+                    trusted: node_key == Some(header.node),
+                    sections: Vec::new(),
+                };
+            }
+            Part::Section(section) => found.sections.push(VerifiedSection {
+                slot: section.name.to_owned(),
+                uid: hex(&section.uid),
+                token: (section.token_label.trim().to_owned(), section.token_serial.trim().to_owned()),
+                hsm: format!(
+                    "{} {} {}.{}",
+                    section.manufacturer.trim(),
+                    section.model.trim(),
+                    section.firmware.0,
+                    section.firmware.1
+                ),
+                strategy: match section.strategy {
+                    Strategy::Kwp => "kwp",
+                    Strategy::Vendor => "vendor",
+                },
+                objects: Vec::new(),
+                left_out: Vec::new(),
+            }),
+            Part::Entry(entry) => {
+                let object = object(entry.class, entry.key_type, entry.id, entry.label, None);
+                found.sections.iter_mut().next_back().into_iter().for_each(|last| last.objects.push(object.clone()));
+            }
+            Part::LeftOut(key) => {
+                let why = match key.why {
+                    Why::NotExtractable => "CKA_EXTRACTABLE is false".to_owned(),
+                    Why::WrapWithTrusted => "CKA_WRAP_WITH_TRUSTED is true".to_owned(),
+                    Why::Refused { code } => format!("the token refused to wrap it (0x{code:x})"),
+                };
+                let object = object(key.class, key.key_type, key.id, key.label, Some(why));
+                found.sections.iter_mut().next_back().into_iter().for_each(|last| last.left_out.push(object.clone()));
+            }
+            Part::SectionEnd { .. } => {}
+            Part::End { .. } => return Ok(found),
+        }
+    }
+}
+
+fn object(class: Class, key_type: u64, id: &[u8], label: &[u8], why: Option<String>) -> VerifiedObject {
+    let class = match class {
+        Class::Secret => "secret",
+        Class::Private => "private",
+        Class::Public => "public",
+        Class::Certificate => "certificate",
+    };
+    VerifiedObject { class, key_type: key_type_word(key_type), name: name_of(label, id), id: hex(id), why }
+}
+
+/// PKCS#11 v3.1, section 4.6 and its header file; others by their number.
+fn key_type_word(key_type: u64) -> String {
+    match key_type {
+        0x00 => "RSA".to_owned(),
+        0x03 => "EC".to_owned(),
+        0x10 => "generic".to_owned(),
+        0x15 => "DES3".to_owned(),
+        0x1F => "AES".to_owned(),
+        0x40 => "EC-Edwards".to_owned(),
+        0x41 => "EC-Montgomery".to_owned(),
+        u64::MAX => "X.509".to_owned(),
+        other => format!("0x{other:x}"),
+    }
+}
+
+/// A file as the format reads and writes it.
+pub(crate) struct Io<T>(pub(crate) T);
+
+impl<T> embedded_io::ErrorType for Io<T> {
+    type Error = io::Error;
+}
+
+impl<T: io::Read> embedded_io::Read for Io<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, io::Error> {
+        self.0.read(buffer)
+    }
+}
+
+impl<T: io::Write> embedded_io::Write for Io<T> {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, io::Error> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> Result<(), io::Error> {
+        self.0.flush()
+    }
+}

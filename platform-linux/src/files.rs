@@ -1,0 +1,295 @@
+//! The files of exports and restores, in the transfer directory.
+//!
+//! An export is begun under another name than the one it is read by: it has that one when every
+//! section was read back, the whole was signed and is durable (P20). A file to restore is taken part
+//! by part; its first bytes are looked at before the rest is taken, and the whole is read before
+//! anybody is called to a reader (P19, P21). Files are read and signed in a thread of their own: the
+//! loop waits for no disk but where it takes a part of a file.
+//!
+//! After a restart the last export and a whole spooled file are still there; what was not whole is
+//! begun anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use sha2::{Digest as _, Sha256};
+use slotwarden_core::effect::{Input, Outcome, Ticket};
+use slotwarden_core::export::{self, Header, Part, Protection, Reader, Trailer};
+use slotwarden_core::fault::{Fault, Refusal};
+use slotwarden_core::transfer::{Export, FileOrder};
+
+use crate::devices::{Event, Events, ExportAbout, Files, Signer};
+use crate::export_file::Io;
+use crate::problem::{Own, Problem};
+use crate::transfer_dir::{self, DIGEST_BYTES, ExportJob};
+use crate::wire::{SPOOL_BYTES_MAX, SpooledFile, SpooledSection};
+
+/// The export that was made last, whole.
+const LAST: &str = "last.slwx";
+/// A file to restore that is not whole yet.
+const SPOOL: &str = "restore.part";
+/// What every export begins with: enough to refuse ten gigabytes of zeros at their first byte.
+const BEGINNING: [u8; 5] = [b'S', b'L', b'W', b'X', export::VERSION];
+
+/// The files of one daemon.
+pub struct DiskFiles {
+    dir: PathBuf,
+    events: Events,
+    sign: Signer,
+    node: [u8; 32],
+    /// The export under way: hash of its header, and what stays behind, as SLOT/KEY.
+    begun: Option<([u8; 32], Vec<String>)>,
+    spooled: Option<[u8; 32]>,
+}
+
+impl DiskFiles {
+    /// In this directory, which is made when it is needed. What an earlier run did not end is removed.
+    #[must_use]
+    pub fn new(dir: PathBuf, events: Events, sign: Signer, node: [u8; 32]) -> Self {
+        for name in [transfer_dir::EXPORT, SPOOL] {
+            // There is none, as a rule.
+            let _ = fs::remove_file(dir.join(name));
+        }
+        // Read before: it has this name only then.
+        let spooled = digest_of(&dir.join(transfer_dir::RESTORE)).ok();
+        DiskFiles { dir, events, sign, node, begun: None, spooled }
+    }
+
+    fn begin(&mut self, order: Export, about: ExportAbout) -> io::Result<()> {
+        transfer_dir::make(&self.dir)?;
+        let (sequence, previous) = last(&self.dir)?;
+        let mut export_id = [0; 16];
+        getrandom::fill(&mut export_id).map_err(|error| io::Error::other(error.to_string()))?;
+        let header = Header {
+            export_id,
+            cluster: about.cluster,
+            node: self.node,
+            protection: Protection::Cards { set_id: order.set_id },
+            key_id: order.key_id,
+            sequence: sequence.saturating_add(1),
+            made_s: about.wall_s,
+            previous,
+            sections: u8::try_from(order.slots.slots().count()).unwrap_or(u8::MAX),
+        };
+        let path = self.dir.join(transfer_dir::EXPORT);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let mut file = Io(file);
+        let hash = export::begin(&mut file, &header).map_err(|error| io::Error::other(format!("{error:?}")))?;
+        file.0.sync_all()?;
+        self.begun = Some((hash, about.left_out));
+        Ok(())
+    }
+
+    fn take(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<SpooledFile>, Problem> {
+        let refused = |detail: &str| Own::FileRefused.with(detail);
+        let failed = |error: io::Error| Problem::from(Refusal::StoreFailed).with(error.to_string());
+        if total > SPOOL_BYTES_MAX {
+            return Err(refused("it is longer than 1 GiB"));
+        }
+        let path = self.dir.join(SPOOL);
+        if offset == 0 {
+            let beginning = bytes.get(..BEGINNING.len());
+            if beginning.is_none_or(|found| found[..4] != BEGINNING[..4]) {
+                return Err(refused("it does not begin as one"));
+            }
+            if beginning.is_some_and(|found| found[4] > BEGINNING[4]) {
+                return Err(refused("it is of a newer version"));
+            }
+            self.spooled = None;
+            transfer_dir::make(&self.dir).map_err(failed)?;
+            let _ = fs::remove_file(self.dir.join(transfer_dir::RESTORE));
+            let _ = fs::remove_file(&path);
+        }
+        let mut file = OpenOptions::new().append(true).create(offset == 0).mode(0o600).open(&path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        let end = offset.saturating_add(bytes.len() as u64);
+        if length != offset || end > total || (bytes.is_empty() && end < total) {
+            return Err(refused("its parts do not follow one another"));
+        }
+        file.write_all(bytes).map_err(failed)?;
+        if end < total {
+            return Ok(None);
+        }
+        file.sync_all().map_err(failed)?;
+        let found = look_into(&path).map_err(|problem| {
+            let _ = fs::remove_file(&path);
+            refused(&problem)
+        })?;
+        let whole = self.dir.join(transfer_dir::RESTORE);
+        fs::rename(&path, &whole).and_then(|()| File::open(&self.dir)?.sync_all()).map_err(failed)?;
+        self.spooled = Some(found.file);
+        Ok(Some(found))
+    }
+}
+
+impl Files for DiskFiles {
+    fn perform(&mut self, ticket: Ticket, order: FileOrder, about: ExportAbout) {
+        let answer = move |events: &Events, result: io::Result<()>| {
+            let result = result.map_err(|error| {
+                let _ = events.send(Event::Note(format!("the export cannot be made: {error}")));
+                Fault::StoreFailed
+            });
+            // A loop that ended needs no answer.
+            let _ = events.send(Event::Input(Input::Done { ticket, outcome: Outcome::File(result) }));
+        };
+        match order {
+            FileOrder::Begin(export) => {
+                let begun = self.begin(export, about);
+                answer(&self.events, begun);
+            }
+            FileOrder::Finish => {
+                let (dir, sign, events) = (self.dir.clone(), self.sign.clone(), self.events.clone());
+                let header = self.begun.take().map(|(hash, _)| hash);
+                let spawned = thread::Builder::new().name("export".to_owned()).spawn(move || {
+                    let finished = match header {
+                        Some(header) => finish(&dir, header, &sign),
+                        None => Err(io::Error::other("none was begun")),
+                    };
+                    answer(&events, finished);
+                });
+                if let Err(error) = spawned {
+                    answer(&self.events, Err(error));
+                }
+            }
+            FileOrder::Discard => {
+                self.begun = None;
+                self.spooled = None;
+                for name in [transfer_dir::EXPORT, transfer_dir::RESTORE, SPOOL] {
+                    let _ = fs::remove_file(self.dir.join(name));
+                }
+            }
+        }
+    }
+
+    fn begin_section(&mut self, slot: &str) {
+        let Some((header_hash, left_out)) = &self.begun else { return };
+        let of_slot = |name: &String| Some(name.strip_prefix(slot)?.strip_prefix('/')?.to_owned());
+        let accepted = left_out.iter().filter_map(of_slot).collect();
+        let job = ExportJob { name: slot.to_owned(), header_hash: *header_hash, accepted };
+        let written =
+            transfer_dir::write_report(&self.dir, &[]).and_then(|()| transfer_dir::write_job(&self.dir, &job));
+        if let Err(error) = written {
+            // The worker finds no job, or that of another slot, and refuses.
+            let _ = self.events.send(Event::Note(format!("the export cannot be made: {error}")));
+        }
+    }
+
+    fn left_out(&self) -> Vec<String> {
+        let job = transfer_dir::read_job(&self.dir).map(|job| job.name).unwrap_or_default();
+        let names = transfer_dir::read_report(&self.dir).unwrap_or_default();
+        names.into_iter().map(|name| format!("{job}/{name}")).collect()
+    }
+
+    fn read_export(&self, offset: u64, count: usize) -> Result<(u64, Vec<u8>), Problem> {
+        let unreadable = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Problem::from(Own::NoExport),
+            _ => Problem::from(Refusal::StoreUnreadable).with(error.to_string()),
+        };
+        let mut file = File::open(self.dir.join(LAST)).map_err(unreadable)?;
+        let total = file.metadata().map_err(unreadable)?.len();
+        file.seek(SeekFrom::Start(offset)).map_err(unreadable)?;
+        let mut bytes = Vec::with_capacity(count);
+        file.take(count as u64).read_to_end(&mut bytes).map_err(unreadable)?;
+        Ok((total, bytes))
+    }
+
+    fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<SpooledFile>, Problem> {
+        self.take(offset, total, bytes)
+    }
+
+    fn spooled(&self) -> Option<[u8; 32]> {
+        self.spooled
+    }
+}
+
+/// Number and SHA-256 of the export that was made last; zeros where there was none.
+fn last(dir: &Path) -> io::Result<(u64, [u8; 32])> {
+    let path = dir.join(LAST);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, [0; 32])),
+        Err(error) => return Err(error),
+    };
+    let mut reader = Reader::new(Io(BufReader::new(file)));
+    match reader.next() {
+        Ok(Part::Header(header)) => Ok((header.sequence, digest_of(&path)?)),
+        Ok(_) | Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the last export is damaged")),
+    }
+}
+
+/// Reads every section back, signs, makes it durable, and gives it its name; then its keys are covered.
+fn finish(dir: &Path, header: [u8; 32], sign: &Signer) -> io::Result<()> {
+    let damaged = |problem: &dyn std::fmt::Debug| io::Error::new(io::ErrorKind::InvalidData, format!("{problem:?}"));
+    let path = dir.join(transfer_dir::EXPORT);
+    let mut covered: BTreeMap<[u8; 16], BTreeSet<[u8; DIGEST_BYTES]>> = BTreeMap::new();
+    let mut uid = [0; 16];
+    let mut reader = Reader::new(Io(BufReader::new(File::open(&path)?)));
+    let trailer = loop {
+        if let Some(trailer) = reader.unsigned() {
+            break trailer;
+        }
+        match reader.next().map_err(|problem| damaged(&problem))? {
+            Part::Section(section) => {
+                uid = section.uid;
+                covered.entry(uid).or_default();
+            }
+            Part::Entry(entry) => {
+                covered.entry(uid).or_default().insert(transfer_dir::digest_of(&entry));
+            }
+            Part::Header(_) | Part::LeftOut(_) | Part::SectionEnd { .. } => {}
+            Part::End { .. } => return Err(damaged(&"it ended already")),
+        }
+    };
+    let signature = sign(&export::trailer_message(&header, &trailer.hash));
+    let mut file = Io(OpenOptions::new().append(true).open(&path)?);
+    export::write_trailer(&mut file, &Trailer { signature, ..trailer }).map_err(|problem| damaged(&problem))?;
+    file.0.sync_all()?;
+    // What counts as covered is what can be read: once more, with the signature.
+    look_into(&path).map_err(|problem| damaged(&problem))?;
+    fs::rename(&path, dir.join(LAST))?;
+    File::open(dir)?.sync_all()?;
+    for (uid, digests) in covered {
+        transfer_dir::cover(dir, uid, &digests)?;
+    }
+    Ok(())
+}
+
+/// Reads a whole file; what it is, or what is wrong with it.
+fn look_into(path: &Path) -> Result<SpooledFile, String> {
+    let unreadable = |error: io::Error| error.to_string();
+    let file = digest_of(path).map_err(unreadable)?;
+    let mut found = SpooledFile { file, key_id: [0; 16], node: [0; 32], own: false, sections: Vec::new() };
+    let mut reader = Reader::new(Io(BufReader::new(File::open(path).map_err(unreadable)?)));
+    loop {
+        match reader.next().map_err(|problem| problem.sentence().to_owned())? {
+            Part::Header(header) => (found.key_id, found.node) = (header.key_id, header.node),
+            Part::Section(section) => {
+                let (uid, name) = (section.uid, section.name.to_owned());
+                found.sections.push(SpooledSection { uid, name, entries: 0, left_out: 0 });
+            }
+            Part::Entry(_) | Part::LeftOut(_) => {}
+            Part::SectionEnd { end, .. } => {
+                if let Some(section) = found.sections.last_mut() {
+                    (section.entries, section.left_out) = (end.entries, end.left_out);
+                }
+            }
+            Part::End { .. } => return Ok(found),
+        }
+    }
+}
+
+fn digest_of(path: &Path) -> io::Result<[u8; 32]> {
+    let mut hash = Sha256::new();
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hash.finalize().into()),
+            count => hash.update(&buffer[..count]),
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Keys that leave the token and come back: exports and restores of one slot.
+//!
+//! What travels between the daemon and this process is in files of one directory
+//! ([`crate::transfer_dir`]), so that no key passes the socket and a section of any length takes
+//! the memory of one key. An export is appended to or as it was before: whatever fails, the file is
+//! cut to the length that it had (P20). An import is planned first, with every entry tried as an
+//! object of the session; the token's own objects stay as they are until the plan is carried out
+//! (P19). U, which unwraps, is in the token between the plan and the daemon's order to destroy it.
+//! After a crash the same order does what is missing, and nothing twice.
+//!
+//! A client library that gives each caller another instance of itself (`p11-kit-client`) does not
+//! know our session when it is asked past cryptoki: transfers do not work through it, and say so.
+
+mod calls;
+mod mechanism;
+mod object;
+mod restored;
+mod section;
+mod spool;
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom};
+
+use cryptoki::object::Attribute;
+use cryptoki::session::Session;
+use slotwarden_core::effect::{HsmAnswer, ImportPlan, KeyCounts};
+use slotwarden_core::export::{Attributes, Class, Entry};
+use slotwarden_core::fault::{Function, HsmFailure, Refusal};
+
+pub(super) use self::calls::{Calls, Value};
+use self::mechanism::{KeyWrap, key_of};
+use self::object::Sheet;
+use self::restored::{Restorer, known_by};
+use self::section::{Maker, Told, is_key, is_ours, objects, why_no_export_holds};
+use self::spool::Spool;
+use super::backup_keys::{Bench, Objects, Purpose, id_of, key, says_lost};
+use super::token::{Call, Kept, Token};
+use crate::transfer_dir::{self, EXPORT, RestorePlan, digest, name_of};
+
+/// Which backup key, of which slot.
+type Names = ([u8; 16], [u8; 16]);
+
+impl Token {
+    /// Counts the slot's private and secret keys, without ours.
+    pub(super) fn inventory(&self, session: &mut Kept, uid: [u8; 16]) -> Result<HsmAnswer, HsmFailure> {
+        let own = self.own_session(session, Function::FindObjects)?;
+        let calls = Calls::new(&self.module, &own)?;
+        let covered = self.module.callers.aside(|| transfer_dir::covered(&self.transfer_dir, uid));
+        let covered = covered.map_err(|error| self.failed_file("what was exported", &error))?;
+        let mut counts = KeyCounts::default();
+        let mut recorded = Vec::new();
+        let mut sheet = Sheet::new();
+        for object in objects(&calls)? {
+            sheet.read(&calls, object)?;
+            // Other slots need not wait for all of it.
+            self.module.callers.aside(|| ());
+            let Some(class) = sheet.class().filter(|class| is_key(*class) && !is_ours(&sheet)) else { continue };
+            sheet.recorded(&mut recorded);
+            let recorded = Attributes::new(&recorded).map_err(|_| mechanism::lies(Function::GetAttributeValue))?;
+            counts.keys = counts.keys.saturating_add(1);
+            counts.can_leave = counts.can_leave.saturating_add(u32::from(why_no_export_holds(&sheet).is_none()));
+            let is_covered = covered.contains(&digest(class, sheet.id(), sheet.label(), recorded));
+            counts.uncovered = counts.uncovered.saturating_add(u32::from(!is_covered));
+        }
+        Ok(HsmAnswer::Counted(counts))
+    }
+
+    /// Appends the slot's section to the export that the daemon began.
+    pub(super) fn export_section(&self, session: &mut Kept, (key_id, uid): Names) -> Result<HsmAnswer, HsmFailure> {
+        let own = self.own_session(session, Function::WrapKey)?;
+        let dir = &self.transfer_dir;
+        let job = transfer_dir::read_job(dir).map_err(|error| self.failed_file("the order of an export", &error))?;
+        let mut file =
+            OpenOptions::new().append(true).open(dir.join(EXPORT)).map_err(|error| self.failed_file(EXPORT, &error))?;
+        let begin = file.seek(SeekFrom::End(0)).map_err(|error| self.failed_file(EXPORT, &error))?;
+        let (mut refused, place) = (Vec::new(), self.place()?);
+        let made = self.right_keys(&own, (key_id, uid)).and_then(|(w, mak, wrap)| {
+            let maker = Maker {
+                module: &self.module,
+                place,
+                uid,
+                job: &job,
+                wrap,
+                w,
+                mak,
+                sessions_max: self.module.callers.calls_max(),
+            };
+            maker.append(&own, &file, &mut refused)
+        });
+        match made {
+            Ok(Told { keys, left_out }) => Ok(HsmAnswer::SectionExported { keys, left_out }),
+            Err(failed) => {
+                self.cut(&file, begin);
+                if failed == HsmFailure::Refused(Refusal::KeysCannotLeave) {
+                    transfer_dir::write_report(dir, &refused)
+                        .map_err(|error| self.failed_file("the names of keys that cannot leave", &error))?;
+                }
+                Err(failed)
+            }
+        }
+    }
+
+    /// W, MAK and the mechanism.
+    fn right_keys(&self, own: &Session, (key_id, uid): Names) -> Result<(u64, u64, KeyWrap), HsmFailure> {
+        let id = id_of(key_id, uid);
+        let find = |purpose| {
+            let found = key_of(&self.module, own, purpose, &id)?;
+            found.ok_or(HsmFailure::Refused(Refusal::NoBackupKey))
+        };
+        let (w, mak) = (find(Purpose::Wrap)?, find(Purpose::Authenticate)?);
+        Ok((w, mak, KeyWrap::find(&self.module, own, &Calls::new(&self.module, own)?)?))
+    }
+
+    /// Takes back what was appended. A file that cannot even be cut has no MAC, and nobody takes it.
+    fn cut(&self, file: &File, begin: u64) {
+        let cut = self.module.callers.aside(|| file.set_len(begin).and_then(|()| file.sync_all()));
+        if let Err(error) = cut {
+            self.failed_file(EXPORT, &error);
+        }
+    }
+
+    /// Puts U into the token, tries every entry of the section, and keeps what is to be made.
+    pub(super) fn prepare_import(
+        &self,
+        session: &mut Kept,
+        call: &Call,
+        names: Names,
+    ) -> Result<HsmAnswer, HsmFailure> {
+        let (kek, mak) = (key(call, 0)?, key(call, 1)?);
+        let own = self.own_session(session, Function::UnwrapKey)?;
+        // Nothing touches the token before the file was verified as a whole.
+        let mut spool = Spool::open(&self.transfer_dir, names.1)?;
+        let hash = self.module.callers.aside(|| spool.verify(Some(mak)))?;
+        let planned = self.plan(&own, kek, names, &mut spool, hash);
+        if planned.is_err() {
+            // The first failure says more; the daemon orders it again.
+            let _ = self.drop_unwrap_keys(&own);
+        }
+        planned.map(HsmAnswer::ImportPrepared)
+    }
+
+    fn plan(
+        &self,
+        own: &Session,
+        kek: &[u8],
+        (key_id, uid): Names,
+        spool: &mut Spool,
+        hash: [u8; 32],
+    ) -> Result<ImportPlan, HsmFailure> {
+        let id = id_of(key_id, uid);
+        let mut bench = Bench::new(&self.module, own);
+        let put = bench.put(Purpose::Unwrap, &id, kek);
+        bench.finish();
+        put?;
+        let mut restorer = self.restorer(own, &id)?;
+        let index = restorer.index()?;
+        let (mut plan, mut new) = (ImportPlan::default(), Vec::new());
+        spool.entries(|entry| {
+            let made = restorer.make(entry, false).map_err(|failed| self.failed_entry(entry, failed))?;
+            let there = index.get(&known_by(entry.class, entry.id, entry.label));
+            let mut same = Ok(false);
+            for object in there.into_iter().flatten() {
+                same = restorer.has_value_of(entry, made, *object);
+                if same != Ok(false) {
+                    break;
+                }
+            }
+            restorer.destroy(made)?;
+            // A certificate is renewed under the same id; its label tells them apart, if anything does.
+            let conflicts = match entry.class {
+                Class::Certificate => {
+                    let mut conflicts = false;
+                    for object in there.into_iter().flatten() {
+                        conflicts |= restorer.is_labelled(entry, *object)?;
+                    }
+                    conflicts
+                }
+                Class::Secret | Class::Private | Class::Public => there.is_some(),
+            };
+            let count = if same? {
+                &mut plan.same
+            } else if conflicts {
+                &mut plan.conflict
+            } else {
+                new.push(entry.index);
+                &mut plan.new
+            };
+            *count = count.saturating_add(1);
+            self.module.callers.aside(|| ());
+            Ok(())
+        })?;
+        let kept = RestorePlan { hash, uid, new };
+        self.module
+            .callers
+            .aside(|| transfer_dir::write_plan(&self.transfer_dir, &kept))
+            .map_err(|error| self.failed_file("the plan of a restore", &error))?;
+        Ok(plan)
+    }
+
+    /// Makes what the plan calls new, unless it is there and right.
+    pub(super) fn import(&self, session: &mut Kept, (key_id, uid): Names) -> Result<HsmAnswer, HsmFailure> {
+        let own = self.own_session(session, Function::UnwrapKey)?;
+        let plan = transfer_dir::read_plan(&self.transfer_dir)
+            .map_err(|error| self.failed_file("the plan of a restore", &error))?;
+        let mut spool = Spool::open(&self.transfer_dir, uid)?;
+        let hash = self.module.callers.aside(|| spool.verify(None))?;
+        if plan.hash != hash || plan.uid != uid {
+            return Err(HsmFailure::Refused(Refusal::ImportPlanOutdated));
+        }
+        let mut restorer = self.restorer(&own, &id_of(key_id, uid))?;
+        let index = restorer.index()?;
+        let failed = |error: std::io::Error| self.failed_file("the plan of a restore", &error);
+        if !transfer_dir::is_import_begun(&self.transfer_dir, &plan).map_err(failed)? {
+            // What has such a name now was made by somebody else, since the plan: it stays.
+            spool.entries(|entry| {
+                let there = index.get(&known_by(entry.class, entry.id, entry.label));
+                for object in there.into_iter().flatten() {
+                    if plan.new.binary_search(&entry.index).is_ok()
+                        && restorer.is_labelled(entry, *object)?
+                        && !self.is_right(&mut restorer, entry, *object)?
+                    {
+                        return Err(HsmFailure::Refused(Refusal::ImportConflicts));
+                    }
+                }
+                Ok(())
+            })?;
+            transfer_dir::begin_import(&self.transfer_dir, &plan).map_err(failed)?;
+        }
+        let (mut made, mut claimed) = (0u32, HashSet::new());
+        spool.entries(|entry| {
+            if plan.new.binary_search(&entry.index).is_err() {
+                return Ok(());
+            }
+            let there = index.get(&known_by(entry.class, entry.id, entry.label));
+            let mut is_there = false;
+            let mut torn = Vec::new();
+            for object in there.into_iter().flatten() {
+                if claimed.contains(object) || !restorer.is_labelled(entry, *object)? {
+                    continue;
+                }
+                if !is_there && self.is_right(&mut restorer, entry, *object)? {
+                    is_there = true;
+                    claimed.insert(*object);
+                } else {
+                    torn.push(*object);
+                }
+            }
+            if !is_there {
+                // The plan found none of this name: what is there now was made by an import that was interrupted.
+                for object in torn {
+                    restorer.destroy(object)?;
+                }
+                restorer.make(entry, true).map_err(|failed| self.failed_entry(entry, failed))?;
+                made = made.saturating_add(1);
+            }
+            self.module.callers.aside(|| ());
+            Ok(())
+        })?;
+        self.settle()?;
+        Ok(HsmAnswer::Imported { made })
+    }
+
+    fn is_right(&self, restorer: &mut Restorer<'_>, entry: &Entry<'_>, object: u64) -> Result<bool, HsmFailure> {
+        if !restorer.is_as(entry, object)? {
+            return Ok(false);
+        }
+        let made = restorer.make(entry, false).map_err(|failed| self.failed_entry(entry, failed))?;
+        let same = restorer.has_value_of(entry, made, object);
+        restorer.destroy(made)?;
+        same
+    }
+
+    /// Destroys every U.
+    pub(super) fn drop_unwrap_key(&self, session: &mut Kept) -> Result<HsmAnswer, HsmFailure> {
+        let own = self.own_session(session, Function::DestroyObject)?;
+        self.drop_unwrap_keys(&own).map(|()| HsmAnswer::UnwrapKeyDropped)
+    }
+
+    fn drop_unwrap_keys(&self, own: &Session) -> Result<(), HsmFailure> {
+        let objects = Objects { module: &self.module, open: own };
+        for object in objects.find(&[Attribute::Label(Purpose::Unwrap.label().into())])? {
+            objects.destroy(object)?;
+        }
+        Ok(())
+    }
+
+    fn restorer<'a>(&'a self, own: &'a Session, id: &[u8]) -> Result<Restorer<'a>, HsmFailure> {
+        let by = key_of(&self.module, own, Purpose::Unwrap, id)?;
+        let by = by.ok_or(HsmFailure::Refused(Refusal::NoBackupKey))?;
+        let wrap = KeyWrap::find(&self.module, own, &Calls::new(&self.module, own)?)?;
+        Restorer::new(&self.module, own, wrap, by)
+    }
+
+    /// Says which entry the token did not take. Codes about the session stay what they are.
+    fn failed_entry(&self, entry: &Entry<'_>, failed: HsmFailure) -> HsmFailure {
+        let name = name_of(entry.label, entry.id);
+        self.replies.note(format!("entry {} ({name}) of the export was not made: {failed:?}", entry.index));
+        match failed {
+            HsmFailure::Pkcs11 { code, function: Function::UnwrapKey } if !says_lost(code) => {
+                HsmFailure::Refused(Refusal::KeyNotRestorable)
+            }
+            other => other,
+        }
+    }
+
+    fn failed_file(&self, what: &str, error: &std::io::Error) -> HsmFailure {
+        self.replies.note(format!("{what} in {}: {error}", self.transfer_dir.display()));
+        files_failed()
+    }
+}
+
+fn files_failed() -> HsmFailure {
+    HsmFailure::Refused(Refusal::TransferFiles)
+}

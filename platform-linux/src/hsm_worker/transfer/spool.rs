@@ -1,0 +1,103 @@
+//! The file that is being restored, as the worker reads it.
+//!
+//! It is read as a whole, with its hashes, before anything is done with any of it (P19). Who
+//! signed it is not asked here: what counts is the MAC by the key of this slot.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+use slotwarden_core::export::{Entry, Part, Reader};
+use slotwarden_core::fault::{HsmFailure, Refusal};
+
+use super::files_failed;
+use crate::transfer_dir::RESTORE;
+
+pub(super) struct Spool {
+    file: File,
+    uid: [u8; 16],
+}
+
+/// Reads a file and hashes what it reads.
+struct Hashing<'a> {
+    from: BufReader<&'a File>,
+    hash: Sha256,
+}
+
+impl embedded_io::ErrorType for Hashing<'_> {
+    type Error = io::Error;
+}
+
+impl embedded_io::Read for Hashing<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let length = self.from.read(into)?;
+        self.hash.update(into.get(..length).unwrap_or_default());
+        Ok(length)
+    }
+}
+
+impl Spool {
+    pub(super) fn open(dir: &Path, uid: [u8; 16]) -> Result<Self, HsmFailure> {
+        Ok(Spool { file: File::open(dir.join(RESTORE)).map_err(|_| files_failed())?, uid })
+    }
+
+    /// Verifies the whole file and, where `mak` is given, the section's MAC; returns the file's SHA-256.
+    pub(super) fn verify(&mut self, mak: Option<&[u8]>) -> Result<[u8; 32], HsmFailure> {
+        let invalid = HsmFailure::Refused(Refusal::ExportFileInvalid);
+        self.file.seek(SeekFrom::Start(0)).map_err(|_| files_failed())?;
+        let mut from = Hashing { from: BufReader::new(&self.file), hash: Sha256::new() };
+        let mut reader = Reader::new(&mut from);
+        let (mut inside, mut sections) = (false, 0u32);
+        let mut is_authentic = None;
+        loop {
+            match reader.next().map_err(|_| invalid)? {
+                Part::Header(_) | Part::Entry(_) | Part::LeftOut(_) => {}
+                Part::Section(section) => {
+                    inside = section.uid == self.uid;
+                    sections = sections.saturating_add(u32::from(inside));
+                }
+                Part::SectionEnd { end, message } => {
+                    if inside && let Some(mak) = mak {
+                        let mac = Hmac::<Sha256>::new_from_slice(mak).map_err(|_| invalid)?;
+                        is_authentic = Some(mac.chain_update(message).verify_slice(&end.mac).is_ok());
+                    }
+                    inside = false;
+                }
+                Part::End { .. } => break,
+            }
+        }
+        let hash = from.hash.finalize().into();
+        if sections == 0 {
+            return Err(HsmFailure::Refused(Refusal::NoSuchSection));
+        }
+        if sections > 1 {
+            return Err(invalid);
+        }
+        if mak.is_some() && is_authentic != Some(true) {
+            return Err(HsmFailure::Refused(Refusal::ExportOfAnotherKey));
+        }
+        Ok(hash)
+    }
+
+    /// Each entry of the section, in order.
+    pub(super) fn entries(
+        &mut self,
+        mut each: impl FnMut(&Entry<'_>) -> Result<(), HsmFailure>,
+    ) -> Result<(), HsmFailure> {
+        let invalid = HsmFailure::Refused(Refusal::ExportFileInvalid);
+        self.file.seek(SeekFrom::Start(0)).map_err(|_| files_failed())?;
+        let mut reader = Reader::new(Hashing { from: BufReader::new(&self.file), hash: Sha256::new() });
+        let mut inside = false;
+        loop {
+            match reader.next().map_err(|_| invalid)? {
+                Part::Section(section) => inside = section.uid == self.uid,
+                Part::Entry(entry) if inside => each(&entry)?,
+                Part::SectionEnd { .. } if inside => return Ok(()),
+                Part::End { .. } => return Err(invalid),
+                Part::Header(_) | Part::Entry(_) | Part::LeftOut(_) | Part::SectionEnd { .. } => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Exports and restores, for people.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{Format, line, told};
+use crate::export_file::{Verified, VerifiedObject, VerifiedSection};
+use crate::status_json::{KeysView, PlanView, SCHEMA, TransferView};
+
+/// What an import would do, in one sentence.
+#[must_use]
+pub fn plan(plan: PlanView) -> String {
+    let PlanView { new, same, conflict } = plan;
+    format!("{new} new, {same} there already with the same value, {conflict} there with another value")
+}
+
+/// The keys of a slot, in one sentence.
+pub(super) fn keys(keys: KeysView) -> String {
+    let KeysView { keys, can_leave, uncovered } = keys;
+    let why = if can_leave < keys { ": CKA_EXTRACTABLE is false for the others" } else { "" };
+    format!("{can_leave} of {keys} keys can leave{why}; {uncovered} are in no export")
+}
+
+/// What somebody who relies on exports should know of a slot.
+pub(super) fn coverage(slot: &str, keys: Option<KeysView>) -> Vec<String> {
+    let Some(KeysView { keys, can_leave, uncovered }) = keys else { return Vec::new() };
+    let staying = keys.saturating_sub(can_leave);
+    let stays =
+        format!("{slot}: {staying} of {keys} keys cannot leave (CKA_EXTRACTABLE is false): no export holds them");
+    let missing = format!("{slot}: {uncovered} of {keys} keys are in no export: `slotwarden backup export FILE`");
+    [(staying > 0, stays), (uncovered > 0, missing)]
+        .into_iter()
+        .filter(|(said, _)| *said)
+        .map(|(_, text)| text)
+        .collect()
+}
+
+/// The transfer under way.
+pub(super) fn lines(transfer: &TransferView) -> Vec<String> {
+    let slot = transfer.slot.as_deref().unwrap_or("the slots");
+    let first = match transfer.stage.as_str() {
+        "exporting" => format!("an export is being made: {slot}"),
+        "preparing" => format!("a restore into {slot} is being prepared"),
+        "prepared" => format!("a restore into {slot} is prepared: `slotwarden backup import {slot}` goes on"),
+        "importing" => format!("keys are being imported into {slot}; it goes on whenever the slot is active"),
+        "halfway" => format!("the import into {slot} stands still: `slotwarden backup import {slot}` goes on"),
+        _ => format!("the restore into {slot} is over; its unwrapping key is taken away when the slot is active"),
+    };
+    let planned = transfer.plan.map(|found| format!("  {}", plan(found)));
+    let why = transfer.why.as_ref().map(|why| told("  why", why));
+    std::iter::once(first).chain(planned).chain(why).collect()
+}
+
+/// What a whole file says of itself.
+pub fn verified(format: Format, file: &Path, found: &Verified) {
+    if format == Format::Json {
+        return super::json(&json!({"schema": SCHEMA, "export": found}));
+    }
+    let trust = if found.trusted { "trusted" } else { "not trusted: compare it with the node's" };
+    line(&format!("{} is a whole export; signed by {}, {trust}", file.display(), found.signed_by));
+    line(&format!(
+        "level {}; opened by backup key {} (export {} of its node)",
+        found.level, found.key_id, found.sequence
+    ));
+    for section in &found.sections {
+        let VerifiedSection { slot, uid, token: (label, serial), hsm, .. } = section;
+        line(&format!("slot {slot} (uid {uid}), token {label} {serial}, {hsm}"));
+        section.objects.iter().for_each(|object| line(&object_line(object)));
+        section.left_out.iter().for_each(|object| line(&object_line(object)));
+    }
+    line("its MACs are checked when it is restored: they need the cards");
+}
+
+fn object_line(object: &VerifiedObject) -> String {
+    let VerifiedObject { class, key_type, name, id, why } = object;
+    match why {
+        Some(why) => format!("  NOT in it: {class} {key_type} {name}, id {id}: {why}"),
+        None => format!("  {class} {key_type} {name}, id {id}"),
+    }
+}

@@ -1,0 +1,257 @@
+//! The directory through which the daemon and its HSM worker hand exports and restores to each other.
+//!
+//! Keys never pass the socket between the two: the worker writes what it wraps straight into the
+//! file that the daemon began, and reads what is to be restored from the file that the daemon
+//! spooled. Names are fixed, so nobody tells the worker a path. The directory is the service's
+//! alone (0700). What is in it after a restart: a half-made export, which nobody publishes, and
+//! the file and the plan of a restore that was under way, which are needed to finish it.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use slotwarden_core::export::{Attributes, Class, Entry};
+
+/// The export that is being made.
+pub const EXPORT: &str = "export.part";
+/// The file that is being restored.
+pub const RESTORE: &str = "restore.slwx";
+const JOB: &str = "export.job";
+const REPORT: &str = "export.report";
+const PLAN: &str = "restore.plan";
+/// That an import may have made objects. A new plan begins without it.
+const BEGUN: &str = "restore.begun";
+/// A plan of 100,000 entries takes less; a file that is longer is not ours.
+const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// First half of a SHA-256.
+pub const DIGEST_BYTES: usize = 16;
+/// Attributes that tell one value from another, as numbers of the file: check value, modulus,
+/// public exponent, parameters of a curve.
+const TELLING: [u32; 4] = [0x90, 0x120, 0x122, 0x180];
+
+/// What the daemon wants in the export, for one slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportJob {
+    /// The slot's name.
+    pub name: String,
+    /// Of the header that is in the file already.
+    pub header_hash: [u8; 32],
+    /// Names of keys that may be left out because they cannot leave.
+    pub accepted: Vec<String>,
+}
+
+/// What an import makes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestorePlan {
+    /// SHA-256 of the whole file it was made for.
+    pub hash: [u8; 32],
+    /// Which section.
+    pub uid: [u8; 16],
+    /// Entries that the token does not have, in rising order.
+    pub new: Vec<u32>,
+}
+
+/// Makes the directory, unless it is there.
+///
+/// # Errors
+/// As of the system.
+pub fn make(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// Keeps what the worker shall export.
+///
+/// # Errors
+/// As of the system.
+pub fn write_job(dir: &Path, job: &ExportJob) -> io::Result<()> {
+    make(dir)?;
+    write(dir, JOB, &packed(job)?)
+}
+
+/// What the daemon wants exported.
+///
+/// # Errors
+/// As of the system; `InvalidData` when it is not a job.
+pub fn read_job(dir: &Path) -> io::Result<ExportJob> {
+    read(dir, JOB)
+}
+
+/// Keeps the plan of an import.
+///
+/// # Errors
+/// As of the system.
+pub fn write_plan(dir: &Path, plan: &RestorePlan) -> io::Result<()> {
+    match fs::remove_file(dir.join(BEGUN)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    write(dir, PLAN, &packed(plan)?)
+}
+
+/// The plan of the import that is under way.
+///
+/// # Errors
+/// As of the system; `InvalidData` when it is not a plan.
+pub fn read_plan(dir: &Path) -> io::Result<RestorePlan> {
+    read(dir, PLAN)
+}
+
+/// Keeps that the import of this plan may have made objects.
+///
+/// # Errors
+/// As of the system.
+pub fn begin_import(dir: &Path, plan: &RestorePlan) -> io::Result<()> {
+    write(dir, BEGUN, &plan.hash)
+}
+
+/// Whether the import of this plan may have made objects.
+///
+/// # Errors
+/// As of the system.
+pub fn is_import_begun(dir: &Path, plan: &RestorePlan) -> io::Result<bool> {
+    match fs::read(dir.join(BEGUN)) {
+        Ok(hash) => Ok(hash == plan.hash),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Says which keys cannot leave and were not accepted.
+///
+/// # Errors
+/// As of the system.
+pub fn write_report(dir: &Path, names: &[String]) -> io::Result<()> {
+    // A label may hold anything; one line is one name.
+    let lines: String = names.iter().map(|name| name.replace(char::is_control, " ") + "\n").collect();
+    write(dir, REPORT, lines.as_bytes())
+}
+
+/// The names that [`write_report`] wrote.
+///
+/// # Errors
+/// As of the system.
+pub fn read_report(dir: &Path) -> io::Result<Vec<String>> {
+    let text = fs::read_to_string(dir.join(REPORT))?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// What a key that cannot leave is called when it is accepted: its label, or its id.
+#[must_use]
+pub fn name_of(label: &[u8], id: &[u8]) -> String {
+    if label.is_empty() {
+        id.iter().fold("id:".to_owned(), |name, byte| name + &format!("{byte:02x}"))
+    } else {
+        String::from_utf8_lossy(label).replace(char::is_control, " ")
+    }
+}
+
+/// What coverage knows a key by.
+#[must_use]
+pub fn digest(class: Class, id: &[u8], label: &[u8], recorded: Attributes<'_>) -> [u8; DIGEST_BYTES] {
+    let length = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_be_bytes();
+    let class: u8 = match class {
+        Class::Secret => 0,
+        Class::Private => 1,
+        Class::Public => 2,
+        Class::Certificate => 3,
+    };
+    let mut hash = Sha256::new();
+    hash.update([class]);
+    for name in [id, label] {
+        hash.update(length(name));
+        hash.update(name);
+    }
+    for (kind, value) in recorded.iter() {
+        if TELLING.contains(&kind) {
+            hash.update(value);
+        }
+    }
+    let mut short = [0; DIGEST_BYTES];
+    short.copy_from_slice(&hash.finalize()[..DIGEST_BYTES]);
+    short
+}
+
+/// What coverage knows an entry of an export by.
+#[must_use]
+pub fn digest_of(entry: &Entry<'_>) -> [u8; DIGEST_BYTES] {
+    digest(entry.class, entry.id, entry.label, entry.recorded)
+}
+
+/// Keeps which keys of a slot the last export holds.
+///
+/// # Errors
+/// As of the system.
+pub fn cover(dir: &Path, uid: [u8; 16], digests: &BTreeSet<[u8; DIGEST_BYTES]>) -> io::Result<()> {
+    make(dir)?;
+    let bytes: Vec<u8> = digests.iter().flatten().copied().collect();
+    write(dir, &covered_name(uid), &bytes)
+}
+
+/// Which keys of a slot the last export holds; none when there was none.
+///
+/// # Errors
+/// As of the system; `InvalidData` when it is not a list of digests.
+pub fn covered(dir: &Path, uid: [u8; 16]) -> io::Result<BTreeSet<[u8; DIGEST_BYTES]>> {
+    let bytes = match fs::read(dir.join(covered_name(uid))) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) => return Err(error),
+    };
+    let (digests, rest) = bytes.as_chunks::<DIGEST_BYTES>();
+    if !rest.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "half a digest"));
+    }
+    Ok(digests.iter().copied().collect())
+}
+
+fn covered_name(uid: [u8; 16]) -> String {
+    uid.iter().fold("covered-".to_owned(), |name, byte| name + &format!("{byte:02x}"))
+}
+
+fn packed(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    postcard::to_stdvec(value).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+}
+
+fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<T> {
+    let mut bytes = Vec::new();
+    File::open(dir.join(name))?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+    postcard::from_bytes(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Durable and whole, or as it was.
+fn write(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let fresh: PathBuf = dir.join(format!("{name}.new"));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&fresh, dir.join(name))?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_a_slot_without_an_export_covers_nothing() {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
+        let dir = dir.path().join("transfer");
+        let job = ExportJob { name: "ca-root".into(), header_hash: [7; 32], accepted: vec!["old".into()] };
+        write_job(&dir, &job).expect("a fresh directory");
+        assert_eq!(read_job(&dir).expect("it was written"), job);
+        let plan = RestorePlan { hash: [1; 32], uid: [2; 16], new: (0..70_000).collect() };
+        write_plan(&dir, &plan).expect("a directory");
+        assert_eq!(read_plan(&dir).expect("it was written"), plan);
+        assert!(covered(&dir, [3; 16]).expect("none is none").is_empty());
+        let digests = BTreeSet::from([[4; 16], [1; 16]]);
+        cover(&dir, [3; 16], &digests).expect("a directory");
+        assert_eq!(covered(&dir, [3; 16]).expect("it was written"), digests);
+        write_report(&dir, &["a\nb".into(), "c".into()]).expect("a directory");
+        assert_eq!(read_report(&dir).expect("it was written"), ["a b", "c"]);
+    }
+}

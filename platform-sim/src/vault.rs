@@ -1,0 +1,115 @@
+//! Keys that are exported and restored: what tokens hold, and the files they go through.
+//!
+//! A key is an id and a value, both a byte: enough to tell new, same and conflict apart, and whether
+//! everything came back. Files survive power; what was being written is not whole afterwards.
+
+use std::collections::BTreeMap;
+
+use slotwarden_core::effect::{HsmAnswer, HsmCall, ImportPlan, KeyCounts, SlotId};
+use slotwarden_core::fault::{Function, HsmFailure, rv};
+use slotwarden_core::transfer::FileOrder;
+
+/// The keys of one token or section: value by id.
+pub type Keys = BTreeMap<u8, u8>;
+
+/// Tokens and files of one room.
+#[derive(Clone, Debug, Default)]
+pub struct Vault {
+    /// What each slot's token holds.
+    pub tokens: [Keys; 2],
+    /// U in each token, by the section's slot uid.
+    pub unwraps: [Option<[u8; 16]>; 2],
+    /// The export that is being made.
+    pub part: Option<BTreeMap<[u8; 16], Keys>>,
+    /// The export that was made last, whole.
+    pub last: Option<BTreeMap<[u8; 16], Keys>>,
+    /// What a prepared restore is going to make.
+    pub plan: Option<Keys>,
+}
+
+/// How much of it is done when the power goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// All of it.
+    Whole,
+    /// The first of several.
+    First,
+}
+
+impl Vault {
+    /// Something at the files. False: it could not be done.
+    pub fn file(&mut self, order: FileOrder) -> bool {
+        match order {
+            FileOrder::Begin(_) => self.part = Some(BTreeMap::new()),
+            FileOrder::Finish => self.last = self.part.take().or(self.last.take()),
+            FileOrder::Discard => (self.part, self.plan) = (None, None),
+        }
+        true
+    }
+
+    /// A call of a token.
+    ///
+    /// # Errors
+    /// As a module answers that does not have what it is about.
+    pub fn call(&mut self, slot: SlotId, call: &HsmCall, reach: Reach) -> Result<HsmAnswer, HsmFailure> {
+        let gone = || HsmFailure::Pkcs11 { code: rv::TOKEN_NOT_PRESENT, function: Function::FindObjects };
+        let number = usize::from(slot.0);
+        let token = self.tokens.get_mut(number).ok_or_else(gone)?;
+        let unwraps = self.unwraps.get_mut(number).ok_or_else(gone)?;
+        match *call {
+            HsmCall::Inventory { uid } => {
+                let held = self.last.as_ref().and_then(|last| last.get(&uid));
+                let missing =
+                    token.iter().filter(|(id, value)| held.and_then(|held| held.get(id)) != Some(value)).count();
+                let keys = count(token.len());
+                Ok(HsmAnswer::Counted(KeyCounts { keys, can_leave: keys, uncovered: count(missing) }))
+            }
+            HsmCall::ExportSection { uid, .. } => {
+                let part = self.part.as_mut().ok_or_else(gone)?;
+                part.insert(uid, token.clone());
+                Ok(HsmAnswer::SectionExported { keys: count(token.len()), left_out: 0 })
+            }
+            HsmCall::PrepareImport { uid, .. } => {
+                *unwraps = Some(uid);
+                let section = self.last.as_ref().and_then(|last| last.get(&uid)).ok_or_else(gone)?;
+                let mut plan = ImportPlan::default();
+                let mut new = Keys::new();
+                for (id, value) in section {
+                    match token.get(id) {
+                        None => {
+                            plan.new += 1;
+                            new.insert(*id, *value);
+                        }
+                        Some(there) if there == value => plan.same += 1,
+                        Some(_) => plan.conflict += 1,
+                    }
+                }
+                self.plan = Some(new);
+                Ok(HsmAnswer::ImportPrepared(plan))
+            }
+            HsmCall::Import { uid, .. } => {
+                if *unwraps != Some(uid) {
+                    return Err(HsmFailure::Pkcs11 { code: rv::DEVICE_ERROR, function: Function::UnwrapKey });
+                }
+                let plan = self.plan.as_ref().ok_or_else(gone)?;
+                let mut made = 0;
+                for (id, value) in plan {
+                    if made > 0 && reach == Reach::First {
+                        break;
+                    }
+                    made += u32::from(token.insert(*id, *value) != Some(*value));
+                }
+                Ok(HsmAnswer::Imported { made })
+            }
+            HsmCall::DropUnwrapKey => {
+                *unwraps = None;
+                Ok(HsmAnswer::UnwrapKeyDropped)
+            }
+            _ => Err(gone()),
+        }
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

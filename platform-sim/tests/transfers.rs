@@ -1,0 +1,292 @@
+//! Exports and restores in the room: what they come to, what is refused, and power that goes at every
+//! commit, every call of the HSM, every command of a card and every step at a file.
+
+// A test that panics has found something.
+#![allow(clippy::expect_used, clippy::panic)]
+
+mod desk;
+
+use desk::{Desk, cards, rotate};
+use slotwarden_core::audit::AuditEvent;
+use slotwarden_core::ceremony::order::{SlotSet, Task};
+use slotwarden_core::command::{Answer, Command};
+use slotwarden_core::effect::{ImportPlan, SlotId};
+use slotwarden_core::fault::{Fault, Function, HsmFailure, Refusal, rv};
+use slotwarden_core::service::SecurityLevel;
+use slotwarden_core::slot;
+use slotwarden_core::transfer::{Reached, State, TransferOrder};
+use slotwarden_sim::room::{ADMINISTRATOR, AUDITOR, Cut, CutWay};
+use slotwarden_sim::vault::Keys;
+
+const DONE: Option<Answer> = Some(Answer::Done);
+const SLOT: SlotId = SlotId(0);
+const FILE: [u8; 32] = [0xF1; 32];
+
+fn refused(refusal: Refusal) -> Option<Answer> {
+    Some(Answer::Refused(refusal))
+}
+
+fn keys() -> Keys {
+    Keys::from([(1, 11), (2, 22), (3, 33)])
+}
+
+fn export(slots: &[u8]) -> Command {
+    let slots = slots.iter().map(|slot| SlotId(*slot)).fold(SlotSet::NONE, SlotSet::with);
+    Command::Transfer { order: TransferOrder::Export { slots, left_out: [0; 32] } }
+}
+
+fn import(slot: SlotId, file: [u8; 32]) -> Command {
+    Command::Transfer { order: TransferOrder::Import { slot, file } }
+}
+
+const END: Command = Command::Transfer { order: TransferOrder::EndRestore };
+
+/// A set of two cards, and three keys in the first slot's token.
+fn desk() -> Desk {
+    let mut desk = Desk::with_set(1, 2, 2);
+    desk.room.vault.tokens[0] = keys();
+    desk
+}
+
+/// The same with an export of it, and nothing in the token any more.
+fn with_export() -> Desk {
+    let mut desk = desk();
+    assert_eq!(desk.run(export(&[0]), &[]), DONE);
+    desk.room.vault.tokens[0].clear();
+    desk
+}
+
+fn uid(desk: &mut Desk) -> [u8; 16] {
+    desk.room.core().slot_record(SLOT).expect("it is configured").uid
+}
+
+fn restore(desk: &mut Desk) -> Command {
+    let (uid, key_id) = (uid(desk), desk.backup().key_id);
+    cards(Task::Restore { slot: SLOT, uid, key_id, file: FILE })
+}
+
+fn state(desk: &mut Desk) -> State {
+    desk.room.core().transfer_state()
+}
+
+#[test]
+fn p19_a_restore_makes_nothing_before_it_is_ordered_and_everything_after() {
+    let mut desk = with_export();
+    let order = restore(&mut desk);
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), refused(Refusal::NothingPrepared));
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    assert!(desk.room.vault.tokens[0].is_empty(), "it is a plan");
+    assert!(desk.room.vault.unwraps[0].is_some());
+    let State::Prepared { plan, .. } = state(&mut desk) else { panic!("{:?}", state(&mut desk)) };
+    assert_eq!(plan, ImportPlan { new: 3, same: 0, conflict: 0 });
+    // Whoever may not, another file, another slot, and what would come in between.
+    assert_eq!(desk.room.order(AUDITOR, import(SLOT, FILE)), refused(Refusal::NotAllowed));
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, [0; 32])), refused(Refusal::NothingPrepared));
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SlotId(1), FILE)), refused(Refusal::NothingPrepared));
+    assert_eq!(desk.room.order(ADMINISTRATOR, export(&[0])), refused(Refusal::TransferUnderWay));
+    let again = restore(&mut desk);
+    assert_eq!(desk.run(again, &[]), refused(Refusal::TransferUnderWay));
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), DONE);
+    assert_eq!(desk.room.vault.tokens[0], keys());
+    assert_eq!(desk.room.vault.unwraps[0], None, "U is for one restore");
+    assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None));
+    let made = |record: &slotwarden_core::audit::AuditRecord| record.event == AuditEvent::ImportDone { made: 3 };
+    assert!(desk.room.stored.journal.iter().any(made));
+    desk.check();
+}
+
+#[test]
+fn p25_a_key_with_the_same_id_and_another_value_refuses_the_import_and_stays() {
+    let mut desk = with_export();
+    desk.room.vault.tokens[0].insert(2, 99);
+    let order = restore(&mut desk);
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), refused(Refusal::ImportConflicts));
+    assert_eq!(desk.room.vault.tokens[0], Keys::from([(2, 99)]));
+    assert_eq!(desk.room.order(ADMINISTRATOR, END), DONE);
+    assert_eq!((state(&mut desk), desk.room.vault.unwraps[0]), (State::Idle, None));
+    assert_eq!(desk.room.order(ADMINISTRATOR, END), refused(Refusal::NothingPrepared));
+}
+
+#[test]
+fn p20_what_no_export_can_be_made_of_is_refused_by_name() {
+    let mut desk = Desk::new(1);
+    assert_eq!(desk.room.order(ADMINISTRATOR, export(&[0])), refused(Refusal::NoBackupKey));
+    let mut desk = self::desk();
+    assert_eq!(desk.room.order(AUDITOR, export(&[0])), refused(Refusal::NotAllowed));
+    assert_eq!(desk.room.order(ADMINISTRATOR, export(&[])), refused(Refusal::NoSlotChosen));
+    assert_eq!(desk.room.order(ADMINISTRATOR, export(&[9])), refused(Refusal::UnknownSlot));
+    desk.deactivate(1);
+    assert_eq!(desk.room.order(ADMINISTRATOR, export(&[0, 1])), refused(Refusal::SlotNotActive));
+    assert_eq!(desk.room.vault.last, None);
+    let failure = HsmFailure::Pkcs11 { code: rv::DEVICE_ERROR, function: Function::WrapKey };
+    desk.room.failing = Some(("export section", failure));
+    let failed = Some(Answer::Failed(Fault::Pkcs11 { code: rv::DEVICE_ERROR, function: Function::WrapKey }));
+    assert_eq!(desk.room.order(ADMINISTRATOR, export(&[0])), failed);
+    desk.room.failing = Some(("export section", HsmFailure::Refused(Refusal::KeysCannotLeave)));
+    assert_eq!(desk.room.order(ADMINISTRATOR, export(&[0])), refused(Refusal::KeysCannotLeave));
+    assert_eq!((desk.room.vault.part.clone(), desk.room.vault.last.clone()), (None, None));
+    desk.room.failing = None;
+    assert_eq!(desk.room.order(ADMINISTRATOR, export(&[0])), DONE);
+    desk.room.at_level(SecurityLevel::None);
+    assert_eq!(desk.room.order(ADMINISTRATOR, export(&[0])), refused(Refusal::ExportLevelNone));
+}
+
+#[test]
+fn cards_of_another_key_restore_nothing_and_those_of_a_former_one_do() {
+    let mut desk = with_export();
+    let order = restore(&mut desk);
+    let new = desk.blank(2);
+    assert_eq!(desk.run(rotate(2, 2), &new), DONE);
+    // The new cards are of another key than the file's: each is refused, and nothing reaches the token.
+    desk.begin(order, &new[..1]);
+    desk.step();
+    desk.step();
+    desk.step();
+    assert_eq!(desk.room.last(), Some(Refusal::CardForeign), "{:?}", desk.shown);
+    let id = desk.room.ceremony().expect("it goes on").id;
+    assert_eq!(desk.room.order(ADMINISTRATOR, Command::CancelCeremony { id }), DONE);
+    desk.collect_all();
+    assert_eq!((state(&mut desk), desk.room.vault.unwraps[0]), (State::Idle, None));
+    let current = desk.backup();
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), DONE);
+    assert_eq!(desk.room.vault.tokens[0], keys());
+    assert_eq!(desk.backup(), current, "the old key is not in force again");
+}
+
+#[test]
+fn a_restore_that_the_token_refuses_ends_by_that_name_and_leaves_no_u() {
+    for failure in [
+        HsmFailure::Refused(Refusal::KeysCannotLeave),
+        HsmFailure::Pkcs11 { code: rv::DEVICE_ERROR, function: Function::UnwrapKey },
+    ] {
+        let mut desk = with_export();
+        desk.room.failing = Some(("prepare import", failure));
+        let order = restore(&mut desk);
+        let expected = match failure {
+            HsmFailure::Refused(refusal) => Answer::Refused(refusal),
+            other => Answer::Failed(other.fault(Function::UnwrapKey)),
+        };
+        assert_eq!(desk.run(order, &[0, 1]), Some(expected));
+        assert_eq!(desk.room.calls.last(), Some(&"drop unwrap key"), "whatever it did before it failed");
+        assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None));
+        desk.check();
+    }
+}
+
+#[test]
+fn an_import_that_fails_stands_still_and_goes_on_when_it_is_ordered_again() {
+    let mut desk = with_export();
+    let order = restore(&mut desk);
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    let failure = HsmFailure::Pkcs11 { code: rv::DEVICE_MEMORY, function: Function::UnwrapKey };
+    desk.room.failing = Some(("import", failure));
+    let failed = Some(Answer::Failed(failure.fault(Function::UnwrapKey)));
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), failed);
+    assert!(matches!(state(&mut desk), State::Halfway { .. }));
+    assert_eq!(desk.room.order(ADMINISTRATOR, END), refused(Refusal::ImportHalfway));
+    desk.room.failing = None;
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), DONE);
+    assert_eq!((desk.room.vault.tokens[0].clone(), desk.room.vault.unwraps[0]), (keys(), None));
+}
+
+fn open_all(desk: &mut Desk) {
+    for slot in 0..2 {
+        if !matches!(desk.room.core().slot_state(SlotId(slot)), Some(slot::State::Active { .. })) {
+            assert_eq!(desk.activate(slot, Some(b"code-of-people"), &[]), DONE);
+        }
+    }
+}
+
+#[test]
+fn p20_power_that_goes_amid_an_export_leaves_the_former_one_or_the_new_one() {
+    let mut cuts = 0;
+    for way in [CutWay::Before, CutWay::After, CutWay::Amid] {
+        for after in 0.. {
+            let mut desk = desk();
+            assert_eq!(desk.run(export(&[0]), &[]), DONE);
+            let former = desk.room.vault.last.clone();
+            desk.room.vault.tokens[0].insert(4, 44);
+            desk.room.cut = Some(Cut { after, way });
+            let reply = desk.room.begin(ADMINISTRATOR, export(&[0, 1]));
+            if desk.room.core.is_some() {
+                assert_eq!(desk.room.answer(reply), DONE);
+                break;
+            }
+            cuts += 1;
+            let note = format!("cut {way:?} {after}");
+            let uids: [[u8; 16]; 2] = [[0xA0; 16], [0xA1; 16]];
+            let whole = [(uids[0], desk.room.vault.tokens[0].clone()), (uids[1], Keys::new())].into();
+            let last = desk.room.vault.last.clone();
+            assert!(last == former || last == Some(whole), "{note}: {last:?}");
+            desk.restart();
+            open_all(&mut desk);
+            assert_eq!(state(&mut desk), State::Idle, "{note}");
+            assert_eq!(desk.run(export(&[0, 1]), &[]), DONE, "{note}");
+            desk.check();
+        }
+    }
+    println!("{cuts} power cuts");
+    assert!(cuts > 15, "{cuts}");
+}
+
+#[test]
+fn p24_power_that_goes_amid_a_restore_leaves_nothing_or_all_of_it_and_never_u() {
+    let mut cuts = 0;
+    for way in [CutWay::Before, CutWay::After, CutWay::Amid] {
+        for after in 0.. {
+            // Once more while it goes on after the first cut.
+            let mut whole = true;
+            for again in [None, Some(0), Some(1), Some(2), Some(4)] {
+                let mut desk = with_export();
+                let order = restore(&mut desk);
+                desk.room.cut = Some(Cut { after, way });
+                desk.begin(order, &[0, 1]);
+                desk.play();
+                let mut answered = None;
+                if desk.room.core.is_some() {
+                    let reply = desk.room.begin(ADMINISTRATOR, import(SLOT, FILE));
+                    answered = desk.room.answer(reply);
+                }
+                if desk.room.core.is_some() {
+                    assert_eq!(answered, DONE);
+                    break;
+                }
+                whole = false;
+                cuts += 1;
+                let note = format!("cut {way:?} {after}, again {again:?}");
+                assert_ne!(answered, DONE, "{note}: it was said before the end");
+                let committed = desk.room.stored.restoration.is_some_and(|found| found.reached != Reached::Preparing);
+                let had = desk.room.vault.tokens[0].clone();
+                desk.restart();
+                if let Some(again) = again {
+                    desk.room.cut = Some(Cut { after: again, way });
+                    let code = desk.room.secret(b"code-of-people");
+                    let open = Command::Activate { slot: SLOT, code: Some(code), confirmed: false };
+                    let _ = desk.room.begin(ADMINISTRATOR, open);
+                    if desk.room.core.is_none() {
+                        cuts += 1;
+                        desk.restart();
+                    }
+                    desk.room.cut = None;
+                }
+                open_all(&mut desk);
+                assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None), "{note}");
+                assert_eq!(desk.room.vault.unwraps[0], None, "{note}: U stays");
+                let now = desk.room.vault.tokens[0].clone();
+                if committed || had == keys() {
+                    assert_eq!(now, keys(), "{note}: it was committed");
+                } else {
+                    assert!(now.is_empty(), "{note}: {now:?}");
+                }
+                desk.check();
+            }
+            if whole {
+                break;
+            }
+        }
+    }
+    println!("{cuts} power cuts");
+    assert!(cuts > 200, "{cuts}");
+}

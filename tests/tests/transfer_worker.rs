@@ -1,0 +1,378 @@
+//! Keys leave a token and come back, by the worker alone, on two modules nobody here wrote.
+//!
+//! Keys are made and used by a program of its own that knows PKCS#11 only (`custody`).
+
+use std::fs;
+use std::process::Command;
+
+use slotwarden::transfer_dir;
+use slotwarden_core::effect::{HsmAnswer, HsmCall, ImportPlan, Input, KeyCounts};
+use slotwarden_core::export::Class;
+use slotwarden_core::fault::{HsmFailure, Refusal};
+use slotwarden_tests::build;
+use slotwarden_tests::driver::Driver;
+use slotwarden_tests::exports::{KEK, KEY_ID, MAK, UID, append, blobs, digests, entries, finish, spool};
+use slotwarden_tests::modules::{Bench, Kind, PIN, label};
+
+slotwarden_tests::on_both_modules! {
+    keys_that_are_there_are_the_same
+    keys_come_back_into_a_fresh_token
+    keys_come_back_into_the_other_module
+    keys_that_cannot_leave_are_refused_by_name_until_they_are_accepted
+    a_refused_export_leaves_the_file_as_it_was
+    keys_of_another_backup_key_make_nothing
+    a_flipped_bit_makes_nothing
+    the_same_id_with_another_value_is_a_conflict
+    an_import_that_is_repeated_makes_nothing_more
+    an_import_that_was_interrupted_is_finished_by_the_same_order
+    p17_a_slots_token_cannot_unwrap_what_it_exported
+    the_inventory_counts_what_can_leave_and_what_is_covered
+    many_sessions_write_what_one_does
+    a_secret_of_an_odd_length_comes_back_as_it_was_or_is_refused_by_name
+    p18_what_was_forbidden_stays_forbidden
+}
+
+const TOKEN: &str = "ca-root";
+/// RSA, EC and AES keys, two public keys and a certificate.
+const OBJECTS: u32 = 6;
+
+fn refused<T>(refusal: Refusal) -> Result<T, HsmFailure> {
+    Err(HsmFailure::Refused(refusal))
+}
+
+fn bench_with_token(kind: Kind) -> Bench {
+    let mut bench = Bench::new(kind, 1);
+    bench.make_token(TOKEN);
+    bench
+}
+
+fn logged_in(bench: &Bench) -> Driver {
+    let (mut driver, _) = Driver::up(bench.settings(&[label(TOKEN)]));
+    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+    driver
+}
+
+/// What the program `custody` prints.
+fn custody(bench: &Bench, words: &[&str]) -> String {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_custody"));
+    program.arg(bench.real_module()).args([TOKEN, PIN]).args(words).envs(bench.environment());
+    build::run("softhsm2", &mut program).trim().to_owned()
+}
+
+/// A token with an application's keys and the slot's keys of the backup key.
+fn in_use(kind: Kind) -> (Bench, Driver) {
+    let bench = bench_with_token(kind);
+    custody(&bench, &["make"]);
+    let mut driver = logged_in(&bench);
+    assert_eq!(driver.put_backup_keys(0, (KEY_ID, UID), &KEK, &MAK), Ok(HsmAnswer::BackupKeysPut));
+    (bench, driver)
+}
+
+fn exported(bench: &Bench, driver: &mut Driver) -> Vec<u8> {
+    assert_eq!(
+        append(bench, driver, &[]),
+        Ok(HsmAnswer::SectionExported { keys: 3, left_out: 0 }),
+        "{:?}",
+        driver.notes
+    );
+    finish(bench)
+}
+
+fn prepare(driver: &mut Driver) -> Result<HsmAnswer, HsmFailure> {
+    driver.prepare_import(0, (KEY_ID, UID), &KEK, &MAK)
+}
+
+fn import(driver: &mut Driver) -> Result<HsmAnswer, HsmFailure> {
+    driver.call(0, HsmCall::Import { key_id: KEY_ID, uid: UID })
+}
+
+fn planned(new: u32, same: u32, conflict: u32) -> Result<HsmAnswer, HsmFailure> {
+    Ok(HsmAnswer::ImportPrepared(ImportPlan { new, same, conflict }))
+}
+
+fn has_unwrap_key(bench: &Bench) -> bool {
+    custody(bench, &["show"]).contains(&format!("{:?}", b"slotwarden U".to_vec()))
+}
+
+fn keys_that_are_there_are_the_same(kind: Kind) {
+    let (bench, mut driver) = in_use(kind);
+    let file = exported(&bench, &mut driver);
+    let names: Vec<(Class, Vec<u8>)> = entries(&file).into_iter().map(|(class, id, _)| (class, id)).collect();
+    for named in [
+        (Class::Private, vec![1]),
+        (Class::Private, vec![2]),
+        (Class::Secret, vec![3]),
+        (Class::Public, vec![1]),
+        (Class::Public, vec![2]),
+        (Class::Certificate, vec![1]),
+    ] {
+        assert!(names.contains(&named), "{named:?} in {names:?}");
+    }
+    spool(&bench, &file);
+    let before = custody(&bench, &["show"]);
+    assert_eq!(prepare(&mut driver), planned(0, OBJECTS, 0), "{:?}", driver.notes);
+    assert!(has_unwrap_key(&bench), "it is there until it is told to go");
+    assert_eq!(driver.call(0, HsmCall::DropUnwrapKey), Ok(HsmAnswer::UnwrapKeyDropped));
+    assert_eq!(custody(&bench, &["show"]), before);
+}
+
+fn restored_into(from: Kind, to: Kind) {
+    let (bench, mut driver) = in_use(from);
+    let proof = custody(&bench, &["proof"]);
+    let file = exported(&bench, &mut driver);
+    drop(driver);
+    let bench = bench_with_token(to);
+    let mut driver = logged_in(&bench);
+    spool(&bench, &file);
+    assert_eq!(prepare(&mut driver), planned(OBJECTS, 0, 0), "{:?}", driver.notes);
+    assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: OBJECTS }), "{:?}", driver.notes);
+    assert_eq!(driver.call(0, HsmCall::DropUnwrapKey), Ok(HsmAnswer::UnwrapKeyDropped));
+    assert_eq!(custody(&bench, &["check", &proof]), "right");
+    let shown = custody(&bench, &["show"]);
+    assert_eq!(shown.lines().count(), usize::try_from(OBJECTS).expect("small"), "{shown}");
+    assert!(!shown.contains("Sensitive(false)"), "P18: {shown}");
+    assert_eq!(prepare(&mut driver), planned(0, OBJECTS, 0), "{:?}", driver.notes);
+}
+
+fn keys_come_back_into_a_fresh_token(kind: Kind) {
+    restored_into(kind, kind);
+}
+
+fn keys_come_back_into_the_other_module(kind: Kind) {
+    match kind {
+        Kind::SoftHsm => restored_into(Kind::SoftHsm, Kind::Kryoptic),
+        Kind::Kryoptic => restored_into(Kind::Kryoptic, Kind::SoftHsm),
+    }
+}
+
+fn keys_that_cannot_leave_are_refused_by_name_until_they_are_accepted(kind: Kind) {
+    let (bench, mut driver) = in_use(kind);
+    custody(&bench, &["locked", "tied"]);
+    custody(&bench, &["locked", "bound"]);
+    let mut driver = {
+        drop(driver);
+        driver = logged_in(&bench);
+        driver
+    };
+    assert_eq!(append(&bench, &mut driver, &["tied"]), refused(Refusal::KeysCannotLeave));
+    assert_eq!(transfer_dir::read_report(&bench.transfer_dir()).expect("it was written"), ["bound"]);
+    let both = append(&bench, &mut driver, &["bound", "tied"]);
+    assert_eq!(both, Ok(HsmAnswer::SectionExported { keys: 3, left_out: 2 }));
+    assert_eq!(entries(&finish(&bench)).len(), usize::try_from(OBJECTS).expect("small"));
+}
+
+fn a_refused_export_leaves_the_file_as_it_was(kind: Kind) {
+    let (bench, mut driver) = in_use(kind);
+    let part = bench.transfer_dir().join(transfer_dir::EXPORT);
+    assert_eq!(append(&bench, &mut driver, &[]).map(drop), Ok(()));
+    assert!(fs::metadata(&part).expect("it is there").len() > 2000);
+    custody(&bench, &["locked", "tied"]);
+    drop(driver);
+    let mut driver = logged_in(&bench);
+    assert_eq!(append(&bench, &mut driver, &[]), refused(Refusal::KeysCannotLeave));
+    let header = fs::metadata(&part).expect("it is there").len();
+    assert!(header < 200, "{header}: the header alone");
+    assert_eq!(driver.call(0, HsmCall::KeepBackupKeys { key_id: None, uid: UID }).map(drop), Ok(()));
+    assert_eq!(append(&bench, &mut driver, &["tied"]), refused(Refusal::NoBackupKey));
+    assert_eq!(fs::metadata(&part).expect("it is there").len(), header);
+}
+
+/// Nothing but what was there before is in the token.
+fn untouched(bench: &Bench) {
+    assert_eq!(custody(bench, &["show"]), "");
+}
+
+fn keys_of_another_backup_key_make_nothing(kind: Kind) {
+    let (bench, mut driver) = in_use(kind);
+    let file = exported(&bench, &mut driver);
+    drop(driver);
+    let bench = bench_with_token(kind);
+    let mut driver = logged_in(&bench);
+    spool(&bench, &file);
+    assert_eq!(driver.prepare_import(0, (KEY_ID, UID), &KEK, &[9; 32]), refused(Refusal::ExportOfAnotherKey));
+    untouched(&bench);
+    assert_eq!(driver.prepare_import(0, (KEY_ID, UID), &[9; 32], &MAK), refused(Refusal::KeyNotRestorable));
+    untouched(&bench);
+    assert_eq!(driver.prepare_import(0, (KEY_ID, [9; 16]), &KEK, &MAK), refused(Refusal::NoSuchSection));
+    assert_eq!(import(&mut driver), refused(Refusal::TransferFiles), "no plan was made");
+    untouched(&bench);
+}
+
+fn a_flipped_bit_makes_nothing(kind: Kind) {
+    let (bench, mut driver) = in_use(kind);
+    let file = exported(&bench, &mut driver);
+    drop(driver);
+    let bench = bench_with_token(kind);
+    let mut driver = logged_in(&bench);
+    for at in (0..file.len()).step_by(97) {
+        let mut flipped = file.clone();
+        flipped[at] ^= 0x10;
+        spool(&bench, &flipped);
+        assert!(matches!(prepare(&mut driver), Err(HsmFailure::Refused(_))), "byte {at}");
+    }
+    untouched(&bench);
+    spool(&bench, &file);
+    assert_eq!(prepare(&mut driver), planned(OBJECTS, 0, 0));
+    let mut flipped = file;
+    flipped[500] ^= 1;
+    spool(&bench, &flipped);
+    assert!(matches!(import(&mut driver), Err(HsmFailure::Refused(_))), "another file than the plan's");
+    assert_eq!(driver.call(0, HsmCall::DropUnwrapKey), Ok(HsmAnswer::UnwrapKeyDropped));
+    untouched(&bench);
+}
+
+fn the_same_id_with_another_value_is_a_conflict(kind: Kind) {
+    let (bench, mut driver) = in_use(kind);
+    let file = exported(&bench, &mut driver);
+    drop(driver);
+    custody(&bench, &["other", "3"]);
+    let mut driver = logged_in(&bench);
+    spool(&bench, &file);
+    assert_eq!(prepare(&mut driver), planned(0, OBJECTS - 1, 1), "{:?}", driver.notes);
+}
+
+fn an_import_that_is_repeated_makes_nothing_more(kind: Kind) {
+    let (bench, mut driver) = in_use(kind);
+    let file = exported(&bench, &mut driver);
+    drop(driver);
+    let bench = bench_with_token(kind);
+    let mut driver = logged_in(&bench);
+    spool(&bench, &file);
+    assert_eq!(prepare(&mut driver), planned(OBJECTS, 0, 0));
+    assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: OBJECTS }));
+    let after = custody(&bench, &["show"]);
+    assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: 0 }), "{:?}", driver.notes);
+    assert_eq!(custody(&bench, &["show"]), after);
+}
+
+fn an_import_that_was_interrupted_is_finished_by_the_same_order(kind: Kind) {
+    let (bench, mut driver) = in_use(kind);
+    let proof = custody(&bench, &["proof"]);
+    let file = exported(&bench, &mut driver);
+    drop(driver);
+    let bench = bench_with_token(kind);
+    let mut driver = logged_in(&bench);
+    spool(&bench, &file);
+    assert_eq!(prepare(&mut driver), planned(OBJECTS, 0, 0));
+    assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: OBJECTS }));
+    drop(driver);
+    // As after a crash: one object was not made, and one has another value than it has to have.
+    custody(&bench, &["other", "3"]);
+    custody(&bench, &["lose", "1"]);
+    let mut driver = logged_in(&bench);
+    assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: 2 }), "{:?}", driver.notes);
+    assert_eq!(custody(&bench, &["check", &proof]), "right");
+    assert_eq!(driver.count(Input::WorkerLost), 0);
+}
+
+fn p17_a_slots_token_cannot_unwrap_what_it_exported(kind: Kind) {
+    let (bench, _driver) = in_use(kind);
+    let id: String = [KEY_ID, UID].concat().iter().map(|byte| format!("{byte:02x}")).collect();
+    let told = custody(&bench, &["unwrap", &id]);
+    assert!(told.lines().count() > 0 && told.lines().all(|line| line.starts_with("refused")), "{told}");
+    assert!(!told.contains("mechanism is invalid"), "a refusal for want of the mechanism proves nothing: {told}");
+}
+
+fn the_inventory_counts_what_can_leave_and_what_is_covered(kind: Kind) {
+    let (bench, driver) = in_use(kind);
+    drop(driver);
+    custody(&bench, &["locked", "tied"]);
+    let mut driver = logged_in(&bench);
+    let counted = |driver: &mut Driver| match driver.call(0, HsmCall::Inventory { uid: UID }) {
+        Ok(HsmAnswer::Counted(counts)) => counts,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(counted(&mut driver), KeyCounts { keys: 4, can_leave: 3, uncovered: 4 });
+    assert_eq!(append(&bench, &mut driver, &["tied"]).map(drop), Ok(()));
+    let file = finish(&bench);
+    let digests = digests(&file);
+    transfer_dir::cover(&bench.transfer_dir(), UID, &digests).expect("the bench's own directory");
+    assert_eq!(
+        counted(&mut driver),
+        KeyCounts { keys: 4, can_leave: 3, uncovered: 1 },
+        "what cannot leave is not covered"
+    );
+}
+
+fn many_sessions_write_what_one_does(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 1);
+    bench.make_token(TOKEN);
+    custody(&bench, &["many", "40"]);
+    let mut files = Vec::new();
+    for latency in ["0.01", "5"] {
+        bench.more = vec![
+            ("FORWARD_COUNT".into(), "all".into()),
+            ("FORWARD_LATENCY_MS".into(), latency.into()),
+            ("FORWARD_LATENCY_CALLS".into(), "C_GetAttributeValue,C_WrapKey".into()),
+        ];
+        let mut driver = logged_in(&bench);
+        assert_eq!(driver.put_backup_keys(0, (KEY_ID, UID), &KEK, &MAK), Ok(HsmAnswer::BackupKeysPut));
+        let answer = append(&bench, &mut driver, &[]);
+        assert_eq!(answer, Ok(HsmAnswer::SectionExported { keys: 40, left_out: 0 }));
+        files.push(finish(&bench));
+        drop(driver);
+    }
+    assert!(bench.calls_in_flight() > 16, "{}", bench.calls_in_flight());
+    // SoftHSM lists its objects in another order in each process.
+    let sorted = |file: &[u8]| {
+        let mut all = blobs(file);
+        all.sort();
+        all
+    };
+    assert_eq!(sorted(&files[0]).len(), 40);
+    assert!(sorted(&files[0]) == sorted(&files[1]), "the same keys, each with its own name");
+}
+
+fn a_secret_of_an_odd_length_comes_back_as_it_was_or_is_refused_by_name(kind: Kind) {
+    let (bench, driver) = in_use(kind);
+    drop(driver);
+    custody(&bench, &["odd", "odd"]);
+    let mac = custody(&bench, &["mac", "odd"]);
+    let mut driver = logged_in(&bench);
+    let answer = append(&bench, &mut driver, &[]);
+    match kind {
+        // It fills the key up with zeros and wraps those as a part of it.
+        Kind::SoftHsm => {
+            assert_eq!(answer, refused(Refusal::KeysCannotLeave));
+            assert_eq!(transfer_dir::read_report(&bench.transfer_dir()).expect("it was written"), ["odd"]);
+        }
+        Kind::Kryoptic => {
+            assert_eq!(answer, Ok(HsmAnswer::SectionExported { keys: 4, left_out: 0 }));
+            let file = finish(&bench);
+            drop(driver);
+            for other in [Kind::Kryoptic, Kind::SoftHsm] {
+                let bench = bench_with_token(other);
+                let mut driver = logged_in(&bench);
+                spool(&bench, &file);
+                assert_eq!(prepare(&mut driver), planned(OBJECTS + 1, 0, 0), "{other:?} {:?}", driver.notes);
+                assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: OBJECTS + 1 }));
+                assert_eq!(custody(&bench, &["mac", "odd"]), mac, "{other:?}");
+            }
+        }
+    }
+}
+
+fn p18_what_was_forbidden_stays_forbidden(kind: Kind) {
+    let (bench, driver) = in_use(kind);
+    drop(driver);
+    custody(&bench, &["trusting", "wary"]);
+    custody(&bench, &["fixed", "rigid"]);
+    let mut driver = logged_in(&bench);
+    assert_eq!(append(&bench, &mut driver, &[]), refused(Refusal::KeysCannotLeave));
+    assert_eq!(transfer_dir::read_report(&bench.transfer_dir()).expect("it was written"), ["wary"]);
+    let answer = append(&bench, &mut driver, &["wary"]);
+    assert_eq!(answer, Ok(HsmAnswer::SectionExported { keys: 4, left_out: 1 }));
+    let file = finish(&bench);
+    drop(driver);
+    for other in [kind, if kind == Kind::SoftHsm { Kind::Kryoptic } else { Kind::SoftHsm }] {
+        let bench = bench_with_token(other);
+        let mut driver = logged_in(&bench);
+        spool(&bench, &file);
+        assert_eq!(prepare(&mut driver), planned(OBJECTS + 1, 0, 0), "{other:?} {:?}", driver.notes);
+        assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: OBJECTS + 1 }));
+        assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: 0 }), "{other:?} {:?}", driver.notes);
+        assert_eq!(driver.call(0, HsmCall::DropUnwrapKey), Ok(HsmAnswer::UnwrapKeyDropped));
+        let shown = custody(&bench, &["show"]);
+        assert_eq!(shown.matches("Modifiable(false)").count(), 1, "{shown}");
+    }
+}
