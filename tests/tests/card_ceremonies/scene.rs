@@ -46,7 +46,12 @@ impl Scene {
 
     /// The same on a pcscd and a table that are there, with more in the configuration.
     pub(crate) fn with(pcscd: Pcscd, table: Table, more: impl FnOnce(&mut Stage)) -> Self {
-        let mut stage = Stage::new(Kind::SoftHsm, SLOTS.len());
+        Scene::on(Kind::SoftHsm, pcscd, table, more)
+    }
+
+    /// The same on a module of this kind.
+    pub(crate) fn on(kind: Kind, pcscd: Pcscd, table: Table, more: impl FnOnce(&mut Stage)) -> Self {
+        let mut stage = Stage::new(kind, SLOTS.len());
         stage.top = "security_level = \"cards\"\n".to_owned();
         stage.more = "[[person]]\nname = \"alice\"\nuids = [0]\nroles = [\"administrator\", \"auditor\"]\n".to_owned();
         for number in 1..=16 {
