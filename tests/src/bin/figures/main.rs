@@ -5,6 +5,7 @@ mod appliance;
 mod cards;
 mod dispatch;
 mod shares;
+mod transfer;
 mod whole;
 #[path = "../../../firmware/src/world.rs"]
 #[expect(unreachable_pub, reason = "shared with programs that are crates of their own")]
@@ -29,13 +30,14 @@ fn main() -> ExitCode {
         ["core"] => whole::print(),
         ["activation"] => activation::print(),
         ["shares"] => shares::print(),
+        ["transfer"] => transfer::print(),
         // By itself: it takes this thread to a mount namespace of its own.
         ["cards"] => cards::print(),
         [] => dispatch::print()
             .and_then(|()| whole::print())
             .and_then(|()| shares::print())
             .and_then(|()| activation::print()),
-        _ => Err("usage: tests/figures [dispatch|core|shares|activation|cards]".to_owned()),
+        _ => Err("usage: tests/figures [dispatch|core|shares|activation|cards|transfer]".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
