@@ -238,7 +238,7 @@ fn finish(dir: &Path, header: [u8; 32], sign: &Signer) -> io::Result<()> {
                 covered.entry(uid).or_default();
             }
             Part::Entry(entry) => {
-                covered.entry(uid).or_default().insert(transfer_dir::digest_of(&entry));
+                covered.entry(uid).or_default().extend(transfer_dir::digests_of(&entry));
             }
             Part::Header(_) | Part::LeftOut(_) | Part::SectionEnd { .. } => {}
             Part::End { .. } => return Err(damaged(&"it ended already")),

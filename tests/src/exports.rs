@@ -116,7 +116,7 @@ pub fn digests(file: &[u8]) -> BTreeSet<[u8; DIGEST_BYTES]> {
     loop {
         match reader.next().expect("a whole file") {
             Part::Entry(entry) => {
-                all.insert(transfer_dir::digest_of(&entry));
+                all.extend(transfer_dir::digests_of(&entry));
             }
             Part::End { .. } => return all,
             _ => {}

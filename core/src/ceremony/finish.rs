@@ -143,7 +143,10 @@ impl Rules {
             }
             Err(fault) => AuditEvent::BackupKeyNotPut(slot, fault),
         };
-        turn.push(Deed::Journal(None, event));
+        // What a restore brings is U, for a while: its plan says so in the log.
+        if result.is_err() || !matches!(self.task(), Some(Task::Restore { .. })) {
+            turn.push(Deed::Journal(None, event));
+        }
         let nowhere = self.slots_left == SlotSet::NONE && self.slots_done == SlotSet::NONE;
         match result {
             // Nothing else was wanted, and no slot has them.
