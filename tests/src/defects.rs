@@ -59,6 +59,14 @@ const fn linux(program: &'static str, name: &'static str) -> Test {
 /// Every defect, in the order in which they are planted: neighbours build the same programs.
 pub const DEFECTS: &[Defect] = &[
     Defect {
+        name: "the signature of an export is computed and not judged",
+        breaks: &[21],
+        file: "core/src/export/read.rs",
+        find: "        node.verify_strict(&message, &signature).map_err(|_| Problem::Signature)?;",
+        replace: "        let _ = node.verify_strict(&message, &signature);",
+        caught_by: core("export", "p21_every_bit_flip_and_every_prefix_is_refused"),
+    },
+    Defect {
         name: "a login that timed out is made again",
         breaks: &[5, 44],
         file: "core/src/slot.rs",
@@ -204,6 +212,24 @@ pub const DEFECTS: &[Defect] = &[
         turn.push(Deed::Session(self.visit.reader, LET_GO));",
         replace: "        turn.push(Deed::Session(self.visit.reader, LET_GO));",
         caught_by: sim("ceremonies_refused", "p11_a_record_that_only_its_pin_shows_to_be_none_is_refused_by_name"),
+    },
+    Defect {
+        name: "the token gets the key that unwraps before that is durable",
+        breaks: &[24],
+        file: "core/src/transfer.rs",
+        find: "                out.remember(Some(restoration));
+                State::Preparing { restoration }",
+        replace: "                State::Preparing { restoration }",
+        caught_by: sim("transfers", "p24_power_that_goes_amid_a_restore_leaves_nothing_or_all_of_it_and_never_u"),
+    },
+    Defect {
+        name: "the key that unwraps goes before it is durable that everything was made",
+        breaks: &[24],
+        file: "core/src/transfer.rs",
+        find: "                let restoration = Restoration { reached: Reached::Made, ..restoration };
+                out.remember(Some(restoration));",
+        replace: "                let restoration = Restoration { reached: Reached::Made, ..restoration };",
+        caught_by: sim("transfers", "p24_power_that_goes_amid_a_restore_leaves_nothing_or_all_of_it_and_never_u"),
     },
     Defect {
         name: "a commit is answered before it is synced",
