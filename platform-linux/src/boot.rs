@@ -20,6 +20,9 @@ use crate::wire::{Answered, Ask, Order};
 
 /// Pause between two looks for the socket.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
+/// The last slot is heard of a moment before the worker counts as up: a boot hook that asks just then
+/// must not take that for a fault. A worker that cannot be started is one a second later too.
+const WORKER_WAIT: Duration = Duration::from_secs(1);
 
 /// Has the automatic slots tried and answers with the status after that.
 ///
@@ -44,10 +47,12 @@ pub fn boot(client: &Client, spawn: Option<&Path>, wait: Duration) -> Result<Sta
         }
         thread::sleep(LOOK_PAUSE);
     }
+    let heard_by = deadline.min(Instant::now() + WORKER_WAIT);
     loop {
         let Answered::Status(status) = client.ask(Ask::Status, &[])? else { return Err(Own::OtherVersion.into()) };
         // An interrupted change may still be under way; it ends by itself.
-        if status.exit() != EXIT_LATER || Instant::now() >= deadline {
+        let settled = status.exit() != EXIT_LATER && (status.hsm.worker || Instant::now() >= heard_by);
+        if settled || Instant::now() >= deadline {
             return Ok(*status);
         }
         thread::sleep(LOOK_PAUSE);

@@ -249,7 +249,8 @@ fn a_backup_key_is_made_on_three_cards_and_restored_from_two_after_a_power_cut()
 
     appliance.type_line("power");
     appliance.see("the power was cut");
-    assert_eq!(appliance.cli(&["boot"]).status.code(), Some(2), "every slot was looked for, and waits for people");
+    let booted = appliance.cli(&["boot"]);
+    assert_eq!(booted.status.code(), Some(2), "every slot was looked for, and waits for people: {booted:?}");
     appliance.done(&["slot", "activate", "ca-root", "--code-file", &code]);
     let ordered = thread::spawn(move || cli(&config, &["backup", "restore-key", "--slot", "ca-root"]));
     for name in ["carol", "alice"] {

@@ -103,8 +103,8 @@ fn attributes(purpose: Purpose, id: &[u8]) -> Vec<Attribute> {
     ]
 }
 
-/// The key that W wraps to show what it does: in this session only.
-fn known_key() -> Vec<Attribute> {
+/// A key that is wrapped to show what a token does: in this session only.
+pub(super) fn known_key() -> Vec<Attribute> {
     vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::GENERIC_SECRET),
@@ -155,7 +155,8 @@ impl Token {
         }
         let mut present = false;
         if let Some(id) = ours {
-            present = objects.has_right(Purpose::Wrap, &id)? && objects.has_right(Purpose::Authenticate, &id)?;
+            let right = |purpose| Ok::<_, HsmFailure>(objects.right(purpose, &id)?.is_some());
+            present = right(Purpose::Wrap)? && right(Purpose::Authenticate)?;
         }
         Ok(HsmAnswer::BackupKeysKept { present, destroyed })
     }
@@ -289,14 +290,14 @@ impl Objects<'_> {
         }
     }
 
-    /// Whether a key of this purpose and id is there, with every attribute as it has to be.
-    fn has_right(&self, purpose: Purpose, id: &[u8]) -> Result<bool, HsmFailure> {
+    /// The key of this purpose and id, if it is there with every attribute as it has to be.
+    pub(super) fn right(&self, purpose: Purpose, id: &[u8]) -> Result<Option<ObjectHandle>, HsmFailure> {
         for object in self.find(&[Attribute::Label(purpose.label().into()), Attribute::Id(id.to_vec())])? {
             if self.is_as(object, purpose, id)? {
-                return Ok(true);
+                return Ok(Some(object));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Whether every attribute of an object is what it has to be, and its value stays inside.

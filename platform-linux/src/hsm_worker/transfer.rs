@@ -29,12 +29,12 @@ use slotwarden_core::export::{Attributes, Class, Entry};
 use slotwarden_core::fault::{Function, HsmFailure, Refusal};
 
 pub(super) use self::calls::{Calls, Value};
-use self::mechanism::{KeyWrap, key_of};
+use self::mechanism::KeyWrap;
 use self::object::Sheet;
 use self::restored::{Restorer, known_by};
 use self::section::{Maker, Told, is_key, is_ours, objects, why_no_export_holds};
 use self::spool::Spool;
-use super::backup_keys::{Bench, Objects, Purpose, id_of, key, says_lost};
+use super::backup_keys::{Bench, Objects, Purpose, does_something_else, id_of, key, says_lost};
 use super::token::{Call, Kept, Token};
 use crate::transfer_dir::{self, EXPORT, RestorePlan, digest, name_of};
 
@@ -57,7 +57,7 @@ impl Token {
             self.module.callers.aside(|| ());
             let Some(class) = sheet.class().filter(|class| is_key(*class) && !is_ours(&sheet)) else { continue };
             sheet.recorded(&mut recorded);
-            let recorded = Attributes::new(&recorded).map_err(|_| mechanism::lies(Function::GetAttributeValue))?;
+            let recorded = Attributes::new(&recorded).map_err(|_| does_something_else(Function::GetAttributeValue))?;
             counts.keys = counts.keys.saturating_add(1);
             counts.can_leave = counts.can_leave.saturating_add(u32::from(why_no_export_holds(&sheet).is_none()));
             let is_covered = covered.contains(&digest(class, sheet.id(), sheet.label(), recorded));
@@ -105,8 +105,8 @@ impl Token {
     fn right_keys(&self, own: &Session, (key_id, uid): Names) -> Result<(u64, u64, KeyWrap), HsmFailure> {
         let id = id_of(key_id, uid);
         let find = |purpose| {
-            let found = key_of(&self.module, own, purpose, &id)?;
-            found.ok_or(HsmFailure::Refused(Refusal::NoBackupKey))
+            let found = Objects { module: &self.module, open: own }.right(purpose, &id)?;
+            found.map(|key| key.handle()).ok_or(HsmFailure::Refused(Refusal::NoBackupKey))
         };
         let (w, mak) = (find(Purpose::Wrap)?, find(Purpose::Authenticate)?);
         Ok((w, mak, KeyWrap::find(&self.module, own, &Calls::new(&self.module, own)?)?))
@@ -286,8 +286,8 @@ impl Token {
     }
 
     fn restorer<'a>(&'a self, own: &'a Session, id: &[u8]) -> Result<Restorer<'a>, HsmFailure> {
-        let by = key_of(&self.module, own, Purpose::Unwrap, id)?;
-        let by = by.ok_or(HsmFailure::Refused(Refusal::NoBackupKey))?;
+        let by = Objects { module: &self.module, open: own }.right(Purpose::Unwrap, id)?;
+        let by = by.ok_or(HsmFailure::Refused(Refusal::NoBackupKey))?.handle();
         let wrap = KeyWrap::find(&self.module, own, &Calls::new(&self.module, own)?)?;
         Restorer::new(&self.module, own, wrap, by)
     }

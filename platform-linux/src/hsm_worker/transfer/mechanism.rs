@@ -12,7 +12,7 @@ use cryptoki_sys::{CK_MECHANISM_TYPE, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD
 use hmac::KeyInit;
 use slotwarden_core::fault::{Function, HsmFailure};
 
-use super::super::backup_keys::{Bench, Objects, does_something_else};
+use super::super::backup_keys::{Bench, Objects, known_key};
 use super::super::module::{Module, code};
 use super::calls::{Calls, failed};
 
@@ -47,8 +47,8 @@ impl KeyWrap {
         let keys = import(&mut bench, wraps(), &WRAPS).and_then(|by| {
             Ok((
                 by,
-                import(&mut bench, wrapped(), &IS_WRAPPED)?,
-                import(&mut bench, wrapped(), &IS_WRAPPED[..ODD_BYTES])?,
+                import(&mut bench, known_key(), &IS_WRAPPED)?,
+                import(&mut bench, known_key(), &IS_WRAPPED[..ODD_BYTES])?,
             ))
         });
         bench.finish();
@@ -98,37 +98,4 @@ fn wraps() -> Vec<Attribute> {
         Attribute::Encrypt(false),
         Attribute::Decrypt(false),
     ]
-}
-
-fn wrapped() -> Vec<Attribute> {
-    vec![
-        Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::KeyType(KeyType::GENERIC_SECRET),
-        Attribute::Token(false),
-        Attribute::Private(true),
-        Attribute::Sensitive(true),
-        Attribute::Extractable(true),
-    ]
-}
-
-/// The one key of a purpose and id, if it is as it has to be.
-pub(super) fn key_of(
-    module: &Module,
-    open: &Session,
-    purpose: super::super::backup_keys::Purpose,
-    id: &[u8],
-) -> Result<Option<u64>, HsmFailure> {
-    let objects = Objects { module, open };
-    let named = [Attribute::Label(purpose.label().into()), Attribute::Id(id.to_vec())];
-    for object in objects.find(&named)? {
-        if objects.is_as(object, purpose, id)? {
-            return Ok(Some(object.handle()));
-        }
-    }
-    Ok(None)
-}
-
-/// The token said that it did something, and it is not that.
-pub(super) fn lies(function: Function) -> HsmFailure {
-    does_something_else(function)
 }

@@ -19,7 +19,7 @@ use slotwarden_core::export::{
 };
 use slotwarden_core::fault::{HsmFailure, Refusal};
 
-use super::super::backup_keys::Purpose;
+use super::super::backup_keys::{Purpose, does_something_else};
 use super::super::find::unpadded;
 use super::super::module::{Module, failure};
 use super::calls::Calls;
@@ -110,7 +110,7 @@ impl<'a> Hand<'a> {
         match self.calls.wrap(self.wrap.number, self.by, object, &mut leaf.wrapped) {
             // RFC 5649: whole blocks of eight bytes, and at least two of them.
             Ok(length) if length >= 16 && length.is_multiple_of(8) => leaf.length = length,
-            Ok(_) => return Err(super::mechanism::lies(Function::WrapKey)),
+            Ok(_) => return Err(does_something_else(Function::WrapKey)),
             Err(code) if is_about_the_key(code) => leaf.why = Some(Why::Refused { code }),
             Err(code) => return Err(super::calls::failed(code, Function::WrapKey)),
         }
@@ -304,9 +304,9 @@ impl Maker<'_> {
                 key_type: leaf.key_type,
                 id: &leaf.id,
                 label: &leaf.label,
-                set: Attributes::new(&leaf.set).map_err(|_| super::mechanism::lies(Function::GetAttributeValue))?,
+                set: Attributes::new(&leaf.set).map_err(|_| does_something_else(Function::GetAttributeValue))?,
                 recorded: Attributes::new(&leaf.recorded)
-                    .map_err(|_| super::mechanism::lies(Function::GetAttributeValue))?,
+                    .map_err(|_| does_something_else(Function::GetAttributeValue))?,
                 wrapped,
             };
             *index = index.saturating_add(1);
@@ -371,7 +371,7 @@ impl Maker<'_> {
             for at in 0..objects.len() {
                 let leaf = brought.get(at % count).map(|take| self.module.callers.aside(|| take.recv()));
                 // A thread that ended without a word panicked; the token said nothing.
-                let Some(Ok(leaf)) = leaf else { return Err(super::mechanism::lies(Function::WrapKey)) };
+                let Some(Ok(leaf)) = leaf else { return Err(does_something_else(Function::WrapKey)) };
                 put(&leaf?)?;
             }
             Ok(())
