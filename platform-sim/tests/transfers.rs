@@ -86,6 +86,11 @@ fn p19_a_restore_makes_nothing_before_it_is_ordered_and_everything_after() {
     assert_eq!(desk.room.order(ADMINISTRATOR, export(&[0])), refused(Refusal::TransferUnderWay));
     let again = restore(&mut desk);
     assert_eq!(desk.run(again, &[]), refused(Refusal::TransferUnderWay));
+    // Nobody waits for a token that is not open.
+    desk.deactivate(0);
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), refused(Refusal::SlotNotActive));
+    assert_eq!(desk.room.order(ADMINISTRATOR, END), refused(Refusal::SlotNotActive));
+    assert_eq!(desk.activate(0, Some(b"code-of-people"), &[]), DONE);
     assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), DONE);
     assert_eq!(desk.room.vault.tokens[0], keys());
     assert_eq!(desk.room.vault.unwraps[0], None, "U is for one restore");

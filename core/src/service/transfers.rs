@@ -140,6 +140,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                     self.reply(caller, Answer::Refused(refusal));
                 }
             },
+            // Whoever orders something of a token that is not open would wait for who knows how long.
+            TransferOrder::Import { .. } | TransferOrder::EndRestore if self.is_restored_slot_closed() => {
+                let refused = AuditEvent::Refused(order.kind(), Refusal::SlotNotActive);
+                self.outbox.journal_service(Some(caller.who), refused);
+                self.reply(caller, Answer::Refused(Refusal::SlotNotActive));
+            }
             TransferOrder::Import { slot, file } => {
                 let Some(entry) = self.entries.get(usize::from(slot.0)) else { return };
                 let owner = entry.data.owner;
@@ -148,6 +154,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             TransferOrder::EndRestore => self.transfer_event(TransferEvent::EndOrdered { caller }),
             TransferOrder::Count { slot } => self.count_keys(slot, caller),
         }
+    }
+
+    /// Whether something is being restored into a slot that is not active.
+    fn is_restored_slot_closed(&self) -> bool {
+        let slot = self.transfer.machine.restoration().and_then(|found| self.slot_of(found.owner));
+        slot.is_some_and(|slot| !matches!(self.slot_state(slot), Some(SlotState::Active { .. })))
     }
 
     /// Has the keys of a slot counted; there is no record of it, since nothing changes.
