@@ -32,6 +32,8 @@ use crate::wire::{SPOOL_BYTES_MAX, SpooledFile, SpooledSection};
 const LAST: &str = "last.slwx";
 /// A file to restore that is not whole yet.
 const SPOOL: &str = "restore.part";
+/// What a file to restore leaves free for the store, which shares its file system: 16 times its reserve.
+const STORE_BYTES: u64 = 64 * 1024 * 1024;
 /// What every export begins with: enough to refuse ten gigabytes of zeros at their first byte.
 const BEGINNING: [u8; 5] = [b'S', b'L', b'W', b'X', export::VERSION];
 
@@ -86,7 +88,7 @@ impl DiskFiles {
 
     fn take(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<SpooledFile>, Problem> {
         let refused = |detail: &str| Own::FileRefused.with(detail);
-        let failed = |error: io::Error| Problem::from(Refusal::StoreFailed).with(error.to_string());
+        let failed = |error: io::Error| Problem::from(Refusal::TransferFiles).with(error.to_string());
         if total > SPOOL_BYTES_MAX {
             return Err(refused("it is longer than 1 GiB"));
         }
@@ -103,6 +105,10 @@ impl DiskFiles {
             transfer_dir::make(&self.dir).map_err(failed)?;
             let _ = fs::remove_file(self.dir.join(transfer_dir::RESTORE));
             let _ = fs::remove_file(&path);
+            let disk = rustix::fs::statvfs(&self.dir).map_err(|error| failed(error.into()))?;
+            if !has_room(disk.f_bavail.saturating_mul(disk.f_frsize), total) {
+                return Err(Refusal::DiskReserve.into());
+            }
         }
         let mut file = OpenOptions::new().append(true).create(offset == 0).mode(0o600).open(&path).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
@@ -206,6 +212,11 @@ impl Files for DiskFiles {
     }
 }
 
+/// Whether a file of so many bytes leaves the store what it needs.
+const fn has_room(free: u64, total: u64) -> bool {
+    free.saturating_sub(total) >= STORE_BYTES
+}
+
 /// Number and SHA-256 of the export that was made last; zeros where there was none.
 fn last(dir: &Path) -> io::Result<(u64, [u8; 32])> {
     let path = dir.join(LAST);
@@ -291,5 +302,47 @@ fn digest_of(path: &Path) -> io::Result<[u8; 32]> {
             0 => return Ok(hash.finalize().into()),
             count => hash.update(&buffer[..count]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
+    fn files(dir: &Path) -> DiskFiles {
+        let (events, _) = channel();
+        DiskFiles::new(dir.to_owned(), events, Arc::new(|_| [0; 64]), [0; 32])
+    }
+
+    fn refused(files: &mut DiskFiles, offset: u64, total: u64, bytes: &[u8]) -> Problem {
+        files.spool(offset, total, bytes).expect_err("it is none")
+    }
+
+    #[test]
+    fn a_file_that_would_fill_the_disk_is_refused_before_it_is_taken() {
+        assert!(!has_room(STORE_BYTES, 1) && has_room(STORE_BYTES + 1, 1) && !has_room(0, u64::MAX));
+        let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
+        let mut files = files(dir.path());
+        let too_long = refused(&mut files, 0, SPOOL_BYTES_MAX + 1, &BEGINNING);
+        assert!(too_long.to_string().contains("longer than 1 GiB"), "{too_long}");
+        assert_eq!(fs::read_dir(dir.path()).expect("it is there").count(), 0);
+    }
+
+    #[test]
+    fn parts_that_do_not_follow_one_another_make_no_file() {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
+        let mut files = files(dir.path());
+        assert!(refused(&mut files, 0, 10, b"SLW").to_string().contains("does not begin as one"));
+        assert!(refused(&mut files, 0, 10, b"SLWX\x02").to_string().contains("newer version"));
+        assert_eq!(files.spool(0, 10, &BEGINNING), Ok(None));
+        for (offset, bytes) in [(4, &b"12345"[..]), (6, b"1234"), (5, b"123456"), (5, b"")] {
+            let refused = refused(&mut files, offset, 10, bytes);
+            assert!(refused.to_string().contains("do not follow"), "{offset}: {refused}");
+        }
+        // Whole, and no export: nothing of it stays.
+        assert!(refused(&mut files, 5, 10, b"12345").to_string().contains("not a whole"));
+        assert_eq!((files.spooled(), fs::read_dir(dir.path()).expect("it is there").count()), (None, 0));
     }
 }
