@@ -41,8 +41,8 @@ use crate::limits::SLOTS_APPLIANCE;
 pub const MAGIC: [u8; 4] = *b"SLWX";
 /// The version that is written, and the only one that is read.
 pub const VERSION: u8 = 1;
-/// Bytes of a frame's body at most: a wrapped RSA-4096 key with its attributes and a
-/// certificate chain's longest usual member fit twice, and firmware can hold one.
+/// Bytes of a frame's body at most: a wrapped RSA-4096 key takes about 2,400 with its attributes, and a
+/// firmware can hold one such frame.
 pub const FRAME_BYTES_MAX: usize = 8 * 1024;
 /// Bytes before a body: kind and length.
 pub const FRAME_HEADER_BYTES: usize = 5;

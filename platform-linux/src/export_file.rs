@@ -13,7 +13,7 @@ use slotwarden_core::export::{Class, Part, Problem as Wrong, Protection, Reader,
 
 use crate::audit::hex;
 use crate::problem::{Own, Problem};
-use crate::transfer_dir::name_of;
+use crate::transfer_dir::{name_of, printable};
 
 /// What a whole export says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -124,13 +124,13 @@ fn read<R: embedded_io::Read>(reader: &mut Reader<R>, node_key: Option<[u8; 32]>
                 };
             }
             Part::Section(section) => found.sections.push(VerifiedSection {
-                slot: section.name.to_owned(),
+                slot: printable(section.name),
                 uid: hex(&section.uid),
-                token: (section.token_label.trim().to_owned(), section.token_serial.trim().to_owned()),
+                token: (printable(section.token_label.trim()), printable(section.token_serial.trim())),
                 hsm: format!(
                     "{} {} {}.{}",
-                    section.manufacturer.trim(),
-                    section.model.trim(),
+                    printable(section.manufacturer.trim()),
+                    printable(section.model.trim()),
                     section.firmware.0,
                     section.firmware.1
                 ),

@@ -279,7 +279,7 @@ fn look_into(path: &Path) -> Result<SpooledFile, String> {
         match reader.next().map_err(|problem| problem.sentence().to_owned())? {
             Part::Header(header) => (found.key_id, found.node) = (header.key_id, header.node),
             Part::Section(section) => {
-                let (uid, name) = (section.uid, section.name.to_owned());
+                let (uid, name) = (section.uid, transfer_dir::printable(section.name));
                 found.sections.push(SpooledSection { uid, name, entries: 0, left_out: 0 });
             }
             Part::Entry(_) | Part::LeftOut(_) => {}

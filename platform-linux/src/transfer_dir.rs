@@ -127,7 +127,7 @@ pub fn is_import_begun(dir: &Path, plan: &RestorePlan) -> io::Result<bool> {
 /// As of the system.
 pub fn write_report(dir: &Path, names: &[String]) -> io::Result<()> {
     // A label may hold anything; one line is one name.
-    let lines: String = names.iter().map(|name| name.replace(char::is_control, " ") + "\n").collect();
+    let lines: String = names.iter().map(|name| printable(name) + "\n").collect();
     write(dir, REPORT, lines.as_bytes())
 }
 
@@ -146,8 +146,14 @@ pub fn name_of(label: &[u8], id: &[u8]) -> String {
     if label.is_empty() {
         id.iter().fold("id:".to_owned(), |name, byte| name + &format!("{byte:02x}"))
     } else {
-        String::from_utf8_lossy(label).replace(char::is_control, " ")
+        printable(&String::from_utf8_lossy(label))
     }
+}
+
+/// A text that comes from a file or a token, as it may be shown on a terminal.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 /// What coverage knows a key by.
@@ -253,6 +259,7 @@ mod tests {
         let digests = BTreeSet::from([[4; 16], [1; 16]]);
         cover(&dir, [3; 16], &digests).expect("a directory");
         assert_eq!(covered(&dir, [3; 16]).expect("it was written"), digests);
+        assert_eq!(name_of(b"\x1b[2Jroot", b"1"), " [2Jroot", "a terminal shows it and does nothing");
         write_report(&dir, &["a\nb".into(), "c".into()]).expect("a directory");
         assert_eq!(read_report(&dir).expect("it was written"), ["a b", "c"]);
     }
