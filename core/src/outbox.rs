@@ -16,7 +16,7 @@ use crate::fault::{Fault, Refusal};
 use crate::person::PersonId;
 use crate::record::{Record, SecretKey};
 use crate::safe::SecretId;
-use crate::transfer::FileOrder;
+use crate::transfer::FileStep;
 use crate::turn::Out;
 
 /// An effect that waits for durability, or a wipe that waits for the effects before it.
@@ -56,9 +56,10 @@ pub enum Act {
         id: CeremonyId,
         head: [u8; 32],
     },
+    /// What an export begins with is the transfer's: it is larger than every other act.
     File {
         ticket: Ticket,
-        order: FileOrder,
+        step: FileStep,
     },
     Checkpoint,
     EndWorker,

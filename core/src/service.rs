@@ -838,7 +838,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             }
             Act::EndWorker => Effect::EndWorker,
             Act::SignTranscript { id, head } => Effect::SignTranscript { id, head },
-            Act::File { ticket, order } => Effect::File { ticket, order },
+            Act::File { ticket, step } => Effect::File { ticket, order: self.file_order(step) },
             // Yielded where its call is looked up.
             Act::Stopped | Act::Wipe(_) | Act::Withdrawn | Act::Card { .. } => {
                 self.safe.wipe_all();

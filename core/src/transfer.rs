@@ -135,6 +135,15 @@ pub struct Export {
     pub left_out: [u8; 32],
 }
 
+/// A [`FileOrder`] on its way out, without what it begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // the variants are those of `FileOrder`
+pub enum FileStep {
+    Begin,
+    Finish,
+    Discard,
+}
+
 /// What the platform does with files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]

@@ -18,7 +18,7 @@ use crate::outbox::Act;
 use crate::record::Record;
 use crate::status::{BackupStatus, CeremonyStatus, TransferStatus};
 use crate::time::Now;
-use crate::transfer::{Restoration, TransferOrder};
+use crate::transfer::{FileOrder, FileStep, Restoration, TransferOrder};
 use crate::turn::Out;
 
 /// What the service knows about cards: nothing.
@@ -162,6 +162,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     pub(super) fn take_up_transfer(&mut self, _restoration: Restoration) {}
+
+    pub(super) fn file_order(&self, _step: FileStep) -> FileOrder {
+        FileOrder::Discard
+    }
 
     pub(super) const fn is_transfer_dirty(&self) -> bool {
         false

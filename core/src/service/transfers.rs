@@ -13,7 +13,7 @@ use crate::record::{Owner, Record};
 use crate::slot::{SlotEvent, State as SlotState};
 use crate::status::{TransferStage, TransferStatus};
 use crate::transfer::{
-    Export, FileOrder, Reached, Restoration, State, Step, Transfer, TransferEvent, TransferOrder, TransferOut,
+    Export, FileOrder, FileStep, Reached, Restoration, State, Step, Transfer, TransferEvent, TransferOrder, TransferOut,
 };
 use crate::turn::Out;
 
@@ -268,7 +268,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             match wish {
                 Wish::File(order) => {
                     let ticket = self.outbox.service_ticket();
-                    self.outbox.act(Act::File { ticket, order });
+                    let step = match order {
+                        FileOrder::Begin(_) => FileStep::Begin,
+                        FileOrder::Finish => FileStep::Finish,
+                        FileOrder::Discard => FileStep::Discard,
+                    };
+                    self.outbox.act(Act::File { ticket, step });
                     if order != FileOrder::Discard {
                         self.await_transfer(ticket, None, TRANSFER_DEADLINE_MS);
                     }
@@ -294,6 +299,15 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                     }
                 }
             }
+        }
+    }
+
+    /// A step at a file with what it begins with, which does not change before it was answered.
+    pub(super) const fn file_order(&self, step: FileStep) -> FileOrder {
+        match (step, self.transfer.state()) {
+            (FileStep::Begin, State::Beginning { export, .. }) => FileOrder::Begin(export),
+            (FileStep::Finish, _) => FileOrder::Finish,
+            (FileStep::Begin | FileStep::Discard, _) => FileOrder::Discard,
         }
     }
 
