@@ -9,6 +9,8 @@ mod audit;
 mod card_arguments;
 mod cards;
 mod ceremony;
+mod cluster;
+mod cluster_arguments;
 mod follow;
 mod man;
 mod meaning;
@@ -42,6 +44,8 @@ pub const CONFIRM_DECOMMISSION: &str = "decommission NAME";
 pub const CONFIRM_ERASE: &str = "erase";
 /// What a person types to make keys from a file in a token.
 pub const CONFIRM_IMPORT: &str = "import";
+/// What confirms that a node leaves the cluster, as the help names it.
+pub const CONFIRM_REMOVE: &str = "remove NODE";
 
 /// How a daemon starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -219,7 +223,9 @@ mod tests {
         for exit in [EXIT_DONE, EXIT_ERROR, EXIT_WAITS, EXIT_USAGE, EXIT_LATER, EXIT_NOT_ALLOWED, EXIT_INTERRUPTED] {
             assert!(exits.lines().any(|line| line.trim_start().starts_with(&format!("{exit} "))), "{exit}");
         }
-        for text in [CONFIRM_LAST_TRY, CONFIRM_END_CALL, CONFIRM_DECOMMISSION, CONFIRM_ERASE, CONFIRM_IMPORT] {
+        for text in
+            [CONFIRM_LAST_TRY, CONFIRM_END_CALL, CONFIRM_DECOMMISSION, CONFIRM_ERASE, CONFIRM_IMPORT, CONFIRM_REMOVE]
+        {
             assert!(help.contains(&format!("\"{text}\"")), "{text}");
         }
     }

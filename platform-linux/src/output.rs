@@ -5,6 +5,7 @@
 //! went away (`| head`) is no error.
 
 mod cards;
+pub mod cluster;
 mod transcript;
 pub mod transfers;
 
@@ -150,6 +151,9 @@ pub fn status(format: Format, status: &StatusView) {
         line(&format!("  {}", ceremony_words::wait(ceremony)));
     } else if let Some(ended) = &status.last_ceremony {
         line(&cards::ended_line(ended));
+    }
+    if let Some(found) = &status.cluster {
+        cluster::lines(found).iter().for_each(|text| line(text));
     }
     if let Some(transfer) = &status.transfer {
         transfers::lines(transfer).iter().for_each(|text| line(text));

@@ -5,6 +5,7 @@
 
 mod cards;
 mod ceremony;
+mod cluster;
 mod transfers;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,7 @@ use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_LATER, EXIT_WAITS, Problem};
 
 pub use cards::{BackupView, CardSetView, CardView, CardsView, card_view, credential_word};
 pub use ceremony::{CeremonyView, LastCeremonyView, end_word, view_of_ceremony};
+pub use cluster::{ClusterMemberView, ClusterView, SynchronisedView};
 pub use transfers::{KeysView, PlanView, TransferView};
 
 /// Version of the JSON.
@@ -70,6 +72,10 @@ pub struct StatusView {
     pub backup: Option<BackupView>,
     /// The export or restore under way.
     pub transfer: Option<TransferView>,
+    /// The cluster that this node is in.
+    pub cluster: Option<ClusterView>,
+    /// What people compare when this node is invited, or invites.
+    pub node_fingerprint: String,
 }
 
 /// Counts of slots.
@@ -125,6 +131,8 @@ pub struct SlotView {
     pub backup_key: Option<bool>,
     /// Its keys as they were counted last; null: not since the start.
     pub keys: Option<KeysView>,
+    /// How far its keys are on every node; null: this node is in no cluster.
+    pub synchronised: Option<SynchronisedView>,
 }
 
 /// One order that needs two persons. Its code is told to its requester only.
@@ -284,12 +292,20 @@ pub struct Surroundings {
     pub readers: Vec<ReaderView>,
     /// Seconds since 1970, if there is a clock.
     pub wall_s: Option<u64>,
+    /// [`StatusView::cluster`].
+    pub cluster: Option<ClusterView>,
+    /// [`StatusView::node_fingerprint`].
+    pub node_fingerprint: String,
+    /// [`SlotView::synchronised`], in the order of the configuration.
+    pub synchronised: Vec<Option<SynchronisedView>>,
 }
 
 /// Joins numbers and names: the one place.
 #[must_use]
 pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &Surroundings) -> StatusView {
-    let slots: Vec<SlotView> = status.slots.iter().map(|slot| slot_view(slot, names)).collect();
+    let synchronised = |slot: &SlotStatus| around.synchronised.get(usize::from(slot.slot.0)).copied().flatten();
+    let view = |slot| SlotView { synchronised: synchronised(slot), ..slot_view(slot, names) };
+    let slots: Vec<SlotView> = status.slots.iter().map(view).collect();
     StatusView {
         schema: SCHEMA,
         summary: Summary { active: slots.iter().filter(|slot| slot.is_active()).count(), slots: slots.len() },
@@ -310,6 +326,8 @@ pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &
         last_ceremony: status.last_ceremony.map(ceremony::last_view),
         transfer: status.transfer.as_ref().map(|transfer| transfers::view_of_transfer(transfer, names)),
         backup: status.backup.as_ref().map(|backup| cards::backup_view(backup, around.wall_s)),
+        cluster: around.cluster.clone(),
+        node_fingerprint: around.node_fingerprint.clone(),
     }
 }
 

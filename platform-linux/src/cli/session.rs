@@ -70,6 +70,8 @@ impl Session {
             Verb::Card(verb) => self.card_verb(verb),
             Verb::Backup(verb) => self.backup_verb(verb),
             Verb::Ceremony(verb) => self.ceremony_verb(verb),
+            Verb::Cluster(verb) => self.cluster_verb(verb),
+            Verb::Sync(verb) => self.sync_verb(verb),
             Verb::Approve { id: None, .. } => {
                 output::approvals(self.format, &self.status()?);
                 Ok(EXIT_DONE)
@@ -590,7 +592,7 @@ pub(super) fn typed(prompt: &str, text: &str) -> Result<(), Problem> {
 }
 
 /// One line from the terminal, without its end.
-fn line_typed(prompt: &str) -> Result<String, Problem> {
+pub(super) fn line_typed(prompt: &str) -> Result<String, Problem> {
     use std::io::Write as _;
     let _ = write!(std::io::stderr(), "{prompt}");
     let mut line = String::new();
