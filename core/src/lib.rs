@@ -25,6 +25,7 @@
 //! | [`share`] | what m of n persons hold together: quorum, typed shares, shares on cards, sets |
 //! | [`backup`] | keys that come from the backup key |
 //! | [`export`] | files of wrapped keys, written and read as a stream |
+//! | [`frame`] | what all files of ours have in common |
 //! | [`mod@derive`] | keys from keys |
 //! | [`safe`] | where secrets live, and the only place |
 //! | [`record`] | what is durable |
@@ -54,6 +55,7 @@ pub mod derive;
 pub mod effect;
 pub mod export;
 pub mod fault;
+pub mod frame;
 pub mod limits;
 pub mod outbox;
 pub mod person;

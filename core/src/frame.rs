@@ -1,0 +1,143 @@
+//! Frames: what all files of ours have in common.
+//!
+//! A file is a magic of four bytes, a version byte and frames {kind u8, length u32 big-endian,
+//! body}; a body is the [postcard](https://postcard.jamesmunns.com) form of a struct, in its
+//! only canonical form. What kinds there are, in which order and how long, each format says itself.
+//! Nothing here survives a restart.
+
+use embedded_io::{Error as _, ErrorKind, Read, Write};
+use postcard::ser_flavors::{Flavor, Slice};
+use serde::{Deserialize, Serialize};
+
+/// Bytes before a body: kind and length.
+pub const HEAD_BYTES: usize = 5;
+
+/// Declares the problems of a format: variant, name, sentence, one line each.
+macro_rules! problems {
+    ($(#[$about:meta])* $($variant:ident $name:literal $sentence:literal;)*) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+        pub enum Problem {
+            $(#[doc = $sentence] $variant,)*
+        }
+
+        impl Problem {
+            /// Every one.
+            pub const ALL: &'static [Problem] = &[$(Problem::$variant,)*];
+
+            /// The stable name, for scripts.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Problem::$variant => $name,)* }
+            }
+
+            /// What is so, for people.
+            #[must_use]
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Problem::$variant => $sentence,)* }
+            }
+        }
+    };
+}
+pub(crate) use problems;
+
+/// The file could not be read to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unreadable;
+
+/// Fills all of `out`; false where the file ends before that.
+pub(crate) fn fill<R: Read>(r: &mut R, mut out: &mut [u8]) -> Result<bool, Unreadable> {
+    while !out.is_empty() {
+        match r.read(out) {
+            Ok(0) => return Ok(false),
+            Ok(bytes) => out = out.get_mut(bytes..).ok_or(Unreadable)?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return Err(Unreadable),
+        }
+    }
+    Ok(true)
+}
+
+/// Why something was not written. What was written before it is no whole file any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteProblem<E> {
+    /// The writer failed.
+    Device(E),
+    /// The writer took nothing and gave no reason.
+    Stopped,
+    /// A frame would be longer than the format allows; nothing of it was written.
+    TooLong,
+    /// No reader would take it, or not in this place; nothing of it was written.
+    Impossible,
+}
+
+/// As [`Write::write_all`], which panics when nothing is taken.
+pub(crate) fn write_all<W: Write>(w: &mut W, mut bytes: &[u8]) -> Result<(), WriteProblem<W::Error>> {
+    while !bytes.is_empty() {
+        match w.write(bytes) {
+            Ok(0) => return Err(WriteProblem::Stopped),
+            Ok(taken) => bytes = bytes.get(taken..).unwrap_or(&[]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(WriteProblem::Device(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Magic and version.
+pub(crate) const fn start(magic: [u8; 4], version: u8) -> [u8; 5] {
+    let [a, b, c, d] = magic;
+    [a, b, c, d, version]
+}
+
+/// What comes before a body: kind and length.
+pub(crate) const fn head(kind: u8, body_bytes: u32) -> [u8; HEAD_BYTES] {
+    let [a, b, c, d] = body_bytes.to_be_bytes();
+    [kind, a, b, c, d]
+}
+
+/// Takes a body that is the only form of what it holds, and no other: postcard also reads numbers
+/// with zeros before them, and a signature must not cover one file and mean another.
+pub(crate) fn decode<'body, T: Deserialize<'body> + Serialize>(body: &'body [u8]) -> Option<T> {
+    let (value, rest) = postcard::take_from_bytes::<T>(body).ok()?;
+    let mut serializer = postcard::Serializer { output: Same(body) };
+    let is_same = value.serialize(&mut serializer).is_ok() && serializer.output.0.is_empty();
+    (rest.is_empty() && is_same).then_some(value)
+}
+
+/// Writes the form of `body` to the beginning of `out`; how many bytes it has, or `None` where it does not fit.
+pub(crate) fn encode(body: &impl Serialize, out: &mut [u8]) -> Option<usize> {
+    let mut serializer = postcard::Serializer { output: Slice::new(out) };
+    body.serialize(&mut serializer).ok()?;
+    serializer.output.finalize().ok().map(|written| written.len())
+}
+
+/// Puts parts behind each other.
+pub(crate) fn joined<const BYTES: usize>(domain: &[u8], parts: &[&[u8]]) -> [u8; BYTES] {
+    let mut message = [0; BYTES];
+    let bytes = domain.iter().chain(parts.iter().copied().flatten());
+    message.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
+    message
+}
+
+/// Holds what is written against what is there, instead of writing it.
+struct Same<'a>(&'a [u8]);
+
+impl Flavor for Same<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        match self.0.split_first() {
+            Some((first, rest)) if *first == byte => {
+                self.0 = rest;
+                Ok(())
+            }
+            Some(_) | None => Err(postcard::Error::SerializeBufferFull),
+        }
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
