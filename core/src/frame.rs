@@ -8,6 +8,7 @@
 use embedded_io::{Error as _, ErrorKind, Read, Write};
 use postcard::ser_flavors::{Flavor, Slice};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// Bytes before a body: kind and length.
 pub const HEAD_BYTES: usize = 5;
@@ -113,6 +114,16 @@ pub(crate) fn encode(body: &impl Serialize, out: &mut [u8]) -> Option<usize> {
     serializer.output.finalize().ok().map(|written| written.len())
 }
 
+/// SHA-256 of the version byte and the form of `value` behind it.
+pub(crate) fn digest(version: u8, value: &impl Serialize) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update([version]);
+    let mut serializer = postcard::Serializer { output: Hashed(hash) };
+    // Only what has no length of its own is refused by postcard, and a hash is never full.
+    let _ = value.serialize(&mut serializer);
+    serializer.output.0.finalize().into()
+}
+
 /// Puts parts behind each other.
 pub(crate) fn joined<const BYTES: usize>(domain: &[u8], parts: &[&[u8]]) -> [u8; BYTES] {
     let mut message = [0; BYTES];
@@ -135,6 +146,27 @@ impl Flavor for Same<'_> {
             }
             Some(_) | None => Err(postcard::Error::SerializeBufferFull),
         }
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
+
+/// Hashes what is written, instead of writing it.
+struct Hashed(Sha256);
+
+impl Flavor for Hashed {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.update([byte]);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.update(bytes);
+        Ok(())
     }
 
     fn finalize(self) -> postcard::Result<()> {
