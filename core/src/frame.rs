@@ -83,6 +83,13 @@ pub(crate) struct Head {
     length: u32,
 }
 
+impl Head {
+    /// Bytes of the body.
+    pub(crate) fn length(self) -> usize {
+        usize::try_from(self.length).unwrap_or(usize::MAX)
+    }
+}
+
 /// Reads magic and version, and answers with them.
 pub(crate) fn read_start<R: Read>(r: &mut R, magic: [u8; 4], version: u8) -> Result<[u8; START_BYTES], Broken> {
     let (mut found, mut its_version) = ([0; 4], [0]);
@@ -107,7 +114,7 @@ pub(crate) fn read_head<R: Read>(r: &mut R) -> Result<Head, Broken> {
 
 /// Reads the body into the beginning of `out`, which is as long as a body may be.
 pub(crate) fn read_body<'body, R: Read>(r: &mut R, head: Head, out: &'body mut [u8]) -> Result<&'body [u8], Broken> {
-    let body = usize::try_from(head.length).ok().and_then(|length| out.get_mut(..length)).ok_or(Broken::TooLong)?;
+    let body = out.get_mut(..head.length()).ok_or(Broken::TooLong)?;
     if fill(r, body)? { Ok(body) } else { Err(Broken::Truncated) }
 }
 

@@ -306,8 +306,11 @@ fn payload(slots: &[u32], keys: bool) -> Vec<u8> {
     writer.end(keys).expect("whole").0
 }
 
-fn read_facts(bytes: &[u8]) -> Result<Vec<([u8; 16], Vec<Fact>)>, Problem> {
-    let (mut reader, mut found) = (facts::Reader::new(bytes), Vec::<([u8; 16], Vec<Fact>)>::new());
+/// A slot's uid and its facts.
+type OfSlot = ([u8; 16], Vec<Fact>);
+
+fn read_facts(bytes: &[u8]) -> Result<Vec<OfSlot>, Problem> {
+    let (mut reader, mut found) = (facts::Reader::new(bytes), Vec::<OfSlot>::new());
     loop {
         match reader.next()? {
             facts::Part::Begin(begin) => found.push((begin.uid, Vec::new())),
