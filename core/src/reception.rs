@@ -438,6 +438,12 @@ impl Receiving {
                 }
                 State::Idle
             }
+            // Without keys there is nothing that has to end: the same package can come again.
+            (State::Merging { parcel, waiter, .. }, On::FileDone(Err(fault))) if parcel.slots == SlotSet::NONE => {
+                out.file(FileStep::Discard);
+                end_badly(out, waiter, Answer::Failed(fault));
+                State::Idle
+            }
             (State::Merging { parcel, waiter, .. }, On::FileDone(Err(fault))) => {
                 halfway(out, parcel, waiter, Answer::Failed(fault))
             }
