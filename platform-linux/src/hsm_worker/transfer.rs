@@ -18,7 +18,7 @@ mod restored;
 mod section;
 mod spool;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
 
@@ -27,16 +27,17 @@ use cryptoki::session::Session;
 use slotwarden_core::effect::{HsmAnswer, ImportPlan, KeyCounts};
 use slotwarden_core::export::{Attributes, Class, Entry};
 use slotwarden_core::fault::{Function, HsmFailure, Refusal};
+use slotwarden_core::ledger::KeyName;
 
 pub(super) use self::calls::{Calls, Value};
 use self::mechanism::KeyWrap;
 use self::object::Sheet;
 use self::restored::{Restorer, known_by};
-use self::section::{Maker, Told, is_key, is_ours, objects, why_no_export_holds};
-use self::spool::Spool;
+use self::section::{Maker, Told, is_key, key_name, objects, why_no_export_holds};
+use self::spool::{Spool, by_key};
 use super::backup_keys::{Bench, Objects, Purpose, does_something_else, id_of, key, says_lost};
 use super::token::{Call, Kept, Token};
-use crate::transfer_dir::{self, EXPORT, RestorePlan, digest, name_of};
+use crate::transfer_dir::{self, EXPORT, PlanOf, RestorePlan, digest, name_of};
 
 /// Which backup key, of which slot.
 type Names = ([u8; 16], [u8; 16]);
@@ -50,12 +51,14 @@ impl Token {
         let covered = covered.map_err(|error| self.failed_file("what was exported", &error))?;
         let mut counts = KeyCounts::default();
         let mut recorded = Vec::new();
-        let mut sheet = Sheet::new();
+        let (mut sheet, mut names) = (Sheet::new(), BTreeSet::new());
         for object in objects(&calls)? {
             sheet.read(&calls, object)?;
             // Other slots need not wait for all of it.
             self.module.callers.aside(|| ());
-            let Some(class) = sheet.class().filter(|class| is_key(*class) && !is_ours(&sheet)) else { continue };
+            let Some(name) = key_name(&sheet, &uid) else { continue };
+            names.insert(name);
+            let Some(class) = sheet.class().filter(|class| is_key(*class)) else { continue };
             sheet.recorded(&mut recorded);
             let recorded = Attributes::new(&recorded).map_err(|_| does_something_else(Function::GetAttributeValue))?;
             counts.keys = counts.keys.saturating_add(1);
@@ -63,7 +66,14 @@ impl Token {
             let is_covered = covered.contains(&digest(class, sheet.id(), sheet.label(), recorded));
             counts.uncovered = counts.uncovered.saturating_add(u32::from(!is_covered));
         }
+        self.keep_names(uid, &names)?;
         Ok(HsmAnswer::Counted(counts))
+    }
+
+    /// Keeps what is in the token, so that the daemon notices what was made and removed.
+    fn keep_names(&self, uid: [u8; 16], names: &BTreeSet<KeyName>) -> Result<(), HsmFailure> {
+        let kept = self.module.callers.aside(|| transfer_dir::write_names(&self.transfer_dir, uid, names));
+        kept.map_err(|error| self.failed_file("the names of the keys", &error))
     }
 
     /// Appends the slot's section to the export that the daemon began.
@@ -74,7 +84,7 @@ impl Token {
         let mut file =
             OpenOptions::new().append(true).open(dir.join(EXPORT)).map_err(|error| self.failed_file(EXPORT, &error))?;
         let begin = file.seek(SeekFrom::End(0)).map_err(|error| self.failed_file(EXPORT, &error))?;
-        let (mut refused, place) = (Vec::new(), self.place()?);
+        let (mut refused, mut names, place) = (Vec::new(), BTreeSet::new(), self.place()?);
         let made = self.right_keys(&own, (key_id, uid)).and_then(|(w, mak, wrap)| {
             let maker = Maker {
                 module: &self.module,
@@ -86,8 +96,9 @@ impl Token {
                 mak,
                 sessions_max: self.module.callers.calls_max(),
             };
-            maker.append(&own, &file, &mut refused)
+            maker.append(&own, &file, &mut refused, &mut names)
         });
+        let made = made.and_then(|told| self.keep_names(uid, &names).map(|()| told));
         match made {
             Ok(Told { keys, left_out }) => Ok(HsmAnswer::SectionExported { keys, left_out }),
             Err(failed) => {
