@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::approval::ApprovalCode;
 use crate::card::{CardSerial, Credential};
 use crate::ceremony::order::{CardOrder, CeremonyId, Places, SoUse};
+use crate::cluster::ClusterOrder;
 use crate::effect::{ApplicationSet, SlotId};
 use crate::fault::{Fault, Refusal};
 use crate::person::{PersonId, Roster};
@@ -255,10 +256,15 @@ pub enum Command {
         /// Which.
         id: CeremonyId,
     },
-    /// Something about an export or a file to restore.
+    /// Something about an export, a file to restore or a package.
     Transfer {
         /// What.
         order: TransferOrder,
+    },
+    /// Something about the cluster.
+    Cluster {
+        /// What.
+        order: ClusterOrder,
     },
 }
 
@@ -342,11 +348,33 @@ pub enum CommandKind {
     EndRestore,
     /// [`TransferOrder::Count`]
     CountKeys,
+    /// [`TransferOrder::Package`]
+    MakePackage,
+    /// [`TransferOrder::Receive`]
+    ReceivePackage,
+    /// [`TransferOrder::Apply`]
+    ApplyPackage,
+    /// [`TransferOrder::EndReceive`]
+    EndReceive,
+    /// [`ClusterOrder::Found`]
+    FoundCluster,
+    /// [`ClusterOrder::Invite`]
+    InviteMember,
+    /// [`ClusterOrder::Remove`]
+    RemoveMember,
+    /// [`ClusterOrder::Renew`]
+    RenewRoster,
+    /// [`ClusterOrder::Join`]
+    JoinCluster,
+    /// [`ClusterOrder::Follow`]
+    FollowRoster,
+    /// [`ClusterOrder::Choose`]
+    ChooseRoster,
 }
 
 impl CommandKind {
     /// Every kind, in the order of the enum. New ones go to its end: audit records hold their places.
-    pub const ALL: [CommandKind; 38] = [
+    pub const ALL: [CommandKind; 49] = [
         CommandKind::Boot,
         CommandKind::Activate,
         CommandKind::Deactivate,
@@ -385,6 +413,17 @@ impl CommandKind {
         CommandKind::Import,
         CommandKind::EndRestore,
         CommandKind::CountKeys,
+        CommandKind::MakePackage,
+        CommandKind::ReceivePackage,
+        CommandKind::ApplyPackage,
+        CommandKind::EndReceive,
+        CommandKind::FoundCluster,
+        CommandKind::InviteMember,
+        CommandKind::RemoveMember,
+        CommandKind::RenewRoster,
+        CommandKind::JoinCluster,
+        CommandKind::FollowRoster,
+        CommandKind::ChooseRoster,
     ];
 }
 
@@ -420,6 +459,7 @@ impl Command {
             Command::AnswerCeremony { .. } => CommandKind::AnswerCeremony,
             Command::CancelCeremony { .. } => CommandKind::CancelCeremony,
             Command::Transfer { order } => order.kind(),
+            Command::Cluster { order } => order.kind(),
         }
     }
 
@@ -437,7 +477,16 @@ impl Command {
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
-            | Command::Transfer { order: TransferOrder::Export { .. } | TransferOrder::EndRestore } => None,
+            | Command::Cluster { .. }
+            | Command::Transfer {
+                order:
+                    TransferOrder::Export { .. }
+                    | TransferOrder::EndRestore
+                    | TransferOrder::Package { .. }
+                    | TransferOrder::Receive { .. }
+                    | TransferOrder::Apply { .. }
+                    | TransferOrder::EndReceive,
+            } => None,
             Command::Transfer { order: TransferOrder::Import { slot, .. } | TransferOrder::Count { slot } } => {
                 Some(*slot)
             }
@@ -476,6 +525,7 @@ impl Command {
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
             | Command::Transfer { .. }
+            | Command::Cluster { .. }
             | Command::BySoCards { then: SoUse::Init { .. } | SoUse::Decommission { .. }, .. } => [None, None],
             Command::BySoCards { then: SoUse::Unblock { new_code, .. }, .. } => [None, *new_code],
             Command::AdministratorCards { so_pin, .. } => [*so_pin, None],
@@ -507,6 +557,7 @@ impl Command {
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
             | Command::Transfer { .. }
+            | Command::Cluster { .. }
             | Command::BySoCards { then: SoUse::Init { .. } | SoUse::Decommission { .. }, .. } => {}
             Command::BySoCards { then: SoUse::Unblock { new_code, .. }, .. } => *new_code = None,
             // Whether the SO PIN is typed or comes from cards is part of what is approved.

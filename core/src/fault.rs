@@ -467,6 +467,12 @@ refusals! {
         "no package waits to be imported" "`slotwarden sync import FILE` plans one";
     1123 NoTarget "no-target" Wrong
         "the package would be for nobody else" "name at least one other member; `slotwarden cluster show` names them";
+    1124 PackageHalfway "package-halfway" WaitsForPeople
+        "the import of a package began and did not end" "mend the cause that `slotwarden status` shows, then `slotwarden sync import --yes` goes on";
+    1125 RosterNotOffered "roster-not-offered" Wrong
+        "the roster is not the one that the order was approved for" "give the order again with the same file";
+    1126 SlotWithoutUnwrapKey "slot-without-unwrap-key" WaitsForPeople
+        "a slot's token does not have the key that unwraps what other members send" "`slotwarden backup restore-key --slot NAME` brings it";
 }
 
 /// A device failed, or we did.

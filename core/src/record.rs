@@ -11,9 +11,12 @@ use crate::card::registry::CardEntry;
 use crate::card::sets::{CardSets, SetSubject};
 use crate::ceremony::order::CeremonyId;
 use crate::ceremony::transcript::Line;
+use crate::cluster::Membership;
 use crate::fault::Refusal;
 use crate::limits::FORMER_SETS_MAX;
+use crate::package::Marks;
 use crate::person::Roster;
+use crate::reception::Reception;
 use crate::safe::SecretId;
 use crate::share::Set;
 use crate::share::card_set::CardQuorum;
@@ -94,6 +97,12 @@ pub enum Record {
     },
     /// The restoration under way; replaces the one before.
     Restoration(Option<Restoration>),
+    /// The roster in force; replaces the one before.
+    Roster(Membership),
+    /// What was taken from other members and sent to them; replaces what was before.
+    SyncMarks(Marks),
+    /// The package under way whose making was ordered; replaces the one before.
+    Reception(Option<Reception>),
 }
 
 /// Version of the encoding of [`PolicyRecord`]. A store with a higher one is refused.

@@ -18,12 +18,16 @@ mod cards;
 mod cards;
 #[cfg(feature = "cards")]
 mod ceremonies;
+#[cfg(feature = "cards")]
+mod cluster;
 mod door;
 mod dual_control;
 mod entry;
 #[cfg(feature = "cards")]
 mod judge;
 mod people;
+#[cfg(feature = "cards")]
+mod receptions;
 #[cfg(feature = "cards")]
 mod transfers;
 
@@ -51,6 +55,7 @@ use crate::limits::{
 use crate::outbox::{Act, Next, Outbox, bug_fault};
 use crate::person::{self, PersonId, Persons};
 use crate::pin_change::{self, ChangeEnd, ChangeEvent, ChangeOrder, PinChange};
+use crate::reception::Reception;
 use crate::record::{Owner, PolicyRecord, Record, Sets, SlotRecord};
 use crate::safe::{Safe, SecretId};
 use crate::slot::{SlotEvent, SlotMachine, State};
@@ -142,6 +147,10 @@ pub struct Service<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize>
     cards: Cards<SLOTS>,
     #[cfg(feature = "cards")]
     transfer: transfers::Transfers,
+    #[cfg(feature = "cards")]
+    reception: receptions::Receptions,
+    #[cfg(feature = "cards")]
+    clustering: cluster::Clustering<SLOTS>,
     watch: RandomWatch,
     /// The time of the last input: effects polled after it are timed from here.
     now: Now,
@@ -209,6 +218,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             cards: Cards::new(),
             #[cfg(feature = "cards")]
             transfer: transfers::Transfers::new(),
+            #[cfg(feature = "cards")]
+            reception: receptions::Receptions::new(),
+            #[cfg(feature = "cards")]
+            clustering: cluster::Clustering::new(),
             watch: RandomWatch::new(),
             now: Now { mono_ms: 0, wall_s: None },
             phase: Phase::Loading,
@@ -292,6 +305,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// configuration.
     pub fn load_restoration(&mut self, restoration: Restoration) {
         self.take_up_transfer(restoration);
+    }
+
+    /// Hands over the package found in the store whose making was ordered. Before `Input::Start` only, after the
+    /// slots' configuration.
+    pub fn load_reception(&mut self, reception: &Reception) {
+        self.take_up_reception(reception);
     }
 
     /// Hands over the end of the audit chain found in the store. Before `Input::Start` only.
@@ -379,7 +398,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             let (entries, policy, policy_dirty) = (&mut self.entries, self.policy, &mut self.policy_dirty);
             let cards = &mut self.cards;
             #[cfg(feature = "cards")]
-            let transfer = &mut self.transfer;
+            let (transfer, reception, clustering) = (&mut self.transfer, &mut self.reception, &mut self.clustering);
             let next = self.outbox.poll(|| {
                 if core::mem::take(policy_dirty) {
                     return Some(Record::Policy(policy));
@@ -388,7 +407,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                     return Some(record);
                 }
                 #[cfg(feature = "cards")]
-                if let Some(record) = transfer.take_record() {
+                if let Some(record) = transfer
+                    .take_record()
+                    .or_else(|| clustering.take_record())
+                    .or_else(|| reception.take_record(|slot| Some(entries.get(usize::from(slot.0))?.data.owner)))
+                {
                     return Some(record);
                 }
                 let entry = entries.iter_mut().find(|entry| entry.data.dirty || entry.data.sets_dirty)?;
@@ -464,6 +487,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             last_ceremony: self.cards.last(),
             backup: self.cards.backup_status(),
             transfer: self.transfer_status(),
+            cluster: self.cluster_status(),
         }
     }
 
@@ -563,6 +587,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             self.outbox.journal(None, entry.data.id, AuditEvent::SlotConfigured { owner: entry.data.owner });
             entry.recover(&mut self.outbox);
         }
+        self.go_on_with_roster();
         self.outbox.act(Act::Checkpoint);
         self.checkpoint_due_ms = Some(self.now.after_ms(CHECKPOINT_INTERVAL_MS));
     }
@@ -631,6 +656,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.tick_collections();
         self.tick_cards();
         self.tick_transfer();
+        self.tick_cluster();
         // A disk that does not answer is as good as one that fails; what it may still write is
         // what a power cut would have left.
         if self.commit_due_ms.is_some_and(|due_ms| due_ms <= self.now.mono_ms) {

@@ -59,6 +59,30 @@ pub enum TransferOrder {
         /// Which slot.
         slot: SlotId,
     },
+    /// Write the keys that other members of the cluster lack into a package for them.
+    Package {
+        /// For which members, a bit for each place in the roster.
+        targets: u8,
+        /// The roster that the places are of: an approval is of these members and no others.
+        roster_epoch: u32,
+        /// Of which slots; none: it only says what is known of the keys.
+        slots: SlotSet,
+    },
+    /// Compare what a package holds with the tokens. It was spooled, checked and admitted
+    /// ([`crate::Service::admit_package`]).
+    Receive {
+        /// Names the package.
+        hash: [u8; 32],
+        /// Slots that it has keys for.
+        slots: SlotSet,
+    },
+    /// Make what the plan of the package calls new.
+    Apply {
+        /// Names the package.
+        hash: [u8; 32],
+    },
+    /// Give up a package that was only planned.
+    EndReceive,
 }
 
 impl TransferOrder {
@@ -70,6 +94,10 @@ impl TransferOrder {
             TransferOrder::Import { .. } => CommandKind::Import,
             TransferOrder::EndRestore => CommandKind::EndRestore,
             TransferOrder::Count { .. } => CommandKind::CountKeys,
+            TransferOrder::Package { .. } => CommandKind::MakePackage,
+            TransferOrder::Receive { .. } => CommandKind::ReceivePackage,
+            TransferOrder::Apply { .. } => CommandKind::ApplyPackage,
+            TransferOrder::EndReceive => CommandKind::EndReceive,
         }
     }
 }
@@ -131,8 +159,39 @@ pub struct Export {
     pub set_id: [u8; 16],
     /// Names the backup key.
     pub key_id: [u8; 16],
-    /// SHA-256 of the names of the keys that were accepted as staying behind.
-    pub left_out: [u8; 32],
+    /// What it is for.
+    pub purpose: Purpose,
+}
+
+/// What an export is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Purpose {
+    /// A file that people keep, opened with their cards.
+    Backup {
+        /// SHA-256 of the names of the keys that were accepted as staying behind.
+        left_out: [u8; 32],
+    },
+    /// A package for other members of the cluster. Keys that cannot leave are only listed.
+    Package {
+        /// For which members, a bit for each place in the roster.
+        targets: u8,
+        /// Which package of this node.
+        sequence: u64,
+        /// The roster that the places are of.
+        roster_epoch: u32,
+    },
+}
+
+impl Export {
+    /// What was ordered.
+    #[must_use]
+    pub const fn kind(&self) -> CommandKind {
+        match self.purpose {
+            Purpose::Backup { .. } => CommandKind::Export,
+            Purpose::Package { .. } => CommandKind::MakePackage,
+        }
+    }
 }
 
 /// A [`FileOrder`] on its way out, without what it begins with.
@@ -142,6 +201,8 @@ pub enum FileStep {
     Begin,
     Finish,
     Discard,
+    KeepRoster,
+    Received,
 }
 
 /// What the platform does with files.
@@ -152,8 +213,20 @@ pub enum FileOrder {
     Begin(Export),
     /// Every section is in it: read it, sign it, make it durable, give it its name.
     Finish,
-    /// Remove a file that is not whole, or was restored.
+    /// Remove a file that is not whole, or was restored or received.
     Discard,
+    /// Sign the roster with this hash, where this node made it; file it with its annex, and all rosters before
+    /// it. It is in force and durable already ([`crate::Service::roster`]). Once more is the same.
+    KeepRoster {
+        /// Of the roster.
+        hash: [u8; 32],
+    },
+    /// Every key of the package is there: merge what its source knows into the ledger, durably, and keep
+    /// what was spooled. Once more is the same.
+    Received {
+        /// Names the package.
+        hash: [u8; 32],
+    },
 }
 
 /// Where the transfer is.
@@ -184,6 +257,8 @@ pub enum State {
     Finishing {
         /// Who ordered it.
         caller: Caller,
+        /// What is exported.
+        export: Export,
         /// What is in it.
         sum: Sum,
     },
@@ -307,6 +382,10 @@ pub trait TransferOut {
     fn call_of(&mut self, owner: Owner, call: HsmCall);
     /// The uid of a slot.
     fn uid(&self, slot: SlotId) -> [u8; 16];
+    /// Key id and uid of the U that stays in the token of the slot with this owner number.
+    fn keeps(&self, owner: Owner) -> Option<([u8; 16], [u8; 16])>;
+    /// The number of this package is used up from here on.
+    fn sent(&mut self, sequence: u64);
     /// This is what is durable from here on.
     fn remember(&mut self, restoration: Option<Restoration>);
     /// A line in the audit log.
@@ -392,7 +471,10 @@ impl Transfer {
         use TransferEvent as On;
         self.state = match (self.state, event) {
             (State::Idle, On::ExportOrdered { caller, export }) => {
-                out.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Export));
+                out.journal(Some(caller.who), AuditEvent::Ordered(export.kind()));
+                if let Purpose::Package { sequence, .. } = export.purpose {
+                    out.sent(sequence);
+                }
                 out.file(FileOrder::Begin(export));
                 State::Beginning { caller, export }
             }
@@ -412,7 +494,7 @@ impl Transfer {
             (State::Beginning { caller, export }, On::FileDone(Ok(()))) => {
                 next_section(out, caller, export, Sum::default(), None)
             }
-            (State::Beginning { caller, .. }, On::FileDone(Err(fault))) => give_up(out, caller, Err(fault)),
+            (State::Beginning { caller, export }, On::FileDone(Err(fault))) => give_up(out, caller, export, Err(fault)),
 
             (
                 State::AtSection { caller, export, slot, sum },
@@ -425,33 +507,44 @@ impl Transfer {
                 };
                 next_section(out, caller, export, sum, Some(slot))
             }
-            (State::AtSection { caller, .. }, On::TokenDone(Err(HsmFailure::Refused(refusal)))) => {
-                give_up(out, caller, Ok(refusal))
+            (State::AtSection { caller, export, .. }, On::TokenDone(Err(HsmFailure::Refused(refusal)))) => {
+                give_up(out, caller, export, Ok(refusal))
             }
-            (State::AtSection { caller, .. }, On::TokenDone(Err(failure))) => {
-                give_up(out, caller, Err(failure.fault(Function::WrapKey)))
+            (State::AtSection { caller, export, .. }, On::TokenDone(Err(failure))) => {
+                give_up(out, caller, export, Err(failure.fault(Function::WrapKey)))
             }
-            (State::AtSection { caller, .. }, On::TokenDone(Ok(_))) => {
-                give_up(out, caller, Err(Fault::ModuleLies(Function::WrapKey)))
+            (State::AtSection { caller, export, .. }, On::TokenDone(Ok(_))) => {
+                give_up(out, caller, export, Err(Fault::ModuleLies(Function::WrapKey)))
             }
-            (State::AtSection { caller, .. }, On::WorkerLost) => {
-                give_up(out, caller, Err(Fault::WorkerLost(Function::WrapKey)))
+            (State::AtSection { caller, export, .. }, On::WorkerLost) => {
+                give_up(out, caller, export, Err(Fault::WorkerLost(Function::WrapKey)))
             }
-            (State::AtSection { caller, .. }, On::DeadlinePassed) => {
-                give_up(out, caller, Err(Fault::Unanswered(Function::WrapKey)))
+            (State::AtSection { caller, export, .. }, On::DeadlinePassed) => {
+                give_up(out, caller, export, Err(Fault::Unanswered(Function::WrapKey)))
             }
 
-            (State::Finishing { caller, sum }, On::FileDone(Ok(()))) => {
+            (State::Finishing { caller, export, sum }, On::FileDone(Ok(()))) => {
                 let Sum { sections, keys, left_out } = sum;
-                out.journal(Some(caller.who), AuditEvent::ExportMade { sections, keys, left_out });
-                out.journal(Some(caller.who), AuditEvent::Completed(CommandKind::Export));
+                out.journal(
+                    Some(caller.who),
+                    match export.purpose {
+                        Purpose::Backup { .. } => AuditEvent::ExportMade { sections, keys, left_out },
+                        Purpose::Package { sequence, .. } => {
+                            AuditEvent::PackageMade { sequence, sections, keys, left_out }
+                        }
+                    },
+                );
+                out.journal(Some(caller.who), AuditEvent::Completed(export.kind()));
                 out.reply(caller, Answer::Done);
                 State::Idle
             }
-            (State::Finishing { caller, .. }, On::FileDone(Err(fault))) => give_up(out, caller, Err(fault)),
+            (State::Finishing { caller, export, .. }, On::FileDone(Err(fault))) => {
+                give_up(out, caller, export, Err(fault))
+            }
 
             (State::Preparing { restoration }, On::Planned(plan)) => {
-                out.journal(None, AuditEvent::ImportPlanned(plan));
+                let ImportPlan { new, same, conflict, removed: _ } = plan;
+                out.journal(None, AuditEvent::ImportPlanned { new, same, conflict });
                 State::Prepared { restoration, plan }
             }
             // Whether a call put U there before it failed nobody knows.
@@ -491,11 +584,12 @@ impl Transfer {
 
             (State::Waiting { restoration, step, caller }, On::SlotReady) => {
                 let Restoration { owner, key_id, uid, .. } = restoration;
+                let keep = out.keeps(owner);
                 out.call_of(
                     owner,
                     match step {
                         Step::Import { .. } => HsmCall::Import { key_id, uid },
-                        Step::Drop => HsmCall::DropUnwrapKey,
+                        Step::Drop => HsmCall::DropUnwrapKey { keep },
                     },
                 );
                 State::AtToken { restoration, step, caller }
@@ -601,9 +695,9 @@ impl Transfer {
                 | State::Waiting { .. }
                 | State::AtToken { .. }
                 | State::Halfway { .. },
-                On::ExportOrdered { caller, .. },
+                On::ExportOrdered { caller, export },
             ) => {
-                refuse(out, caller, CommandKind::Export, Refusal::TransferUnderWay);
+                refuse(out, caller, export.kind(), Refusal::TransferUnderWay);
                 self.state
             }
             // Late or spurious: by contract harmless. A ceremony is begun only where nothing is under way.
@@ -633,17 +727,17 @@ fn next_section(out: &mut dyn TransferOut, caller: Caller, export: Export, sum: 
         }
         None => {
             out.file(FileOrder::Finish);
-            State::Finishing { caller, sum }
+            State::Finishing { caller, export, sum }
         }
     }
 }
 
 /// The export comes to nothing; its file goes (P20).
-fn give_up(out: &mut dyn TransferOut, caller: Caller, why: Result<Refusal, Fault>) -> State {
+fn give_up(out: &mut dyn TransferOut, caller: Caller, export: Export, why: Result<Refusal, Fault>) -> State {
     out.file(FileOrder::Discard);
     match why {
-        Ok(refusal) => refuse(out, caller, CommandKind::Export, refusal),
-        Err(fault) => fail(out, caller, CommandKind::Export, fault),
+        Ok(refusal) => refuse(out, caller, export.kind(), refusal),
+        Err(fault) => fail(out, caller, export.kind(), fault),
     }
     State::Idle
 }

@@ -18,7 +18,7 @@ use slotwarden_core::fault::{Fault, Function, HsmFailure, Refusal};
 use slotwarden_core::person::PersonId;
 use slotwarden_core::record::Owner;
 use slotwarden_core::transfer::{
-    Export, FileOrder, Reached, Restoration, State, Step, Sum, Transfer, TransferEvent, TransferOut,
+    Export, FileOrder, Purpose, Reached, Restoration, State, Step, Sum, Transfer, TransferEvent, TransferOut,
 };
 use table::{check, diagram, first_word, grouped};
 
@@ -28,11 +28,15 @@ const RESTORATION: Restoration =
     Restoration { owner: Owner(3), uid: [1; 16], key_id: [2; 16], file: [3; 32], reached: Reached::Preparing };
 const COMMITTED: Restoration = Restoration { reached: Reached::Committed, ..RESTORATION };
 const MADE: Restoration = Restoration { reached: Reached::Made, ..RESTORATION };
-const PLAN: ImportPlan = ImportPlan { new: 2, same: 1, conflict: 0 };
+const PLAN: ImportPlan = ImportPlan { new: 2, same: 1, conflict: 0, removed: 0 };
 
 fn export() -> Export {
     let slots = SlotSet::NONE.with(SlotId(0)).with(SlotId(2));
-    Export { slots, set_id: [4; 16], key_id: [2; 16], left_out: [5; 32] }
+    Export { slots, set_id: [4; 16], key_id: [2; 16], purpose: Purpose::Backup { left_out: [5; 32] } }
+}
+
+fn package() -> Export {
+    Export { purpose: Purpose::Package { targets: 2, sequence: 6, roster_epoch: 3 }, ..export() }
 }
 
 /// Writes down what is wanted.
@@ -51,6 +55,12 @@ impl TransferOut for Wanted {
     }
     fn uid(&self, _: SlotId) -> [u8; 16] {
         [1; 16]
+    }
+    fn keeps(&self, _: Owner) -> Option<([u8; 16], [u8; 16])> {
+        None
+    }
+    fn sent(&mut self, sequence: u64) {
+        self.0.push(format!("sent {sequence}"));
     }
     fn remember(&mut self, restoration: Option<Restoration>) {
         let shown = restoration.map_or("nothing".to_owned(), |found| format!("{:?}", found.reached).to_lowercase());
@@ -78,7 +88,8 @@ fn states() -> Vec<(&'static str, State)> {
         ("Beginning", State::Beginning { caller, export }),
         ("AtSection, of two", State::AtSection { caller, export, slot: SlotId(0), sum: Sum::default() }),
         ("AtSection, last", State::AtSection { caller, export, slot: SlotId(2), sum }),
-        ("Finishing", State::Finishing { caller, sum }),
+        ("Finishing", State::Finishing { caller, export, sum }),
+        ("Finishing a package", State::Finishing { caller, export: package(), sum }),
         ("Preparing", State::Preparing { restoration }),
         ("Prepared", State::Prepared { restoration, plan }),
         ("Prepared, conflict", State::Prepared { restoration, plan: ImportPlan { conflict: 1, ..plan } }),
@@ -102,6 +113,7 @@ fn events() -> Vec<(&'static str, TransferEvent)> {
     let failed = HsmFailure::Pkcs11 { code: 0x30, function: Function::WrapKey };
     vec![
         ("export ordered", On::ExportOrdered { caller: OTHER, export: export() }),
+        ("package ordered", On::ExportOrdered { caller: OTHER, export: package() }),
         ("restore began", On::RestoreBegan { restoration: RESTORATION }),
         ("planned", On::Planned(PLAN)),
         ("ceremony ended", On::CeremonyEnded),

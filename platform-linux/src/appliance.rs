@@ -28,7 +28,7 @@ pub use run::run;
 
 use crate::apps::Adapters;
 use crate::config::{self, Offered, Places, Settings};
-use crate::daemon::{Setup, StoredCards};
+use crate::daemon::{Setup, StoredCards, StoredCluster};
 use crate::devices::Applications as _;
 use crate::devices::{Events, Store as _};
 use crate::names::Names;
@@ -91,6 +91,11 @@ pub fn prepare(offered: &Offered, new_store: bool, events: &Events) -> Result<Pr
     let (records, sets, chain) = (loaded.slots.clone(), loaded.sets.clone(), loaded.chain);
     let cards = StoredCards { sets: loaded.card_sets.clone(), cards: loaded.cards.clone(), cluster: loaded.cluster_id };
     info!(seal = store.seal(), records = chain.sequence, "the store is open");
+    let cluster = StoredCluster {
+        membership: store.loaded().membership.clone(),
+        marks: store.loaded().marks.clone(),
+        reception: store.loaded().reception.clone(),
+    };
     let policy = store.loaded().policy;
     let setup = Setup {
         names: Arc::new(names),
@@ -100,6 +105,7 @@ pub fn prepare(offered: &Offered, new_store: bool, events: &Events) -> Result<Pr
         cards,
         policy,
         restoration: store.loaded().restoration,
+        cluster,
         chain,
         protected: settings.protected.clone(),
         configuration_file: offered.path.clone(),

@@ -27,11 +27,14 @@ use slotwarden_core::audit::Chain;
 use slotwarden_core::card::registry::CardEntry;
 use slotwarden_core::card::sets::{CardSets, SetSubject};
 use slotwarden_core::card::{CardAnswer, CardFailure};
+use slotwarden_core::cluster::Membership;
 use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
 use slotwarden_core::effect::{Effect, HsmCall, Input, Outcome, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::limits::{SLOTS_APPLIANCE, STOP_DEADLINE_MS};
+use slotwarden_core::package::Marks;
 use slotwarden_core::person::PersonId;
+use slotwarden_core::reception::Reception;
 use slotwarden_core::record::{Owner, PolicyRecord, Sets, SlotRecord};
 use slotwarden_core::status::Status;
 use slotwarden_core::transfer::Restoration;
@@ -89,12 +92,25 @@ pub struct Setup {
     pub cards: StoredCards,
     /// The restoration under way when the last run ended.
     pub restoration: Option<Restoration>,
+    /// What the store holds of the cluster.
+    pub cluster: StoredCluster,
     /// The end of the audit chain found in the store.
     pub chain: Chain,
     /// The protected part of the configuration in force.
     pub protected: Vec<u8>,
     /// The configuration file, to be read again when somebody wants it adopted.
     pub configuration_file: Option<PathBuf>,
+}
+
+/// What the store holds of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct StoredCluster {
+    /// The roster in force.
+    pub membership: Option<Membership>,
+    /// What was taken from other members, and sent to them.
+    pub marks: Marks,
+    /// The package under way whose making was ordered.
+    pub reception: Option<Reception>,
 }
 
 /// What the store holds of cards.
@@ -237,6 +253,14 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
         }
         if let Some(restoration) = setup.restoration {
             service.load_restoration(restoration);
+        }
+        service.load_node(devices.store.node_key());
+        if let Some(membership) = setup.cluster.membership {
+            service.load_roster(membership);
+        }
+        service.load_marks(setup.cluster.marks);
+        if let Some(reception) = &setup.cluster.reception {
+            service.load_reception(reception);
         }
         service.load_chain(setup.chain);
         Ok(Loop {

@@ -20,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 use slotwarden_core::effect::{Input, Outcome, Ticket};
 use slotwarden_core::export::{self, Header, Part, Protection, Reader, Trailer};
 use slotwarden_core::fault::{Fault, Refusal};
-use slotwarden_core::transfer::{Export, FileOrder};
+use slotwarden_core::transfer::{Export, FileOrder, Purpose};
 
 use crate::devices::{Event, Events, ExportAbout, Files, Signer};
 use crate::export_file::Io;
@@ -143,6 +143,11 @@ impl Files for DiskFiles {
             let _ = events.send(Event::Input(Input::Done { ticket, outcome: Outcome::File(result) }));
         };
         match order {
+            FileOrder::Begin(Export { purpose: Purpose::Package { .. }, .. })
+            | FileOrder::KeepRoster { .. }
+            | FileOrder::Received { .. } => {
+                answer(&self.events, Err(io::Error::other("no files of a cluster are kept here")));
+            }
             FileOrder::Begin(export) => {
                 let begun = self.begin(export, about);
                 answer(&self.events, begun);

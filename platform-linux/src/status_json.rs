@@ -599,7 +599,18 @@ fn collection_view(collection: &CollectionStatus, names: &Names) -> CollectionVi
             | CommandKind::Restore
             | CommandKind::Import
             | CommandKind::EndRestore
-            | CommandKind::CountKeys => "activate",
+            | CommandKind::CountKeys
+            | CommandKind::MakePackage
+            | CommandKind::ReceivePackage
+            | CommandKind::ApplyPackage
+            | CommandKind::EndReceive
+            | CommandKind::FoundCluster
+            | CommandKind::InviteMember
+            | CommandKind::RemoveMember
+            | CommandKind::RenewRoster
+            | CommandKind::JoinCluster
+            | CommandKind::FollowRoster
+            | CommandKind::ChooseRoster => "activate",
         }
         .to_owned(),
         progress: ProgressView::from(collection.progress),
@@ -699,6 +710,7 @@ mod tests {
             so_proven_s: None,
             fault: None,
             backup_key: None,
+            unwrap_key: None,
             key_counts: None,
         }
     }
@@ -718,6 +730,7 @@ mod tests {
             last_ceremony: None,
             backup: None,
             transfer: None,
+            cluster: None,
         }
     }
 
@@ -875,9 +888,10 @@ mod tests {
         all.last_ceremony =
             Some((CeremonyId([0xCD; 8]), CommandKind::CopyCard, CeremonyEnd::Refused(Refusal::CeremonyCancelled)));
         all.transfer = Some(TransferStatus {
-            stage: TransferStage::Prepared(ImportPlan { new: 3, same: 2, conflict: 1 }),
+            stage: TransferStage::Prepared(ImportPlan { new: 3, same: 2, conflict: 1, removed: 4 }),
             slot: Some(SlotId(0)),
             file: Some([0x33; 32]),
+            package: false,
         });
         all.backup = Some(BackupStatus {
             set: CardSet {

@@ -39,9 +39,12 @@ use slotwarden_core::card::registry::CardEntry;
 use slotwarden_core::card::sets::{CardSets, SetSubject};
 use slotwarden_core::ceremony::CeremonyId;
 use slotwarden_core::ceremony::transcript::signed_message;
+use slotwarden_core::cluster::Membership;
 use slotwarden_core::effect::Ticket;
 use slotwarden_core::fault::{Fault, Refusal};
+use slotwarden_core::package::Marks;
 use slotwarden_core::person::PersonId;
+use slotwarden_core::reception::Reception;
 use slotwarden_core::record::{Owner, PolicyRecord, Record, SecretKey, SecretKind, Sets, SlotRecord};
 use slotwarden_core::transfer::Restoration;
 use zeroize::Zeroizing;
@@ -133,6 +136,12 @@ pub struct Loaded {
     pub cluster_id: Option<[u8; 16]>,
     /// The restoration under way.
     pub restoration: Option<Restoration>,
+    /// The roster in force.
+    pub membership: Option<Membership>,
+    /// What was taken from other members, and sent to them.
+    pub marks: Marks,
+    /// The package under way whose making was ordered.
+    pub reception: Option<Reception>,
     /// The end of the audit chain, every record of which was checked.
     pub chain: Chain,
     /// The sealed codes and keys that are there.
@@ -220,6 +229,9 @@ impl DiskStore {
                 cards: content.cards,
                 cluster_id: content.cluster_id,
                 restoration: content.restoration,
+                membership: content.membership,
+                marks: content.marks,
+                reception: content.reception,
                 chain: content.chain,
                 secrets: content.secrets.iter().map(|(key, _)| *key).collect(),
             },
@@ -357,6 +369,9 @@ impl Store for DiskStore {
             Record::Card { place, entry } => Ok(Change::Card(*place, *entry)),
             Record::Cluster(id) => Ok(Change::Cluster(*id)),
             Record::Restoration(restoration) => Ok(Change::Restoration(*restoration)),
+            Record::Roster(membership) => Ok(Change::Roster(Box::new(membership.clone()))),
+            Record::SyncMarks(marks) => Ok(Change::SyncMarks(Box::new(marks.clone()))),
+            Record::Reception(reception) => Ok(Change::Reception(reception.clone().map(Box::new))),
             Record::Transcript { id, number, line } => Ok(Change::Transcript(*id, *number, Box::new(*line))),
         };
         self.add(change);

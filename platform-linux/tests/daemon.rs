@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use slotwarden::config::SecurityLevel;
 use slotwarden::control::Request;
-use slotwarden::daemon::{self, Devices, Notice, Setup, StoredCards};
+use slotwarden::daemon::{self, Devices, Notice, Setup, StoredCards, StoredCluster};
 use slotwarden::devices::{
     Applications, Cards, Checkpoint, Event, Events, FreeToken, Hsm, Lend, NoCards, ReaderView, Signer, Store,
     TranscriptPart,
@@ -82,14 +82,16 @@ impl Hsm for TinyHsm {
             HsmCall::Unblock { .. } => Ok(HsmAnswer::Unblocked),
             HsmCall::PutBackupKeys { .. } => Ok(HsmAnswer::BackupKeysPut),
             HsmCall::KeepBackupKeys { key_id, .. } => {
-                Ok(HsmAnswer::BackupKeysKept { present: key_id.is_some(), destroyed: 0 })
+                Ok(HsmAnswer::BackupKeysKept { present: key_id.is_some(), destroyed: 0, unwrap: false })
             }
             HsmCall::SetSoPin { .. } => Ok(HsmAnswer::SoPinSet),
             HsmCall::Inventory { .. } => Ok(HsmAnswer::Counted(KeyCounts { keys: 3, can_leave: 2, uncovered: 1 })),
             HsmCall::ExportSection { .. }
             | HsmCall::PrepareImport { .. }
             | HsmCall::Import { .. }
-            | HsmCall::DropUnwrapKey => {
+            | HsmCall::PlanPackage { .. }
+            | HsmCall::ImportPackage { .. }
+            | HsmCall::DropUnwrapKey { .. } => {
                 Err(HsmFailure::Pkcs11 { code: rv::FUNCTION_NOT_SUPPORTED, function: Function::Other })
             }
             HsmCall::Erase { .. } => Ok(HsmAnswer::Erased(TokenState { user_pin: false, ..self.token() })),
@@ -299,6 +301,7 @@ fn world_of(
         cards: StoredCards::default(),
         policy: PolicyRecord::default(),
         restoration: None,
+        cluster: StoredCluster::default(),
         chain: Chain::default(),
         protected: b"{}".to_vec(),
         configuration_file: None,

@@ -13,10 +13,13 @@ use slotwarden_core::card::sets::{CardSets, SetSubject};
 use slotwarden_core::card::{CardCall, CardFailure, ReaderEvent, ReaderId};
 use slotwarden_core::ceremony::order::CeremonyId;
 use slotwarden_core::ceremony::transcript::{self, Line};
+use slotwarden_core::cluster::Membership;
 use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
 use slotwarden_core::effect::{Effect, HsmAnswer, HsmCall, Input, Outcome, Room as Space, SlotId, StoreResult, Ticket};
 use slotwarden_core::fault::{Fault, HsmFailure, Refusal};
+use slotwarden_core::package::Marks;
 use slotwarden_core::person::{PersonId, Persons, Role, Roles};
+use slotwarden_core::reception::Reception;
 use slotwarden_core::record::{Owner, PolicyRecord, Record, SecretKey, Sets, SlotRecord};
 use slotwarden_core::safe::SecretId;
 use slotwarden_core::service::SecurityLevel;
@@ -60,6 +63,12 @@ pub struct Stored {
     pub cluster: Option<[u8; 16]>,
     /// The restoration under way.
     pub restoration: Option<Restoration>,
+    /// The roster in force.
+    pub membership: Option<Membership>,
+    /// What was taken from other members, and sent to them.
+    pub marks: Marks,
+    /// The package under way whose making was ordered.
+    pub reception: Option<Reception>,
     /// Transcripts.
     pub transcripts: BTreeMap<[u8; 8], Vec<Line>>,
     /// What two persons decided.
@@ -130,6 +139,10 @@ pub struct Room {
     pub left: Option<usize>,
     /// Calls of the HSM that fail with this, by name.
     pub failing: Option<(&'static str, HsmFailure)>,
+    /// The node's public key.
+    pub node: [u8; 32],
+    /// Whether it makes and takes packages by itself.
+    pub automatic: bool,
     persons: Persons,
     level: SecurityLevel,
     open: Stored,
@@ -189,6 +202,8 @@ impl Room {
             shown: None,
             left: None,
             failing: None,
+            node: [0; 32],
+            automatic: false,
             persons,
             level: SecurityLevel::Cards,
             open: Stored::default(),
@@ -247,6 +262,15 @@ impl Room {
         }
         if let Some(restoration) = self.stored.restoration {
             core.load_restoration(restoration);
+        }
+        core.load_node(self.node);
+        core.load_automatic(self.automatic);
+        if let Some(membership) = &self.stored.membership {
+            core.load_roster(membership.clone());
+        }
+        core.load_marks(self.stored.marks.clone());
+        if let Some(reception) = &self.stored.reception {
+            core.load_reception(reception);
         }
         core.load_policy(stored.policy);
         core.load_chain(stored.chain);
@@ -547,6 +571,9 @@ impl Room {
             }
             Record::Cluster(cluster) => open.cluster = Some(cluster),
             Record::Restoration(restoration) => open.restoration = restoration,
+            Record::Roster(membership) => open.membership = Some(membership),
+            Record::SyncMarks(marks) => open.marks = marks,
+            Record::Reception(reception) => open.reception = reception,
             Record::Transcript { id, number, line } => {
                 let mut bytes = [0; slotwarden_core::ceremony::transcript::LINE_BYTES_MAX];
                 let encoded = line.encode(&mut bytes).unwrap_or_else(|refusal| panic!("{refusal:?}"));
@@ -635,7 +662,9 @@ impl Room {
             | HsmCall::Inventory { .. }
             | HsmCall::ExportSection { .. }
             | HsmCall::Import { .. }
-            | HsmCall::DropUnwrapKey => (Code::NONE, Code::NONE),
+            | HsmCall::PlanPackage { .. }
+            | HsmCall::ImportPackage { .. }
+            | HsmCall::DropUnwrapKey { .. } => (Code::NONE, Code::NONE),
         };
         let token = self.tokens.get_mut(usize::from(slot.0)).ok_or(HsmFailure::TokenGone)?;
         match call {
@@ -650,16 +679,18 @@ impl Room {
             }
             HsmCall::Unblock { .. } => token.unblock(&first, &second),
             HsmCall::Erase { .. } => token.erase(&first),
-            HsmCall::PutBackupKeys { key_id, uid, .. } => {
-                token.put_backup_keys((key_id, uid), &first, &second, Extent::Whole)
+            HsmCall::PutBackupKeys { key_id, uid, unwrap, .. } => {
+                token.put_backup_keys((key_id, uid), &first, &second, unwrap, Extent::Whole)
             }
-            HsmCall::KeepBackupKeys { key_id, uid } => token.keep_backup_keys(key_id, uid),
+            HsmCall::KeepBackupKeys { key_id, uid, unwrap } => token.keep_backup_keys(key_id, uid, unwrap),
             HsmCall::SetSoPin { .. } => token.set_so_pin(&first, &second),
             HsmCall::Inventory { .. }
             | HsmCall::ExportSection { .. }
             | HsmCall::PrepareImport { .. }
             | HsmCall::Import { .. }
-            | HsmCall::DropUnwrapKey => {
+            | HsmCall::PlanPackage { .. }
+            | HsmCall::ImportPackage { .. }
+            | HsmCall::DropUnwrapKey { .. } => {
                 if token.session != LoginState::User {
                     return token.transfer(&call);
                 }
@@ -746,6 +777,8 @@ fn name(call: &HsmCall) -> &'static str {
         HsmCall::ExportSection { .. } => "export section",
         HsmCall::PrepareImport { .. } => "prepare import",
         HsmCall::Import { .. } => "import",
-        HsmCall::DropUnwrapKey => "drop unwrap key",
+        HsmCall::DropUnwrapKey { .. } => "drop unwrap key",
+        HsmCall::PlanPackage { .. } => "plan package",
+        HsmCall::ImportPackage { .. } => "import package",
     }
 }

@@ -43,6 +43,7 @@ impl Vault {
             FileOrder::Begin(_) => self.part = Some(BTreeMap::new()),
             FileOrder::Finish => self.last = self.part.take().or(self.last.take()),
             FileOrder::Discard => (self.part, self.plan) = (None, None),
+            FileOrder::KeepRoster { .. } | FileOrder::Received { .. } => return false,
         }
         true
     }
@@ -101,7 +102,7 @@ impl Vault {
                 }
                 Ok(HsmAnswer::Imported { made })
             }
-            HsmCall::DropUnwrapKey => {
+            HsmCall::DropUnwrapKey { .. } => {
                 *unwraps = None;
                 Ok(HsmAnswer::UnwrapKeyDropped)
             }

@@ -752,7 +752,18 @@ impl World {
             | CommandKind::Restore
             | CommandKind::Import
             | CommandKind::EndRestore
-            | CommandKind::CountKeys => Command::Boot,
+            | CommandKind::CountKeys
+            | CommandKind::MakePackage
+            | CommandKind::ReceivePackage
+            | CommandKind::ApplyPackage
+            | CommandKind::EndReceive
+            | CommandKind::FoundCluster
+            | CommandKind::InviteMember
+            | CommandKind::RemoveMember
+            | CommandKind::RenewRoster
+            | CommandKind::JoinCluster
+            | CommandKind::FollowRoster
+            | CommandKind::ChooseRoster => Command::Boot,
             CommandKind::Approve => match wish.approval {
                 Some((id, code)) => Command::Approve { id, code },
                 None => Command::Boot,
@@ -918,7 +929,18 @@ impl World {
             | CommandKind::Restore
             | CommandKind::Import
             | CommandKind::EndRestore
-            | CommandKind::CountKeys => true,
+            | CommandKind::CountKeys
+            | CommandKind::MakePackage
+            | CommandKind::ReceivePackage
+            | CommandKind::ApplyPackage
+            | CommandKind::EndReceive
+            | CommandKind::FoundCluster
+            | CommandKind::InviteMember
+            | CommandKind::RemoveMember
+            | CommandKind::RenewRoster
+            | CommandKind::JoinCluster
+            | CommandKind::FollowRoster
+            | CommandKind::ChooseRoster => true,
         }
     }
 

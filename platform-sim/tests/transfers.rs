@@ -78,7 +78,7 @@ fn p19_a_restore_makes_nothing_before_it_is_ordered_and_everything_after() {
     assert!(desk.room.vault.tokens[0].is_empty(), "it is a plan");
     assert!(desk.room.vault.unwraps[0].is_some());
     let State::Prepared { plan, .. } = state(&mut desk) else { panic!("{:?}", state(&mut desk)) };
-    assert_eq!(plan, ImportPlan { new: 3, same: 0, conflict: 0 });
+    assert_eq!(plan, ImportPlan { new: 3, same: 0, conflict: 0, removed: 0 });
     // Whoever may not, another file, another slot, and what would come in between.
     assert_eq!(desk.room.order(AUDITOR, import(SLOT, FILE)), refused(Refusal::NotAllowed));
     assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, [0; 32])), refused(Refusal::NothingPrepared));

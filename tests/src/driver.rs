@@ -253,7 +253,7 @@ impl Driver {
         mak: &[u8],
     ) -> Result<HsmAnswer, HsmFailure> {
         let (kek, mak) = (self.secret_bytes(kek), self.secret_bytes(mak));
-        let result = self.call(slot, HsmCall::PutBackupKeys { key_id, uid, kek, mak });
+        let result = self.call(slot, HsmCall::PutBackupKeys { key_id, uid, kek, mak, unwrap: false });
         self.safe.wipe(kek);
         self.safe.wipe(mak);
         result

@@ -87,7 +87,7 @@ fn import(driver: &mut Driver) -> Result<HsmAnswer, HsmFailure> {
 }
 
 fn planned(new: u32, same: u32, conflict: u32) -> Result<HsmAnswer, HsmFailure> {
-    Ok(HsmAnswer::ImportPrepared(ImportPlan { new, same, conflict }))
+    Ok(HsmAnswer::ImportPrepared(ImportPlan { new, same, conflict, removed: 0 }))
 }
 
 fn has_unwrap_key(bench: &Bench) -> bool {
@@ -112,7 +112,7 @@ fn keys_that_are_there_are_the_same(kind: Kind) {
     let before = custody(&bench, &["show"]);
     assert_eq!(prepare(&mut driver), planned(0, OBJECTS, 0), "{:?}", driver.notes);
     assert!(has_unwrap_key(&bench), "it is there until it is told to go");
-    assert_eq!(driver.call(0, HsmCall::DropUnwrapKey), Ok(HsmAnswer::UnwrapKeyDropped));
+    assert_eq!(driver.call(0, HsmCall::DropUnwrapKey { keep: None }), Ok(HsmAnswer::UnwrapKeyDropped));
     assert_eq!(custody(&bench, &["show"]), before);
 }
 
@@ -126,7 +126,7 @@ fn restored_into(from: Kind, to: Kind) {
     spool(&bench, &file);
     assert_eq!(prepare(&mut driver), planned(OBJECTS, 0, 0), "{:?}", driver.notes);
     assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: OBJECTS }), "{:?}", driver.notes);
-    assert_eq!(driver.call(0, HsmCall::DropUnwrapKey), Ok(HsmAnswer::UnwrapKeyDropped));
+    assert_eq!(driver.call(0, HsmCall::DropUnwrapKey { keep: None }), Ok(HsmAnswer::UnwrapKeyDropped));
     assert_eq!(custody(&bench, &["check", &proof]), "right");
     let shown = custody(&bench, &["show"]);
     assert_eq!(shown.lines().count(), usize::try_from(OBJECTS).expect("small"), "{shown}");
@@ -172,7 +172,7 @@ fn a_refused_export_leaves_the_file_as_it_was(kind: Kind) {
     assert_eq!(append(&bench, &mut driver, &[]), refused(Refusal::KeysCannotLeave));
     let header = fs::metadata(&part).expect("it is there").len();
     assert!(header < 200, "{header}: the header alone");
-    assert_eq!(driver.call(0, HsmCall::KeepBackupKeys { key_id: None, uid: UID }).map(drop), Ok(()));
+    assert_eq!(driver.call(0, HsmCall::KeepBackupKeys { key_id: None, uid: UID, unwrap: true }).map(drop), Ok(()));
     assert_eq!(append(&bench, &mut driver, &["tied"]), refused(Refusal::NoBackupKey));
     assert_eq!(fs::metadata(&part).expect("it is there").len(), header);
 }
@@ -217,7 +217,7 @@ fn a_flipped_bit_makes_nothing(kind: Kind) {
     flipped[500] ^= 1;
     spool(&bench, &flipped);
     assert!(matches!(import(&mut driver), Err(HsmFailure::Refused(_))), "another file than the plan's");
-    assert_eq!(driver.call(0, HsmCall::DropUnwrapKey), Ok(HsmAnswer::UnwrapKeyDropped));
+    assert_eq!(driver.call(0, HsmCall::DropUnwrapKey { keep: None }), Ok(HsmAnswer::UnwrapKeyDropped));
     untouched(&bench);
 }
 
@@ -371,7 +371,7 @@ fn p18_what_was_forbidden_stays_forbidden(kind: Kind) {
         assert_eq!(prepare(&mut driver), planned(OBJECTS + 1, 0, 0), "{other:?} {:?}", driver.notes);
         assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: OBJECTS + 1 }));
         assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: 0 }), "{other:?} {:?}", driver.notes);
-        assert_eq!(driver.call(0, HsmCall::DropUnwrapKey), Ok(HsmAnswer::UnwrapKeyDropped));
+        assert_eq!(driver.call(0, HsmCall::DropUnwrapKey { keep: None }), Ok(HsmAnswer::UnwrapKeyDropped));
         let shown = custody(&bench, &["show"]);
         assert_eq!(shown.matches("Modifiable(false)").count(), 1, "{shown}");
     }

@@ -138,6 +138,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::AdministratorCards { .. }
             | Command::BySoCards { .. } => self.start_ceremony(caller, command),
             Command::Transfer { order } => self.order_transfer(caller, order),
+            Command::Cluster { order } => self.order_cluster(caller, order),
             Command::CardLost { serial, credential } => self.card_lost(caller, serial, credential),
             Command::AnswerCeremony { id, yes, confirmed } => self.answer_ceremony(caller, id, yes, confirmed),
             Command::CancelCeremony { id } => self.cancel_ceremony(caller, id),

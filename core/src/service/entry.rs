@@ -179,6 +179,7 @@ impl Entry {
             mode: data.record.mode,
             knowledge,
             backup_key: data.backup_key,
+            unwrap_key: data.unwrap_key,
             key_counts: data.key_counts,
             state,
             applications,

@@ -3,17 +3,19 @@
 use super::Service;
 use crate::audit::AuditEvent;
 use crate::ceremony::order::{SlotSet, Task};
-use crate::command::{Answer, Caller, Command, CommandKind};
+use crate::command::{Answer, Caller, Command};
 use crate::effect::{HsmAnswer, HsmCall, Outcome, SlotId, Ticket};
 use crate::fault::{Fault, Function, HsmFailure, Refusal};
 use crate::limits::TRANSFER_DEADLINE_MS;
 use crate::outbox::Act;
 use crate::person::PersonId;
+use crate::reception::ReceptionEvent;
 use crate::record::{Owner, Record};
 use crate::slot::{SlotEvent, State as SlotState};
 use crate::status::{TransferStage, TransferStatus};
 use crate::transfer::{
-    Export, FileOrder, FileStep, Reached, Restoration, State, Step, Transfer, TransferEvent, TransferOrder, TransferOut,
+    Export, FileOrder, FileStep, Purpose, Reached, Restoration, State, Step, Transfer, TransferEvent, TransferOrder,
+    TransferOut,
 };
 use crate::turn::Out;
 
@@ -54,6 +56,18 @@ impl Transfers {
         self.machine.state()
     }
 
+    /// Nothing is under way.
+    pub(super) const fn await_nothing(&mut self) {
+        self.awaited = None;
+    }
+
+    /// Only the device ends this wait.
+    pub(super) const fn await_for_ever(&mut self) {
+        if let Some((_, _, due_ms)) = &mut self.awaited {
+            *due_ms = u64::MAX;
+        }
+    }
+
     /// The next record of the transaction that forms.
     pub(super) fn take_record(&mut self) -> Option<Record> {
         core::mem::take(&mut self.dirty).then_some(Record::Restoration(self.restoration))
@@ -70,6 +84,7 @@ enum Wish {
     Journal(Option<PersonId>, AuditEvent),
     Reply(Caller, Answer),
     Serve(Owner),
+    Sent(u64),
 }
 
 /// Collects what the machine wants, and knows the slots' uids.
@@ -77,6 +92,7 @@ struct Wishes<'w> {
     list: heapless::Vec<Wish, WISHES_MAX>,
     lost: bool,
     uids: &'w dyn Fn(SlotId) -> [u8; 16],
+    keeps: &'w dyn Fn(Owner) -> Option<([u8; 16], [u8; 16])>,
 }
 
 impl Wishes<'_> {
@@ -97,6 +113,12 @@ impl TransferOut for Wishes<'_> {
     }
     fn uid(&self, slot: SlotId) -> [u8; 16] {
         (self.uids)(slot)
+    }
+    fn keeps(&self, owner: Owner) -> Option<([u8; 16], [u8; 16])> {
+        (self.keeps)(owner)
+    }
+    fn sent(&mut self, sequence: u64) {
+        self.push(Wish::Sent(sequence));
     }
     fn remember(&mut self, restoration: Option<Restoration>) {
         self.push(Wish::Remember(restoration));
@@ -127,19 +149,19 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     pub(super) const fn is_transfer_dirty(&self) -> bool {
-        self.transfer.dirty
+        self.transfer.dirty || self.reception.is_dirty() || self.clustering.is_dirty()
     }
 
     /// An order about an export or a file to restore.
     pub(super) fn order_transfer(&mut self, caller: Caller, order: TransferOrder) {
         match order {
-            TransferOrder::Export { slots, left_out } => match self.plan_export(slots, left_out) {
+            TransferOrder::Export { .. } | TransferOrder::Package { .. } => match self.plan_export(order) {
                 Ok(export) => self.transfer_event(TransferEvent::ExportOrdered { caller, export }),
-                Err(refusal) => {
-                    self.outbox.journal_service(Some(caller.who), AuditEvent::Refused(CommandKind::Export, refusal));
-                    self.reply(caller, Answer::Refused(refusal));
-                }
+                Err(refusal) => self.refuse_package(caller, order.kind(), refusal),
             },
+            TransferOrder::Receive { hash, slots } => self.receive(caller, hash, slots),
+            TransferOrder::Apply { hash } => self.apply(caller, hash),
+            TransferOrder::EndReceive => self.end_reception(caller),
             // Whoever orders something of a token that is not open would wait for who knows how long.
             TransferOrder::Import { .. } | TransferOrder::EndRestore if self.is_restored_slot_closed() => {
                 let refused = AuditEvent::Refused(order.kind(), Refusal::SlotNotActive);
@@ -205,7 +227,20 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         true
     }
 
-    fn plan_export(&self, slots: SlotSet, left_out: [u8; 32]) -> Result<Export, Refusal> {
+    fn plan_export(&self, order: TransferOrder) -> Result<Export, Refusal> {
+        let (slots, purpose) = match order {
+            TransferOrder::Export { .. } if self.is_receiving() => return Err(Refusal::TransferUnderWay),
+            TransferOrder::Export { slots, left_out } => (slots, Purpose::Backup { left_out }),
+            TransferOrder::Package { targets, roster_epoch, slots } => {
+                (slots, self.plan_package(targets, roster_epoch)?)
+            }
+            TransferOrder::Import { .. }
+            | TransferOrder::EndRestore
+            | TransferOrder::Count { .. }
+            | TransferOrder::Receive { .. }
+            | TransferOrder::Apply { .. }
+            | TransferOrder::EndReceive => return Err(Refusal::NoSlotChosen),
+        };
         if self.cards.level != super::SecurityLevel::Cards {
             return Err(Refusal::ExportLevelNone);
         }
@@ -213,7 +248,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         if self.cards.ceremony().is_some() {
             return Err(Refusal::CeremonyUnderWay);
         }
-        if slots == SlotSet::NONE {
+        // A package without keys says what is known of them.
+        if slots == SlotSet::NONE && matches!(purpose, Purpose::Backup { .. }) {
             return Err(Refusal::NoSlotChosen);
         }
         for slot in slots.slots() {
@@ -229,7 +265,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 return Err(Refusal::SlotWithoutBackupKey);
             }
         }
-        Ok(Export { slots, set_id: current.id, key_id: current.key_id, left_out })
+        Ok(Export { slots, set_id: current.id, key_id: current.key_id, purpose })
     }
 
     /// The restoration that the ceremony under way is for.
@@ -257,7 +293,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     pub(super) fn transfer_event(&mut self, event: TransferEvent) {
         let entries = &self.entries;
         let uids = |slot: SlotId| entries.get(usize::from(slot.0)).map_or([0; 16], |entry| entry.data.record.uid);
-        let mut wishes = Wishes { list: heapless::Vec::new(), lost: false, uids: &uids };
+        let restored = self.transfer.machine.restoration().and_then(|found| self.slot_of(found.owner));
+        let kept = restored.and_then(|slot| self.kept_unwrap_key(slot));
+        let keeps = |_| kept;
+        let mut wishes = Wishes { list: heapless::Vec::new(), lost: false, uids: &uids, keeps: &keeps };
         self.transfer.machine.handle(event, &mut wishes);
         let Wishes { list, lost, .. } = wishes;
         if lost {
@@ -272,12 +311,15 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                         FileOrder::Begin(_) => FileStep::Begin,
                         FileOrder::Finish => FileStep::Finish,
                         FileOrder::Discard => FileStep::Discard,
+                        FileOrder::KeepRoster { .. } => FileStep::KeepRoster,
+                        FileOrder::Received { .. } => FileStep::Received,
                     };
                     self.outbox.act(Act::File { ticket, step });
                     if order != FileOrder::Discard {
                         self.await_transfer(ticket, None, TRANSFER_DEADLINE_MS);
                     }
                 }
+                Wish::Sent(sequence) => self.clustering.sent(sequence),
                 Wish::Call(slot, call) => self.call_for_transfer(slot, call),
                 Wish::CallOf(owner, call) => {
                     if let Some(slot) = self.slot_of(owner) {
@@ -303,21 +345,23 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     /// A step at a file with what it begins with, which does not change before it was answered.
-    pub(super) const fn file_order(&self, step: FileStep) -> FileOrder {
+    pub(super) fn file_order(&self, step: FileStep) -> FileOrder {
         match (step, self.transfer.state()) {
+            (FileStep::KeepRoster, _) => self.roster_order(),
+            (FileStep::Received, _) => self.received_order(),
             (FileStep::Begin, State::Beginning { export, .. }) => FileOrder::Begin(export),
             (FileStep::Finish, _) => FileOrder::Finish,
             (FileStep::Begin | FileStep::Discard, _) => FileOrder::Discard,
         }
     }
 
-    fn call_for_transfer(&mut self, slot: SlotId, call: HsmCall) {
+    pub(super) fn call_for_transfer(&mut self, slot: SlotId, call: HsmCall) {
         let ticket = self.outbox.service_ticket();
         self.outbox.act(Act::Hsm { ticket, slot, call });
         self.await_transfer(ticket, Some(slot), TRANSFER_DEADLINE_MS);
     }
 
-    fn await_transfer(&mut self, ticket: Ticket, slot: Option<SlotId>, wait_ms: u64) {
+    pub(super) fn await_transfer(&mut self, ticket: Ticket, slot: Option<SlotId>, wait_ms: u64) {
         self.transfer.awaited = Some((ticket, slot, self.now.after_ms(wait_ms)));
     }
 
@@ -333,6 +377,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     pub(super) fn transfer_call_done(&mut self, outcome: Outcome) {
+        if self.is_receiving() {
+            return self.reception_call_done(outcome);
+        }
         match outcome {
             Outcome::Hsm(result) => {
                 let drops = matches!(self.transfer.state(), State::AtToken { step: Step::Drop, .. });
@@ -348,7 +395,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     pub(super) fn transfer_due_ms(&self) -> Option<u64> {
-        self.transfer.awaited.map(|(_, _, due_ms)| due_ms)
+        let of_transfer = self.transfer.awaited.map(|(_, _, due_ms)| due_ms);
+        [of_transfer, self.clustering.due_ms()].into_iter().flatten().min()
     }
 
     /// Ends waits whose time is over. Only the device ends a call: the slot gets no other one of
@@ -358,6 +406,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         let Some((ticket, slot, due_ms)) = self.transfer.awaited else { return };
         if due_ms > now_ms {
             return;
+        }
+        if self.is_receiving() {
+            return self.tick_reception(ticket, slot);
         }
         match (slot, self.transfer.state()) {
             (Some(slot), State::AtSection { .. }) => {
@@ -383,12 +434,17 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         }
         if self.transfer.awaited.is_some_and(|(_, slot, _)| slot.is_some()) {
             self.transfer.awaited = None;
-            self.transfer_event(TransferEvent::WorkerLost);
+            if self.is_receiving() {
+                self.reception_event(ReceptionEvent::WorkerLost);
+            } else {
+                self.transfer_event(TransferEvent::WorkerLost);
+            }
         }
     }
 
     /// The ceremony that gathered cards is over, or the slot is ready for the next step.
     pub(super) fn go_on_with_transfer(&mut self) {
+        self.go_on_with_reception();
         if matches!(self.transfer.state(), State::Preparing { .. }) && self.restoring().is_none() {
             self.transfer_event(TransferEvent::CeremonyEnded);
         }
@@ -402,20 +458,36 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         }
     }
 
-    fn slot_of(&self, owner: Owner) -> Option<SlotId> {
+    pub(super) fn slot_of(&self, owner: Owner) -> Option<SlotId> {
         self.entries.iter().find(|entry| entry.data.owner == owner).map(|entry| entry.data.id)
     }
 
     /// While an import is under way no application gets the PIN of its slot.
-    fn mark_importing(&mut self) {
+    pub(super) fn mark_importing(&mut self) {
+        let received = self.reception.making();
         let making = self.transfer.machine.restoration().filter(|found| found.reached == Reached::Committed);
         for entry in &mut self.entries {
-            entry.data.importing = making.is_some_and(|found| found.owner == entry.data.owner);
+            let restored = making.is_some_and(|found| found.owner == entry.data.owner);
+            entry.data.importing = restored || received.has(entry.data.id);
         }
     }
 
     pub(super) fn transfer_status(&self) -> Option<TransferStatus> {
         let restoration = self.transfer.machine.restoration();
+        if let Some((stage, slot)) = self.reception_stage() {
+            return Some(TransferStatus { stage, slot, file: self.reception_hash(), package: true });
+        }
+        let package = match self.transfer.state() {
+            State::Beginning { export, .. } | State::AtSection { export, .. } | State::Finishing { export, .. } => {
+                matches!(export.purpose, Purpose::Package { .. })
+            }
+            State::Idle
+            | State::Preparing { .. }
+            | State::Prepared { .. }
+            | State::Waiting { .. }
+            | State::AtToken { .. }
+            | State::Halfway { .. } => false,
+        };
         let (stage, slot) = match self.transfer.state() {
             State::Idle => return None,
             State::Beginning { .. } | State::Finishing { .. } => (TransferStage::Exporting, None),
@@ -431,6 +503,6 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             State::Halfway { why, .. } => (TransferStage::Halfway(why), None),
         };
         let slot = slot.or_else(|| restoration.and_then(|found| self.slot_of(found.owner)));
-        Some(TransferStatus { stage, slot, file: restoration.map(|found| found.file) })
+        Some(TransferStatus { stage, slot, file: restoration.map(|found| found.file), package })
     }
 }

@@ -294,6 +294,9 @@ impl World {
                     | Record::CardSets { .. }
                     | Record::Card { .. }
                     | Record::Restoration(_)
+                    | Record::Roster(_)
+                    | Record::SyncMarks(_)
+                    | Record::Reception(_)
                     | Record::Transcript { .. },
                 ) => None,
                 Effect::Store(Record::Erase { key }) => {
@@ -460,7 +463,7 @@ impl World {
                 self.backup_keys.clear();
                 Ok(HsmAnswer::Erased(self.token()))
             }
-            HsmCall::PutBackupKeys { key_id, uid, kek, mak } => {
+            HsmCall::PutBackupKeys { key_id, uid, kek, mak, unwrap: _ } => {
                 if self.login != LoginState::User {
                     return refuse(rv::USER_NOT_LOGGED_IN, Function::CreateObject);
                 }
@@ -472,7 +475,7 @@ impl World {
                 }
                 Ok(HsmAnswer::BackupKeysPut)
             }
-            HsmCall::KeepBackupKeys { key_id, uid } => {
+            HsmCall::KeepBackupKeys { key_id, uid, unwrap: _ } => {
                 if self.login != LoginState::User {
                     return refuse(rv::USER_NOT_LOGGED_IN, Function::FindObjects);
                 }
@@ -480,7 +483,7 @@ impl World {
                 self.backup_keys.retain(|key| key_id.is_some_and(|id| *key == (id, uid)));
                 let gone = before.saturating_sub(self.backup_keys.len()).saturating_mul(2);
                 let destroyed = u8::try_from(gone).unwrap_or(u8::MAX);
-                Ok(HsmAnswer::BackupKeysKept { present: !self.backup_keys.is_empty(), destroyed })
+                Ok(HsmAnswer::BackupKeysKept { present: !self.backup_keys.is_empty(), destroyed, unwrap: false })
             }
             HsmCall::SetSoPin { old, new } => {
                 assert_eq!(self.login, LoginState::Public);
@@ -493,7 +496,9 @@ impl World {
             | HsmCall::ExportSection { .. }
             | HsmCall::PrepareImport { .. }
             | HsmCall::Import { .. }
-            | HsmCall::DropUnwrapKey => refuse(rv::FUNCTION_NOT_SUPPORTED, Function::Other),
+            | HsmCall::PlanPackage { .. }
+            | HsmCall::ImportPackage { .. }
+            | HsmCall::DropUnwrapKey { .. } => refuse(rv::FUNCTION_NOT_SUPPORTED, Function::Other),
         }
     }
 

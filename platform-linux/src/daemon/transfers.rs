@@ -7,8 +7,9 @@ use slotwarden_core::Refusal;
 use slotwarden_core::command::Command;
 use slotwarden_core::effect::Ticket;
 use slotwarden_core::person::PersonId;
+use slotwarden_core::reception;
 use slotwarden_core::status::StateName;
-use slotwarden_core::transfer::{FileOrder, State, TransferOrder};
+use slotwarden_core::transfer::{Export, FileOrder, Purpose, State, TransferOrder};
 
 use super::{Loop, Waiting};
 use crate::devices::{Applications, ExportAbout, Hsm, Store};
@@ -73,11 +74,15 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     /// Has the platform's files do something.
     pub(super) fn file(&mut self, ticket: Ticket, order: FileOrder) {
         let left_out = match order {
-            FileOrder::Begin(export) => {
-                let found = self.left_out.iter().find(|(digest, _)| *digest == export.left_out);
+            FileOrder::Begin(Export { purpose: Purpose::Backup { left_out }, .. }) => {
+                let found = self.left_out.iter().find(|(digest, _)| *digest == left_out);
                 found.map(|(_, names)| names.clone()).unwrap_or_default()
             }
-            FileOrder::Finish | FileOrder::Discard => Vec::new(),
+            FileOrder::Begin(Export { purpose: Purpose::Package { .. }, .. })
+            | FileOrder::Finish
+            | FileOrder::Discard
+            | FileOrder::KeepRoster { .. }
+            | FileOrder::Received { .. } => Vec::new(),
         };
         let about = ExportAbout { cluster: self.service.cluster(), left_out, wall_s: self.now().wall_s };
         self.devices.files.perform(ticket, order, about);
@@ -95,6 +100,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | State::Waiting { .. }
             | State::AtToken { .. }
             | State::Halfway { .. } => return Err(Refusal::TransferUnderWay.into()),
+        }
+        if self.service.reception_state() != reception::State::Idle {
+            return Err(Refusal::TransferUnderWay.into());
         }
         let spooled = self.devices.files.spool(offset, total, bytes)?;
         let own = self.devices.store.node_key();

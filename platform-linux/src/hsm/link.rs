@@ -70,7 +70,7 @@ impl InFlight {
             HsmAnswer::SectionExported { .. } => matches!(self.order, Order::ExportSection { .. }),
             HsmAnswer::ImportPrepared(_) => matches!(self.order, Order::PrepareImport { .. }),
             HsmAnswer::Imported { .. } => matches!(self.order, Order::Import { .. }),
-            HsmAnswer::UnwrapKeyDropped => self.order == Order::DropUnwrapKey,
+            HsmAnswer::UnwrapKeyDropped => matches!(self.order, Order::DropUnwrapKey { .. }),
         }
     }
 
@@ -90,7 +90,7 @@ impl InFlight {
             | Order::ExportSection { .. }
             | Order::PrepareImport { .. }
             | Order::Import { .. }
-            | Order::DropUnwrapKey => true,
+            | Order::DropUnwrapKey { .. } => true,
             Order::Inventory { .. } | Order::Observe | Order::Settle | Order::Random | Order::Look => false,
         }
     }

@@ -64,15 +64,15 @@ impl Token {
             Order::Unblock => self.unblock(session, &mut call).map(|()| HsmAnswer::Unblocked),
             Order::Erase => self.erase(session, &mut call).map(HsmAnswer::Erased),
             Order::SetSoPin => self.set_so_pin(session, &mut call).map(|()| HsmAnswer::SoPinSet),
-            Order::PutBackupKeys { key_id, uid } => {
-                self.put_backup_keys(session, &call, key_id, uid).map(|()| HsmAnswer::BackupKeysPut)
+            Order::PutBackupKeys { key_id, uid, unwrap } => {
+                self.put_backup_keys(session, &call, (key_id, uid), unwrap).map(|()| HsmAnswer::BackupKeysPut)
             }
-            Order::KeepBackupKeys { key_id, uid } => self.keep_backup_keys(session, key_id, uid),
+            Order::KeepBackupKeys { key_id, uid, unwrap } => self.keep_backup_keys(session, key_id, uid, unwrap),
             Order::Inventory { uid } => self.inventory(session, uid),
             Order::ExportSection { key_id, uid } => self.export_section(session, (key_id, uid)),
             Order::PrepareImport { key_id, uid } => self.prepare_import(session, &call, (key_id, uid)),
             Order::Import { key_id, uid } => self.import(session, (key_id, uid)),
-            Order::DropUnwrapKey => self.drop_unwrap_key(session),
+            Order::DropUnwrapKey { keep } => self.drop_unwrap_key(session, keep),
             Order::Random => return self.random(session, call.request),
             Order::Look => return self.notice_loss(session),
         };

@@ -146,7 +146,7 @@ impl Token {
         let planned = self.plan(&own, kek, names, &mut spool, hash);
         if planned.is_err() {
             // The first failure says more; the daemon orders it again.
-            let _ = self.drop_unwrap_keys(&own);
+            let _ = self.drop_unwrap_keys(&own, None);
         }
         planned.map(HsmAnswer::ImportPrepared)
     }
@@ -282,16 +282,19 @@ impl Token {
         same
     }
 
-    /// Destroys every U.
-    pub(super) fn drop_unwrap_key(&self, session: &mut Kept) -> Result<HsmAnswer, HsmFailure> {
+    /// Destroys every U but that of a member of a cluster.
+    pub(super) fn drop_unwrap_key(&self, session: &mut Kept, keep: Option<Names>) -> Result<HsmAnswer, HsmFailure> {
         let own = self.own_session(session, Function::DestroyObject)?;
-        self.drop_unwrap_keys(&own).map(|()| HsmAnswer::UnwrapKeyDropped)
+        self.drop_unwrap_keys(&own, keep).map(|()| HsmAnswer::UnwrapKeyDropped)
     }
 
-    fn drop_unwrap_keys(&self, own: &Session) -> Result<(), HsmFailure> {
+    fn drop_unwrap_keys(&self, own: &Session, keep: Option<Names>) -> Result<(), HsmFailure> {
         let objects = Objects { module: &self.module, open: own };
+        let kept = keep.map(|(key_id, uid)| id_of(key_id, uid));
         for object in objects.find(&[Attribute::Label(Purpose::Unwrap.label().into())])? {
-            objects.destroy(object)?;
+            if kept.is_none() || Some(objects.id(object)?) != kept {
+                objects.destroy(object)?;
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `meta` | name | `format`: version, u32 big-endian; `cluster`: 16 bytes, bound into every seal; `node`: Ed25519 public key; `policy`: [`PolicyRecord::encode`], once dual control was switched; `cluster-id`: the cluster id in force, once the core recorded it; `restoration`: [`Restoration::encode`], once there was one |
+//! | `meta` | name | `format`: version, u32 big-endian; `cluster`: 16 bytes, bound into every seal; `node`: Ed25519 public key; `policy`: [`PolicyRecord::encode`], once dual control was switched; `cluster-id`: the cluster id in force, once the core recorded it; `restoration`: [`Restoration::encode`], once there was one; `roster`: [`Membership::encode`], once there was a cluster; `sync-marks`: [`Marks::encode`], once a package was made or taken; `reception`: [`Reception::encode`], once there was one |
 //! | `owners` | slot name | owner number; rows are never removed, so no number is used twice |
 //! | `persons` | person's name | person number, from 1; rows are never removed |
 //! | `configurations` | SHA-256 of the value | the protected part of a configuration |
@@ -35,8 +35,11 @@ use slotwarden_core::card::registry::{CARD_ENTRY_BYTES_MAX, CardEntry};
 use slotwarden_core::card::sets::{CARD_SETS_BYTES_MAX, CardSets, SetSubject};
 use slotwarden_core::ceremony::CeremonyId;
 use slotwarden_core::ceremony::transcript::{LINE_BYTES_MAX, Line};
+use slotwarden_core::cluster::{MARKS_BYTES_MAX, MEMBERSHIP_BYTES_MAX, Membership};
 use slotwarden_core::fault::Refusal;
+use slotwarden_core::package::Marks;
 use slotwarden_core::person::PersonId;
+use slotwarden_core::reception::{RECEPTION_BYTES_MAX, Reception};
 use slotwarden_core::record::{
     Owner, POLICY_RECORD_BYTES_MAX, PolicyRecord, SETS_BYTES_MAX, SLOT_RECORD_BYTES_MAX, SecretKey, Sets, SlotRecord,
 };
@@ -102,6 +105,12 @@ pub enum Change {
     Cluster([u8; 16]),
     /// The restoration under way; replaces the one before.
     Restoration(Option<Restoration>),
+    /// The roster in force; replaces the one before.
+    Roster(Box<Membership>),
+    /// What was taken from other members and sent to them; replaces what was before.
+    SyncMarks(Box<Marks>),
+    /// The package under way whose making was ordered; replaces the one before.
+    Reception(Option<Box<Reception>>),
     /// A line of a transcript; never replaces one.
     Transcript(CeremonyId, u16, Box<Line>),
     /// The signed end of a transcript.
@@ -135,6 +144,12 @@ pub struct Content {
     pub cluster_id: Option<[u8; 16]>,
     /// The restoration under way.
     pub restoration: Option<Restoration>,
+    /// The roster in force.
+    pub membership: Option<Membership>,
+    /// What was taken from other members, and sent to them.
+    pub marks: Marks,
+    /// The package under way whose making was ordered.
+    pub reception: Option<Reception>,
     /// The transcripts, by their ends; every line before them was checked.
     pub transcripts: Vec<Transcript>,
     /// The sealed secrets.
@@ -293,6 +308,22 @@ pub fn apply(database: &Database, batch: &[Change]) -> Result<(), redb::Error> {
                     .map_err(|_| invariant("a restoration fits its bound"))?;
                 transaction.open_table(META)?.insert("restoration", bytes)?;
             }
+            Change::Roster(membership) => {
+                let mut place = [0; MEMBERSHIP_BYTES_MAX];
+                let bytes = membership.encode(&mut place).map_err(|_| invariant("a roster fits its bound"))?;
+                transaction.open_table(META)?.insert("roster", bytes)?;
+            }
+            Change::SyncMarks(marks) => {
+                let mut place = [0; MARKS_BYTES_MAX];
+                let bytes = marks.encode(&mut place).map_err(|_| invariant("marks fit their bound"))?;
+                transaction.open_table(META)?.insert("sync-marks", bytes)?;
+            }
+            Change::Reception(reception) => {
+                let mut place = [0; RECEPTION_BYTES_MAX];
+                let bytes = Reception::encode(reception.as_deref(), &mut place)
+                    .map_err(|_| invariant("a reception fits its bound"))?;
+                transaction.open_table(META)?.insert("reception", bytes)?;
+            }
             Change::Transcript(id, number, line) => {
                 let mut place = [0; LINE_BYTES_MAX];
                 let bytes = line.encode(&mut place).map_err(|_| invariant("a line of a transcript fits its bound"))?;
@@ -363,6 +394,9 @@ pub fn read(database: &impl ReadableDatabase) -> Result<Content, Refused> {
         }
         None => None,
     };
+    let membership = record_of(&meta, "roster", Membership::decode)?;
+    let marks = record_of(&meta, "sync-marks", Marks::decode)?.unwrap_or_default();
+    let reception = record_of(&meta, "reception", Reception::decode)?.flatten();
     let transcripts = read_transcripts(&transaction, &node)?;
     let mut secrets = Vec::new();
     for row in transaction.open_table(SECRETS).map_err(unreadable)?.iter().map_err(unreadable)? {
@@ -385,11 +419,25 @@ pub fn read(database: &impl ReadableDatabase) -> Result<Content, Refused> {
         cards,
         cluster_id,
         restoration,
+        membership,
+        marks,
+        reception,
         transcripts,
         secrets,
         chain,
         checkpoints,
     })
+}
+
+/// A record of the meta table; a store from before there was any has none.
+fn record_of<T>(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+    name: &str,
+    decode: fn(&[u8]) -> Result<T, Refusal>,
+) -> Result<Option<T>, Refused> {
+    let found = meta.get(name).map_err(unreadable)?;
+    let decoded = found.map(|bytes| decode(bytes.value())).transpose();
+    decoded.map_err(|refusal| Refused::new(refusal, format!("`{name}`")))
 }
 
 fn persons(transaction: &ReadTransaction) -> Result<Vec<(String, PersonId)>, Refused> {
