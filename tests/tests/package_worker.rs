@@ -109,7 +109,7 @@ fn what_every_target_has_is_left_out(kind: Kind) {
 
 fn a_key_that_cannot_leave_is_listed_and_refuses_no_package(kind: Kind) {
     let (bench, mut driver) = member_in_use(kind);
-    custody(&bench, &["stay"]);
+    custody(&bench, &["locked", "stays"]);
     let appended = append_for(&bench, &mut driver, JobPurpose::Package { skip: vec![] });
     let Ok(HsmAnswer::SectionExported { keys, left_out }) = appended else { panic!("{appended:?}") };
     assert_eq!(keys, 3);
