@@ -25,7 +25,7 @@ use slotwarden_core::transfer::{Export, FileOrder, Purpose};
 use crate::devices::{Event, Events, ExportAbout, Files, Signer};
 use crate::export_file::Io;
 use crate::problem::{Own, Problem};
-use crate::transfer_dir::{self, DIGEST_BYTES, ExportJob};
+use crate::transfer_dir::{self, DIGEST_BYTES, ExportJob, JobPurpose};
 use crate::wire::{SPOOL_BYTES_MAX, SpooledFile, SpooledSection};
 
 /// The export that was made last, whole.
@@ -180,7 +180,8 @@ impl Files for DiskFiles {
         let Some((header_hash, left_out)) = &self.begun else { return };
         let of_slot = |name: &String| Some(name.strip_prefix(slot)?.strip_prefix('/')?.to_owned());
         let accepted = left_out.iter().filter_map(of_slot).collect();
-        let job = ExportJob { name: slot.to_owned(), header_hash: *header_hash, accepted };
+        let purpose = JobPurpose::Backup { accepted };
+        let job = ExportJob { name: slot.to_owned(), header_hash: *header_hash, purpose };
         let written =
             transfer_dir::write_report(&self.dir, &[]).and_then(|()| transfer_dir::write_job(&self.dir, &job));
         if let Err(error) = written {

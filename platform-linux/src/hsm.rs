@@ -243,10 +243,8 @@ impl Hsm for WorkerHsm {
             }
             HsmCall::Import { key_id, uid } => (Order::Import { key_id, uid }, [None, None]),
             HsmCall::DropUnwrapKey { keep } => (Order::DropUnwrapKey { keep }, [None, None]),
-            // No package is ever spooled here, so none can be planned.
-            HsmCall::PlanPackage { .. } | HsmCall::ImportPackage { .. } => {
-                return self.fail(ticket, HsmFailure::Refused(Refusal::TransferFiles));
-            }
+            HsmCall::PlanPackage { key_id, uid } => (Order::PlanPackage { key_id, uid }, [None, None]),
+            HsmCall::ImportPackage { key_id, uid } => (Order::ImportPackage { key_id, uid }, [None, None]),
         };
         let mut frames = Vec::with_capacity(2);
         for id in ids.into_iter().flatten() {

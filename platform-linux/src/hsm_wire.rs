@@ -169,6 +169,20 @@ pub(crate) enum Order {
         /// Key id and slot uid of the one that stays.
         keep: Option<([u8; 16], [u8; 16])>,
     },
+    /// `HsmCall::PlanPackage`.
+    PlanPackage {
+        /// Names the backup key.
+        key_id: [u8; 16],
+        /// The slot uid.
+        uid: [u8; 16],
+    },
+    /// `HsmCall::ImportPackage`.
+    ImportPackage {
+        /// Names the backup key.
+        key_id: [u8; 16],
+        /// The slot uid.
+        uid: [u8; 16],
+    },
 }
 
 /// A token that `slot init` could take, on the wire.

@@ -6,7 +6,7 @@ use std::io::Write as _;
 
 use ed25519_dalek::{Signer, SigningKey};
 use sha2::{Digest, Sha256};
-use slotwarden::transfer_dir::{self, DIGEST_BYTES, EXPORT, ExportJob, RESTORE};
+use slotwarden::transfer_dir::{self, DIGEST_BYTES, EXPORT, ExportJob, JobPurpose, RESTORE};
 use slotwarden_core::effect::{HsmAnswer, HsmCall};
 use slotwarden_core::export::{
     Class, Header, Part, Protection, Reader, Trailer, begin, trailer_message, write_trailer,
@@ -34,6 +34,15 @@ fn node() -> SigningKey {
 /// # Errors
 /// As the device answered.
 pub fn append(bench: &Bench, driver: &mut Driver, accepted: &[&str]) -> Result<HsmAnswer, HsmFailure> {
+    let accepted = accepted.iter().map(|name| (*name).to_owned()).collect();
+    append_for(bench, driver, JobPurpose::Backup { accepted })
+}
+
+/// The same for whatever it is for.
+///
+/// # Errors
+/// As the device answered.
+pub fn append_for(bench: &Bench, driver: &mut Driver, purpose: JobPurpose) -> Result<HsmAnswer, HsmFailure> {
     let dir = bench.transfer_dir();
     transfer_dir::make(&dir).expect("the bench's own directory");
     let header = Header {
@@ -50,8 +59,7 @@ pub fn append(bench: &Bench, driver: &mut Driver, accepted: &[&str]) -> Result<H
     let mut bytes = Vec::new();
     let header_hash = begin(&mut bytes, &header).expect("a Vec takes everything");
     fs::write(dir.join(EXPORT), &bytes).expect("the bench's own directory");
-    let accepted = accepted.iter().map(|name| (*name).to_owned()).collect();
-    let job = ExportJob { name: "ca-root".into(), header_hash, accepted };
+    let job = ExportJob { name: "ca-root".into(), header_hash, purpose };
     transfer_dir::write_job(&dir, &job).expect("the bench's own directory");
     driver.call(0, HsmCall::ExportSection { key_id: KEY_ID, uid: UID })
 }

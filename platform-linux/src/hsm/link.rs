@@ -68,8 +68,10 @@ impl InFlight {
             HsmAnswer::SoPinSet => self.order == Order::SetSoPin,
             HsmAnswer::Counted(_) => matches!(self.order, Order::Inventory { .. }),
             HsmAnswer::SectionExported { .. } => matches!(self.order, Order::ExportSection { .. }),
-            HsmAnswer::ImportPrepared(_) => matches!(self.order, Order::PrepareImport { .. }),
-            HsmAnswer::Imported { .. } => matches!(self.order, Order::Import { .. }),
+            HsmAnswer::ImportPrepared(_) => {
+                matches!(self.order, Order::PrepareImport { .. } | Order::PlanPackage { .. })
+            }
+            HsmAnswer::Imported { .. } => matches!(self.order, Order::Import { .. } | Order::ImportPackage { .. }),
             HsmAnswer::UnwrapKeyDropped => matches!(self.order, Order::DropUnwrapKey { .. }),
         }
     }
@@ -90,6 +92,8 @@ impl InFlight {
             | Order::ExportSection { .. }
             | Order::PrepareImport { .. }
             | Order::Import { .. }
+            | Order::PlanPackage { .. }
+            | Order::ImportPackage { .. }
             | Order::DropUnwrapKey { .. } => true,
             Order::Inventory { .. } | Order::Observe | Order::Settle | Order::Random | Order::Look => false,
         }

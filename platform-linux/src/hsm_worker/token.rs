@@ -24,6 +24,7 @@ use super::Replies;
 use super::find::{self, unpadded};
 use super::lock::Rewrites;
 use super::module::{Module, code, failure, says_gone};
+use crate::transfer_dir::PlanOf;
 use crate::hsm_wire::{Order, RANDOM_BYTES, Report, WantedToken};
 
 /// One order with its secrets, which are wiped when it is dropped.
@@ -71,7 +72,9 @@ impl Token {
             Order::Inventory { uid } => self.inventory(session, uid),
             Order::ExportSection { key_id, uid } => self.export_section(session, (key_id, uid)),
             Order::PrepareImport { key_id, uid } => self.prepare_import(session, &call, (key_id, uid)),
-            Order::Import { key_id, uid } => self.import(session, (key_id, uid)),
+            Order::Import { key_id, uid } => self.import(session, PlanOf::Restore, (key_id, uid)),
+            Order::PlanPackage { key_id, uid } => self.plan_package(session, (key_id, uid)),
+            Order::ImportPackage { key_id, uid } => self.import(session, PlanOf::Package(uid), (key_id, uid)),
             Order::DropUnwrapKey { keep } => self.drop_unwrap_key(session, keep),
             Order::Random => return self.random(session, call.request),
             Order::Look => return self.notice_loss(session),

@@ -18,7 +18,7 @@ mod restored;
 mod section;
 mod spool;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
 
@@ -27,16 +27,18 @@ use cryptoki::session::Session;
 use slotwarden_core::effect::{HsmAnswer, ImportPlan, KeyCounts};
 use slotwarden_core::export::{Attributes, Class, Entry};
 use slotwarden_core::fault::{Function, HsmFailure, Refusal};
+use slotwarden_core::ledger::KeyName;
+use subtle::ConstantTimeEq as _;
 
 pub(super) use self::calls::{Calls, Value};
 use self::mechanism::KeyWrap;
 use self::object::Sheet;
 use self::restored::{Restorer, known_by};
-use self::section::{Maker, Told, is_key, is_ours, objects, why_no_export_holds};
-use self::spool::Spool;
+use self::section::{Maker, Told, is_key, key_name, objects, why_no_export_holds};
+use self::spool::{Spool, by_key};
 use super::backup_keys::{Bench, Objects, Purpose, does_something_else, id_of, key, says_lost};
 use super::token::{Call, Kept, Token};
-use crate::transfer_dir::{self, EXPORT, RestorePlan, digest, name_of};
+use crate::transfer_dir::{self, EXPORT, PlanOf, RestorePlan, digest, name_of};
 
 /// Which backup key, of which slot.
 type Names = ([u8; 16], [u8; 16]);
@@ -50,12 +52,14 @@ impl Token {
         let covered = covered.map_err(|error| self.failed_file("what was exported", &error))?;
         let mut counts = KeyCounts::default();
         let mut recorded = Vec::new();
-        let mut sheet = Sheet::new();
+        let (mut sheet, mut names) = (Sheet::new(), BTreeSet::new());
         for object in objects(&calls)? {
             sheet.read(&calls, object)?;
             // Other slots need not wait for all of it.
             self.module.callers.aside(|| ());
-            let Some(class) = sheet.class().filter(|class| is_key(*class) && !is_ours(&sheet)) else { continue };
+            let Some(name) = key_name(&sheet, &uid) else { continue };
+            names.insert(name);
+            let Some(class) = sheet.class().filter(|class| is_key(*class)) else { continue };
             sheet.recorded(&mut recorded);
             let recorded = Attributes::new(&recorded).map_err(|_| does_something_else(Function::GetAttributeValue))?;
             counts.keys = counts.keys.saturating_add(1);
@@ -63,7 +67,14 @@ impl Token {
             let is_covered = covered.contains(&digest(class, sheet.id(), sheet.label(), recorded));
             counts.uncovered = counts.uncovered.saturating_add(u32::from(!is_covered));
         }
+        self.keep_names(uid, &names)?;
         Ok(HsmAnswer::Counted(counts))
+    }
+
+    /// Keeps what is in the token, so that the daemon notices what was made and removed.
+    fn keep_names(&self, uid: [u8; 16], names: &BTreeSet<KeyName>) -> Result<(), HsmFailure> {
+        let kept = self.module.callers.aside(|| transfer_dir::write_names(&self.transfer_dir, uid, names));
+        kept.map_err(|error| self.failed_file("the names of the keys", &error))
     }
 
     /// Appends the slot's section to the export that the daemon began.
@@ -74,7 +85,7 @@ impl Token {
         let mut file =
             OpenOptions::new().append(true).open(dir.join(EXPORT)).map_err(|error| self.failed_file(EXPORT, &error))?;
         let begin = file.seek(SeekFrom::End(0)).map_err(|error| self.failed_file(EXPORT, &error))?;
-        let (mut refused, place) = (Vec::new(), self.place()?);
+        let (mut refused, mut names, place) = (Vec::new(), BTreeSet::new(), self.place()?);
         let made = self.right_keys(&own, (key_id, uid)).and_then(|(w, mak, wrap)| {
             let maker = Maker {
                 module: &self.module,
@@ -86,8 +97,9 @@ impl Token {
                 mak,
                 sessions_max: self.module.callers.calls_max(),
             };
-            maker.append(&own, &file, &mut refused)
+            maker.append(&own, &file, &mut refused, &mut names)
         });
+        let made = made.and_then(|told| self.keep_names(uid, &names).map(|()| told));
         match made {
             Ok(Told { keys, left_out }) => Ok(HsmAnswer::SectionExported { keys, left_out }),
             Err(failed) => {
@@ -131,32 +143,68 @@ impl Token {
         let own = self.own_session(session, Function::UnwrapKey)?;
         // Nothing touches the token before the file was verified as a whole.
         let mut spool = Spool::open(&self.transfer_dir, names.1)?;
-        let hash = self.module.callers.aside(|| spool.verify(Some(mak)))?;
-        let planned = self.plan(&own, kek, names, &mut spool, hash);
+        let hash = self.module.callers.aside(|| spool.verify(&mut by_key(mak)))?;
+        let id = id_of(names.0, names.1);
+        // That of a member of a cluster stays, whatever comes of this.
+        let stays = Objects { module: &self.module, open: &own }.right(Purpose::Unwrap, &id)?.map(|_| names);
+        let mut bench = Bench::new(&self.module, &own);
+        let put = bench.put(Purpose::Unwrap, &id, kek);
+        bench.finish();
+        let planned = put.and_then(|()| self.plan(&own, PlanOf::Restore, names, &mut spool, hash));
         if planned.is_err() {
             // The first failure says more; the daemon orders it again.
-            let _ = self.drop_unwrap_keys(&own, None);
+            let _ = self.drop_unwrap_keys(&own, stays);
         }
         planned.map(HsmAnswer::ImportPrepared)
+    }
+
+    /// Tries every entry of a package's section by the U of a member, and keeps what is to be made.
+    pub(super) fn plan_package(&self, session: &mut Kept, names: Names) -> Result<HsmAnswer, HsmFailure> {
+        let own = self.own_session(session, Function::UnwrapKey)?;
+        let calls = Calls::new(&self.module, &own)?;
+        let objects = Objects { module: &self.module, open: &own };
+        let mak = objects.right(Purpose::Authenticate, &id_of(names.0, names.1))?;
+        let mak = mak.ok_or(HsmFailure::Refused(Refusal::NoBackupKey))?.handle();
+        let mut spool = Spool::open(&self.transfer_dir, names.1)?;
+        let mut section = (Vec::new(), [0; 32]);
+        let hash = self.module.callers.aside(|| {
+            spool.verify(&mut |message, mac| {
+                section = (message.to_vec(), *mac);
+                Ok(true)
+            })
+        })?;
+        // The key is in the token alone: what it makes of the message is compared.
+        let (message, mac) = section;
+        if !bool::from(calls.authenticate(mak, &message)?.as_slice().ct_eq(&mac)) {
+            return Err(HsmFailure::Refused(Refusal::ExportOfAnotherKey));
+        }
+        self.plan(&own, PlanOf::Package(names.1), names, &mut spool, hash).map(HsmAnswer::ImportPrepared)
     }
 
     fn plan(
         &self,
         own: &Session,
-        kek: &[u8],
+        which: PlanOf,
         (key_id, uid): Names,
         spool: &mut Spool,
         hash: [u8; 32],
     ) -> Result<ImportPlan, HsmFailure> {
-        let id = id_of(key_id, uid);
-        let mut bench = Bench::new(&self.module, own);
-        let put = bench.put(Purpose::Unwrap, &id, kek);
-        bench.finish();
-        put?;
-        let mut restorer = self.restorer(own, &id)?;
+        let unwanted = match which {
+            PlanOf::Restore => BTreeSet::new(),
+            PlanOf::Package(uid) => self
+                .module
+                .callers
+                .aside(|| transfer_dir::read_unwanted(&self.transfer_dir, uid))
+                .map_err(|error| self.failed_file("what is recorded as removed", &error))?,
+        };
+        let mut restorer = self.restorer(own, &id_of(key_id, uid))?;
         let index = restorer.index()?;
         let (mut plan, mut new) = (ImportPlan::default(), Vec::new());
         spool.entries(|entry| {
+            if KeyName::of_entry(&uid, entry).is_some_and(|name| unwanted.contains(&name)) {
+                plan.removed = plan.removed.saturating_add(1);
+                return Ok(());
+            }
             let made = restorer.make(entry, false).map_err(|failed| self.failed_entry(entry, failed))?;
             let there = index.get(&known_by(entry.class, entry.id, entry.label));
             let mut same = Ok(false);
@@ -193,25 +241,31 @@ impl Token {
         let kept = RestorePlan { hash, uid, new };
         self.module
             .callers
-            .aside(|| transfer_dir::write_plan(&self.transfer_dir, &kept))
-            .map_err(|error| self.failed_file("the plan of a restore", &error))?;
+            .aside(|| transfer_dir::write_plan(&self.transfer_dir, which, &kept))
+            .map_err(|error| self.failed_file("the plan of an import", &error))?;
         Ok(plan)
     }
 
-    /// Makes what the plan calls new, unless it is there and right.
-    pub(super) fn import(&self, session: &mut Kept, (key_id, uid): Names) -> Result<HsmAnswer, HsmFailure> {
+    /// Makes what this plan calls new, unless it is there and right.
+    pub(super) fn import(
+        &self,
+        session: &mut Kept,
+        which: PlanOf,
+        (key_id, uid): Names,
+    ) -> Result<HsmAnswer, HsmFailure> {
         let own = self.own_session(session, Function::UnwrapKey)?;
-        let plan = transfer_dir::read_plan(&self.transfer_dir)
-            .map_err(|error| self.failed_file("the plan of a restore", &error))?;
+        let plan = transfer_dir::read_plan(&self.transfer_dir, which)
+            .map_err(|error| self.failed_file("the plan of an import", &error))?;
         let mut spool = Spool::open(&self.transfer_dir, uid)?;
-        let hash = self.module.callers.aside(|| spool.verify(None))?;
+        // Its MAC was checked for the plan, and the hash says that it is the same file.
+        let hash = self.module.callers.aside(|| spool.verify(&mut |_, _| Ok(true)))?;
         if plan.hash != hash || plan.uid != uid {
             return Err(HsmFailure::Refused(Refusal::ImportPlanOutdated));
         }
         let mut restorer = self.restorer(&own, &id_of(key_id, uid))?;
         let index = restorer.index()?;
-        let failed = |error: std::io::Error| self.failed_file("the plan of a restore", &error);
-        if !transfer_dir::is_import_begun(&self.transfer_dir, &plan).map_err(failed)? {
+        let failed = |error: std::io::Error| self.failed_file("the plan of an import", &error);
+        if !transfer_dir::is_import_begun(&self.transfer_dir, which, &plan).map_err(failed)? {
             // What has such a name now was made by somebody else, since the plan: it stays.
             spool.entries(|entry| {
                 let there = index.get(&known_by(entry.class, entry.id, entry.label));
@@ -225,7 +279,7 @@ impl Token {
                 }
                 Ok(())
             })?;
-            transfer_dir::begin_import(&self.transfer_dir, &plan).map_err(failed)?;
+            transfer_dir::begin_import(&self.transfer_dir, which, &plan).map_err(failed)?;
         }
         let (mut made, mut claimed) = (0u32, HashSet::new());
         spool.entries(|entry| {
