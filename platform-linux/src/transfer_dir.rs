@@ -337,7 +337,7 @@ fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<T> {
 }
 
 /// Durable and whole, or as it was.
-fn write(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let fresh: PathBuf = dir.join(format!("{name}.new"));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
