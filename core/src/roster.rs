@@ -70,7 +70,7 @@ impl Member {
         };
         let mut chars = [b'-'; FINGERPRINT_CHARS];
         let places = chars.iter_mut().enumerate().filter(|(at, _)| at % 6 != 5).map(|(_, place)| place);
-        for (place, number) in places.zip((0..).step_by(5)) {
+        for (place, number) in places.zip((0..100).step_by(5)) {
             *place = u8::try_from(bits(number)).map_or(b'-', |value| match value {
                 0..26 => b'A'.saturating_add(value),
                 26.. => b'2'.saturating_add(value.saturating_sub(26)),

@@ -32,6 +32,7 @@ pub mod interrupt;
 pub mod names;
 pub mod operation;
 pub mod output;
+pub mod package_file;
 pub mod problem;
 pub mod random;
 pub mod seal;
