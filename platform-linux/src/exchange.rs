@@ -15,6 +15,8 @@
 
 mod courier;
 pub mod directory;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -23,6 +25,7 @@ use std::sync::Arc;
 pub use courier::{Answer, Arrival, Courier, CourierSettings, CourierState, Members, PAUSE_MAX};
 
 use crate::audit::hex;
+use crate::config::Engine;
 use crate::wire::SPOOL_BYTES_MAX;
 
 /// Longest chain of rosters, bytes: 256 of them, each with its annex, are under 17 MiB.
@@ -125,6 +128,21 @@ pub trait Exchange: Send {
     /// # Errors
     /// [`Failure::Unreachable`].
     fn withdraw(&mut self, name: &Name) -> Result<(), Failure>;
+}
+
+/// The engine that the configuration names; it is not reached yet.
+///
+/// # Errors
+/// A certificate cannot be read, no thread can be started, or the program was built without it.
+pub fn open(engine: &Engine) -> io::Result<Box<dyn Exchange>> {
+    match engine {
+        Engine::Directory(root) => Ok(Box::new(directory::Directory::new(root.clone()))),
+        #[cfg(feature = "etcd")]
+        Engine::Etcd(settings) => Ok(Box::new(etcd::Etcd::new(settings)?)),
+        // The configuration was refused for it.
+        #[cfg(not(feature = "etcd"))]
+        Engine::Etcd(_) => Err(io::ErrorKind::Unsupported.into()),
+    }
 }
 
 impl What {
