@@ -18,6 +18,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod devices;
+pub mod exchange;
 pub mod export_file;
 pub mod files;
 pub mod frame;

@@ -13,6 +13,7 @@ use slotwarden_core::person::{Role, Roles};
 use super::application::{ApplicationTable, check_applications};
 use super::cards::{CardsTable, LevelWord, SecurityLevel, check_cards};
 use super::protected;
+use super::sync::{SyncTable, check_sync};
 use super::{
     CALLS_IN_FLIGHT_MAX, ConfigProblem, HsmSettings, LOOK_INTERVAL_S_MAX, NAME_CHARS_MAX, PersonSettings, Settings,
     SlotSettings, TRIES_MAX,
@@ -78,6 +79,7 @@ fn check_file(file: ConfigFile, digest: [u8; 32], protected: Vec<u8>) -> Result<
     let persons = check_persons(&file.person, &mut problems);
     let security_level = file.security_level.map_or(SecurityLevel::None, SecurityLevel::from);
     let cards = check_cards(file.cards.unwrap_or_default(), security_level, &mut problems);
+    let sync = file.sync.and_then(|table| check_sync(table, &mut problems));
     if !problems.0.is_empty() {
         return Err(problems.0);
     }
@@ -92,6 +94,7 @@ fn check_file(file: ConfigFile, digest: [u8; 32], protected: Vec<u8>) -> Result<
         tries,
         security_level,
         cards,
+        sync,
         digest,
         protected,
     })
@@ -108,6 +111,7 @@ struct ConfigFile {
     seal: Option<SealTable>,
     hsm: HsmSettings,
     cards: Option<CardsTable>,
+    sync: Option<SyncTable>,
     #[serde(default)]
     slot: Vec<SlotTable>,
     #[serde(default)]
