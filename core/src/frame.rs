@@ -12,6 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 /// Bytes before a body: kind and length.
 pub const HEAD_BYTES: usize = 5;
+/// Bytes of magic and version.
+pub(crate) const START_BYTES: usize = 5;
 
 /// Declares the problems of a format: variant, name, sentence, one line each.
 macro_rules! problems {
@@ -39,22 +41,91 @@ macro_rules! problems {
                 match self { $(Problem::$variant => $sentence,)* }
             }
         }
+
+        impl From<$crate::frame::Broken> for Problem {
+            fn from(broken: $crate::frame::Broken) -> Self {
+                use $crate::frame::Broken;
+                match broken {
+                    Broken::Unreadable => Problem::Unreadable,
+                    Broken::NotOurs => Problem::NotOurs,
+                    Broken::Newer => Problem::Newer,
+                    Broken::Truncated => Problem::Truncated,
+                    Broken::TooLong => Problem::TooLong,
+                }
+            }
+        }
     };
 }
 pub(crate) use problems;
 
-/// The file could not be read to its end.
+/// What can be wrong with the frames of whatever format; each has a problem for every one of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Unreadable;
+pub(crate) enum Broken {
+    /// The file could not be read to its end.
+    Unreadable,
+    /// It does not begin with the magic; also a file that is too short to be told, and the empty one.
+    NotOurs,
+    /// Another version.
+    Newer,
+    /// It ends too early.
+    Truncated,
+    /// A frame is longer than the format allows.
+    TooLong,
+}
+
+/// A frame whose body was not read yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    /// Which kind.
+    pub(crate) kind: u8,
+    /// As it is in the file.
+    pub(crate) bytes: [u8; HEAD_BYTES],
+    length: u32,
+}
+
+impl Head {
+    /// Bytes of the body.
+    pub(crate) fn length(self) -> usize {
+        usize::try_from(self.length).unwrap_or(usize::MAX)
+    }
+}
+
+/// Reads magic and version, and answers with them.
+pub(crate) fn read_start<R: Read>(r: &mut R, magic: [u8; 4], version: u8) -> Result<[u8; START_BYTES], Broken> {
+    let (mut found, mut its_version) = ([0; 4], [0]);
+    if !fill(r, &mut found)? || found != magic {
+        return Err(Broken::NotOurs);
+    }
+    if !fill(r, &mut its_version)? {
+        return Err(Broken::Truncated);
+    }
+    if its_version == [version] { Ok(start(magic, version)) } else { Err(Broken::Newer) }
+}
+
+/// Reads kind and length.
+pub(crate) fn read_head<R: Read>(r: &mut R) -> Result<Head, Broken> {
+    let mut bytes = [0; HEAD_BYTES];
+    if !fill(r, &mut bytes)? {
+        return Err(Broken::Truncated);
+    }
+    let [kind, length @ ..] = bytes;
+    Ok(Head { kind, bytes, length: u32::from_be_bytes(length) })
+}
+
+/// Reads the body into the beginning of `out`, which is as long as a body may be.
+pub(crate) fn read_body<'body, R: Read>(r: &mut R, head: Head, out: &'body mut [u8]) -> Result<&'body [u8], Broken> {
+    let body = out.get_mut(..head.length()).ok_or(Broken::TooLong)?;
+    if fill(r, body)? { Ok(body) } else { Err(Broken::Truncated) }
+}
 
 /// Fills all of `out`; false where the file ends before that.
-pub(crate) fn fill<R: Read>(r: &mut R, mut out: &mut [u8]) -> Result<bool, Unreadable> {
+pub(crate) fn fill<R: Read>(r: &mut R, mut out: &mut [u8]) -> Result<bool, Broken> {
     while !out.is_empty() {
         match r.read(out) {
             Ok(0) => return Ok(false),
-            Ok(bytes) => out = out.get_mut(bytes..).ok_or(Unreadable)?,
+            Ok(bytes) => out = out.get_mut(bytes..).ok_or(Broken::Unreadable)?,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return Err(Unreadable),
+            Err(_) => return Err(Broken::Unreadable),
         }
     }
     Ok(true)
@@ -87,7 +158,7 @@ pub(crate) fn write_all<W: Write>(w: &mut W, mut bytes: &[u8]) -> Result<(), Wri
 }
 
 /// Magic and version.
-pub(crate) const fn start(magic: [u8; 4], version: u8) -> [u8; 5] {
+pub(crate) const fn start(magic: [u8; 4], version: u8) -> [u8; START_BYTES] {
     let [a, b, c, d] = magic;
     [a, b, c, d, version]
 }
@@ -96,6 +167,24 @@ pub(crate) const fn start(magic: [u8; 4], version: u8) -> [u8; 5] {
 pub(crate) const fn head(kind: u8, body_bytes: u32) -> [u8; HEAD_BYTES] {
     let [a, b, c, d] = body_bytes.to_be_bytes();
     [kind, a, b, c, d]
+}
+
+/// Writes a frame in one piece and adds it to the hash. With its head it has at most `FRAME_BYTES` bytes.
+pub(crate) fn write_frame<const FRAME_BYTES: usize, W: Write>(
+    w: &mut W,
+    kind: u8,
+    body: &impl Serialize,
+    hash: &mut Sha256,
+) -> Result<(), WriteProblem<W::Error>> {
+    let mut frame = [0; FRAME_BYTES];
+    let (begin, place) = frame.split_at_mut_checked(HEAD_BYTES).ok_or(WriteProblem::TooLong)?;
+    // Nothing in our structs but their length can be refused by postcard.
+    let written = encode(body, place).ok_or(WriteProblem::TooLong)?;
+    let length = u32::try_from(written).map_err(|_| WriteProblem::TooLong)?;
+    begin.iter_mut().zip(head(kind, length)).for_each(|(place, byte)| *place = byte);
+    let frame = frame.get(..HEAD_BYTES.saturating_add(written)).ok_or(WriteProblem::TooLong)?;
+    hash.update(frame);
+    write_all(w, frame)
 }
 
 /// Takes a body that is the only form of what it holds, and no other: postcard also reads numbers

@@ -26,6 +26,7 @@
 //! | [`backup`] | keys that come from the backup key |
 //! | [`export`] | files of wrapped keys, written and read as a stream |
 //! | [`roster`] | which nodes are a cluster, one epoch after the other |
+//! | [`join`] | a node's request to join a cluster |
 //! | [`ledger`] | which keys a slot has had, has, and must not get back |
 //! | [`package`] | files of keys for other members, and which of them are taken |
 //! | [`frame`] | what all files of ours have in common |
@@ -60,6 +61,7 @@ pub mod effect;
 pub mod export;
 pub mod fault;
 pub mod frame;
+pub mod join;
 pub mod ledger;
 pub mod limits;
 pub mod outbox;

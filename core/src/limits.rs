@@ -53,6 +53,8 @@ pub const FORMER_CARD_SETS_MAX: usize = 6;
 /// Nodes of a cluster: two sites with a pair each and as many spare ones. A roster of eight has
 /// 712 bytes, a package a sealed key for each, and a bit set of them is a byte.
 pub const MEMBERS_MAX: usize = 8;
+/// Keys of a slot that a ledger knows, removed ones counted: ten times what an export was measured with.
+pub const FACTS_MAX: u32 = 100_000;
 
 /// Wait for the answer to what a ceremony asks, milliseconds (5 min).
 pub const QUESTION_MS: u64 = 300_000;

@@ -11,7 +11,7 @@
 //! | 4 | [`Chunk`] | once or more; the last says so, and all before it are full |
 //! | 5 | [`End`] | once; nothing follows |
 //!
-//! The payload is facts (names of keys, [`crate::ledger`]) and, unless it is a *receipt*, a whole [export](crate::export)
+//! The payload is [facts] and, unless it is a *receipt*, a whole [export](crate::export)
 //! of the keys that a target lacks. It is encrypted under a random content key of 32 bytes:
 //!
 //! - *Sealed*: HPKE (RFC 9180), base mode, to the target's key of the header's [`Suite`], info =
@@ -29,13 +29,20 @@
 //! did not write is refused by a named problem, and nothing panics (P21, P42). [`admit`] says
 //! whether a package is taken (P22, P23). Nothing here survives a restart but what is recorded of [`Marks`].
 
+pub mod facts;
+mod read;
+mod write;
+
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+pub use self::read::{Part, Problem, Reader};
+pub use self::write::Writer;
 use crate::export;
 use crate::fault::Refusal;
 use crate::frame;
+pub use crate::frame::WriteProblem;
 use crate::limits::MEMBERS_MAX;
 use crate::roster::Roster;
 
@@ -51,6 +58,8 @@ pub const TAG_BYTES: usize = 16;
 pub const SEALED_KEY_BYTES: usize = 32 + TAG_BYTES;
 /// Bytes of a frame's body at most: a full chunk, whether it is the last, and its length.
 pub const FRAME_BYTES_MAX: usize = CHUNK_BYTES + TAG_BYTES + 4;
+/// Bytes of a body at most that is no chunk: a key sealed by X-Wing has 1,203.
+const SHORT_BYTES_MAX: usize = 2 * 1024;
 /// Bytes of what the source signs.
 pub const MESSAGE_BYTES: usize = DOMAIN.len() + 64;
 /// Bytes of the info of HPKE.
@@ -316,10 +325,52 @@ pub fn admit(
     }
 }
 
+/// The kinds of frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Header,
+    Sealed,
+    Commitment,
+    Chunk,
+    End,
+}
+
+impl Kind {
+    const ALL: [Kind; 5] = [Kind::Header, Kind::Sealed, Kind::Commitment, Kind::Chunk, Kind::End];
+
+    const fn number(self) -> u8 {
+        match self {
+            Kind::Header => 1,
+            Kind::Sealed => 2,
+            Kind::Commitment => 3,
+            Kind::Chunk => 4,
+            Kind::End => 5,
+        }
+    }
+
+    fn from_number(number: u8) -> Option<Self> {
+        Kind::ALL.into_iter().find(|kind| kind.number() == number)
+    }
+
+    /// Bytes of such a body at most.
+    const fn bytes_max(self) -> usize {
+        match self {
+            Kind::Header | Kind::Sealed | Kind::Commitment | Kind::End => SHORT_BYTES_MAX,
+            Kind::Chunk => FRAME_BYTES_MAX,
+        }
+    }
+}
+
 impl Header {
     /// Whether the export in a package belongs to it.
     #[must_use]
     pub fn holds(&self, inside: &export::Header) -> bool {
         inside.cluster == self.cluster && inside.node == self.source && inside.key_id == self.key_id
+    }
+
+    /// Whether its targets are in order and its numbers possible.
+    fn is_possible(&self) -> bool {
+        let rise = self.targets.iter().zip(self.targets.iter().skip(1)).all(|(one, next)| one < next);
+        rise && !self.targets.is_empty() && self.roster_epoch > 0 && self.sequence > 0
     }
 }

@@ -10,7 +10,9 @@
 //! What it promises: after a roster comes only one of epoch + 1 that names its hash and is signed by
 //! one of its members. Two rosters of one epoch are told apart ([`Problem::Diverged`]), and neither is taken
 //! over the other. Who approved a change, and whether two did, is for those who ask for it.
-//! Nothing here survives a restart: the roster in force is a record, the chain a file.
+//! Nothing here survives a restart: the roster in force is a record, the chain a [`file`].
+
+pub mod file;
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use heapless::Vec;
@@ -255,7 +257,7 @@ impl Roster {
     /// Whether this node, `own`, takes `next` where `current` is in force, and what that means.
     ///
     /// Without one in force it founds a cluster or joins one: then people have compared the
-    /// fingerprint of whoever signed it, and the chain behind it, if there is one, was checked.
+    /// fingerprint of whoever signed it, and the chain behind it, if there is one, was read by [`file`].
     /// A chain of rosters is taken one after the other.
     ///
     /// # Errors

@@ -89,7 +89,7 @@ def header(body):
     made = body.number() if body.take(1) == b"\x01" else None
     previous, sections = body.take(32), body.take(1)[0]
     body.end()
-    return {"node": node, "protection": protection, "key_id": key_id, "sections": sections}
+    return {"node": node, "cluster": cluster, "protection": protection, "key_id": key_id, "sections": sections}
 
 
 def section(body):
@@ -243,7 +243,11 @@ def main(arguments):
         del arguments[at : at + 2]
     export, *records = [pathlib.Path(name).read_bytes() for name in arguments]
     about, sections = read(export)
-    secret = backup_key(records, about["key_id"])
+    unwrap(sections, backup_key(records, about["key_id"]), out)
+
+
+def unwrap(sections, secret, out):
+    """Checks the MACs and unwraps every key; prints what there is."""
     opened = 0
     for found in sections:
         mak = derive(secret, b"slotwarden/mak/v1" + found["uid"])

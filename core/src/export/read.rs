@@ -9,7 +9,7 @@ use super::{
     Entry, FRAME_BYTES_MAX, HASH_BYTES, Header, Kind, LeftOut, MAGIC, MESSAGE_BYTES, SECTIONS_MAX, Section, SectionEnd,
     Trailer, VERSION, section_message, trailer_message,
 };
-use crate::frame::{HEAD_BYTES, Unreadable, decode, fill, problems};
+use crate::frame::{self, HEAD_BYTES, decode, problems};
 
 problems! {
     /// Why a file is no export. No part of it may be used.
@@ -170,45 +170,18 @@ fn read_part<'body, R: Read>(
     body: &'body mut [u8; FRAME_BYTES_MAX],
 ) -> Result<Part<'body>, Problem> {
     if matches!(known.stage, Stage::Start) {
-        let (mut magic, mut version) = ([0; MAGIC.len()], [0]);
-        if !fill(r, &mut magic)? || magic != MAGIC {
-            // Also a file that is too short to be told, and the empty one.
-            return Err(Problem::NotOurs);
-        }
-        if !fill(r, &mut version)? {
-            return Err(Problem::Truncated);
-        }
-        if version != [VERSION] {
-            return Err(Problem::Newer);
-        }
-        known.hash.update(magic);
-        known.hash.update(version);
+        known.hash.update(frame::read_start(r, MAGIC, VERSION)?);
     }
-    let mut head = [0; HEAD_BYTES];
-    if !fill(r, &mut head)? {
-        return Err(Problem::Truncated);
-    }
-    let [number, length @ ..] = head;
-    let kind = Kind::from_number(number).ok_or(Problem::UnknownFrame)?;
+    let head = frame::read_head(r)?;
+    let kind = Kind::from_number(head.kind).ok_or(Problem::UnknownFrame)?;
     known.judge_place(kind)?;
-    let body = usize::try_from(u32::from_be_bytes(length)).ok().and_then(|length| body.get_mut(..length));
-    let body = body.ok_or(Problem::TooLong)?;
-    if !fill(r, body)? {
-        return Err(Problem::Truncated);
-    }
-    let body: &'body [u8] = body;
-    let part = known.judge(kind, head, body)?;
-    if matches!(part, Part::End { .. }) && fill(r, &mut [0])? {
+    let body = frame::read_body(r, head, body)?;
+    let part = known.judge(kind, head.bytes, body)?;
+    if matches!(part, Part::End { .. }) && frame::fill(r, &mut [0])? {
         // The end was noted before it was known to be one: the caller notes this problem over it.
         return Err(Problem::Trailing);
     }
     Ok(part)
-}
-
-impl From<Unreadable> for Problem {
-    fn from(Unreadable: Unreadable) -> Self {
-        Problem::Unreadable
-    }
 }
 
 impl Known {

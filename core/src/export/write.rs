@@ -10,7 +10,7 @@ use super::{
     Entry, FRAME_BYTES_MAX, HASH_BYTES, Header, Kind, LeftOut, MAGIC, MESSAGE_BYTES, Section, SectionEnd, Trailer,
     VERSION, section_message,
 };
-use crate::frame::{self, HEAD_BYTES, WriteProblem, encode, write_all};
+use crate::frame::{self, HEAD_BYTES, WriteProblem};
 
 /// Writes magic, version and header; answers with the hash that every section and the trailer
 /// are tied to.
@@ -24,7 +24,7 @@ pub fn begin<W: Write>(mut w: W, header: &Header) -> Result<[u8; HASH_BYTES], Wr
     let mut hash = Sha256::new();
     let start = frame::start(MAGIC, VERSION);
     hash.update(start);
-    write_all(&mut w, &start)?;
+    frame::write_all(&mut w, &start)?;
     write_frame(&mut w, Kind::Header, header, &mut hash)?;
     Ok(hash.finalize().into())
 }
@@ -121,15 +121,5 @@ fn write_frame<W: Write>(
     body: &impl Serialize,
     hash: &mut Sha256,
 ) -> Result<(), WriteProblem<W::Error>> {
-    let mut frame = [0; HEAD_BYTES.saturating_add(FRAME_BYTES_MAX)];
-    let (head, place) = frame.split_at_mut(HEAD_BYTES);
-    // Nothing in these structs but their length can be refused by postcard.
-    let written = encode(body, place).ok_or(WriteProblem::TooLong)?;
-    let length = u32::try_from(written).map_err(|_| WriteProblem::TooLong)?;
-    for (place, byte) in head.iter_mut().zip(frame::head(kind.number(), length)) {
-        *place = byte;
-    }
-    let frame = frame.get(..HEAD_BYTES.saturating_add(written)).ok_or(WriteProblem::TooLong)?;
-    hash.update(frame);
-    write_all(w, frame)
+    frame::write_frame::<{ HEAD_BYTES + FRAME_BYTES_MAX }, W>(w, kind.number(), body, hash)
 }
