@@ -41,6 +41,7 @@ pub mod secret;
 pub mod signals;
 pub mod status_json;
 pub mod store;
+pub mod sync_dir;
 pub mod token_uri;
 pub mod transcript;
 pub mod transfer_dir;
