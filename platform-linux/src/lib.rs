@@ -14,6 +14,7 @@ pub mod cards;
 pub mod ceremony_words;
 pub mod cli;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod control;
 pub mod daemon;

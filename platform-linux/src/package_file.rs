@@ -30,6 +30,7 @@ use hpke::{
     single_shot_seal_inout_detached,
 };
 use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use slotwarden_core::export;
 use slotwarden_core::fault::{Fault, Refusal};
@@ -48,6 +49,7 @@ use crate::store::directory::{create_private, remove_if_there, rename_durably};
 
 /// Bytes of a private key of either suite: X-Wing's seed, P-256's scalar.
 pub const SECRET_BYTES: usize = 32;
+const SECRETS_SALT: &[u8] = b"slotwarden/node-secrets/v1";
 /// Bytes of a content key.
 const CONTENT_KEY_BYTES: usize = 32;
 
@@ -61,12 +63,21 @@ pub struct NodeSecrets {
 }
 
 impl NodeSecrets {
-    /// Draws both from the kernel.
+    /// Those of the node with this Ed25519 private key (its seed), which is all that has to be kept: HKDF-SHA-256 (RFC
+    /// 5869) gives each suite 32 bytes, and from them comes its key by `DeriveKeyPair` (RFC 9180).
     ///
     /// # Errors
-    /// [`Fault::RandomUnavailable`]
-    pub fn generate() -> Result<Self, Fault> {
-        Ok(NodeSecrets { x_wing: drawn::<XWing>()?, p256: drawn::<DhP256HkdfSha256>()? })
+    /// [`Fault::SealBroken`]: no bytes come from a key of another length; these have the right one.
+    pub fn of_node(seed: &[u8; SECRET_BYTES]) -> Result<Self, Fault> {
+        let kdf = Hkdf::<Sha256>::new(Some(SECRETS_SALT), seed);
+        let derived = |info: &[u8]| {
+            let mut ikm = Zeroizing::new([0; SECRET_BYTES]);
+            kdf.expand(info, ikm.as_mut_slice()).map(|()| ikm).map_err(|_| Fault::SealBroken)
+        };
+        Ok(NodeSecrets {
+            x_wing: derive::<XWing>(&*derived(b"x-wing")?),
+            p256: derive::<DhP256HkdfSha256>(&*derived(b"p-256")?),
+        })
     }
 
     /// The keys that [`NodeSecrets::private`] gave; `None` where they are no private keys.
@@ -97,7 +108,7 @@ impl NodeSecrets {
 }
 
 /// What others need to seal packages for a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeKeys {
     /// Its Ed25519 public key, which names it.
     pub node: [u8; 32],
@@ -262,14 +273,12 @@ pub fn open(path: &Path, own: &[u8; 32], secrets: &NodeSecrets, into: &Path) -> 
     open_any(&mut open_file(path).map_err(Wrong::Unreadable)?, own, secrets, into)
 }
 
-/// A private key from 32 random bytes, by RFC 9180's `DeriveKeyPair`.
-fn drawn<K: Kem>() -> Result<Zeroizing<[u8; SECRET_BYTES]>, Fault> {
-    let mut ikm = Zeroizing::new([0; SECRET_BYTES]);
-    getrandom::fill(ikm.as_mut_slice()).map_err(|_| Fault::RandomUnavailable)?;
-    let (private, _) = K::derive_keypair(ikm.as_slice());
+/// A private key from 32 secret bytes.
+fn derive<K: Kem>(ikm: &[u8; SECRET_BYTES]) -> Zeroizing<[u8; SECRET_BYTES]> {
+    let (private, _) = K::derive_keypair(ikm);
     let mut secret = Zeroizing::new([0; SECRET_BYTES]);
     private.write_exact(secret.as_mut_slice());
-    Ok(secret)
+    secret
 }
 
 fn public_of<K: Kem>(private: &[u8; SECRET_BYTES]) -> Option<Vec<u8>> {

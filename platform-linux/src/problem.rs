@@ -131,20 +131,10 @@ own_refusals! {
         "it is not clear which section of the file is meant" "`slotwarden verify FILE` lists its sections; name one with --section";
     650 FingerprintMissing "fingerprint-missing" Wrong
         "the fingerprint that the other node shows is needed" "read it there with `slotwarden cluster show` and repeat with --fingerprint FINGERPRINT";
-    651 FingerprintDiffers "fingerprint-differs" NotAllowed
-        "the file is not of the node whose fingerprint you gave; nothing was changed" "read the fingerprint once more at the other node itself; if it stays another one, somebody changed the file on its way";
     652 RemoveUnconfirmed "remove-unconfirmed" WaitsForPeople
         "this takes a node out of the cluster" "be sure that it is the right one, then repeat with the text that the detail names";
-    653 NoCluster "no-cluster" Wrong
-        "this node is in no cluster" "`slotwarden cluster request` and `cluster invite` begin one";
-    654 UnknownNode "unknown-node" Wrong
-        "no member of the cluster has this name" "`slotwarden cluster show` lists them";
     655 NoPackage "no-package" Wrong
         "no package was made on this node yet" "`slotwarden sync export FILE` makes one";
-    656 PackageRefused "package-refused" Wrong
-        "the file is not a whole key synchronisation package; nothing was imported" "have its source make it again; take another copy of it";
-    657 RosterRefused "roster-refused" Wrong
-        "the file is not a whole list of rosters; nothing was changed" "have a member write it again with `slotwarden cluster export-roster`";
     658 SlotsDiffer "slots-differ" Wrong
         "the cluster has a slot that this node does not have" "name a [[slot]] of the same name in the configuration, initialise its token, and join again";
     627 UnknownPerson "unknown-person" Wrong

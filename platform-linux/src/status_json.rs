@@ -25,7 +25,7 @@ use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_LATER, EXIT_WAITS, Problem};
 
 pub use cards::{BackupView, CardSetView, CardView, CardsView, card_view, credential_word};
 pub use ceremony::{CeremonyView, LastCeremonyView, end_word, view_of_ceremony};
-pub use cluster::{ClusterMemberView, ClusterView, SynchronisedView};
+pub use cluster::{ClusterMemberView, ClusterView, ExchangeView, SynchronisedView};
 pub use transfers::{KeysView, PlanView, TransferView};
 
 /// Version of the JSON.
@@ -520,6 +520,7 @@ fn slot_view(slot: &SlotStatus, names: &Names) -> SlotView {
         ApplicationView { name: names.application_name(application.application), state: state.to_owned(), fault }
     });
     SlotView {
+        synchronised: None,
         name: names.slot_name(slot.slot),
         token,
         mode: mode_word(slot.mode).to_owned(),

@@ -56,6 +56,7 @@ use self::format::{Change, Content};
 use self::room::Ballast;
 use self::writer::Job;
 use crate::devices::{Checkpoint, Event, Events, Lend, Signer, Store, TranscriptEnd, TranscriptPart};
+use crate::package_file::NodeSecrets;
 use crate::seal::{self, CREDENTIAL, DataKey, SealPlaces, SealSource};
 use crate::transcript;
 
@@ -464,6 +465,10 @@ impl Store for DiskStore {
     fn signer(&self) -> Signer {
         let node = Arc::clone(&self.node);
         Arc::new(move |message| node.sign(message).to_bytes())
+    }
+
+    fn node_secrets(&self) -> Result<NodeSecrets, Fault> {
+        NodeSecrets::of_node(&Zeroizing::new(self.node.to_bytes()))
     }
 }
 

@@ -129,7 +129,7 @@ impl SyncDir {
         let mut own = self.writer(self.own(uid))?;
         for row in rows {
             let Fact { name, known } = row?;
-            own.push(Fact { name, known: Known { here: false, ..known } })?;
+            own.push(Fact { name, known: Known { here: known.is_removed_elsewhere(), ..known } })?;
         }
         own.finish().map(drop)
     }
@@ -305,6 +305,29 @@ impl SyncDir {
     /// As [`SyncDir::comparison`].
     pub fn standing(&self, node: Node, slots: &[Uid]) -> io::Result<Standing> {
         Ok(self.comparison(node, slots)?.map_or(Standing::Unheard, Comparison::standing))
+    }
+
+    /// Whether a member lacks something of what a package says that its source has, as far as is known here. Of one that
+    /// was never heard nobody knows: it may.
+    ///
+    /// # Errors
+    /// As [`SyncDir::comparison`].
+    pub fn lacks(&self, node: Node, facts: &[SlotFacts]) -> io::Result<bool> {
+        for (uid, rows) in facts {
+            match self.members(*uid, &[node])?.pop() {
+                None | Some(Member::Unheard) => return Ok(true),
+                Some(Member::WithoutSlot) => {}
+                Some(Member::Said(theirs)) => {
+                    for joined in Joined::new(rows.iter().copied().map(Ok), theirs) {
+                        let (_, source, their) = joined?;
+                        if their.is_wanted(source) {
+                            return Ok(true);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// What `status` says of a slot; `members`: all of them but this node.

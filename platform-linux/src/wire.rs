@@ -311,6 +311,8 @@ pub enum Order {
     },
     /// Give a restore up before its import.
     EndRestore,
+    /// Be the first node of a cluster.
+    Found,
     /// Take the node into the cluster whose request was spooled.
     Invite {
         /// SHA-256 of the request.
@@ -330,6 +332,13 @@ pub enum Order {
     Remove {
         /// Its name.
         node: String,
+    },
+    /// The same members with the backup key that is in force here.
+    Renew,
+    /// Let this roster count, of two of one epoch.
+    Choose {
+        /// Its hash.
+        roster: [u8; 32],
     },
     /// Make a package for other members.
     Package {
@@ -588,6 +597,8 @@ pub struct SpooledPackage {
 pub struct SpooledRoster {
     /// Its hash.
     pub hash: [u8; 32],
+    /// The hashes of those that are newer than the one in force, in their order; of the newest alone, where none is.
+    pub newer: Vec<[u8; 32]>,
     /// Its number, from 1.
     pub epoch: u32,
     /// Names the backup key of the cluster.

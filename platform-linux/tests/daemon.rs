@@ -192,6 +192,10 @@ impl Store for TinyStore {
     fn signer(&self) -> Signer {
         Arc::new(|_| [0; 64])
     }
+
+    fn node_secrets(&self) -> Result<NodeSecrets, Fault> {
+        NodeSecrets::of_node(&[1; 32])
+    }
 }
 
 struct NoApplications(Deeds);

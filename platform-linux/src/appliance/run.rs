@@ -1,6 +1,6 @@
 //! The appliance with the real HSM behind its worker.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use sd_notify::NotifyState;
 use tracing::{error, warn};
 
-use super::{Prepared, harden, prepare, start_log};
+use super::{Prepared, exchange, harden, prepare, start_log, transfer_dir};
 use crate::cli::DaemonStart;
 use crate::config::{self, Offered, Settings};
 use crate::daemon::{self, Devices, Notice};
@@ -45,10 +45,11 @@ pub fn run(config: &Path, start: DaemonStart) -> Result<(), Problem> {
     let hsm = WorkerHsm::start(worker_settings(&settings)?, events.clone())
         .map_err(|error| Own::SpawnFailed.with(format!("the HSM worker's keeper: {error}")))?;
     let cards = card_readers(&settings, &events)?;
+    let exchange = exchange(&settings, &events)?;
     // From here on only devices, clients and signals send.
     let files_events = events;
     let files = DiskFiles::new(transfer_dir(&settings), files_events, store.signer(), store.node_key());
-    let devices = Devices { hsm, store, applications, cards, files: Box::new(files) };
+    let devices = Devices { hsm, store, applications, cards, files: Box::new(files), exchange };
     let ended = daemon::run(setup, devices, &arriving, &mut tell_service_manager);
     drop(socket);
     ended
@@ -86,11 +87,6 @@ fn tell_service_manager(notice: Notice<'_>) {
     if let Err(error) = told {
         error!("the service manager could not be told: {error}");
     }
-}
-
-/// Where exports are made and files to restore are kept.
-fn transfer_dir(settings: &Settings) -> PathBuf {
-    settings.state_dir.join("transfer")
 }
 
 fn worker_settings(settings: &Settings) -> Result<WorkerSettings, Problem> {

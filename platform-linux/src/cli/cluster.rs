@@ -8,7 +8,7 @@ use super::arguments::Confirm;
 use super::cluster_arguments::{ClusterVerb, SyncVerb};
 use super::session::{Session, line_typed, typed};
 use super::transfers::Target;
-use super::{CONFIRM_IMPORT, CONFIRM_REMOVE};
+use super::CONFIRM_IMPORT;
 use crate::client::Refused;
 use crate::output::{self, Format, cluster, transfers};
 use crate::problem::{EXIT_DONE, EXIT_WAITS, Own, Problem};
@@ -34,6 +34,10 @@ impl Session {
                 };
                 output::aside(&format!("{} asks to be invited.", asked.name));
                 compare(&asked.name, &asked.fingerprint, fingerprint)?;
+                if self.status()?.cluster.is_none() {
+                    self.order(|_| Order::Found, true, &[])?;
+                    output::aside("This node is the first of a new cluster.");
+                }
                 self.order(|_| Order::Invite { request: asked.file }, true, &[])?;
                 self.fetch(Outgoing::Roster, target)?;
                 let file = file.display();
@@ -53,7 +57,9 @@ impl Session {
             }
             ClusterVerb::Follow { file } => {
                 let Spooled::Roster(roster) = self.spool(&file)? else { return Err(no_roster(&file)) };
-                self.order(|_| Order::Follow { roster: roster.hash }, true, &[])?;
+                for hash in roster.newer {
+                    self.order(|_| Order::Follow { roster: hash }, true, &[])?;
+                }
                 self.done(&format!("roster {} is in force", roster.epoch))
             }
             ClusterVerb::Remove { node, file, confirm } => {
@@ -73,6 +79,19 @@ impl Session {
                     "{node} is no member any more; take {} to the others; what it has opens exports until `backup rotate`",
                     file.display()
                 ))
+            }
+            ClusterVerb::Renew { file } => {
+                let target = Target::create(&file)?;
+                self.order(|_| Order::Renew, true, &[])?;
+                self.fetch(Outgoing::Roster, target)?;
+                self.done(&format!("the cluster has this node's backup key; take {} to the others", file.display()))
+            }
+            ClusterVerb::Choose { file } => {
+                let Spooled::Roster(roster) = self.spool(&file)? else { return Err(no_roster(&file)) };
+                let names: Vec<&str> = roster.members.iter().map(|member| member.name.as_str()).collect();
+                output::aside(&format!("Roster {} with the members {}.", roster.epoch, names.join(", ")));
+                self.order(|_| Order::Choose { roster: roster.hash }, true, &[])?;
+                self.done(&format!("roster {} counts, as it is in {}", roster.epoch, file.display()))
             }
             ClusterVerb::ExportRoster { file } => {
                 self.fetch(Outgoing::Roster, Target::create(&file)?)?;
@@ -156,11 +175,12 @@ fn compare(whose: &str, computed: &str, given: Option<String>) -> Result<(), Pro
     if plain(&given) == plain(computed) {
         return Ok(());
     }
-    Err(Own::FingerprintDiffers.with(format!("the file's is {computed}")))
+    Err(Problem::from(Refusal::FingerprintDiffers).with(format!("the file's is {computed}")))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::CONFIRM_REMOVE;
     use super::*;
 
     #[test]

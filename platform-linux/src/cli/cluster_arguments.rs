@@ -56,6 +56,21 @@ pub(super) enum ClusterVerb {
         #[arg(long, value_name = "TEXT")]
         confirm: Option<String>,
     },
+    /// Let the cluster have the backup key that is in force on this node, after `backup rotate`.
+    ///
+    /// Writes the rosters to FILE: take it to the others (`cluster follow`), then give each of
+    /// them the key with `backup restore-key`.
+    Renew {
+        /// Where the rosters go. It must not exist.
+        file: PathBuf,
+    },
+    /// Say which of two rosters of one epoch counts, where the cluster is divided.
+    ///
+    /// Do it on every node, with the same file.
+    Choose {
+        /// The rosters up to the one that counts.
+        file: PathBuf,
+    },
     /// Write the rosters of the cluster to a file.
     ExportRoster {
         /// Where to. It must not exist.

@@ -3,6 +3,7 @@
 //!
 //! ```toml
 //! [sync]
+//! name = "node-1"                          # what this node wants to be called; its host name when absent
 //! directory = "/srv/slotwarden-exchange"   # or:
 //! etcd = ["https://etcd-1:2379", "https://etcd-2:2379"]
 //! etcd_ca_file = "/etc/slotwarden/etcd-ca.pem"
@@ -12,7 +13,7 @@
 //! interval_s = 30                          # between two looks, beside being told of changes
 //! ```
 //!
-//! Without the table packages travel by hand. All of it is protected under dual control: what is
+//! Without `directory` and `etcd` packages travel by hand. All of it is protected under dual control: what is
 //! done without a person was decided by two. A user name or password for etcd is none of it, since
 //! nothing secret is in the file; etcd knows its users by their certificates.
 
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use rustix::fs::{Access, access};
 use serde::Deserialize;
+use slotwarden_core::join::{NAME_CHARS_MAX, is_name};
 
 use super::file::Problems;
 
@@ -32,11 +34,13 @@ const INTERVAL_S_MAX: u64 = 3600;
 /// Most endpoints of one etcd: more than any has members.
 const ENDPOINTS_MAX: usize = 16;
 
-/// How packages travel by themselves.
+/// The node in its cluster, and how packages travel by themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncSettings {
-    /// What carries them.
-    pub engine: Engine,
+    /// What this node wants to be called; `None`: as its host is.
+    pub name: Option<String>,
+    /// What carries packages; `None`: people do.
+    pub engine: Option<Engine>,
     /// Whether packages are made and taken without a person.
     pub automatic: bool,
     /// Between two looks.
@@ -67,6 +71,7 @@ pub struct EtcdSettings {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SyncTable {
+    name: Option<String>,
     directory: Option<PathBuf>,
     etcd: Option<Vec<String>>,
     etcd_ca_file: Option<PathBuf>,
@@ -100,25 +105,31 @@ pub(super) fn check_sync(table: SyncTable, problems: &mut Problems) -> Option<Sy
     let engine = match (table.directory, table.etcd) {
         (Some(directory), None) => {
             problems.absolute("[sync]", &directory);
-            Engine::Directory(directory)
+            Some(Engine::Directory(directory))
         }
         (None, Some(endpoints)) => {
             let settings = EtcdSettings { endpoints, ca_file: table.etcd_ca_file, identity };
             check_etcd(&settings, problems);
-            Engine::Etcd(settings)
+            Some(Engine::Etcd(settings))
         }
         (Some(_), Some(_)) => {
             problems.add("[sync]", "both `directory` and `etcd` are named", "keep one: packages travel one way");
             return None;
         }
         (None, None) => {
-            let remedy = "name one of them, or remove the table: packages travel by hand without it";
-            problems.add("[sync]", "neither `directory` nor `etcd` is named", remedy);
-            return None;
+            if table.automatic.is_some() || table.interval_s.is_some() {
+                let remedy = "name one of them, or leave `automatic` and `interval_s` out: packages travel by hand";
+                problems.add("[sync]", "neither `directory` nor `etcd` is named", remedy);
+            }
+            None
         }
     };
+    if table.name.as_deref().is_some_and(|name| !is_name(name)) {
+        let remedy = format!("write 1 to {NAME_CHARS_MAX} letters, digits, dots, hyphens or underscores");
+        problems.add("[sync]", "`name` is no name of a node", remedy);
+    }
     let automatic = table.automatic.unwrap_or(false);
-    Some(SyncSettings { engine, automatic, interval: Duration::from_secs(interval_s) })
+    Some(SyncSettings { name: table.name, engine, automatic, interval: Duration::from_secs(interval_s) })
 }
 
 fn check_etcd(settings: &EtcdSettings, problems: &mut Problems) {
@@ -160,13 +171,14 @@ fn is_endpoint(text: &str) -> bool {
 /// the daemon: its file system may come later.
 pub(super) fn check_sync_machine(settings: &SyncSettings, problems: &mut Problems) {
     match &settings.engine {
-        Engine::Directory(path) => {
+        None => {}
+        Some(Engine::Directory(path)) => {
             if let Err(why) = usable(path) {
                 let remedy = "make it, or mount it, and let the daemon's user write in it; run this check as that user";
                 problems.add("[sync]", format!("{} cannot be used: {why}", path.display()), remedy);
             }
         }
-        Engine::Etcd(etcd) => {
+        Some(Engine::Etcd(etcd)) => {
             let pair = etcd
                 .identity
                 .iter()
@@ -212,7 +224,9 @@ mod tests {
     #[test]
     fn a_table_that_is_wrong_is_refused_with_a_remedy() {
         for (sync, sentence) in [
-            ("", "neither `directory` nor `etcd`"),
+            ("interval_s = 5", "neither `directory` nor `etcd`"),
+            ("name = \"a b\"", "`name` is no name of a node"),
+            ("name = \"\"", "`name` is no name of a node"),
             ("automatic = true", "neither `directory` nor `etcd`"),
             ("directory = \"/x\"\netcd = [\"http://a:1\"]", "both `directory` and `etcd`"),
             ("directory = \"x\"", "x is not an absolute path"),
@@ -230,9 +244,11 @@ mod tests {
     #[test]
     fn a_directory_is_taken_with_its_defaults() {
         let settings = checked("directory = \"/x\"").expect("consistent");
-        let directory = Engine::Directory("/x".into());
+        let directory = Some(Engine::Directory("/x".into()));
         let interval = Duration::from_secs(INTERVAL_S_DEFAULT);
-        assert_eq!(settings, SyncSettings { engine: directory, automatic: false, interval });
+        assert_eq!(settings, SyncSettings { name: None, engine: directory, automatic: false, interval });
+        let settings = checked("name = \"node-1\"").expect("consistent");
+        assert_eq!((settings.name.as_deref(), settings.engine, settings.automatic), (Some("node-1"), None, false));
         let settings = checked("directory = \"/x\"\nautomatic = true\ninterval_s = 5").expect("consistent");
         assert_eq!((settings.automatic, settings.interval), (true, Duration::from_secs(5)));
     }
@@ -241,8 +257,8 @@ mod tests {
     fn a_directory_that_is_not_there_or_is_none_is_told_by_the_machine() {
         let dir = tempfile::tempdir().expect("a place for temporary files");
         let told = |path: &Path| {
-            let engine = Engine::Directory(path.to_owned());
-            let settings = SyncSettings { engine, automatic: false, interval: Duration::from_secs(1) };
+            let engine = Some(Engine::Directory(path.to_owned()));
+            let settings = SyncSettings { name: None, engine, automatic: false, interval: Duration::from_secs(1) };
             let mut problems = Problems::default();
             check_sync_machine(&settings, &mut problems);
             problems.0.iter().map(ToString::to_string).collect::<Vec<_>>()
@@ -303,7 +319,7 @@ mod tests {
             "etcd = [\"https://[::1]:2379\"]\netcd_ca_file = \"/ca\"\netcd_certificate_file = \"/c\"\n\
              etcd_key_file = \"/k\"",
         );
-        let Engine::Etcd(etcd) = settings.expect("consistent").engine else { panic!("it is etcd") };
+        let Some(Engine::Etcd(etcd)) = settings.expect("consistent").engine else { panic!("it is etcd") };
         assert_eq!(etcd.identity, Some(("/c".into(), "/k".into())));
         assert!(checked("etcd = [\"http://127.0.0.1:2379\"]").is_ok());
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use slotwarden_core::Refusal;
 use slotwarden_core::approval::ApprovalCode;
+use slotwarden_core::ceremony::order::SlotSet;
 use slotwarden_core::ceremony::{CardOrder, SoUse};
 use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::{ApplicationSet, SlotId};
@@ -69,6 +70,17 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Export { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
             | Order::EndRestore => None,
             Order::BySoCards { then: SoCardsUse::Init { .. }, .. } => Some(CommandKind::Init),
             Order::BySoCards { then: SoCardsUse::Unblock { .. }, .. } => Some(CommandKind::Unblock),
@@ -84,6 +96,13 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             let held = Held { request, slot: absent, look: self.looks, until: Instant::now() + LOOK_WAIT };
             self.held.push(held);
             return;
+        }
+        if let Order::Receive { file } = order {
+            if !self.may(request.peer, CommandKind::ReceivePackage) {
+                let _ = request.answer.try_send(Problem::from(Refusal::NotAllowed).into());
+                return;
+            }
+            return self.receive(who, Waiting::Client(request.answer), *file);
         }
         let named = self.named(order).and_then(|persons| Ok((persons, self.accepted(order, slot)?)));
         match named.and_then(|named| self.command(who, order, slot, named, &request.secrets)) {
@@ -132,6 +151,17 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Export { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
             | Order::EndRestore => return Ok(ApplicationSet::NONE),
         };
         self.names.application_set(accept)
@@ -189,6 +219,17 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Export { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
             | Order::EndRestore => return Ok(Roster::NOBODY),
         };
         let persons = names.iter().map(|name| self.names.person(name)).collect::<Result<Vec<_>, _>>()?;
@@ -222,6 +263,17 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Export { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
             | Order::EndRestore => &[],
             Order::BySoCards { then: SoCardsUse::Unblock { .. }, .. } => &[SecretRole::NewCode],
             Order::AdministratorCards { .. } => &[SecretRole::SoPin],
@@ -356,6 +408,19 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Order::Export { slots, left_out } => Command::Transfer { order: self.export_order(slots, left_out)? },
             Order::Import { file, .. } => Command::Transfer { order: TransferOrder::Import { slot, file: *file } },
             Order::EndRestore => Command::Transfer { order: TransferOrder::EndRestore },
+            Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. } => self.cluster_order(order)?,
+            Order::Package { slots, to } => Command::Transfer { order: self.package_order(slots, to)? },
+            Order::Receive { file } => {
+                Command::Transfer { order: TransferOrder::Receive { hash: *file, slots: SlotSet::NONE } }
+            }
+            Order::Apply { file } => Command::Transfer { order: TransferOrder::Apply { hash: *file } },
+            Order::EndReceive => Command::Transfer { order: TransferOrder::EndReceive },
             Order::CountKeys { .. } => Command::Transfer { order: TransferOrder::Count { slot } },
         })
     }
@@ -375,6 +440,17 @@ impl Order {
             | Order::AnswerCeremony { .. }
             | Order::CancelCeremony { .. }
             | Order::Export { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
             | Order::EndRestore => None,
             Order::Import { slot, .. }
             | Order::CountKeys { slot }

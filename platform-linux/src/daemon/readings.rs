@@ -24,7 +24,7 @@ use crate::problem::{Own, Problem};
 use crate::random::FirstSource;
 use crate::status_json::{self, CardsView, SCHEMA, SlotDetail, StatusView, Surroundings, card_view};
 use crate::wire::{
-    AUDIT_PAGE, Answered, Ask, AuditPage, CHECKPOINT_PAGE, CheckpointPage, EXPORT_PAGE, FreeTokenView, TRANSCRIPT_PAGE,
+    AUDIT_PAGE, Answered, Ask, AuditPage, CHECKPOINT_PAGE, CheckpointPage, FreeTokenView, Outgoing, TRANSCRIPT_PAGE,
     TranscriptPage,
 };
 use crate::{config, control};
@@ -69,14 +69,18 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 reads(CommandKind::ReadStatus)?;
                 Ok(Some(Answered::Cards(self.cards())))
             }
-            Ask::ReadExport { offset } => {
-                reads(CommandKind::Export)?;
-                let (total, bytes) = self.devices.files.read_export(*offset, EXPORT_PAGE)?;
-                Ok(Some(Answered::Export { total, bytes }))
+            Ask::Read { what, offset } => {
+                reads(match what {
+                    Outgoing::Export => CommandKind::Export,
+                    Outgoing::Package => CommandKind::MakePackage,
+                    Outgoing::Roster | Outgoing::JoinRequest => CommandKind::FollowRoster,
+                })?;
+                let (total, bytes) = self.read_outgoing(*what, *offset)?;
+                Ok(Some(Answered::Part { total, bytes }))
             }
             Ask::Spool { offset, total, bytes } => {
                 reads(CommandKind::Restore)?;
-                Ok(Some(Answered::Spooled(self.spool(*offset, *total, bytes)?)))
+                Ok(Some(Answered::Spooled(self.spool(*offset, *total, bytes)?.map(Box::new))))
             }
             Ask::Order(_) => Ok(None),
         }
@@ -102,6 +106,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             random: self.first_source.map_or("not drawn yet", FirstSource::pair).to_owned(),
             readers: self.devices.cards.readers(),
             wall_s: self.now().wall_s,
+            cluster: self.cluster_view(),
+            node_fingerprint: self.cluster.files.fingerprint(),
+            synchronised: self.synchronised(),
         }
     }
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Format, line};
-use crate::status_json::{ClusterMemberView, ClusterView, SCHEMA, StatusView};
+use crate::status_json::{ClusterMemberView, ClusterView, ExchangeView, SCHEMA, StatusView};
 
 /// Who belongs to the cluster.
 pub fn members(format: Format, status: &StatusView) {
@@ -50,6 +50,9 @@ pub fn is_in_sync(status: &StatusView) -> bool {
 /// What stands in the status.
 pub(super) fn lines(cluster: &ClusterView) -> Vec<String> {
     let mut lines = vec![format!("cluster: roster {}, {} members", cluster.epoch, cluster.members.len())];
+    if cluster.divided {
+        lines.push("  two rosters have this number: nothing is exchanged before `slotwarden cluster choose`".to_owned());
+    }
     for ClusterMemberView { name, own, standing, package, .. } in &cluster.members {
         if *own {
             continue;
@@ -64,6 +67,15 @@ pub(super) fn lines(cluster: &ClusterView) -> Vec<String> {
         let heard = if *package > 0 { format!("; its package {package} was the last") } else { String::new() };
         lines.push(format!("  {name}: {words}{heard}"));
     }
+    if let Some(ExchangeView { engine, reachable, problems }) = &cluster.exchange {
+        let reached = match reachable {
+            Some(true) => "reached",
+            Some(false) => "cannot be reached; it is tried again",
+            None => "not tried yet",
+        };
+        lines.push(format!("  exchange: {engine}, {reached}"));
+        lines.extend(problems.iter().map(|problem| format!("  exchange: {problem}")));
+    }
     lines
 }
 
@@ -75,7 +87,7 @@ fn of_slot(slot: &crate::status_json::SlotView) -> Vec<String> {
     if sync.removed_elsewhere > 0 {
         lines.push(format!("{name}: {} keys were destroyed on another node and are still here", sync.removed_elsewhere));
     }
-    if !sync.can_receive {
+    if sync.can_receive == Some(false) {
         lines.push(format!("{name}: no package can be applied before `slotwarden backup restore-key --slot {name}`"));
     }
     lines

@@ -9,8 +9,23 @@ pub struct ClusterView {
     pub epoch: u32,
     /// Its members, in the order of the roster.
     pub members: Vec<ClusterMemberView>,
-    /// Whether packages travel by themselves.
+    /// Whether there are two rosters of this number: nothing is exchanged until two persons chose one.
+    pub divided: bool,
+    /// Whether packages are made and taken without a person.
     pub automatic: bool,
+    /// What carries them; null: people do.
+    pub exchange: Option<ExchangeView>,
+}
+
+/// What carries packages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExchangeView {
+    /// What it is, and where.
+    pub engine: String,
+    /// Whether the last look succeeded; null: there was none yet.
+    pub reachable: Option<bool>,
+    /// What went wrong and was not made good since.
+    pub problems: Vec<String>,
 }
 
 /// One member.
@@ -39,6 +54,6 @@ pub struct SynchronisedView {
     pub ready: u32,
     /// Those that were destroyed on another node.
     pub removed_elsewhere: u32,
-    /// Whether the token has U, so that packages can be applied.
-    pub can_receive: bool,
+    /// Whether the token has U, so that packages can be applied; null: nobody knows yet.
+    pub can_receive: Option<bool>,
 }

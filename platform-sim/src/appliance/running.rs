@@ -188,4 +188,8 @@ impl Store for Powered {
     fn signer(&self) -> Signer {
         self.store.signer()
     }
+
+    fn node_secrets(&self) -> Result<NodeSecrets, Fault> {
+        self.store.node_secrets()
+    }
 }
