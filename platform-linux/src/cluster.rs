@@ -203,16 +203,12 @@ impl ClusterFiles {
         let bytes = fs::read(path).map_err(|error| unreadable(path, &error))?;
         let invalid = |reason: &str| Problem::from(Refusal::JoinRequestInvalid).with(reason);
         let request = Request::read(&bytes).map_err(|problem| invalid(problem.sentence()))?;
-        let keys =
-            NodeKeys { node: request.node, x_wing: request.x_wing.to_vec(), p256: request.p256.to_vec() };
+        let keys = NodeKeys { node: request.node, x_wing: request.x_wing.to_vec(), p256: request.p256.to_vec() };
         let member = keys.member().ok_or_else(|| invalid("a key of it is none"))?;
         let file: [u8; 32] = Sha256::digest(&bytes).into();
         let named = NamedMember { name: request.name.to_owned(), keys };
-        let view = SpooledRequest {
-            file,
-            name: named.name.clone(),
-            fingerprint: member.fingerprint().as_str().to_owned(),
-        };
+        let view =
+            SpooledRequest { file, name: named.name.clone(), fingerprint: member.fingerprint().as_str().to_owned() };
         self.request = Some((file, named));
         Ok(view)
     }
@@ -359,9 +355,10 @@ impl ClusterFiles {
         let first = offered.first().map_or(0, |listed| listed.signed.roster.epoch);
         let cluster = offered.first().map(|listed| listed.signed.roster.cluster);
         // What a node knew before it joined another cluster is of no use there.
-        let before = self.chain.iter().filter(|listed| {
-            listed.signed.roster.epoch < first && Some(listed.signed.roster.cluster) == cluster
-        });
+        let before = self
+            .chain
+            .iter()
+            .filter(|listed| listed.signed.roster.epoch < first && Some(listed.signed.roster.cluster) == cluster);
         let chain: Vec<Listed> = before.cloned().chain(offered).collect();
         let newest = chain.len().saturating_sub(usize::from(slotwarden_core::roster::file::ROSTERS_MAX));
         self.write_chain(&chain[newest..])?;
@@ -474,8 +471,9 @@ pub fn read_rosters(file: impl io::Read) -> Result<Vec<Listed>, Problem> {
     loop {
         let next = reader.next().map_err(|problem| Problem::from(problem.refusal()).with(problem.sentence()))?;
         let Some(link) = next else { return Ok(chain) };
-        let annex = Annex::of(&link.signed.roster, link.annex)
-            .ok_or_else(|| Problem::from(Refusal::RosterFileInvalid).with("the names beside a roster are in no order"))?;
+        let annex = Annex::of(&link.signed.roster, link.annex).ok_or_else(|| {
+            Problem::from(Refusal::RosterFileInvalid).with("the names beside a roster are in no order")
+        })?;
         chain.push(Listed { signed: link.signed.clone(), annex });
     }
 }

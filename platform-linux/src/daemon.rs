@@ -34,8 +34,8 @@ use slotwarden_core::cluster::Membership;
 use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
 use slotwarden_core::effect::{Effect, HsmCall, Input, Outcome, SlotId, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
-use slotwarden_core::limits::{SLOTS_APPLIANCE, STOP_DEADLINE_MS};
 use slotwarden_core::ledger::KeyName;
+use slotwarden_core::limits::{SLOTS_APPLIANCE, STOP_DEADLINE_MS};
 use slotwarden_core::package::Marks;
 use slotwarden_core::person::PersonId;
 use slotwarden_core::reception::Reception;
@@ -56,8 +56,8 @@ use crate::problem::{self, Problem};
 use crate::random::{self, FirstSource};
 use crate::status_json::{self, ProgressView, StatusView};
 use crate::wire::{Answered, Ask};
-pub use cluster::SyncSetup;
 use cluster::ClusterLoop;
+pub use cluster::SyncSetup;
 use exchange::Exchanging;
 use held::Held;
 use watch::{WATCH_WAIT, Watcher};
@@ -261,7 +261,11 @@ struct Loop<'n, H, S, A> {
 }
 
 impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
-    fn new(setup: Setup, mut devices: Devices<H, S, A>, notice: &'n mut dyn FnMut(Notice<'_>)) -> Result<Self, Problem> {
+    fn new(
+        setup: Setup,
+        mut devices: Devices<H, S, A>,
+        notice: &'n mut dyn FnMut(Notice<'_>),
+    ) -> Result<Self, Problem> {
         let security_level = setup.configuration.level;
         let owners = setup.configuration.slots.iter().map(|slot| slot.owner).collect();
         // In place: a service that is handed on by value takes its size of stack each time.

@@ -393,6 +393,8 @@ mod tests {
     use std::sync::Arc;
     use std::sync::mpsc::channel;
 
+    const BEGINNING: [u8; 5] = *b"SLWX\x01";
+
     fn files(dir: &Path) -> DiskFiles {
         let (events, _) = channel();
         DiskFiles::new(dir.to_owned(), events, Arc::new(|_| [0; 64]), [0; 32])

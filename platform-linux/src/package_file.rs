@@ -725,7 +725,7 @@ mod tests {
 
     fn node(number: u8) -> Node {
         let key = signing(number);
-        let secrets = NodeSecrets::generate().expect("the kernel has randomness");
+        let secrets = NodeSecrets::of_node(&[number; 32]).expect("it is a seed");
         let keys = secrets.public(key.verifying_key().to_bytes()).expect("they were made");
         Node { key, secrets, keys }
     }
@@ -1035,7 +1035,7 @@ mod tests {
             let bytes = receipt(suite, &nodes);
             assert!(matches!(refused(&bytes, &node(9)), Wrong::NotForUs));
             // The node's name with keys that it does not have any more.
-            let changed = Node { secrets: NodeSecrets::generate().expect("randomness"), ..node(2) };
+            let changed = Node { secrets: NodeSecrets::of_node(&[0xEE; 32]).expect("it is a seed"), ..node(2) };
             assert!(matches!(refused(&bytes, &changed), Wrong::ContentKey));
             // What was sealed for one target is no other's.
             let mut taken = take_apart(&bytes);
@@ -1161,7 +1161,7 @@ mod tests {
         let mut bytes = Vec::new();
         seal(&mut bytes, &header(Suite::P256, &nodes), &keys(&nodes), &facts(3), None, &signer(9)).expect("in order");
         // A node without the keys gets the same answer: nothing was opened.
-        for own in [&nodes[0], &Node { secrets: NodeSecrets::generate().expect("randomness"), ..node(2) }] {
+        for own in [&nodes[0], &Node { secrets: NodeSecrets::of_node(&[0xEE; 32]).expect("it is a seed"), ..node(2) }] {
             assert!(matches!(refused(&bytes, own), Wrong::Package(package::Problem::Signature)));
         }
     }
@@ -1185,6 +1185,18 @@ mod tests {
         assert_eq!(short.member(), None);
         assert_eq!(NodeKeys { p256: vec![4; 65], ..all[1].clone() }.member(), None);
         assert_eq!(all[1].member().map(|member| member.node), Some(all[1].node));
+    }
+
+    #[test]
+    fn the_keys_of_a_node_follow_from_its_seed_and_differ_from_those_of_any_other() {
+        let [one, same, other] =
+            [1, 1, 2].map(|seed| NodeSecrets::of_node(&[seed; 32]).and_then(|found| found.public([9; 32])));
+        assert!(one.is_ok() && one == same);
+        let (one, other) = (one.expect("it is"), other.expect("it is a seed"));
+        assert!(one.x_wing != other.x_wing && one.p256 != other.p256);
+        // What is derived is not the seed itself.
+        let secrets = NodeSecrets::of_node(&[1; 32]).expect("it is a seed");
+        assert!([Suite::XWing, Suite::P256].iter().all(|suite| *secrets.private(*suite) != [1; 32]));
     }
 
     #[test]

@@ -778,6 +778,9 @@ mod tests {
                 reason: None,
             }],
             wall_s: Some(1_767_225_600),
+            cluster: None,
+            node_fingerprint: "ABCDE-FGHIJ-KLMNO-PQRST".to_owned(),
+            synchronised: Vec::new(),
         };
         join(status, &names, &around)
     }

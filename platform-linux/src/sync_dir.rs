@@ -125,6 +125,9 @@ impl SyncDir {
     /// # Errors
     /// As [`SyncDir::observe`].
     pub fn emptied(&self, uid: Uid) -> io::Result<()> {
+        if !self.own(uid).exists() {
+            return Ok(());
+        }
         let rows = Rows::open(self.own(uid))?;
         let mut own = self.writer(self.own(uid))?;
         for row in rows {

@@ -354,7 +354,11 @@ mod tests {
     fn what_was_written_is_read_and_a_slot_without_an_export_covers_nothing() {
         let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
         let dir = dir.path().join("transfer");
-        let job = ExportJob { name: "ca-root".into(), header_hash: [7; 32], purpose: JobPurpose::Backup { accepted: vec!["old".into()] } };
+        let job = ExportJob {
+            name: "ca-root".into(),
+            header_hash: [7; 32],
+            purpose: JobPurpose::Backup { accepted: vec!["old".into()] },
+        };
         write_job(&dir, &job).expect("a fresh directory");
         assert_eq!(read_job(&dir).expect("it was written"), job);
         let plan = RestorePlan { hash: [1; 32], uid: [2; 16], new: (0..70_000).collect() };

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use slotwarden::config::SecurityLevel;
 use slotwarden::control::Request;
-use slotwarden::daemon::{self, Devices, Notice, Setup, StoredCards, StoredCluster};
+use slotwarden::daemon::{self, Devices, Notice, Setup, StoredCards, StoredCluster, SyncSetup};
 use slotwarden::devices::{
     Applications, Cards, Checkpoint, Event, Events, FreeToken, Hsm, Lend, NoCards, ReaderView, Signer, Store,
     TranscriptPart,
 };
 use slotwarden::files::DiskFiles;
 use slotwarden::names::{Names, Peer, SlotName};
+use slotwarden::package_file::NodeSecrets;
 use slotwarden::problem::Problem;
 use slotwarden::token_uri::TokenUri;
 use slotwarden::wire::{Answered, Ask, At, CardTask, CeremonyNow, Order, SecretRole};
@@ -296,6 +297,7 @@ fn world_of(
             Arc::new(|_| [0; 64]),
             [0; 32],
         )),
+        exchange: None,
     };
     let setup = Setup {
         names: Arc::new(names),
@@ -306,6 +308,12 @@ fn world_of(
         policy: PolicyRecord::default(),
         restoration: None,
         cluster: StoredCluster::default(),
+        sync: SyncSetup {
+            dir: std::env::temp_dir().join("slotwarden-nothing-is-written-here"),
+            transfer_dir: std::env::temp_dir().join("slotwarden-nothing-is-written-here"),
+            name: "node".to_owned(),
+            settings: None,
+        },
         chain: Chain::default(),
         protected: b"{}".to_vec(),
         configuration_file: None,

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use slotwarden_core::Refusal;
 
+use super::CONFIRM_IMPORT;
 use super::arguments::Confirm;
 use super::cluster_arguments::{ClusterVerb, SyncVerb};
 use super::session::{Session, line_typed, typed};
 use super::transfers::Target;
-use super::CONFIRM_IMPORT;
 use crate::client::Refused;
 use crate::output::{self, Format, cluster, transfers};
 use crate::problem::{EXIT_DONE, EXIT_WAITS, Own, Problem};
@@ -68,7 +68,9 @@ impl Session {
                 match confirm {
                     Some(typed) if typed == text => {}
                     Some(other) => {
-                        return Err(Own::ConfirmationWrong.with(format!("{other:?}; here it would be {text:?}")).into());
+                        return Err(Own::ConfirmationWrong
+                            .with(format!("{other:?}; here it would be {text:?}"))
+                            .into());
                     }
                     None if secret::on_terminal() => typed(&format!("Type `{text}` to go on: "), &text)?,
                     None => return Err(Own::RemoveUnconfirmed.with(format!("--confirm {text:?}")).into()),

@@ -94,7 +94,15 @@ impl ClusterLoop {
     }
 
     pub(super) const fn new(files: ClusterFiles, setup: SyncSetup) -> Self {
-        ClusterLoop { files, setup, incoming: None, looks: None, members: None, counts: Vec::new(), emptied: SlotSet::NONE }
+        ClusterLoop {
+            files,
+            setup,
+            incoming: None,
+            looks: None,
+            members: None,
+            counts: Vec::new(),
+            emptied: SlotSet::NONE,
+        }
     }
 }
 
@@ -109,9 +117,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Brought::Other(kind, path) => {
                 let taken = match kind {
                     Kind::Package => self.take_package(&path).map(Spooled::Package),
-                    Kind::Rosters => {
-                        self.cluster.files.take_rosters(&path, self.service.roster()).map(Spooled::Roster)
-                    }
+                    Kind::Rosters => self.cluster.files.take_rosters(&path, self.service.roster()).map(Spooled::Roster),
                     Kind::JoinRequest => self.cluster.files.take_request(&path).map(Spooled::JoinRequest),
                 };
                 // What is needed of it lies elsewhere now.
@@ -361,7 +367,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
 
     /// What the package is that the core has begun.
     pub(super) fn package_about(&self, order: FileOrder, wall_s: Option<u64>) -> Option<Box<PackageAbout>> {
-        let FileOrder::Begin(transfer::Export { purpose: Purpose::Package { targets, sequence, .. }, slots, .. }) = order
+        let FileOrder::Begin(transfer::Export { purpose: Purpose::Package { targets, sequence, .. }, slots, .. }) =
+            order
         else {
             return None;
         };
@@ -405,7 +412,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     }
 
     /// By the name of a slot: what of it these members need not get.
-    pub(super) fn skips(&self, slots: &[(SlotId, Uid)], nodes: &[[u8; 32]]) -> io::Result<BTreeMap<String, Vec<KeyName>>> {
+    pub(super) fn skips(
+        &self,
+        slots: &[(SlotId, Uid)],
+        nodes: &[[u8; 32]],
+    ) -> io::Result<BTreeMap<String, Vec<KeyName>>> {
         let ledgers = self.cluster.files.ledgers();
         let skip = |(slot, uid): &(SlotId, Uid)| Ok((self.names.slot_name(*slot), ledgers.skip(*uid, nodes)?));
         slots.iter().map(skip).collect()

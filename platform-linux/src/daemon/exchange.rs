@@ -134,7 +134,10 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Err(problem) => {
                 let never = NEVER.iter().any(|refusal| problem.is(*refusal));
                 warn!(name = %arrival.name, never, "what came is not taken: {problem}");
-                self.answer_exchange(arrival.hash, if never { exchange::Answer::Refused } else { exchange::Answer::Later });
+                self.answer_exchange(
+                    arrival.hash,
+                    if never { exchange::Answer::Refused } else { exchange::Answer::Later },
+                );
             }
         }
     }
@@ -261,10 +264,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         exchanging.looked_through =
             exchanging.looked_through.slots().filter(|slot| open.has(*slot)).fold(SlotSet::NONE, SlotSet::with);
         let known = open.slots().all(|slot| exchanging.looked_through.has(slot));
-        let new_slot = exchanging
-            .published
-            .as_ref()
-            .is_none_or(|published| open.slots().any(|slot| !published.slots.has(slot)));
+        let new_slot =
+            exchanging.published.as_ref().is_none_or(|published| open.slots().any(|slot| !published.slots.has(slot)));
         let due = exchanging.not_before.is_none_or(|at| at <= Instant::now());
         let asked = exchanging.stale || new_slot;
         if !asked || !known || !due || exchanging.making {
@@ -294,7 +295,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let status = self.service.status(self.now());
         let stopping = self.stop_by.is_some();
         let booting = status.slots.iter().any(|slot| slot.state == StateName::Activating);
-        let cluster = status.cluster.is_some_and(|cluster| cluster.own.is_some() && cluster.members > 1 && !cluster.divided);
+        let cluster =
+            status.cluster.is_some_and(|cluster| cluster.own.is_some() && cluster.members > 1 && !cluster.divided);
         cluster && !stopping && !booting
     }
 

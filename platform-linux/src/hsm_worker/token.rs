@@ -24,8 +24,8 @@ use super::Replies;
 use super::find::{self, unpadded};
 use super::lock::Rewrites;
 use super::module::{Module, code, failure, says_gone};
-use crate::transfer_dir::PlanOf;
 use crate::hsm_wire::{Order, RANDOM_BYTES, Report, WantedToken};
+use crate::transfer_dir::PlanOf;
 
 /// One order with its secrets, which are wiped when it is dropped.
 pub(super) struct Call {

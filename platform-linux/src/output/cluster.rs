@@ -13,7 +13,9 @@ pub fn members(format: Format, status: &StatusView) {
     }
     line(&format!("this node: {node_fingerprint}"));
     match cluster {
-        None => line("it is in no cluster: `slotwarden cluster request FILE` asks to be invited, `cluster invite` begins one"),
+        None => line(
+            "it is in no cluster: `slotwarden cluster request FILE` asks to be invited, `cluster invite` begins one",
+        ),
         Some(cluster) => {
             line(&format!("roster {}, {} members", cluster.epoch, cluster.members.len()));
             for ClusterMemberView { name, fingerprint, own, .. } in &cluster.members {
@@ -43,7 +45,8 @@ pub fn synchronisation(format: Format, status: &StatusView) {
 /// Whether every other member has what this node has.
 #[must_use]
 pub fn is_in_sync(status: &StatusView) -> bool {
-    let others = |cluster: &ClusterView| cluster.members.iter().all(|member| member.own || member.standing == "in-sync");
+    let others =
+        |cluster: &ClusterView| cluster.members.iter().all(|member| member.own || member.standing == "in-sync");
     status.cluster.as_ref().is_none_or(others)
 }
 
@@ -51,7 +54,8 @@ pub fn is_in_sync(status: &StatusView) -> bool {
 pub(super) fn lines(cluster: &ClusterView) -> Vec<String> {
     let mut lines = vec![format!("cluster: roster {}, {} members", cluster.epoch, cluster.members.len())];
     if cluster.divided {
-        lines.push("  two rosters have this number: nothing is exchanged before `slotwarden cluster choose`".to_owned());
+        lines
+            .push("  two rosters have this number: nothing is exchanged before `slotwarden cluster choose`".to_owned());
     }
     for ClusterMemberView { name, own, standing, package, .. } in &cluster.members {
         if *own {
@@ -85,7 +89,8 @@ fn of_slot(slot: &crate::status_json::SlotView) -> Vec<String> {
     let name = &slot.name;
     let mut lines = vec![format!("{name}: {} of {} keys are ready to use on every node", sync.ready, sync.keys)];
     if sync.removed_elsewhere > 0 {
-        lines.push(format!("{name}: {} keys were destroyed on another node and are still here", sync.removed_elsewhere));
+        lines
+            .push(format!("{name}: {} keys were destroyed on another node and are still here", sync.removed_elsewhere));
     }
     if sync.can_receive == Some(false) {
         lines.push(format!("{name}: no package can be applied before `slotwarden backup restore-key --slot {name}`"));

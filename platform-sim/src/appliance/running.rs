@@ -14,6 +14,7 @@ use slotwarden::daemon::{self, Devices, Notice};
 use slotwarden::devices::{Checkpoint, Event, Events, Lend, Signer, Store, TranscriptPart};
 use slotwarden::files::DiskFiles;
 use slotwarden::names::Peer;
+use slotwarden::package_file::NodeSecrets;
 use slotwarden::problem::{Own, Problem};
 use slotwarden::status_json::StatusView;
 use slotwarden::store::DiskStore;
@@ -53,10 +54,11 @@ impl Running {
         let powered = Arc::new(AtomicBool::new(true));
         let store = Powered { store, powered: Arc::clone(&powered), events: events.clone() };
         let hsm = SimHsm::start(bench, events.clone());
-        let transfers = settings.state_dir.join("transfer");
-        let files = DiskFiles::new(transfers, events.clone(), store.signer(), store.node_key());
+        let exchange = appliance::exchange(&settings, &events)?;
+        let files =
+            DiskFiles::new(appliance::transfer_dir(&settings), events.clone(), store.signer(), store.node_key());
         let (cards, files) = (table.readers(events.clone()), Box::new(files));
-        let devices = Devices { hsm, store, applications, cards, files };
+        let devices = Devices { hsm, store, applications, cards, files, exchange };
         let happens = happens.clone();
         let thread = thread::Builder::new().name("daemon".into()).spawn(move || {
             let mut show = |notice: Notice<'_>| match notice {

@@ -154,7 +154,10 @@ impl Nodes {
         let name = format!("node-{of}");
         let members = status["cluster"]["members"].as_array().expect("it is in a cluster").clone();
         let found = members.iter().find(|member| member["name"] == name.as_str());
-        found.unwrap_or_else(|| panic!("{name} is no member: {status}"))["standing"].as_str().expect("a word").to_owned()
+        found.unwrap_or_else(|| panic!("{name} is no member: {status}"))["standing"]
+            .as_str()
+            .expect("a word")
+            .to_owned()
     }
 }
 
@@ -233,10 +236,10 @@ fn p22_strangers_wrong_fingerprints_and_removed_nodes_are_refused_by_name() {
     let invite = |fingerprint: &str| {
         nodes.at(0).stage.run(&["cluster", "invite", &request, &roster, "--fingerprint", fingerprint])
     };
-    invite(&wrong).refused(77, 651);
+    invite(&wrong).refused(77, 1108);
     nodes.at(0).stage.run(&["cluster", "invite", &request, &roster]).refused(1, 650);
     assert!(!nodes.path("roster-1").exists());
-    nodes.at(0).stage.run(&["sync", "export", &nodes.file("early")]).refused(1, 653);
+    nodes.at(0).stage.run(&["sync", "export", &nodes.file("early")]).refused(1, 1101);
     let mut changed = fs::read(&request).expect("it was written");
     let middle = changed.len() / 2;
     changed[middle] ^= 1;
@@ -247,7 +250,7 @@ fn p22_strangers_wrong_fingerprints_and_removed_nodes_are_refused_by_name() {
     let join = |at: usize, fingerprint: &str| {
         nodes.at(at).stage.run(&["cluster", "join", &roster, "--fingerprint", fingerprint])
     };
-    join(1, &nodes.fingerprint(1)).refused(77, 651);
+    join(1, &nodes.fingerprint(1)).refused(77, 1108);
     // Who was not invited is no member, whatever file it has.
     let ran = join(2, &nodes.fingerprint(0));
     assert_ne!(ran.exit, 0, "{}", ran.stdout);

@@ -28,8 +28,8 @@ use super::files_failed;
 use super::mechanism::KeyWrap;
 use super::object::Sheet;
 use crate::transfer_dir::{ExportJob, JobPurpose, name_of};
-use slotwarden_core::ledger::{KeyName, Named};
 use slotwarden_core::fault::Function;
+use slotwarden_core::ledger::{KeyName, Named};
 
 /// A call that takes longer waits for something else than this machine.
 const SLOW: Duration = Duration::from_millis(2);
