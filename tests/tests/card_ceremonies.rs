@@ -9,6 +9,8 @@ mod backup_key;
 mod bad_cards;
 #[path = "card_ceremonies/cluster.rs"]
 mod cluster;
+#[path = "card_ceremonies/exchanging.rs"]
+mod exchanging;
 #[path = "card_ceremonies/exports.rs"]
 mod exports;
 #[path = "card_ceremonies/one_card.rs"]
