@@ -260,6 +260,9 @@ pub enum Command {
         /// What.
         order: TransferOrder,
     },
+    /// Destroy the data key, and with it every sealed code and the node key; take everything back,
+    /// and end. The platform has seen the typed confirmation.
+    Zeroize,
 }
 
 /// A [`Command`] or a reading without its parameters: what a role is checked against.
@@ -342,11 +345,13 @@ pub enum CommandKind {
     EndRestore,
     /// [`TransferOrder::Count`]
     CountKeys,
+    /// [`Command::Zeroize`]
+    Zeroize,
 }
 
 impl CommandKind {
     /// Every kind, in the order of the enum. New ones go to its end: audit records hold their places.
-    pub const ALL: [CommandKind; 38] = [
+    pub const ALL: [CommandKind; 39] = [
         CommandKind::Boot,
         CommandKind::Activate,
         CommandKind::Deactivate,
@@ -385,6 +390,7 @@ impl CommandKind {
         CommandKind::Import,
         CommandKind::EndRestore,
         CommandKind::CountKeys,
+        CommandKind::Zeroize,
     ];
 }
 
@@ -420,6 +426,7 @@ impl Command {
             Command::AnswerCeremony { .. } => CommandKind::AnswerCeremony,
             Command::CancelCeremony { .. } => CommandKind::CancelCeremony,
             Command::Transfer { order } => order.kind(),
+            Command::Zeroize => CommandKind::Zeroize,
         }
     }
 
@@ -429,6 +436,7 @@ impl Command {
         match self {
             Command::Boot
             | Command::Stop
+            | Command::Zeroize
             | Command::Approve { .. }
             | Command::Withdraw { .. }
             | Command::DualControl { .. }
@@ -464,6 +472,7 @@ impl Command {
         match self {
             Command::Boot
             | Command::Stop
+            | Command::Zeroize
             | Command::Deactivate { .. }
             | Command::EndCall { .. }
             | Command::Approve { .. }
@@ -495,6 +504,7 @@ impl Command {
         match &mut self {
             Command::Boot
             | Command::Stop
+            | Command::Zeroize
             | Command::Deactivate { .. }
             | Command::EndCall { .. }
             | Command::Approve { .. }

@@ -420,6 +420,10 @@ refusals! {
         "the file is not the one that the restore was planned for" "begin the restore again";
     1014 TransferFiles "transfer-files" Wrong
         "files of the export or restore could not be read or written" "read the log, free space in the state directory, then try again";
+    114 Zeroizing "zeroizing" Later
+        "zeroize is under way" "wait until the daemon has started anew; then `slotwarden slot unblock NAME` gives a token another code";
+    115 ZeroizeUnconfirmed "zeroize-unconfirmed" WaitsForPeople
+        "this destroys every sealed code and the node key, and deactivates every slot" "be sure, then repeat with --confirm zeroize";
 }
 
 /// A device failed, or we did.
@@ -457,6 +461,8 @@ pub enum Fault {
     ModuleLies(Function),
     /// An invariant of ours is broken, with the number of the place; the service halts.
     Bug(u16),
+    /// A zeroize was ordered: the service lets go of everything and ends.
+    Zeroized,
 }
 
 /// Why an application could not be served.
@@ -611,6 +617,7 @@ impl Fault {
             Fault::StoreFailed => 510,
             Fault::SettleFailed => 511,
             Fault::ModuleLies(_) => 512,
+            Fault::Zeroized => 513,
             Fault::Bug(_) => 599,
         }
     }
@@ -631,6 +638,7 @@ impl Fault {
             Fault::StoreFailed => "store-failed",
             Fault::SettleFailed => "settle-failed",
             Fault::ModuleLies(_) => "module-lies",
+            Fault::Zeroized => "zeroized",
             Fault::Bug(_) => "bug",
         }
     }
@@ -651,6 +659,7 @@ impl Fault {
             Fault::StoreFailed => "the store could not make a record durable",
             Fault::SettleFailed => "the module's files could not be made durable",
             Fault::ModuleLies(_) => "the PKCS#11 module answered what it cannot answer",
+            Fault::Zeroized => "zeroize was ordered: the sealed codes are destroyed, and the service ends",
             Fault::Bug(_) => "Slotwarden broke a rule of its own and has halted",
         }
     }
@@ -672,6 +681,7 @@ impl Fault {
             Fault::StoreFailed => "mend the disk and restart the daemon",
             Fault::SettleFailed => "mend the disk of `settle_dir`, then change the code again",
             Fault::ModuleLies(_) => "report it to the module's vendor with the audit log",
+            Fault::Zeroized => "wait until the daemon has started anew; then `slotwarden slot unblock NAME`",
             Fault::Bug(_) => "restart the daemon and report the number; no code is lost",
         }
     }

@@ -217,6 +217,7 @@ pub const fn needs_two(command: &Command, lowers: bool) -> bool {
         | Command::Unblock { .. }
         | Command::Decommission { .. }
         | Command::AdoptConfiguration { .. }
+        | Command::Zeroize
         | Command::Mode { to: Mode::Generated, .. } => true,
         // A last try: the confirmation is the second person's.
         Command::Activate { confirmed, .. }
@@ -284,6 +285,7 @@ pub const fn may(roles: Roles, what: CommandKind) -> bool {
         | CommandKind::Import
         | CommandKind::EndRestore
         | CommandKind::CountKeys
+        | CommandKind::Zeroize
         | CommandKind::ReplaceSet
         | CommandKind::RotateKey
         | CommandKind::EraseCard

@@ -15,10 +15,12 @@ use slotwarden_core::ceremony::CeremonyId;
 use slotwarden_core::ceremony::transcript::Line;
 use slotwarden_core::effect::{ApplicationId, ApplicationOrder, HsmCall, Input, SlotId, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
+use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Record, SecretKey};
 use slotwarden_core::transfer::FileOrder;
 use zeroize::Zeroizing;
 
+use crate::audit::NodeKeys;
 use crate::problem::Problem;
 use crate::wire::SpooledFile;
 
@@ -130,8 +132,16 @@ pub trait Store {
     fn kept_configuration(&self, digest: &[u8; 32]) -> Option<Vec<u8>>;
     /// What protects the sealed codes, as `status` shows it: `key-file`, `systemd-credential`.
     fn seal(&self) -> &'static str;
-    /// The node's public key (Ed25519).
-    fn node_key(&self) -> [u8; 32];
+    /// The node's public keys (Ed25519): the one it signs with, and those that it had before.
+    fn node_keys(&self) -> &NodeKeys;
+    /// The node's public key.
+    fn node_key(&self) -> [u8; 32] {
+        self.node_keys().current
+    }
+    /// Destroys the data key and the node key: in memory before it returns, on the disk in another
+    /// thread, behind a durable intent that the next start finishes. `Input::Done` with `ticket` follows
+    /// when the disk confirmed it. From here on nothing is sealed, opened or signed.
+    fn zeroize(&mut self, ticket: Ticket, who: PersonId);
     /// Signs with the node key, in whatever thread: what it signs begins with a domain of its own.
     fn signer(&self) -> Signer;
 }

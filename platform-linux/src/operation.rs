@@ -119,6 +119,10 @@ pub fn sentence(operation: &Command, names: &Names) -> String {
             format!("count the keys of {}", names.slot_name(slot))
         }
         Command::Transfer { order: TransferOrder::EndRestore } => "give the restore up".to_owned(),
+        Command::Zeroize => {
+            "zeroize: destroy every sealed code and the node key, and deactivate every slot; keys in tokens stay"
+                .to_owned()
+        }
     }
 }
 

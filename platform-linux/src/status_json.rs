@@ -599,6 +599,7 @@ fn collection_view(collection: &CollectionStatus, names: &Names) -> CollectionVi
             | CommandKind::Restore
             | CommandKind::Import
             | CommandKind::EndRestore
+            | CommandKind::Zeroize
             | CommandKind::CountKeys => "activate",
         }
         .to_owned(),
@@ -653,6 +654,7 @@ const fn attention_word(attention: Attention) -> &'static str {
         Attention::CountLow => "count-low",
         Attention::FinalTry => "final-try",
         Attention::ApplicationFailed => "application-failed",
+        Attention::CodeGone => "code-gone",
     }
 }
 

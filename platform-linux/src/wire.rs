@@ -11,12 +11,13 @@ use slotwarden_core::card::Credential;
 use slotwarden_core::ceremony::transcript::Line;
 use slotwarden_core::record::Mode;
 
+use crate::audit::NodeKeys;
 use crate::devices::ReaderView;
 use crate::problem::Problem;
 use crate::status_json::{CardsView, CeremonyView, LastCeremonyView, ProgressView, SlotDetail, StatusView};
 
 /// Version of this conversation. Program and daemon of different versions refuse each other.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 /// Secrets of one request: the present code and the new one.
 pub const SECRETS_MAX: usize = 2;
 /// Longest secret on the socket, bytes. Longer than a place of the Safe (80), so that what
@@ -314,6 +315,11 @@ pub enum Order {
         /// Name, label or URI.
         slot: String,
     },
+    /// Destroy the data key, and every sealed code and the node key with it.
+    Zeroize {
+        /// The text that was typed.
+        confirm: Option<String>,
+    },
 }
 
 /// At which readers a ceremony is.
@@ -593,11 +599,14 @@ pub struct AuditPage {
 pub struct CheckpointPage {
     /// How many there are.
     pub all: u32,
-    /// The node's public key (Ed25519).
-    pub node_key: [u8; 32],
+    /// The node's public keys (Ed25519).
+    pub node_keys: NodeKeys,
     /// Sequence, head, signature.
     pub checkpoints: Vec<(u64, [u8; 32], Vec<u8>)>,
 }
+
+/// What confirms that every sealed code is destroyed.
+pub const ZEROIZE_TEXT: &str = "zeroize";
 
 /// What confirms that a slot's life ends; `name` as configured.
 #[must_use]

@@ -405,7 +405,8 @@ impl People {
             | CommandKind::Restore
             | CommandKind::Import
             | CommandKind::EndRestore
-            | CommandKind::CountKeys => {}
+            | CommandKind::CountKeys
+            | CommandKind::Zeroize => {}
         }
         Some(wish)
     }
@@ -506,7 +507,8 @@ impl People {
                     | CommandKind::Restore
                     | CommandKind::Import
                     | CommandKind::EndRestore
-                    | CommandKind::CountKeys => return Some(order),
+                    | CommandKind::CountKeys
+                    | CommandKind::Zeroize => return Some(order),
                 };
                 if order.kind == CommandKind::Activate && (in_force.is_none() || !still_ordered.is_empty()) {
                     return Some(order);

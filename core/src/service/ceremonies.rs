@@ -125,6 +125,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
+            | Command::Zeroize
             | Command::Transfer { .. } => Err(Refusal::NoSlotCards),
         }
     }
@@ -462,6 +463,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
+            | Command::Zeroize
             | Command::Transfer { .. } => {
                 // They end by themselves, and deliver nothing.
                 for id in [present, new].into_iter().flatten() {
@@ -594,7 +596,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                     }
                 }
             }
-            Outcome::Unsealed(_) | Outcome::Application(_) | Outcome::Card(_) | Outcome::File(_) => {}
+            Outcome::Unsealed(_)
+            | Outcome::Application(_)
+            | Outcome::Card(_)
+            | Outcome::File(_)
+            | Outcome::Zeroized(_) => {}
         }
         true
     }
@@ -730,7 +736,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Outcome::Unsealed(_)
             | Outcome::Application(_)
             | Outcome::Card(_)
-            | Outcome::File(_) => {
+            | Outcome::File(_)
+            | Outcome::Zeroized(_) => {
                 entry.data.backup_key = Some(false);
             }
         }

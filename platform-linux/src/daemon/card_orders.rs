@@ -60,6 +60,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Import { .. }
             | Order::CountKeys { .. }
             | Order::EndRestore
+            | Order::Zeroize { .. }
             | Order::Reset { .. } => Ok(part),
         }
     }

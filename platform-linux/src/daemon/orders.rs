@@ -69,6 +69,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Export { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Zeroize { .. }
             | Order::EndRestore => None,
             Order::BySoCards { then: SoCardsUse::Init { .. }, .. } => Some(CommandKind::Init),
             Order::BySoCards { then: SoCardsUse::Unblock { .. }, .. } => Some(CommandKind::Unblock),
@@ -111,6 +112,13 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                     return Err(Problem::from(Refusal::DecommissionUnconfirmed).with(format!("--confirm {text:?}")));
                 }
                 accept
+            }
+            Order::Zeroize { confirm } => {
+                if confirm.as_deref() != Some(wire::ZEROIZE_TEXT) {
+                    let text = wire::ZEROIZE_TEXT;
+                    return Err(Problem::from(Refusal::ZeroizeUnconfirmed).with(format!("--confirm {text:?}")));
+                }
+                return Ok(ApplicationSet::NONE);
             }
             Order::Boot
             | Order::Activate { .. }
@@ -189,6 +197,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Export { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Zeroize { .. }
             | Order::EndRestore => return Ok(Roster::NOBODY),
         };
         let persons = names.iter().map(|name| self.names.person(name)).collect::<Result<Vec<_>, _>>()?;
@@ -222,6 +231,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Export { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Zeroize { .. }
             | Order::EndRestore => &[],
             Order::BySoCards { then: SoCardsUse::Unblock { .. }, .. } => &[SecretRole::NewCode],
             Order::AdministratorCards { .. } => &[SecretRole::SoPin],
@@ -355,6 +365,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Order::CancelCeremony { .. } => Command::CancelCeremony { id: cards.id.ok_or(Refusal::NoCeremony)? },
             Order::Export { slots, left_out } => Command::Transfer { order: self.export_order(slots, left_out)? },
             Order::Import { file, .. } => Command::Transfer { order: TransferOrder::Import { slot, file: *file } },
+            Order::Zeroize { .. } => Command::Zeroize,
             Order::EndRestore => Command::Transfer { order: TransferOrder::EndRestore },
             Order::CountKeys { .. } => Command::Transfer { order: TransferOrder::Count { slot } },
         })
@@ -375,6 +386,7 @@ impl Order {
             | Order::AnswerCeremony { .. }
             | Order::CancelCeremony { .. }
             | Order::Export { .. }
+            | Order::Zeroize { .. }
             | Order::EndRestore => None,
             Order::Import { slot, .. }
             | Order::CountKeys { slot }

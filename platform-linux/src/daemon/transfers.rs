@@ -97,7 +97,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | State::Halfway { .. } => return Err(Refusal::TransferUnderWay.into()),
         }
         let spooled = self.devices.files.spool(offset, total, bytes)?;
-        let own = self.devices.store.node_key();
+        let own = self.devices.store.node_keys().current;
         Ok(spooled.map(|file| SpooledFile { own: file.node == own, ..file }))
     }
 
