@@ -250,6 +250,17 @@ pub enum AuditEvent {
         /// Objects that were made.
         made: u32,
     },
+    /// The data key was destroyed by a person's order, and every sealed code and key with it. Written by
+    /// the start that follows.
+    Zeroized,
+    /// The node signs with another key from here on: checkpoints up to this record are the old key's,
+    /// those from it on are the new key's.
+    NodeKeyReplaced {
+        /// The public key that was destroyed.
+        old: [u8; 32],
+        /// The public key that was made.
+        new: [u8; 32],
+    },
 }
 
 /// How a ceremony ended.

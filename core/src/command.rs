@@ -266,6 +266,9 @@ pub enum Command {
         /// What.
         order: ClusterOrder,
     },
+    /// Destroy the data key, and with it every sealed code and the node key; take everything back,
+    /// and end. The platform has seen the typed confirmation.
+    Zeroize,
 }
 
 /// A [`Command`] or a reading without its parameters: what a role is checked against.
@@ -370,11 +373,13 @@ pub enum CommandKind {
     FollowRoster,
     /// [`ClusterOrder::Choose`]
     ChooseRoster,
+    /// [`Command::Zeroize`]
+    Zeroize,
 }
 
 impl CommandKind {
     /// Every kind, in the order of the enum. New ones go to its end: audit records hold their places.
-    pub const ALL: [CommandKind; 49] = [
+    pub const ALL: [CommandKind; 50] = [
         CommandKind::Boot,
         CommandKind::Activate,
         CommandKind::Deactivate,
@@ -424,6 +429,7 @@ impl CommandKind {
         CommandKind::JoinCluster,
         CommandKind::FollowRoster,
         CommandKind::ChooseRoster,
+        CommandKind::Zeroize,
     ];
 }
 
@@ -460,6 +466,7 @@ impl Command {
             Command::CancelCeremony { .. } => CommandKind::CancelCeremony,
             Command::Transfer { order } => order.kind(),
             Command::Cluster { order } => order.kind(),
+            Command::Zeroize => CommandKind::Zeroize,
         }
     }
 
@@ -469,6 +476,7 @@ impl Command {
         match self {
             Command::Boot
             | Command::Stop
+            | Command::Zeroize
             | Command::Approve { .. }
             | Command::Withdraw { .. }
             | Command::DualControl { .. }
@@ -513,6 +521,7 @@ impl Command {
         match self {
             Command::Boot
             | Command::Stop
+            | Command::Zeroize
             | Command::Deactivate { .. }
             | Command::EndCall { .. }
             | Command::Approve { .. }
@@ -545,6 +554,7 @@ impl Command {
         match &mut self {
             Command::Boot
             | Command::Stop
+            | Command::Zeroize
             | Command::Deactivate { .. }
             | Command::EndCall { .. }
             | Command::Approve { .. }

@@ -12,6 +12,7 @@ use crate::card::{CardAnswer, CardCall, CardFailure, ReaderEvent, ReaderId};
 use crate::ceremony::order::CeremonyId;
 use crate::command::{Answer, Caller, Command, ReplyId};
 use crate::fault::{Fault, HsmFailure};
+use crate::person::PersonId;
 use crate::record::{Record, SecretKey};
 use crate::safe::SecretId;
 use crate::token::{Presence, TokenState};
@@ -159,6 +160,14 @@ pub enum Effect {
     EndWorker,
     /// Everything is wiped and taken back: the platform may exit.
     Stopped,
+    /// Destroy the data key and the node key now, in memory and on the disk, behind a durable intent: a
+    /// start finishes what a power cut left. Yielded before everything else, whatever the store does.
+    Zeroize {
+        /// Carried by the answer.
+        ticket: Ticket,
+        /// Who ordered it, for the audit record that the next start writes.
+        who: PersonId,
+    },
 }
 
 /// One PKCS#11 operation. The platform opens sessions as needed and keeps one per token.
@@ -327,6 +336,8 @@ pub enum Outcome {
     Card(Result<CardAnswer, CardFailure>),
     /// Of [`Effect::File`].
     File(Result<(), Fault>),
+    /// Of [`Effect::Zeroize`]: the disk confirmed that the data key is gone.
+    Zeroized(Result<(), Fault>),
 }
 
 /// What the device confirmed.

@@ -473,6 +473,10 @@ refusals! {
         "the roster is not the one that the order was approved for" "give the order again with the same file";
     1126 SlotWithoutUnwrapKey "slot-without-unwrap-key" WaitsForPeople
         "a slot's token does not have the key that unwraps what other members send" "`slotwarden backup restore-key --slot NAME` brings it";
+    114 Zeroizing "zeroizing" Later
+        "zeroize is under way" "wait until the daemon has started anew; then `slotwarden slot unblock NAME` gives a token another code";
+    115 ZeroizeUnconfirmed "zeroize-unconfirmed" WaitsForPeople
+        "this destroys every sealed code and the node key, and deactivates every slot" "be sure, then repeat with --confirm zeroize";
 }
 
 /// A device failed, or we did.
@@ -510,6 +514,8 @@ pub enum Fault {
     ModuleLies(Function),
     /// An invariant of ours is broken, with the number of the place; the service halts.
     Bug(u16),
+    /// A zeroize was ordered: the service lets go of everything and ends.
+    Zeroized,
 }
 
 /// Why an application could not be served.
@@ -664,6 +670,7 @@ impl Fault {
             Fault::StoreFailed => 510,
             Fault::SettleFailed => 511,
             Fault::ModuleLies(_) => 512,
+            Fault::Zeroized => 513,
             Fault::Bug(_) => 599,
         }
     }
@@ -684,6 +691,7 @@ impl Fault {
             Fault::StoreFailed => "store-failed",
             Fault::SettleFailed => "settle-failed",
             Fault::ModuleLies(_) => "module-lies",
+            Fault::Zeroized => "zeroized",
             Fault::Bug(_) => "bug",
         }
     }
@@ -704,6 +712,7 @@ impl Fault {
             Fault::StoreFailed => "the store could not make a record durable",
             Fault::SettleFailed => "the module's files could not be made durable",
             Fault::ModuleLies(_) => "the PKCS#11 module answered what it cannot answer",
+            Fault::Zeroized => "zeroize was ordered: the sealed codes are destroyed, and the service ends",
             Fault::Bug(_) => "Slotwarden broke a rule of its own and has halted",
         }
     }
@@ -725,6 +734,7 @@ impl Fault {
             Fault::StoreFailed => "mend the disk and restart the daemon",
             Fault::SettleFailed => "mend the disk of `settle_dir`, then change the code again",
             Fault::ModuleLies(_) => "report it to the module's vendor with the audit log",
+            Fault::Zeroized => "wait until the daemon has started anew; then `slotwarden slot unblock NAME`",
             Fault::Bug(_) => "restart the daemon and report the number; no code is lost",
         }
     }

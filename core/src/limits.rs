@@ -91,6 +91,12 @@ pub const APPLICATION_DEADLINE_MS: u64 = 30_000;
 pub const PLATFORM_DEADLINE_MS: u64 = 30_000;
 /// Wait at a stop for what is under way, milliseconds. A supervisor kills after 90 s.
 pub const STOP_DEADLINE_MS: u64 = 20_000;
+/// Wait of a zeroize for calls under way, milliseconds, before the HSM worker is ended: SoftHSM and
+/// Kryoptic log out within 10 ms, network HSMs within 100 ms.
+pub const ZEROIZE_WORKER_MS: u64 = 500;
+/// Longest zeroize, milliseconds: the product promises one second to whoever ordered it, and the answer
+/// takes some of it.
+pub const ZEROIZE_DEADLINE_MS: u64 = 900;
 /// Wait for the next share or part, milliseconds (10 min): after it what was entered is wiped,
 /// so that nobody can block the others by staying away (P29).
 pub const COLLECTION_IDLE_MS: u64 = 600_000;

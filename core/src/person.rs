@@ -218,6 +218,7 @@ pub const fn needs_two(command: &Command, lowers: bool) -> bool {
         | Command::Unblock { .. }
         | Command::Decommission { .. }
         | Command::AdoptConfiguration { .. }
+        | Command::Zeroize
         | Command::Mode { to: Mode::Generated, .. } => true,
         // A last try: the confirmation is the second person's.
         Command::Activate { confirmed, .. }
@@ -320,6 +321,7 @@ pub const fn may(roles: Roles, what: CommandKind) -> bool {
         | CommandKind::RenewRoster
         | CommandKind::JoinCluster
         | CommandKind::ChooseRoster
+        | CommandKind::Zeroize
         | CommandKind::ReplaceSet
         | CommandKind::RotateKey
         | CommandKind::EraseCard

@@ -474,6 +474,41 @@ impl SlotRecord {
         record
     }
 
+    /// The record of this slot after every sealed code was destroyed. What only people know stays, and
+    /// so does the mode: a generated slot without a code is what a zeroize leaves. A change that began
+    /// with a sealed code or was to end with one can be decided by nobody any more: the slot opens with
+    /// a code that people know, or by the SO PIN.
+    #[must_use]
+    pub fn without_sealed_codes(&self) -> Self {
+        let of_people = |change: &Change| match change.kind {
+            ChangeKind::ManualToManual | ChangeKind::UnblockToManual | ChangeKind::Decommission => true,
+            ChangeKind::Initialise
+            | ChangeKind::GeneratedToGenerated
+            | ChangeKind::ManualToGenerated
+            | ChangeKind::GeneratedToManual
+            | ChangeKind::Unblock => false,
+        };
+        let change = self.change.filter(of_people);
+        let by_so = self.by_so.filter(|by_so| of_people(by_so) && self.mode == Mode::Manual);
+        let kept = self.mode == Mode::Manual && (change.is_some() || self.doubt == Some(Doubt::OldOrNew));
+        SlotRecord {
+            accepted: None,
+            pending: None,
+            unblocking: None,
+            change,
+            by_so,
+            knowledge_next: self.knowledge_next.filter(|_| kept),
+            doubt: self.doubt.filter(|doubt| kept && *doubt == Doubt::OldOrNew),
+            ..*self
+        }
+    }
+
+    /// Whether its code was generated and is gone.
+    #[must_use]
+    pub fn lacks_its_code(&self) -> bool {
+        self.mode == Mode::Generated && self.sealed().iter().all(Option::is_none)
+    }
+
     /// The sealed codes it names.
     #[must_use]
     pub fn sealed(&self) -> [Option<u32>; 3] {

@@ -30,6 +30,7 @@ mod people;
 mod receptions;
 #[cfg(feature = "cards")]
 mod transfers;
+mod zeroize;
 
 use heapless::Vec;
 
@@ -37,6 +38,7 @@ use self::cards::Cards;
 use self::door::{REFUSED_PERSONS_MAX, RefusedLately};
 use self::entry::{Armed, Entry, Waits};
 use self::people::Collecting;
+use self::zeroize::Zeroizing;
 
 use crate::approval::Approvals;
 use crate::audit::{AuditEvent, CeremonyEnd, Chain};
@@ -155,6 +157,8 @@ pub struct Service<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize>
     /// The time of the last input: effects polled after it are timed from here.
     now: Now,
     phase: Phase,
+    /// The data key is to be destroyed: before anything else is performed.
+    destroy: Option<(Ticket, PersonId)>,
     halted: Option<Fault>,
     room: Room,
     worker: bool,
@@ -176,6 +180,7 @@ enum Phase {
     Loading,
     Running,
     Stopping { caller: Caller, deadline_ms: u64 },
+    Zeroizing(Zeroizing),
     Stopped,
 }
 
@@ -225,6 +230,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             watch: RandomWatch::new(),
             now: Now { mono_ms: 0, wall_s: None },
             phase: Phase::Loading,
+            destroy: None,
             halted: None,
             room: Room::Plenty,
             worker: false,
@@ -394,6 +400,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     /// The next effect to perform, in order; `None` while a commit is unanswered.
     pub fn poll_effect(&mut self) -> Option<Effect> {
+        if let Some((ticket, who)) = self.destroy.take() {
+            return Some(Effect::Zeroize { ticket, who });
+        }
         loop {
             let (entries, policy, policy_dirty) = (&mut self.entries, self.policy, &mut self.policy_dirty);
             let cards = &mut self.cards;
@@ -457,6 +466,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         let of_collections = self.collections.iter().map(|collecting| collecting.collection.due_ms()).min();
         let of_stop = match self.phase {
             Phase::Stopping { deadline_ms, .. } => Some(deadline_ms),
+            Phase::Zeroizing(zeroizing) => Some(zeroizing.due_ms()),
             Phase::Loading | Phase::Running | Phase::Stopped => None,
         };
         let of_approvals = self.approvals.due_ms();
@@ -593,6 +603,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     fn done(&mut self, ticket: Ticket, outcome: Outcome) {
+        if let Outcome::Zeroized(result) = outcome {
+            return self.key_destroyed(ticket, result);
+        }
         if ticket.slot.is_none() {
             let _ = self.card_done(ticket, outcome) || self.service_call_done(ticket, outcome);
             return;
@@ -657,6 +670,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.tick_cards();
         self.tick_transfer();
         self.tick_cluster();
+        self.tick_zeroize();
         // A disk that does not answer is as good as one that fails; what it may still write is
         // what a power cut would have left.
         if self.commit_due_ms.is_some_and(|due_ms| due_ms <= self.now.mono_ms) {
@@ -690,7 +704,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     /// Runs one event, then whatever the two machines of the slot have for each other.
     fn run(&mut self, slot: SlotId, first: Work) {
-        let stopping = matches!(self.phase, Phase::Stopping { .. }) || self.halted.is_some();
+        let stopping = matches!(self.phase, Phase::Stopping { .. } | Phase::Zeroizing(_)) || self.halted.is_some();
         let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { return };
         let mut next = Some(first);
         for _ in 0..WORKS_PER_INPUT_MAX {
@@ -770,6 +784,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         {
             self.stop(caller);
         }
+        self.conclude_zeroize();
         if let Some(place) = self.outbox.broken()
             && self.halted.is_none()
         {
@@ -805,6 +820,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.outbox.halt(refusal);
         let stopping = match self.phase {
             Phase::Stopping { caller, .. } => Some(caller.reply),
+            Phase::Zeroizing(zeroizing) => Some(zeroizing.caller().reply),
             Phase::Loading | Phase::Running | Phase::Stopped => None,
         };
         self.answer_all_open(stopping, refusal);

@@ -413,6 +413,8 @@ pub enum Attention {
     FinalTry,
     /// An application could not be served.
     ApplicationFailed,
+    /// The generated code of the slot was destroyed by a zeroize: the SO PIN gives the token another.
+    CodeGone,
 }
 
 /// One application of one slot.

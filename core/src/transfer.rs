@@ -131,6 +131,16 @@ pub enum Reached {
 }
 
 impl Restoration {
+    /// The same given up: what was made stays, U goes as soon as the slot is open.
+    #[must_use]
+    pub const fn given_up(self) -> Self {
+        let reached = match self.reached {
+            Reached::Preparing | Reached::Committed => Reached::Preparing,
+            Reached::Made => Reached::Made,
+        };
+        Restoration { reached, ..self }
+    }
+
     /// Writes version and record into `out`; returns the part written. No bytes: there is none.
     ///
     /// # Errors

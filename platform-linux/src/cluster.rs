@@ -33,7 +33,7 @@ use slotwarden_core::roster::{Member, Roster, SignedRoster};
 use crate::audit::hex;
 use crate::devices::Signer;
 use crate::export_file::Io;
-use crate::package_file::{NodeKeys, NodeSecrets};
+use crate::package_file::NodeKeys;
 use crate::problem::{Own, Problem};
 use crate::store::directory::{remove_if_there, write_durably};
 use crate::sync_dir::{Heard, SlotFacts, SyncDir, Uid};
@@ -102,7 +102,6 @@ pub struct ClusterFiles {
     name: String,
     keys: NodeKeys,
     member: Member,
-    secrets: NodeSecrets,
     sign: Signer,
     ledgers: SyncDir,
     /// What is in `rosters.slwr`.
@@ -112,18 +111,11 @@ pub struct ClusterFiles {
 }
 
 impl ClusterFiles {
-    /// In this directory, which is made when something is written. `name`: what this node wants to be called.
+    /// In this directory, which is made when something is written. `name`: what this node wants to be called; `keys`: its own.
     ///
     /// # Errors
     /// [`Own::FileUnreadable`] where a file of the directory is damaged; a fault of the store's keys.
-    pub fn open(
-        dir: PathBuf,
-        name: String,
-        node: [u8; 32],
-        secrets: NodeSecrets,
-        sign: Signer,
-    ) -> Result<Self, Problem> {
-        let keys = secrets.public(node)?;
+    pub fn open(dir: PathBuf, name: String, keys: NodeKeys, sign: Signer) -> Result<Self, Problem> {
         let member = keys.member().ok_or(Fault::SealBroken)?;
         let path = dir.join(ROSTERS);
         let chain = match File::open(&path) {
@@ -132,7 +124,7 @@ impl ClusterFiles {
             Err(error) => return Err(Own::FileUnreadable.with(format!("{}: {error}", path.display()))),
         };
         let ledgers = SyncDir::new(dir.clone());
-        Ok(ClusterFiles { dir, name, keys, member, secrets, sign, ledgers, chain, request: None })
+        Ok(ClusterFiles { dir, name, keys, member, sign, ledgers, chain, request: None })
     }
 
     /// What is known of the members' keys.
@@ -141,22 +133,10 @@ impl ClusterFiles {
         &self.ledgers
     }
 
-    /// This node's private keys for packages.
-    #[must_use]
-    pub const fn secrets(&self) -> &NodeSecrets {
-        &self.secrets
-    }
-
     /// This node's public keys.
     #[must_use]
     pub const fn keys(&self) -> &NodeKeys {
         &self.keys
-    }
-
-    /// Signs with the node key.
-    #[must_use]
-    pub const fn signer(&self) -> &Signer {
-        &self.sign
     }
 
     /// What people compare of this node.

@@ -148,6 +148,17 @@ pub enum Notice<'s> {
     Stopping,
 }
 
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// The data key was destroyed: whoever runs the loop starts anew, which finishes it.
+    Zeroized,
+    /// The disk did not confirm that the data key is destroyed: nothing starts by itself.
+    ZeroizeUnconfirmed,
+}
+
 /// Runs until the service has stopped. Blocks its thread.
 ///
 /// # Errors
@@ -157,7 +168,7 @@ pub fn run<H: Hsm, S: Store, A: Applications>(
     devices: Devices<H, S, A>,
     events: &Receiver<Event>,
     notice: &mut dyn FnMut(Notice<'_>),
-) -> Result<(), Problem> {
+) -> Result<Ended, Problem> {
     let mut running = Loop::new(setup, devices, notice)?;
     running.turn(Input::Start);
     running.renew_cluster_view();
@@ -189,8 +200,22 @@ pub fn run<H: Hsm, S: Store, A: Applications>(
         running.release_watchers();
         running.check_stop();
     }
+    // Whoever stops the service meanwhile has it stay down; the next start finishes the zeroize.
+    let mut confirmed = running.zeroized.filter(|_| running.stop_by.is_none());
     running.end();
-    Ok(())
+    // A slow disk is waited for where the store is closed, which is over now.
+    while let Ok(event) = events.try_recv() {
+        if let (Event::Input(Input::Done { outcome: Outcome::Zeroized(result), .. }), Some(confirmed)) =
+            (event, &mut confirmed)
+        {
+            *confirmed = result.is_ok();
+        }
+    }
+    Ok(match confirmed {
+        None => Ended::Stopped,
+        Some(true) => Ended::Zeroized,
+        Some(false) => Ended::ZeroizeUnconfirmed,
+    })
 }
 
 impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Lend for Service<SLOTS, PLACES, OUTBOX> {
@@ -243,6 +268,8 @@ struct Loop<'n, H, S, A> {
     notice: &'n mut dyn FnMut(Notice<'_>),
     stop_by: Option<Instant>,
     ended: bool,
+    /// Whether the disk confirmed it; `None`: no zeroize was ordered.
+    zeroized: Option<bool>,
     protected: Vec<u8>,
     security_level: SecurityLevel,
     /// The number that each slot has for ever, in the order of the configuration.
@@ -290,7 +317,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
         if let Some(restoration) = setup.restoration {
             service.load_restoration(restoration);
         }
-        service.load_node(devices.store.node_key());
+        service.load_node(devices.store.node_keys().current);
         if let Some(membership) = setup.cluster.membership {
             service.load_roster(membership);
         }
@@ -300,9 +327,10 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
         }
         service.load_chain(setup.chain);
         service.load_automatic(setup.sync.settings.as_ref().is_some_and(|settings| settings.automatic));
-        let (secrets, sign) = (devices.store.node_secrets()?, devices.store.signer());
-        let (dir, name, node) = (setup.sync.dir.clone(), setup.sync.name.clone(), devices.store.node_key());
-        let cluster = ClusterLoop::new(ClusterFiles::open(dir, name, node, secrets, sign)?, setup.sync);
+        let keys = devices.store.node_secrets()?.public(devices.store.node_keys().current)?;
+        let (dir, name) = (setup.sync.dir.clone(), setup.sync.name.clone());
+        let files = ClusterFiles::open(dir, name, keys, devices.store.signer())?;
+        let cluster = ClusterLoop::new(files, setup.sync);
         let exchanging = devices.exchange.take().map(Exchanging::new);
         Ok(Loop {
             service,
@@ -320,6 +348,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             notice,
             stop_by: None,
             ended: false,
+            zeroized: None,
             protected: setup.protected,
             security_level,
             owners,
@@ -357,7 +386,13 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Input(input) => self.turn(input),
+            Event::Input(input) => {
+                if let Input::Done { outcome: Outcome::Zeroized(Ok(())), .. } = input {
+                    warn!("zeroize: the data key is destroyed");
+                    self.zeroized = Some(true);
+                }
+                self.turn(input);
+            }
             Event::Card { ticket, result, y } => self.card_answered(ticket, result, y),
             Event::Control(request) => self.request(request),
             Event::Looked => self.looks_ended += 1,
@@ -427,6 +462,11 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             Effect::File { ticket, order } => self.file(ticket, order),
             Effect::EndWorker => self.devices.hsm.end_worker(),
             Effect::Stopped => self.ended = true,
+            Effect::Zeroize { ticket, who } => {
+                warn!(by = self.names.person_name(who), "zeroize: destroying the data key");
+                self.zeroized = Some(false);
+                self.devices.store.zeroize(ticket, who);
+            }
         }
     }
 

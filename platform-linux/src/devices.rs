@@ -19,12 +19,14 @@ use slotwarden_core::effect::{ApplicationId, ApplicationOrder, HsmCall, Input, S
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::ledger::KeyName;
 use slotwarden_core::package::Header;
+use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Record, SecretKey};
 use slotwarden_core::transfer::FileOrder;
 use zeroize::Zeroizing;
 
+use crate::audit::NodeKeys;
 use crate::exchange::Arrival;
-use crate::package_file::{NodeKeys, NodeSecrets};
+use crate::package_file::{self, NodeSecrets};
 use crate::problem::Problem;
 use crate::sync_dir::{SyncDir, Uid};
 use crate::wire::SpooledFile;
@@ -139,14 +141,22 @@ pub trait Store {
     fn kept_configuration(&self, digest: &[u8; 32]) -> Option<Vec<u8>>;
     /// What protects the sealed codes, as `status` shows it: `key-file`, `systemd-credential`.
     fn seal(&self) -> &'static str;
-    /// The node's public key (Ed25519).
-    fn node_key(&self) -> [u8; 32];
+    /// The node's public keys (Ed25519): the one it signs with, and those that it had before.
+    fn node_keys(&self) -> &NodeKeys;
+    /// The node's public key.
+    fn node_key(&self) -> [u8; 32] {
+        self.node_keys().current
+    }
+    /// Destroys the data key and the node key: in memory before it returns, on the disk in another
+    /// thread, behind a durable intent that the next start finishes. `Input::Done` with `ticket` follows
+    /// when the disk confirmed it. From here on nothing is sealed, opened or signed.
+    fn zeroize(&mut self, ticket: Ticket, who: PersonId);
     /// Signs with the node key, in whatever thread: what it signs begins with a domain of its own.
     fn signer(&self) -> Signer;
-    /// The node's private keys for packages.
+    /// The node's private keys for packages: made for as long as they are needed.
     ///
     /// # Errors
-    /// As [`NodeSecrets::of_node`].
+    /// [`Fault::SealBroken`]: a zeroize destroyed what they follow from.
     fn node_secrets(&self) -> Result<NodeSecrets, Fault>;
 }
 
@@ -272,7 +282,7 @@ pub struct PackageAbout {
     /// What it says about itself.
     pub header: Header,
     /// The keys of its targets, in the order of the header.
-    pub targets: Vec<NodeKeys>,
+    pub targets: Vec<package_file::NodeKeys>,
     /// By the name of a slot: what need not travel, sorted.
     pub skip: BTreeMap<String, Vec<KeyName>>,
     /// The slots whose keys are in it.

@@ -343,6 +343,9 @@ fn close(dir: &Path, header: [u8; 32], sign: &Signer) -> io::Result<BTreeMap<[u8
         }
     };
     let signature = sign(&export::trailer_message(&header, &trailer.hash));
+    if signature == [0; 64] {
+        return Err(damaged(&"the node key was destroyed"));
+    }
     let mut file = Io(OpenOptions::new().append(true).open(&path)?);
     export::write_trailer(&mut file, &Trailer { signature, ..trailer }).map_err(|problem| damaged(&problem))?;
     file.0.sync_all()?;

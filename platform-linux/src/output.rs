@@ -388,6 +388,7 @@ fn attention_sentence(word: &str) -> &str {
         "count-low" => "the token counts at least one refused try",
         "final-try" => "one more refused try blocks the token",
         "application-failed" => "an application could not be served",
+        "code-gone" => "its stored code was destroyed by a zeroize: `slotwarden slot unblock` gives the token another",
         other => other,
     }
 }

@@ -618,7 +618,6 @@ fn collection_view(collection: &CollectionStatus, names: &Names) -> CollectionVi
             | CommandKind::Restore
             | CommandKind::Import
             | CommandKind::EndRestore
-            | CommandKind::CountKeys
             | CommandKind::MakePackage
             | CommandKind::ReceivePackage
             | CommandKind::ApplyPackage
@@ -629,7 +628,9 @@ fn collection_view(collection: &CollectionStatus, names: &Names) -> CollectionVi
             | CommandKind::RenewRoster
             | CommandKind::JoinCluster
             | CommandKind::FollowRoster
-            | CommandKind::ChooseRoster => "activate",
+            | CommandKind::ChooseRoster
+            | CommandKind::Zeroize
+            | CommandKind::CountKeys => "activate",
         }
         .to_owned(),
         progress: ProgressView::from(collection.progress),
@@ -683,6 +684,7 @@ const fn attention_word(attention: Attention) -> &'static str {
         Attention::CountLow => "count-low",
         Attention::FinalTry => "final-try",
         Attention::ApplicationFailed => "application-failed",
+        Attention::CodeGone => "code-gone",
     }
 }
 

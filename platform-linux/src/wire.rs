@@ -11,6 +11,7 @@ use slotwarden_core::card::Credential;
 use slotwarden_core::ceremony::transcript::Line;
 use slotwarden_core::record::Mode;
 
+use crate::audit::NodeKeys;
 use crate::devices::ReaderView;
 use crate::problem::Problem;
 use crate::status_json::{CardsView, CeremonyView, LastCeremonyView, ProgressView, SlotDetail, StatusView};
@@ -363,6 +364,11 @@ pub enum Order {
     CountKeys {
         /// Name, label or URI.
         slot: String,
+    },
+    /// Destroy the data key, and every sealed code and the node key with it.
+    Zeroize {
+        /// The text that was typed.
+        confirm: Option<String>,
     },
 }
 
@@ -729,11 +735,14 @@ pub struct AuditPage {
 pub struct CheckpointPage {
     /// How many there are.
     pub all: u32,
-    /// The node's public key (Ed25519).
-    pub node_key: [u8; 32],
+    /// The node's public keys (Ed25519).
+    pub node_keys: NodeKeys,
     /// Sequence, head, signature.
     pub checkpoints: Vec<(u64, [u8; 32], Vec<u8>)>,
 }
+
+/// What confirms that every sealed code is destroyed.
+pub const ZEROIZE_TEXT: &str = "zeroize";
 
 /// What confirms that a slot's life ends; `name` as configured.
 #[must_use]

@@ -79,6 +79,7 @@ impl World {
             Effect::SignTranscript { .. } | Effect::File { .. } => {}
             Effect::EndWorker => self.end_worker(),
             Effect::Stopped => self.stopped(),
+            Effect::Zeroize { ticket, who } => self.destroy_key(ticket, who),
         }
     }
 
@@ -331,6 +332,7 @@ impl World {
                 self.card_answered(reader, (ticket, call), result, &y);
             }
             Event::ReaderTells(reader, event) => self.reader_tells(reader, event),
+            Event::Zeroized(ticket) => self.zeroized(ticket),
         }
     }
 

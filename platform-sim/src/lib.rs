@@ -27,6 +27,7 @@
 //! | [`world`] | all of it in virtual time |
 //! | [`campaign`] | one seed: people work, faults strike, everything is opened at the end |
 //! | [`cuts`] | power cuts at every point of every order |
+//! | [`zeroize`] | the data key destroyed, and power that goes meanwhile |
 //! | [`appliance`] | the daemon's loop on these tokens, to try by hand |
 //! | [`explore`] | many seeds, counted, hashed and reported |
 
@@ -62,6 +63,7 @@ pub mod together;
 pub mod trace;
 pub mod vault;
 pub mod world;
+pub mod zeroize;
 
 /// Slots of the simulated service: what one campaign watches at a time.
 pub const SLOTS: usize = 3;

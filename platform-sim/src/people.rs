@@ -416,7 +416,8 @@ impl People {
             | CommandKind::RenewRoster
             | CommandKind::JoinCluster
             | CommandKind::FollowRoster
-            | CommandKind::ChooseRoster => {}
+            | CommandKind::ChooseRoster
+            | CommandKind::Zeroize => {}
         }
         Some(wish)
     }
@@ -528,7 +529,8 @@ impl People {
                     | CommandKind::RenewRoster
                     | CommandKind::JoinCluster
                     | CommandKind::FollowRoster
-                    | CommandKind::ChooseRoster => return Some(order),
+                    | CommandKind::ChooseRoster
+                    | CommandKind::Zeroize => return Some(order),
                 };
                 if order.kind == CommandKind::Activate && (in_force.is_none() || !still_ordered.is_empty()) {
                     return Some(order);

@@ -532,6 +532,8 @@ impl Room {
             Effect::SignTranscript { id, head } => self.signed.push((id, head)),
             Effect::Checkpoint { .. } => {}
             Effect::File { ticket, order } => self.file(ticket, order),
+            // Its own world (`zeroize`) orders it; people at a table do not.
+            Effect::Zeroize { .. } => {}
             Effect::EndWorker => self.inputs.push_back(Input::WorkerLost),
             Effect::Stopped => {
                 self.left = Some(self.core().secrets_taken_and_owned().0);

@@ -32,6 +32,7 @@
  *   clear-LABEL    C_CreateObject on that token says CKR_TEMPLATE_INCONSISTENT and does nothing
  *   alone-LABEL    C_CreateObject on that token kills the process, after the module behind did its work
  *   cling-LABEL    C_Logout on that token says CKR_OK and does nothing
+ *   stuck-LABEL    while this file is there, C_Logout on that token does not return
  *   hide-LABEL     that token is not present
  *   mute-LABEL     while this file is there, C_GetTokenInfo on that token does not return
  *   mute-module    while this file is there, C_Initialize does not return
@@ -218,6 +219,8 @@ static int misbehave(int function, const char *label, ulong_t *answer) {
     }
     if (function == N_Login || function == N_SetPIN || function == N_InitPIN)
         while (asked_to("hang", label)) usleep(20000);
+    if (function == N_Logout)
+        while (asked_to("stuck", label)) usleep(20000);
     if (function == N_GetTokenInfo) {
         while (asked_to("mute", label)) usleep(20000);
         *answer = CKR_TOKEN_NOT_PRESENT;

@@ -335,6 +335,7 @@ fn every_form_of_order() -> Vec<(String, Command)> {
             vec![("", Command::Approve { id: 1, code })]
         }
         CommandKind::Withdraw => vec![("", Command::Withdraw { id: 1 })],
+        CommandKind::Zeroize => vec![("", Command::Zeroize)],
         CommandKind::DualControl => {
             vec![("on", Command::DualControl { on: true }), ("off", Command::DualControl { on: false })]
         }
@@ -378,7 +379,8 @@ fn every_fault() -> Vec<Fault> {
             Fault::Application(_) => Fault::StoreFailed,
             Fault::StoreFailed => Fault::SettleFailed,
             Fault::SettleFailed => Fault::ModuleLies(Function::Login),
-            Fault::ModuleLies(_) => Fault::Bug(0),
+            Fault::ModuleLies(_) => Fault::Zeroized,
+            Fault::Zeroized => Fault::Bug(0),
             Fault::Bug(_) => return faults,
         };
         faults.push(next);

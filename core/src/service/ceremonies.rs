@@ -125,8 +125,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
-            | Command::Transfer { .. }
-            | Command::Cluster { .. } => Err(Refusal::NoSlotCards),
+            | Command::Cluster { .. }
+            | Command::Zeroize
+            | Command::Transfer { .. } => Err(Refusal::NoSlotCards),
         }
     }
 
@@ -467,8 +468,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
-            | Command::Transfer { .. }
-            | Command::Cluster { .. } => {
+            | Command::Cluster { .. }
+            | Command::Zeroize
+            | Command::Transfer { .. } => {
                 // They end by themselves, and deliver nothing.
                 for id in [present, new].into_iter().flatten() {
                     self.outbox.act(Act::Wipe(id));
@@ -600,7 +602,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                     }
                 }
             }
-            Outcome::Unsealed(_) | Outcome::Application(_) | Outcome::Card(_) | Outcome::File(_) => {}
+            Outcome::Unsealed(_)
+            | Outcome::Application(_)
+            | Outcome::Card(_)
+            | Outcome::File(_)
+            | Outcome::Zeroized(_) => {}
         }
         true
     }
@@ -740,7 +746,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Outcome::Unsealed(_)
             | Outcome::Application(_)
             | Outcome::Card(_)
-            | Outcome::File(_) => {
+            | Outcome::File(_)
+            | Outcome::Zeroized(_) => {
                 entry.data.backup_key = Some(false);
                 entry.data.unwrap_key = member.then_some(false);
             }

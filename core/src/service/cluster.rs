@@ -377,7 +377,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Outcome::Random(_)
             | Outcome::Unsealed(_)
             | Outcome::Application(_)
-            | Outcome::Card(_) => Err(Fault::StoreFailed),
+            | Outcome::Card(_)
+            | Outcome::Zeroized(_) => Err(Fault::StoreFailed),
         };
         if let (Ok(()), Some(membership)) = (result, &mut self.clustering.membership) {
             membership.filed = true;

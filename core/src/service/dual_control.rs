@@ -60,6 +60,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
             | Command::Transfer { .. }
+            | Command::Zeroize
             | Command::Stop => Ok(()),
         }
     }
@@ -93,6 +94,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::CancelCeremony { .. }
             | Command::Transfer { .. }
             | Command::Cluster { .. }
+            | Command::Zeroize
             | Command::Stop => return false,
         };
         let entry = command.slot().and_then(|slot| self.entries.get(usize::from(slot.0)));
@@ -110,6 +112,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             None => Err(Refusal::NotAllowed),
         };
         self.ended(CommandKind::Approve, ended, caller);
+    }
+
+    /// Whether this approves a zeroize: then it is taken also where nothing else is.
+    pub(super) fn approves_zeroize(&self, command: &Command) -> bool {
+        matches!(command, Command::Approve { id, .. } if self.approvals.is_about(*id, CommandKind::Zeroize))
     }
 
     pub(super) fn withdraw(&mut self, id: u32, caller: Caller) {

@@ -258,9 +258,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             }
             Outcome::Hsm(result) => ReceptionEvent::TokenDone(result),
             Outcome::File(result) => ReceptionEvent::FileDone(result),
-            Outcome::Random(_) | Outcome::Unsealed(_) | Outcome::Application(_) | Outcome::Card(_) => {
-                ReceptionEvent::TokenDone(Err(failed))
-            }
+            Outcome::Random(_)
+            | Outcome::Unsealed(_)
+            | Outcome::Application(_)
+            | Outcome::Card(_)
+            | Outcome::Zeroized(_) => ReceptionEvent::TokenDone(Err(failed)),
         };
         self.reception_event(event);
     }

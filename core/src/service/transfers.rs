@@ -221,7 +221,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Outcome::Unsealed(_)
             | Outcome::Application(_)
             | Outcome::Card(_)
-            | Outcome::File(_) => Answer::Failed(Fault::ModuleLies(Function::FindObjects)),
+            | Outcome::File(_)
+            | Outcome::Zeroized(_) => Answer::Failed(Fault::ModuleLies(Function::FindObjects)),
         };
         self.reply(caller, answer);
         true
@@ -387,7 +388,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 self.transfer_event(TransferEvent::TokenDone(result));
             }
             Outcome::File(result) => self.transfer_event(TransferEvent::FileDone(result)),
-            Outcome::Random(_) | Outcome::Unsealed(_) | Outcome::Application(_) | Outcome::Card(_) => {
+            Outcome::Random(_)
+            | Outcome::Unsealed(_)
+            | Outcome::Application(_)
+            | Outcome::Card(_)
+            | Outcome::Zeroized(_) => {
                 let failed = HsmFailure::Pkcs11 { code: crate::fault::rv::DEVICE_ERROR, function: Function::Other };
                 self.transfer_event(TransferEvent::TokenDone(Err(failed)));
             }

@@ -73,6 +73,10 @@ pub struct World {
     pub calls: Vec<HsmCall>,
     pub left: u32,
     pub ended_worker: bool,
+    /// Who ordered the data key destroyed, each time; and what becomes of it.
+    pub zeroized: Vec<PersonId>,
+    pub zeroize_result: Result<(), Fault>,
+    pub store_fails: bool,
     /// A silent `C_SetPIN` takes effect all the same.
     pub dies_after_set_pin: bool,
 }
@@ -133,6 +137,9 @@ impl World {
             calls: Vec::new(),
             left: 3000,
             ended_worker: false,
+            zeroized: Vec::new(),
+            zeroize_result: Ok(()),
+            store_fails: false,
             dies_after_set_pin: false,
         };
         world.start();
@@ -308,7 +315,9 @@ impl World {
                     None
                 }
                 Effect::Commit { ticket } => {
-                    let stored = Input::Stored { ticket, result: StoreResult::Durable(Room::Plenty) };
+                    let durable = StoreResult::Durable(Room::Plenty);
+                    let result = if self.store_fails { StoreResult::Failed } else { durable };
+                    let stored = Input::Stored { ticket, result };
                     if self.hold {
                         self.held.push(stored);
                         None
@@ -384,6 +393,10 @@ impl World {
                 Effect::Stopped => {
                     self.stopped = true;
                     None
+                }
+                Effect::Zeroize { ticket, who } => {
+                    self.zeroized.push(who);
+                    Some(Input::Done { ticket, outcome: Outcome::Zeroized(self.zeroize_result) })
                 }
                 Effect::EndWorker => {
                     self.ended_worker = true;

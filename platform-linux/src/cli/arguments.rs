@@ -7,7 +7,10 @@ use slotwarden_core::record::Mode;
 
 use super::card_arguments::{At, BackupVerb, CardVerb, CeremonyVerb};
 use super::cluster_arguments::{ClusterVerb, SyncVerb};
-use super::{CONFIRM_DECOMMISSION, CONFIRM_END_CALL, CONFIRM_ERASE, CONFIRM_IMPORT, CONFIRM_LAST_TRY, CONFIRM_REMOVE};
+use super::{
+    CONFIRM_DECOMMISSION, CONFIRM_END_CALL, CONFIRM_ERASE, CONFIRM_IMPORT, CONFIRM_LAST_TRY, CONFIRM_REMOVE,
+    CONFIRM_ZEROIZE,
+};
 use crate::config::PATH_DEFAULT;
 use crate::output::Format;
 use crate::problem::{EXITS, Own, Problem};
@@ -30,6 +33,7 @@ pub(super) const CONFIRMATIONS: (&str, &[(&str, &str)]) = (
         (CONFIRM_ERASE, "take away what is on a card"),
         (CONFIRM_IMPORT, "make keys from a file in a token"),
         (CONFIRM_REMOVE, "take the node NODE out of the cluster"),
+        (CONFIRM_ZEROIZE, "destroy every sealed code and the node key"),
     ],
 );
 
@@ -154,6 +158,16 @@ pub(super) enum Verb {
         /// What to do.
         #[command(subcommand)]
         verb: DualControlVerb,
+    },
+    /// Destroy every sealed code and the node key, and deactivate every slot, within a second.
+    ///
+    /// The key that protects them is overwritten and removed; on flash old blocks may keep it, wrapped, until they
+    /// are reused. Keys in tokens stay, as do manual codes. The daemon starts anew with another node key. Slots
+    /// whose code was generated come back by `slot unblock` (SO PIN). Works also when the store has failed.
+    Zeroize {
+        /// "zeroize": destroy them.
+        #[arg(long, value_name = "TEXT")]
+        confirm: Option<String>,
     },
     /// Show, verify and export the log of everything that was ordered and done.
     #[command(subcommand)]

@@ -71,6 +71,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Apply { .. }
             | Order::EndReceive
             | Order::EndRestore
+            | Order::Zeroize { .. }
             | Order::Reset { .. } => Ok(part),
         }
     }

@@ -111,7 +111,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     pub(super) fn brought(&mut self, brought: Brought) -> Result<Spooled, Problem> {
         match brought {
             Brought::Export(file) => {
-                let own = self.devices.store.node_key();
+                let own = self.devices.store.node_keys().current;
                 Ok(Spooled::Export(crate::wire::SpooledFile { own: file.node == own, ..file }))
             }
             Brought::Other(kind, path) => {
@@ -135,7 +135,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         self.cluster.incoming = None;
         let files = &self.cluster.files;
         transfer_dir::make(&self.cluster.setup.transfer_dir).map_err(|error| unwritable(&error))?;
-        let opened = package_file::open(path, &files.keys().node, files.secrets(), &place)?;
+        let opened = package_file::open(path, &files.keys().node, &self.devices.store.node_secrets()?, &place)?;
         let package_file::Opened { header, hash, facts, export } = opened;
         let known = match self.service.admit_package(&header, &hash)? {
             Admission::Take => false,
@@ -341,7 +341,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     /// A package for these members of these slots; without names for all, of all that can be read now.
     pub(super) fn package_order(&self, slots: &[String], to: &[String]) -> Result<TransferOrder, Problem> {
         let roster = self.service.roster().ok_or(Refusal::NoCluster)?;
-        let own = self.devices.store.node_key();
+        let own = self.devices.store.node_keys().current;
         let bit = |node: &[u8; 32]| roster.place(node).and_then(|place| 1_u8.checked_shl(place.into())).unwrap_or(0);
         let targets = if to.is_empty() {
             let others = roster.members.iter().filter(|member| member.node != own);
@@ -388,7 +388,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let header = Header {
             package_id,
             cluster: roster.cluster,
-            source: self.devices.store.node_key(),
+            source: self.devices.store.node_keys().current,
             roster_epoch: roster.epoch,
             roster_hash: roster.hash(),
             sequence,
@@ -499,7 +499,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
 
     /// The members but this node.
     pub(super) fn others(&self, roster: &Roster) -> Vec<[u8; 32]> {
-        let own = self.devices.store.node_key();
+        let own = self.devices.store.node_keys().current;
         roster.members.iter().map(|member| member.node).filter(|node| *node != own).collect()
     }
 
@@ -511,7 +511,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let uids: Vec<Uid> = self.uids().into_iter().map(|(_, uid)| uid).collect();
         let ledgers = self.cluster.files.ledgers();
         let counts = uids.iter().map(|uid| ledgers.counts(*uid, &others)).collect::<io::Result<Vec<SlotCounts>>>();
-        let own = self.devices.store.node_key();
+        let own = self.devices.store.node_keys().current;
         let member = |place: &slotwarden_core::roster::Member| {
             let node = place.node;
             let standing = if node == own { Standing::InSync } else { ledgers.standing(node, &uids)? };

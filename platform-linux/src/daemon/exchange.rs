@@ -112,7 +112,7 @@ impl Exchanging {
 impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     /// The roster changed, or the daemon has just begun: says whose files are wanted.
     pub(super) fn tell_exchange(&mut self) {
-        let own = self.devices.store.node_key();
+        let own = self.devices.store.node_keys().current;
         let Some(roster) = self.service.roster().cloned() else { return };
         let others = if roster.member(&own).is_some() { self.others(&roster) } else { Vec::new() };
         let rosters = self.cluster.files.rosters();
@@ -203,7 +203,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
 
     /// Whether every member before this one has what the package brings, or let its turn pass.
     fn is_our_turn(&mut self, source: Node, hash: [u8; 32]) -> bool {
-        let own = self.devices.store.node_key();
+        let own = self.devices.store.node_keys().current;
         let Some(roster) = self.service.roster() else { return true };
         let before: Vec<Node> = roster
             .members

@@ -81,6 +81,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Receive { .. }
             | Order::Apply { .. }
             | Order::EndReceive
+            | Order::Zeroize { .. }
             | Order::EndRestore => None,
             Order::BySoCards { then: SoCardsUse::Init { .. }, .. } => Some(CommandKind::Init),
             Order::BySoCards { then: SoCardsUse::Unblock { .. }, .. } => Some(CommandKind::Unblock),
@@ -130,6 +131,13 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                     return Err(Problem::from(Refusal::DecommissionUnconfirmed).with(format!("--confirm {text:?}")));
                 }
                 accept
+            }
+            Order::Zeroize { confirm } => {
+                if confirm.as_deref() != Some(wire::ZEROIZE_TEXT) {
+                    let text = wire::ZEROIZE_TEXT;
+                    return Err(Problem::from(Refusal::ZeroizeUnconfirmed).with(format!("--confirm {text:?}")));
+                }
+                return Ok(ApplicationSet::NONE);
             }
             Order::Boot
             | Order::Activate { .. }
@@ -230,6 +238,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Receive { .. }
             | Order::Apply { .. }
             | Order::EndReceive
+            | Order::Zeroize { .. }
             | Order::EndRestore => return Ok(Roster::NOBODY),
         };
         let persons = names.iter().map(|name| self.names.person(name)).collect::<Result<Vec<_>, _>>()?;
@@ -274,6 +283,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Receive { .. }
             | Order::Apply { .. }
             | Order::EndReceive
+            | Order::Zeroize { .. }
             | Order::EndRestore => &[],
             Order::BySoCards { then: SoCardsUse::Unblock { .. }, .. } => &[SecretRole::NewCode],
             Order::AdministratorCards { .. } => &[SecretRole::SoPin],
@@ -407,6 +417,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Order::CancelCeremony { .. } => Command::CancelCeremony { id: cards.id.ok_or(Refusal::NoCeremony)? },
             Order::Export { slots, left_out } => Command::Transfer { order: self.export_order(slots, left_out)? },
             Order::Import { file, .. } => Command::Transfer { order: TransferOrder::Import { slot, file: *file } },
+            Order::Zeroize { .. } => Command::Zeroize,
             Order::EndRestore => Command::Transfer { order: TransferOrder::EndRestore },
             Order::Found
             | Order::Invite { .. }
@@ -451,6 +462,7 @@ impl Order {
             | Order::Receive { .. }
             | Order::Apply { .. }
             | Order::EndReceive
+            | Order::Zeroize { .. }
             | Order::EndRestore => None,
             Order::Import { slot, .. }
             | Order::CountKeys { slot }

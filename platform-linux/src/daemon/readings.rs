@@ -166,12 +166,15 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         if all == 0 {
             return Err(Own::NoTranscript.with(id.to_string()));
         }
+        // The one that signed it, also where a zeroize made another since.
+        let keys = self.devices.store.node_keys();
+        let node_key = end.as_ref().and_then(|end| keys.signer_of(id, end)).unwrap_or(keys.current);
         Ok(TranscriptPage {
             id: id.0,
             all,
             lines,
             end: end.map(|end| (end.head, end.signature.to_vec())),
-            node_key: self.devices.store.node_key(),
+            node_key,
             slots: self.names.slots.iter().map(|slot| slot.name.clone()).collect(),
             applications: self.names.applications.clone(),
             persons: self.names.numbered.iter().map(|(name, person)| (name.clone(), person.0)).collect(),
@@ -215,7 +218,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let page = page.take(usize::try_from(CHECKPOINT_PAGE).unwrap_or(0));
         Ok(CheckpointPage {
             all: u32::try_from(all.len()).unwrap_or(u32::MAX),
-            node_key: self.devices.store.node_key(),
+            node_keys: self.devices.store.node_keys().clone(),
             checkpoints: page.map(|found| (found.sequence, found.head, found.signature.to_vec())).collect(),
         })
     }

@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
 
 use slotwarden::appliance::{self, Prepared};
+use slotwarden::audit::NodeKeys;
 use slotwarden::config::Offered;
 use slotwarden::control::{self, Reply, Request};
 use slotwarden::daemon::{self, Devices, Notice};
@@ -23,6 +24,7 @@ use slotwarden_core::audit::AuditRecord;
 use slotwarden_core::ceremony::CeremonyId;
 use slotwarden_core::effect::{Input, StoreResult, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
+use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Record, SecretKey};
 
 use super::bench::{Bench, SimHsm};
@@ -55,8 +57,12 @@ impl Running {
         let store = Powered { store, powered: Arc::clone(&powered), events: events.clone() };
         let hsm = SimHsm::start(bench, events.clone());
         let exchange = appliance::exchange(&settings, &events)?;
-        let files =
-            DiskFiles::new(appliance::transfer_dir(&settings), events.clone(), store.signer(), store.node_key());
+        let files = DiskFiles::new(
+            appliance::transfer_dir(&settings),
+            events.clone(),
+            store.signer(),
+            store.node_keys().current,
+        );
         let (cards, files) = (table.readers(events.clone()), Box::new(files));
         let devices = Devices { hsm, store, applications, cards, files, exchange };
         let happens = happens.clone();
@@ -70,7 +76,7 @@ impl Running {
             let ended = daemon::run(setup, devices, &arriving, &mut show);
             drop(socket);
             let _ = happens.send(Happening::Ended(thread::current().id()));
-            ended
+            ended.map(|_| ())
         });
         let thread = thread.map_err(|error| cannot("a thread", &error))?;
         Ok(Running { events, powered, thread })
@@ -183,8 +189,14 @@ impl Store for Powered {
         self.store.seal()
     }
 
-    fn node_key(&self) -> [u8; 32] {
-        self.store.node_key()
+    fn node_keys(&self) -> &NodeKeys {
+        self.store.node_keys()
+    }
+
+    fn zeroize(&mut self, ticket: Ticket, who: PersonId) {
+        if self.is_on() {
+            self.store.zeroize(ticket, who);
+        }
     }
 
     fn signer(&self) -> Signer {

@@ -301,6 +301,7 @@ impl World {
             | Effect::SignTranscript { .. }
             | Effect::Checkpoint { .. }
             | Effect::File { .. }
+            | Effect::Zeroize { .. }
             | Effect::Stopped => None,
         }
     }
