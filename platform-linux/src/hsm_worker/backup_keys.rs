@@ -80,7 +80,7 @@ pub(super) fn id_of(key_id: [u8; 16], uid: [u8; 16]) -> Vec<u8> {
 }
 
 /// What a key is and may do, but for its value.
-fn attributes(purpose: Purpose, id: &[u8]) -> Vec<Attribute> {
+pub(super) fn attributes(purpose: Purpose, id: &[u8]) -> Vec<Attribute> {
     let authenticates = purpose == Purpose::Authenticate;
     vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
@@ -136,7 +136,7 @@ impl Token {
 
     /// Destroys the keys of every backup key but this one, and says whether both of its own are there.
     pub(super) fn keep_backup_keys(
-        &self,
+        &mut self,
         session: &mut Kept,
         key_id: Option<[u8; 16]>,
         uid: [u8; 16],
@@ -155,8 +155,11 @@ impl Token {
         }
         let mut present = false;
         if let Some(id) = ours {
-            let right = |purpose| Ok::<_, HsmFailure>(objects.right(purpose, &id)?.is_some());
-            present = right(Purpose::Wrap)? && right(Purpose::Authenticate)?;
+            let (w, mak) = (objects.right(Purpose::Wrap, &id)?, objects.right(Purpose::Authenticate, &id)?);
+            present = w.is_some() && mak.is_some();
+            if let (Some(w), Some(mak)) = (w, mak) {
+                self.known.learn(self.place()?, &id, (w.handle(), mak.handle()));
+            }
         }
         Ok(HsmAnswer::BackupKeysKept { present, destroyed })
     }

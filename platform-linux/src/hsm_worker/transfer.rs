@@ -12,6 +12,7 @@
 //! know our session when it is asked past cryptoki: transfers do not work through it, and say so.
 
 mod calls;
+mod known;
 mod mechanism;
 mod object;
 mod restored;
@@ -29,6 +30,7 @@ use slotwarden_core::export::{Attributes, Class, Entry};
 use slotwarden_core::fault::{Function, HsmFailure, Refusal};
 
 pub(super) use self::calls::{Calls, Value};
+pub(super) use self::known::Known;
 use self::mechanism::KeyWrap;
 use self::object::Sheet;
 use self::restored::{Restorer, known_by};
@@ -67,15 +69,18 @@ impl Token {
     }
 
     /// Appends the slot's section to the export that the daemon began.
-    pub(super) fn export_section(&self, session: &mut Kept, (key_id, uid): Names) -> Result<HsmAnswer, HsmFailure> {
+    pub(super) fn export_section(&mut self, session: &mut Kept, (key_id, uid): Names) -> Result<HsmAnswer, HsmFailure> {
         let own = self.own_session(session, Function::WrapKey)?;
+        let (id, place) = (id_of(key_id, uid), self.place()?);
+        let right_keys = self.known.keys(&self.module, &own, place, &id);
+        let right_keys = right_keys.and_then(|(w, mak)| Ok((w, mak, self.known.wrap(&self.module, &own, place)?)));
         let dir = &self.transfer_dir;
         let job = transfer_dir::read_job(dir).map_err(|error| self.failed_file("the order of an export", &error))?;
         let mut file =
             OpenOptions::new().append(true).open(dir.join(EXPORT)).map_err(|error| self.failed_file(EXPORT, &error))?;
         let begin = file.seek(SeekFrom::End(0)).map_err(|error| self.failed_file(EXPORT, &error))?;
-        let (mut refused, place) = (Vec::new(), self.place()?);
-        let made = self.right_keys(&own, (key_id, uid)).and_then(|(w, mak, wrap)| {
+        let mut refused = Vec::new();
+        let made = right_keys.and_then(|(w, mak, wrap)| {
             let maker = Maker {
                 module: &self.module,
                 place,
@@ -99,17 +104,6 @@ impl Token {
                 Err(failed)
             }
         }
-    }
-
-    /// W, MAK and the mechanism.
-    fn right_keys(&self, own: &Session, (key_id, uid): Names) -> Result<(u64, u64, KeyWrap), HsmFailure> {
-        let id = id_of(key_id, uid);
-        let find = |purpose| {
-            let found = Objects { module: &self.module, open: own }.right(purpose, &id)?;
-            found.map(|key| key.handle()).ok_or(HsmFailure::Refused(Refusal::NoBackupKey))
-        };
-        let (w, mak) = (find(Purpose::Wrap)?, find(Purpose::Authenticate)?);
-        Ok((w, mak, KeyWrap::find(&self.module, own, &Calls::new(&self.module, own)?)?))
     }
 
     /// Takes back what was appended. A file that cannot even be cut has no MAC, and nobody takes it.

@@ -179,6 +179,17 @@ fn restored(kind: Kind, keys: u32) -> Result<(), String> {
     Ok(())
 }
 
+/// Prints one of them, on SoftHSM.
+pub(crate) fn one(what: &str, keys: u32) -> Result<(), String> {
+    match what {
+        "export" => compared(Kind::SoftHsm, keys).map(drop),
+        "calls" => counted(Kind::SoftHsm, keys),
+        "slow" => slow(Kind::SoftHsm, keys),
+        "restore" => restored(Kind::SoftHsm, keys),
+        _ => Err("usage: tests/figures transfer [export|calls|slow|restore KEYS]".to_owned()),
+    }
+}
+
 /// Prints all of it.
 pub(crate) fn print() -> Result<(), String> {
     for kind in [Kind::SoftHsm, Kind::Kryoptic] {
