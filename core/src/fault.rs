@@ -420,6 +420,8 @@ refusals! {
         "the file is not the one that the restore was planned for" "begin the restore again";
     1014 TransferFiles "transfer-files" Wrong
         "files of the export or restore could not be read or written" "read the log, free space in the state directory, then try again";
+    1030 TokenFull "token-full" Wrong
+        "the token has no room for all keys of the import; what it made was destroyed again" "make room in the token, or restore into another one, then begin the restore again";
 }
 
 /// A device failed, or we did.

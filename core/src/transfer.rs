@@ -510,12 +510,13 @@ impl Transfer {
                 out.remember(Some(restoration));
                 State::Waiting { restoration, step: Step::Drop, caller }
             }
-            // Somebody made such a key since the plan, and nothing was made yet: theirs stays.
+            // Nothing of it is in the token. Somebody made such a key since the plan, and nothing was made yet:
+            // theirs stays. Or there was no room for all, and the worker destroyed what it had made.
             (
                 State::AtToken { restoration, step: Step::Import { .. }, caller },
-                On::TokenDone(Err(HsmFailure::Refused(Refusal::ImportConflicts))),
+                On::TokenDone(Err(HsmFailure::Refused(refusal @ (Refusal::ImportConflicts | Refusal::TokenFull)))),
             ) => {
-                end_badly(out, caller, Answer::Refused(Refusal::ImportConflicts));
+                end_badly(out, caller, Answer::Refused(refusal));
                 let restoration = Restoration { reached: Reached::Preparing, ..restoration };
                 out.remember(Some(restoration));
                 undo(restoration, None)

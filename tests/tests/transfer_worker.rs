@@ -32,6 +32,7 @@ slotwarden_tests::on_both_modules! {
     an_export_asks_two_things_of_each_key_and_little_besides
     a_secret_of_an_odd_length_comes_back_as_it_was_or_is_refused_by_name
     p18_what_was_forbidden_stays_forbidden
+    a_token_that_becomes_full_amid_an_import_has_nothing_of_it_and_everything_that_was_there
 }
 
 const TOKEN: &str = "ca-root";
@@ -421,4 +422,41 @@ fn p18_what_was_forbidden_stays_forbidden(kind: Kind) {
         let shown = custody(&bench, &["show"]);
         assert_eq!(shown.matches("Modifiable(false)").count(), 1, "{shown}");
     }
+}
+
+fn a_token_that_becomes_full_amid_an_import_has_nothing_of_it_and_everything_that_was_there(kind: Kind) {
+    let (bench, mut driver) = in_use(kind);
+    let proof = custody(&bench, &["proof"]);
+    let file = exported(&bench, &mut driver);
+    drop(driver);
+    let mut bench = Bench::forwarded(kind, 1);
+    bench.make_token(TOKEN);
+    custody(&bench, &["locked", "theirs"]);
+    let mut driver = logged_in(&bench);
+    spool(&bench, &file);
+    assert_eq!(prepare(&mut driver), planned(OBJECTS, 0, 0), "{:?}", driver.notes);
+    // Somebody else makes what the plan calls new: it is theirs, however like it is.
+    custody(&bench, &["certificate"]);
+    let before = custody(&bench, &["show"]);
+    for room in 0..OBJECTS - 1 {
+        bench.leave_room_for(room, TOKEN);
+        assert_eq!(import(&mut driver), refused(Refusal::TokenFull), "room for {room}: {:?}", driver.notes);
+        assert_eq!(custody(&bench, &["show"]), before, "room for {room}");
+    }
+    // A worker dies after it made some, and the next one finds the token full.
+    bench.leave_room_for(OBJECTS, TOKEN);
+    assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: OBJECTS - 1 }), "{:?}", driver.notes);
+    drop(driver);
+    custody(&bench, &["lose", "1"]);
+    bench.leave_room_for(0, TOKEN);
+    let mut driver = logged_in(&bench);
+    assert_eq!(import(&mut driver), refused(Refusal::TokenFull), "{:?}", driver.notes);
+    assert_eq!(custody(&bench, &["show"]), before);
+    assert_eq!(driver.call(0, HsmCall::DropUnwrapKey), Ok(HsmAnswer::UnwrapKeyDropped));
+    // Room was made, and the restore is begun again.
+    bench.ask_no_more("full", TOKEN);
+    assert_eq!(prepare(&mut driver), planned(OBJECTS - 1, 1, 0), "{:?}", driver.notes);
+    assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: OBJECTS - 1 }), "{:?}", driver.notes);
+    assert_eq!(custody(&bench, &["check", &proof]), "right");
+    assert_eq!(driver.count(Input::WorkerLost), 0);
 }

@@ -19,7 +19,7 @@ mod restored;
 mod section;
 mod spool;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
 
@@ -27,7 +27,7 @@ use cryptoki::object::Attribute;
 use cryptoki::session::Session;
 use slotwarden_core::effect::{HsmAnswer, ImportPlan, KeyCounts};
 use slotwarden_core::export::{Attributes, Class, Entry};
-use slotwarden_core::fault::{Function, HsmFailure, Refusal};
+use slotwarden_core::fault::{Function, HsmFailure, Refusal, rv};
 
 pub(super) use self::calls::{Calls, Value};
 pub(super) use self::known::Known;
@@ -37,6 +37,7 @@ use self::restored::{Restorer, known_by};
 use self::section::{Maker, Told, is_key, is_ours, objects, why_no_export_holds};
 use self::spool::Spool;
 use super::backup_keys::{Bench, Objects, Purpose, does_something_else, id_of, key, says_lost};
+use super::module::code;
 use super::token::{Call, Kept, Token};
 use crate::transfer_dir::{self, EXPORT, RestorePlan, digest, name_of};
 
@@ -195,7 +196,7 @@ impl Token {
     /// Makes what the plan calls new, unless it is there and right.
     pub(super) fn import(&self, session: &mut Kept, (key_id, uid): Names) -> Result<HsmAnswer, HsmFailure> {
         let own = self.own_session(session, Function::UnwrapKey)?;
-        let plan = transfer_dir::read_plan(&self.transfer_dir)
+        let mut plan = transfer_dir::read_plan(&self.transfer_dir)
             .map_err(|error| self.failed_file("the plan of a restore", &error))?;
         let mut spool = Spool::open(&self.transfer_dir, uid)?;
         let hash = self.module.callers.aside(|| spool.verify(None))?;
@@ -206,23 +207,28 @@ impl Token {
         let index = restorer.index()?;
         let failed = |error: std::io::Error| self.failed_file("the plan of a restore", &error);
         if !transfer_dir::is_import_begun(&self.transfer_dir, &plan).map_err(failed)? {
-            // What has such a name now was made by somebody else, since the plan: it stays.
+            // What has such a name now was made by somebody else, since the plan: it stays, and is never ours.
+            let mut theirs = HashMap::new();
             spool.entries(|entry| {
                 let there = index.get(&known_by(entry.class, entry.id, entry.label));
                 for object in there.into_iter().flatten() {
-                    if plan.new.binary_search(&entry.index).is_ok()
-                        && restorer.is_labelled(entry, *object)?
-                        && !self.is_right(&mut restorer, entry, *object)?
-                    {
-                        return Err(HsmFailure::Refused(Refusal::ImportConflicts));
+                    if plan.new.binary_search(&entry.index).is_ok() && restorer.is_labelled(entry, *object)? {
+                        if !self.is_right(&mut restorer, entry, *object)? {
+                            return Err(HsmFailure::Refused(Refusal::ImportConflicts));
+                        }
+                        theirs.entry(*object).or_insert(entry.index);
                     }
                 }
                 Ok(())
             })?;
+            if !theirs.is_empty() {
+                plan.new.retain(|entry| !theirs.values().any(|index| index == entry));
+                transfer_dir::write_plan(&self.transfer_dir, &plan).map_err(failed)?;
+            }
             transfer_dir::begin_import(&self.transfer_dir, &plan).map_err(failed)?;
         }
         let (mut made, mut claimed) = (0u32, HashSet::new());
-        spool.entries(|entry| {
+        let all = spool.entries(|entry| {
             if plan.new.binary_search(&entry.index).is_err() {
                 return Ok(());
             }
@@ -250,9 +256,39 @@ impl Token {
             }
             self.module.callers.aside(|| ());
             Ok(())
-        })?;
+        });
+        match all {
+            Ok(()) => {}
+            Err(failed) if is_full(failed) => {
+                self.take_back(&mut restorer, &mut spool, &plan)?;
+                return Err(HsmFailure::Refused(Refusal::TokenFull));
+            }
+            Err(failed) => return Err(failed),
+        }
         self.settle()?;
         Ok(HsmAnswer::Imported { made })
+    }
+
+    /// Destroys what this import made, in this process or one before it, and nothing else: when it began,
+    /// the token had nothing of the names that the plan calls new.
+    fn take_back(&self, restorer: &mut Restorer<'_>, spool: &mut Spool, plan: &RestorePlan) -> Result<(), HsmFailure> {
+        let index = restorer.index()?;
+        let mut gone = HashSet::new();
+        spool.entries(|entry| {
+            if plan.new.binary_search(&entry.index).is_err() {
+                return Ok(());
+            }
+            for object in index.get(&known_by(entry.class, entry.id, entry.label)).into_iter().flatten() {
+                if !gone.contains(object) && restorer.is_labelled(entry, *object)? {
+                    restorer.destroy(*object)?;
+                    gone.insert(*object);
+                }
+            }
+            self.module.callers.aside(|| ());
+            Ok(())
+        })?;
+        self.replies.note(format!("the token is full: {} objects of the import were destroyed again", gone.len()));
+        self.settle()
     }
 
     fn is_right(&self, restorer: &mut Restorer<'_>, entry: &Entry<'_>, object: u64) -> Result<bool, HsmFailure> {
@@ -291,6 +327,7 @@ impl Token {
         let name = name_of(entry.label, entry.id);
         self.replies.note(format!("entry {} ({name}) of the export was not made: {failed:?}", entry.index));
         match failed {
+            full if is_full(full) => full,
             HsmFailure::Pkcs11 { code, function: Function::UnwrapKey } if !says_lost(code) => {
                 HsmFailure::Refused(Refusal::KeyNotRestorable)
             }
@@ -302,6 +339,17 @@ impl Token {
         self.replies.note(format!("{what} in {}: {error}", self.transfer_dir.display()));
         files_failed()
     }
+}
+
+/// Whether a token says that it has no room for another object.
+fn is_full(failed: HsmFailure) -> bool {
+    matches!(
+        failed,
+        HsmFailure::Pkcs11 {
+            code: rv::DEVICE_MEMORY | code::TOKEN_RESOURCE_EXCEEDED,
+            function: Function::UnwrapKey | Function::CreateObject,
+        }
+    )
 }
 
 fn files_failed() -> HsmFailure {
