@@ -412,7 +412,7 @@ impl Transfer {
             (State::Beginning { caller, export }, On::FileDone(Ok(()))) => {
                 next_section(out, caller, export, Sum::default(), None)
             }
-            (State::Beginning { caller, .. }, On::FileDone(Err(fault))) => give_up(out, caller, Err(fault)),
+            (State::Beginning { caller, .. }, On::FileDone(Err(fault))) => give_up(out, caller, about_files(fault)),
 
             (
                 State::AtSection { caller, export, slot, sum },
@@ -448,7 +448,7 @@ impl Transfer {
                 out.reply(caller, Answer::Done);
                 State::Idle
             }
-            (State::Finishing { caller, .. }, On::FileDone(Err(fault))) => give_up(out, caller, Err(fault)),
+            (State::Finishing { caller, .. }, On::FileDone(Err(fault))) => give_up(out, caller, about_files(fault)),
 
             (State::Preparing { restoration }, On::Planned(plan)) => {
                 out.journal(None, AuditEvent::ImportPlanned(plan));
@@ -647,6 +647,11 @@ fn give_up(out: &mut dyn TransferOut, caller: Caller, why: Result<Refusal, Fault
         Err(fault) => fail(out, caller, CommandKind::Export, fault),
     }
     State::Idle
+}
+
+/// Why an export's file came to nothing. Its disk is not the store's: nothing has to be restarted.
+fn about_files(fault: Fault) -> Result<Refusal, Fault> {
+    if fault == Fault::StoreFailed { Ok(Refusal::TransferFiles) } else { Err(fault) }
 }
 
 /// What whoever waits for its end ordered.
