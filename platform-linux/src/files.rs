@@ -176,8 +176,9 @@ impl Files for DiskFiles {
         let of_slot = |name: &String| Some(name.strip_prefix(slot)?.strip_prefix('/')?.to_owned());
         let accepted = left_out.iter().filter_map(of_slot).collect();
         let job = ExportJob { name: slot.to_owned(), header_hash: *header_hash, accepted };
+        // The job first: where there is no room for the report, that of an earlier export must not stay.
         let written =
-            transfer_dir::write_report(&self.dir, &[]).and_then(|()| transfer_dir::write_job(&self.dir, &job));
+            transfer_dir::write_job(&self.dir, &job).and_then(|()| transfer_dir::write_report(&self.dir, &[]));
         if let Err(error) = written {
             // The worker finds no job, or that of another slot, and refuses.
             let _ = self.events.send(Event::Note(format!("the export cannot be made: {error}")));

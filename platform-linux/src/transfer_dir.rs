@@ -70,6 +70,8 @@ pub fn make(dir: &Path) -> io::Result<()> {
 /// As of the system.
 pub fn write_job(dir: &Path, job: &ExportJob) -> io::Result<()> {
     make(dir)?;
+    // On a full disk that of another export would stay, and the section would belong to none.
+    remove(dir, JOB)?;
     write(dir, JOB, &packed(job)?)
 }
 
@@ -86,10 +88,7 @@ pub fn read_job(dir: &Path) -> io::Result<ExportJob> {
 /// # Errors
 /// As of the system.
 pub fn write_plan(dir: &Path, plan: &RestorePlan) -> io::Result<()> {
-    match fs::remove_file(dir.join(BEGUN)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
+    remove(dir, BEGUN)?;
     write(dir, PLAN, &packed(plan)?)
 }
 
@@ -232,6 +231,14 @@ fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<T> {
 }
 
 /// Durable and whole, or as it was.
+/// Removes a file, which need not be there.
+fn remove(dir: &Path, name: &str) -> io::Result<()> {
+    match fs::remove_file(dir.join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 fn write(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let fresh: PathBuf = dir.join(format!("{name}.new"));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
@@ -244,6 +251,21 @@ fn write(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_that_cannot_be_written_leaves_none_of_an_earlier_export() {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
+        let dir = dir.path();
+        let job = |header_hash| ExportJob { name: "ca-root".into(), header_hash, accepted: Vec::new() };
+        write_job(dir, &job([1; 32])).expect("a directory");
+        // What stands in its way is there at the moment of writing only, as a full disk is.
+        fs::create_dir(dir.join("export.job.new")).expect("a directory");
+        assert!(write_job(dir, &job([2; 32])).is_err());
+        assert_eq!(read_job(dir).map_err(|error| error.kind()), Err(io::ErrorKind::NotFound));
+        fs::remove_dir(dir.join("export.job.new")).expect("it is empty");
+        write_job(dir, &job([2; 32])).expect("a directory");
+        assert_eq!(read_job(dir).expect("it was written"), job([2; 32]));
+    }
 
     #[test]
     fn what_was_written_is_read_and_a_slot_without_an_export_covers_nothing() {
