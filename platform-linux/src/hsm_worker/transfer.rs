@@ -19,7 +19,7 @@ mod restored;
 mod section;
 mod spool;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
 
@@ -208,7 +208,7 @@ impl Token {
         let failed = |error: std::io::Error| self.failed_file("the plan of a restore", &error);
         if !transfer_dir::is_import_begun(&self.transfer_dir, &plan).map_err(failed)? {
             // What has such a name now was made by somebody else, since the plan: it stays, and is never ours.
-            let mut theirs = HashMap::new();
+            let mut theirs = HashSet::new();
             spool.entries(|entry| {
                 let there = index.get(&known_by(entry.class, entry.id, entry.label));
                 for object in there.into_iter().flatten() {
@@ -216,13 +216,13 @@ impl Token {
                         if !self.is_right(&mut restorer, entry, *object)? {
                             return Err(HsmFailure::Refused(Refusal::ImportConflicts));
                         }
-                        theirs.entry(*object).or_insert(entry.index);
+                        theirs.insert(entry.index);
                     }
                 }
                 Ok(())
             })?;
             if !theirs.is_empty() {
-                plan.new.retain(|entry| !theirs.values().any(|index| index == entry));
+                plan.new.retain(|index| !theirs.contains(index));
                 transfer_dir::write_plan(&self.transfer_dir, &plan).map_err(failed)?;
             }
             transfer_dir::begin_import(&self.transfer_dir, &plan).map_err(failed)?;
