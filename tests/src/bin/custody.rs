@@ -6,7 +6,7 @@
 //! `locked NAME` makes an AES key that is not extractable, `trusting NAME` one that only a trusted
 //! key may wrap, `fixed NAME` one that nobody may modify, `odd NAME` a secret of 36 bytes; `other ID`
 //! destroys the AES key of this id and makes another one there; `lose ID` destroys a private key;
-//! `many COUNT` makes private EC keys; `known ID VALUE` makes a secret of these bytes (both in hexadecimal), `value ID`
+//! `many COUNT` makes private EC keys, `secrets COUNT` AES keys; `known ID VALUE` makes a secret of these bytes (both in hexadecimal), `value ID`
 //! prints one that may be read; `mac NAME` prints what a secret signs; `proof` prints what the
 //! keys of `make` sign and encrypt; `check PROOF` verifies and decrypts that, and has the private keys
 //! sign for the public ones; `show` prints the objects; `unwrap ID` has W try to unwrap what it wrapped.
@@ -85,6 +85,13 @@ fn main() -> Result<(), Failed> {
             match session.get_attributes(key, &[AttributeType::Value])?.as_slice() {
                 [Attribute::Value(value)] => println!("{}", hex(value)),
                 other => return Err(format!("{} values", other.len()).into()),
+            }
+            Ok(())
+        }
+        ["secrets", count] => {
+            for number in 0..count.parse::<u32>()? {
+                let id = number.to_be_bytes();
+                aes(&session, true, &[Attribute::Id(id.to_vec()), Attribute::Label(b"aes".to_vec())])?;
             }
             Ok(())
         }
