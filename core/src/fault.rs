@@ -477,6 +477,8 @@ refusals! {
         "zeroize is under way" "wait until the daemon has started anew; then `slotwarden slot unblock NAME` gives a token another code";
     115 ZeroizeUnconfirmed "zeroize-unconfirmed" WaitsForPeople
         "this destroys every sealed code and the node key, and deactivates every slot" "be sure, then repeat with --confirm zeroize";
+    1030 TokenFull "token-full" Wrong
+        "the token has no room for all keys of the import; what it made was destroyed again" "make room in the token, or restore into another one, then begin the restore again";
 }
 
 /// A device failed, or we did.

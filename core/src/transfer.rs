@@ -504,7 +504,9 @@ impl Transfer {
             (State::Beginning { caller, export }, On::FileDone(Ok(()))) => {
                 next_section(out, caller, export, Sum::default(), None)
             }
-            (State::Beginning { caller, export }, On::FileDone(Err(fault))) => give_up(out, caller, export, Err(fault)),
+            (State::Beginning { caller, export }, On::FileDone(Err(fault))) => {
+                give_up(out, caller, export, about_files(fault))
+            }
 
             (
                 State::AtSection { caller, export, slot, sum },
@@ -549,7 +551,7 @@ impl Transfer {
                 State::Idle
             }
             (State::Finishing { caller, export, .. }, On::FileDone(Err(fault))) => {
-                give_up(out, caller, export, Err(fault))
+                give_up(out, caller, export, about_files(fault))
             }
 
             (State::Preparing { restoration }, On::Planned(plan)) => {
@@ -614,12 +616,13 @@ impl Transfer {
                 out.remember(Some(restoration));
                 State::Waiting { restoration, step: Step::Drop, caller }
             }
-            // Somebody made such a key since the plan, and nothing was made yet: theirs stays.
+            // Nothing of it is in the token. Somebody made such a key since the plan, and nothing was made yet:
+            // theirs stays. Or there was no room for all, and the worker destroyed what it had made.
             (
                 State::AtToken { restoration, step: Step::Import { .. }, caller },
-                On::TokenDone(Err(HsmFailure::Refused(Refusal::ImportConflicts))),
+                On::TokenDone(Err(HsmFailure::Refused(refusal @ (Refusal::ImportConflicts | Refusal::TokenFull)))),
             ) => {
-                end_badly(out, caller, Answer::Refused(Refusal::ImportConflicts));
+                end_badly(out, caller, Answer::Refused(refusal));
                 let restoration = Restoration { reached: Reached::Preparing, ..restoration };
                 out.remember(Some(restoration));
                 undo(restoration, None)
@@ -750,6 +753,11 @@ fn give_up(out: &mut dyn TransferOut, caller: Caller, export: Export, why: Resul
         Err(fault) => fail(out, caller, export.kind(), fault),
     }
     State::Idle
+}
+
+/// Why an export's file came to nothing. Its disk is not the store's: nothing has to be restarted.
+fn about_files(fault: Fault) -> Result<Refusal, Fault> {
+    if fault == Fault::StoreFailed { Ok(Refusal::TransferFiles) } else { Err(fault) }
 }
 
 /// What whoever waits for its end ordered.

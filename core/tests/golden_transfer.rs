@@ -129,6 +129,7 @@ fn events() -> Vec<(&'static str, TransferEvent)> {
         ("token failed", On::TokenDone(Err(failed))),
         ("token refused", On::TokenDone(Err(HsmFailure::Refused(Refusal::SlotNotActive)))),
         ("token has such a key", On::TokenDone(Err(HsmFailure::Refused(Refusal::ImportConflicts)))),
+        ("token is full", On::TokenDone(Err(HsmFailure::Refused(Refusal::TokenFull)))),
         ("slot ready", On::SlotReady),
         ("worker lost", On::WorkerLost),
         ("deadline passed", On::DeadlinePassed),

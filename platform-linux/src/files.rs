@@ -225,8 +225,9 @@ impl Files for DiskFiles {
             }
         };
         let job = ExportJob { name: slot.to_owned(), header_hash: *header, purpose };
+        // The job first: where there is no room for the report, that of an earlier export must not stay.
         let written =
-            transfer_dir::write_report(&self.dir, &[]).and_then(|()| transfer_dir::write_job(&self.dir, &job));
+            transfer_dir::write_job(&self.dir, &job).and_then(|()| transfer_dir::write_report(&self.dir, &[]));
         if let Err(error) = written {
             // The worker finds no job, or that of another slot, and refuses.
             let _ = self.events.send(Event::Note(format!("the export cannot be made: {error}")));

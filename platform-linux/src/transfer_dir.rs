@@ -93,6 +93,8 @@ pub fn make(dir: &Path) -> io::Result<()> {
 /// As of the system.
 pub fn write_job(dir: &Path, job: &ExportJob) -> io::Result<()> {
     make(dir)?;
+    // On a full disk that of another export would stay, and the section would belong to none.
+    remove(dir, JOB)?;
     write(dir, JOB, &packed(job)?)
 }
 
@@ -349,6 +351,25 @@ pub(crate) fn write(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_that_cannot_be_written_leaves_none_of_an_earlier_export() {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
+        let dir = dir.path();
+        let job = |header_hash| ExportJob {
+            name: "ca-root".into(),
+            header_hash,
+            purpose: JobPurpose::Backup { accepted: Vec::new() },
+        };
+        write_job(dir, &job([1; 32])).expect("a directory");
+        // What stands in its way is there at the moment of writing only, as a full disk is.
+        fs::create_dir(dir.join("export.job.new")).expect("a directory");
+        assert!(write_job(dir, &job([2; 32])).is_err());
+        assert_eq!(read_job(dir).map_err(|error| error.kind()), Err(io::ErrorKind::NotFound));
+        fs::remove_dir(dir.join("export.job.new")).expect("it is empty");
+        write_job(dir, &job([2; 32])).expect("a directory");
+        assert_eq!(read_job(dir).expect("it was written"), job([2; 32]));
+    }
 
     #[test]
     fn what_was_written_is_read_and_a_slot_without_an_export_covers_nothing() {

@@ -196,6 +196,59 @@ fn an_import_that_fails_stands_still_and_goes_on_when_it_is_ordered_again() {
     assert_eq!((desk.room.vault.tokens[0].clone(), desk.room.vault.unwraps[0]), (keys(), None));
 }
 
+#[test]
+fn a_token_without_room_for_all_keys_has_none_of_them_and_the_restore_can_be_begun_again() {
+    let mut desk = with_export();
+    desk.room.vault.tokens[0].insert(9, 99);
+    desk.room.vault.room_for = Some(3);
+    let order = restore(&mut desk);
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), refused(Refusal::TokenFull));
+    assert_eq!(desk.room.vault.tokens[0], Keys::from([(9, 99)]), "what was there before, and nothing else");
+    assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None));
+    assert_eq!(desk.room.vault.unwraps[0], None, "U is gone");
+    desk.room.vault.room_for = None;
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), DONE);
+    assert_eq!(desk.room.vault.tokens[0].len(), 4);
+    desk.check();
+}
+
+#[test]
+fn p24_power_that_goes_amid_the_end_of_an_import_without_room_leaves_nothing_of_it() {
+    let mut cuts = 0;
+    for way in [CutWay::Before, CutWay::After, CutWay::Amid] {
+        for after in 0.. {
+            let mut desk = with_export();
+            desk.room.vault.room_for = Some(2);
+            let order = restore(&mut desk);
+            assert_eq!(desk.run(order, &[0, 1]), DONE);
+            // Two of three are there, as an import leaves them that met its end amid them.
+            desk.room.vault.tokens[0] = Keys::from([(1, 11), (2, 22)]);
+            desk.room.cut = Some(Cut { after, way });
+            let reply = desk.room.begin(ADMINISTRATOR, import(SLOT, FILE));
+            let note = format!("cut {way:?} {after}");
+            if desk.room.core.is_some() {
+                assert_eq!(desk.room.answer(reply), refused(Refusal::TokenFull), "{note}");
+                assert!(desk.room.vault.tokens[0].is_empty(), "{note}");
+                break;
+            }
+            cuts += 1;
+            let committed = desk.room.stored.restoration.is_some_and(|found| found.reached == Reached::Committed);
+            let had = desk.room.vault.tokens[0].clone();
+            desk.restart();
+            open_all(&mut desk);
+            assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None), "{note}");
+            let now = desk.room.vault.tokens[0].clone();
+            // Before it was ordered nobody touches anything.
+            assert_eq!(now, if committed { Keys::new() } else { had }, "{note}");
+            assert_eq!(desk.room.vault.unwraps[0], None, "{note}: U stays");
+            desk.check();
+        }
+    }
+    assert!(cuts > 5, "{cuts}");
+}
+
 fn open_all(desk: &mut Desk) {
     for slot in 0..2 {
         if !matches!(desk.room.core().slot_state(SlotId(slot)), Some(slot::State::Active { .. })) {

@@ -80,7 +80,7 @@ pub(super) fn id_of(key_id: [u8; 16], uid: [u8; 16]) -> Vec<u8> {
 }
 
 /// What a key is and may do, but for its value.
-fn attributes(purpose: Purpose, id: &[u8]) -> Vec<Attribute> {
+pub(super) fn attributes(purpose: Purpose, id: &[u8]) -> Vec<Attribute> {
     let authenticates = purpose == Purpose::Authenticate;
     vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
@@ -138,7 +138,7 @@ impl Token {
     /// Destroys the keys of every backup key but this one, and U where it may not stay; says which of its own
     /// are there.
     pub(super) fn keep_backup_keys(
-        &self,
+        &mut self,
         session: &mut Kept,
         key_id: Option<[u8; 16]>,
         uid: [u8; 16],
@@ -158,9 +158,12 @@ impl Token {
         }
         let (mut present, mut unwraps) = (false, false);
         if let Some(id) = ours {
-            let right = |purpose| Ok::<_, HsmFailure>(objects.right(purpose, &id)?.is_some());
-            present = right(Purpose::Wrap)? && right(Purpose::Authenticate)?;
-            unwraps = unwrap && right(Purpose::Unwrap)?;
+            let (w, mak) = (objects.right(Purpose::Wrap, &id)?, objects.right(Purpose::Authenticate, &id)?);
+            present = w.is_some() && mak.is_some();
+            if let (Some(w), Some(mak)) = (w, mak) {
+                self.known.learn(self.place()?, &id, (w.handle(), mak.handle()));
+            }
+            unwraps = unwrap && objects.right(Purpose::Unwrap, &id)?.is_some();
         }
         Ok(HsmAnswer::BackupKeysKept { present, destroyed, unwrap: unwraps })
     }

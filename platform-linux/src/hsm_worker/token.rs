@@ -24,6 +24,7 @@ use super::Replies;
 use super::find::{self, unpadded};
 use super::lock::Rewrites;
 use super::module::{Module, code, failure, says_gone};
+use super::transfer::Known;
 use crate::hsm_wire::{Order, RANDOM_BYTES, Report, WantedToken};
 use crate::transfer_dir::PlanOf;
 
@@ -45,6 +46,7 @@ pub(super) struct Token {
     pub(super) replies: Replies,
     pub(super) settle_dir: Option<Arc<Path>>,
     pub(super) transfer_dir: Arc<Path>,
+    pub(super) known: Known,
 }
 
 /// What is kept between calls.

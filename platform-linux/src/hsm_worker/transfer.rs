@@ -12,6 +12,7 @@
 //! know our session when it is asked past cryptoki: transfers do not work through it, and say so.
 
 mod calls;
+mod known;
 mod mechanism;
 mod object;
 mod restored;
@@ -26,17 +27,19 @@ use cryptoki::object::Attribute;
 use cryptoki::session::Session;
 use slotwarden_core::effect::{HsmAnswer, ImportPlan, KeyCounts};
 use slotwarden_core::export::{Attributes, Class, Entry};
-use slotwarden_core::fault::{Function, HsmFailure, Refusal};
+use slotwarden_core::fault::{Function, HsmFailure, Refusal, rv};
 use slotwarden_core::ledger::KeyName;
 use subtle::ConstantTimeEq as _;
 
 pub(super) use self::calls::{Calls, Value};
+pub(super) use self::known::Known;
 use self::mechanism::KeyWrap;
 use self::object::Sheet;
 use self::restored::{Restorer, known_by};
 use self::section::{Maker, Told, is_key, key_name, objects, why_no_export_holds};
 use self::spool::{Spool, by_key};
 use super::backup_keys::{Bench, Objects, Purpose, does_something_else, id_of, key, says_lost};
+use super::module::code;
 use super::token::{Call, Kept, Token};
 use crate::transfer_dir::{self, EXPORT, PlanOf, RestorePlan, digest, name_of};
 
@@ -78,15 +81,18 @@ impl Token {
     }
 
     /// Appends the slot's section to the export that the daemon began.
-    pub(super) fn export_section(&self, session: &mut Kept, (key_id, uid): Names) -> Result<HsmAnswer, HsmFailure> {
+    pub(super) fn export_section(&mut self, session: &mut Kept, (key_id, uid): Names) -> Result<HsmAnswer, HsmFailure> {
         let own = self.own_session(session, Function::WrapKey)?;
+        let (id, place) = (id_of(key_id, uid), self.place()?);
+        let right_keys = self.known.keys(&self.module, &own, place, &id);
+        let right_keys = right_keys.and_then(|(w, mak)| Ok((w, mak, self.known.wrap(&self.module, &own, place)?)));
         let dir = &self.transfer_dir;
         let job = transfer_dir::read_job(dir).map_err(|error| self.failed_file("the order of an export", &error))?;
         let mut file =
             OpenOptions::new().append(true).open(dir.join(EXPORT)).map_err(|error| self.failed_file(EXPORT, &error))?;
         let begin = file.seek(SeekFrom::End(0)).map_err(|error| self.failed_file(EXPORT, &error))?;
-        let (mut refused, mut names, place) = (Vec::new(), BTreeSet::new(), self.place()?);
-        let made = self.right_keys(&own, (key_id, uid)).and_then(|(w, mak, wrap)| {
+        let (mut refused, mut names) = (Vec::new(), BTreeSet::new());
+        let made = right_keys.and_then(|(w, mak, wrap)| {
             let maker = Maker {
                 module: &self.module,
                 place,
@@ -111,17 +117,6 @@ impl Token {
                 Err(failed)
             }
         }
-    }
-
-    /// W, MAK and the mechanism.
-    fn right_keys(&self, own: &Session, (key_id, uid): Names) -> Result<(u64, u64, KeyWrap), HsmFailure> {
-        let id = id_of(key_id, uid);
-        let find = |purpose| {
-            let found = Objects { module: &self.module, open: own }.right(purpose, &id)?;
-            found.map(|key| key.handle()).ok_or(HsmFailure::Refused(Refusal::NoBackupKey))
-        };
-        let (w, mak) = (find(Purpose::Wrap)?, find(Purpose::Authenticate)?);
-        Ok((w, mak, KeyWrap::find(&self.module, own, &Calls::new(&self.module, own)?)?))
     }
 
     /// Takes back what was appended. A file that cannot even be cut has no MAC, and nobody takes it.
@@ -254,7 +249,7 @@ impl Token {
         (key_id, uid): Names,
     ) -> Result<HsmAnswer, HsmFailure> {
         let own = self.own_session(session, Function::UnwrapKey)?;
-        let plan = transfer_dir::read_plan(&self.transfer_dir, which)
+        let mut plan = transfer_dir::read_plan(&self.transfer_dir, which)
             .map_err(|error| self.failed_file("the plan of an import", &error))?;
         let mut spool = Spool::open(&self.transfer_dir, uid)?;
         // Its MAC was checked for the plan, and the hash says that it is the same file.
@@ -266,23 +261,28 @@ impl Token {
         let index = restorer.index()?;
         let failed = |error: std::io::Error| self.failed_file("the plan of an import", &error);
         if !transfer_dir::is_import_begun(&self.transfer_dir, which, &plan).map_err(failed)? {
-            // What has such a name now was made by somebody else, since the plan: it stays.
+            // What has such a name now was made by somebody else, since the plan: it stays, and is never ours.
+            let mut theirs = HashSet::new();
             spool.entries(|entry| {
                 let there = index.get(&known_by(entry.class, entry.id, entry.label));
                 for object in there.into_iter().flatten() {
-                    if plan.new.binary_search(&entry.index).is_ok()
-                        && restorer.is_labelled(entry, *object)?
-                        && !self.is_right(&mut restorer, entry, *object)?
-                    {
-                        return Err(HsmFailure::Refused(Refusal::ImportConflicts));
+                    if plan.new.binary_search(&entry.index).is_ok() && restorer.is_labelled(entry, *object)? {
+                        if !self.is_right(&mut restorer, entry, *object)? {
+                            return Err(HsmFailure::Refused(Refusal::ImportConflicts));
+                        }
+                        theirs.insert(entry.index);
                     }
                 }
                 Ok(())
             })?;
+            if !theirs.is_empty() {
+                plan.new.retain(|index| !theirs.contains(index));
+                transfer_dir::write_plan(&self.transfer_dir, which, &plan).map_err(failed)?;
+            }
             transfer_dir::begin_import(&self.transfer_dir, which, &plan).map_err(failed)?;
         }
         let (mut made, mut claimed) = (0u32, HashSet::new());
-        spool.entries(|entry| {
+        let all = spool.entries(|entry| {
             if plan.new.binary_search(&entry.index).is_err() {
                 return Ok(());
             }
@@ -310,9 +310,39 @@ impl Token {
             }
             self.module.callers.aside(|| ());
             Ok(())
-        })?;
+        });
+        match all {
+            Ok(()) => {}
+            Err(failed) if is_full(failed) => {
+                self.take_back(&mut restorer, &mut spool, &plan)?;
+                return Err(HsmFailure::Refused(Refusal::TokenFull));
+            }
+            Err(failed) => return Err(failed),
+        }
         self.settle()?;
         Ok(HsmAnswer::Imported { made })
+    }
+
+    /// Destroys what this import made, in this process or one before it, and nothing else: when it began,
+    /// the token had nothing of the names that the plan calls new.
+    fn take_back(&self, restorer: &mut Restorer<'_>, spool: &mut Spool, plan: &RestorePlan) -> Result<(), HsmFailure> {
+        let index = restorer.index()?;
+        let mut gone = HashSet::new();
+        spool.entries(|entry| {
+            if plan.new.binary_search(&entry.index).is_err() {
+                return Ok(());
+            }
+            for object in index.get(&known_by(entry.class, entry.id, entry.label)).into_iter().flatten() {
+                if !gone.contains(object) && restorer.is_labelled(entry, *object)? {
+                    restorer.destroy(*object)?;
+                    gone.insert(*object);
+                }
+            }
+            self.module.callers.aside(|| ());
+            Ok(())
+        })?;
+        self.replies.note(format!("the token is full: {} objects of the import were destroyed again", gone.len()));
+        self.settle()
     }
 
     fn is_right(&self, restorer: &mut Restorer<'_>, entry: &Entry<'_>, object: u64) -> Result<bool, HsmFailure> {
@@ -354,6 +384,7 @@ impl Token {
         let name = name_of(entry.label, entry.id);
         self.replies.note(format!("entry {} ({name}) of the export was not made: {failed:?}", entry.index));
         match failed {
+            full if is_full(full) => full,
             HsmFailure::Pkcs11 { code, function: Function::UnwrapKey } if !says_lost(code) => {
                 HsmFailure::Refused(Refusal::KeyNotRestorable)
             }
@@ -365,6 +396,17 @@ impl Token {
         self.replies.note(format!("{what} in {}: {error}", self.transfer_dir.display()));
         files_failed()
     }
+}
+
+/// Whether a token says that it has no room for another object.
+fn is_full(failed: HsmFailure) -> bool {
+    matches!(
+        failed,
+        HsmFailure::Pkcs11 {
+            code: rv::DEVICE_MEMORY | code::TOKEN_RESOURCE_EXCEEDED,
+            function: Function::UnwrapKey | Function::CreateObject,
+        }
+    )
 }
 
 fn files_failed() -> HsmFailure {
