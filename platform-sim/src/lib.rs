@@ -13,6 +13,7 @@
 //! | [`room`] | one core, readers, cards, tokens: ceremonies step by step |
 //! | [`sync`] | what a member of a cluster keeps: its ledger, and packages |
 //! | [`members`] | rooms that are members of one cluster |
+//! | [`courier`] | one seed of a cluster: packages are lost, repeated, late, and power goes |
 //! | [`store`] | a disk that loses power |
 //! | [`cards`] | smart cards: ours, and what it takes to be any |
 //! | [`pin_pad`] | a reader with a keypad, and the person at it |
@@ -41,6 +42,7 @@ mod card_people;
 pub mod cards;
 pub mod checkers;
 pub mod code;
+pub mod courier;
 mod custodians;
 pub mod cuts;
 mod devices;
