@@ -127,6 +127,17 @@ impl Known {
         self.here = there;
     }
 
+    /// Takes in whether the own token has the key now, and after that the counts that other members told.
+    ///
+    /// In this order, for every slot and whenever facts came: a key that was in the token and was never seen
+    /// would else count as made after its removal elsewhere was heard of, and so come back everywhere (P25).
+    /// Who keeps a ledger therefore files what members say, and merges it the next time the token is looked at;
+    /// a key that was just made from a package is seen at once, so that its removal will be.
+    pub fn look(&mut self, there: bool, told: impl IntoIterator<Item = u32>) {
+        self.observe(there);
+        told.into_iter().for_each(|count| self.merge(count));
+    }
+
     /// Takes in how often another member knows it to have been made or removed.
     pub const fn merge(&mut self, their_count: u32) {
         if their_count > self.count {

@@ -231,8 +231,9 @@ pub enum FileOrder {
         /// Of the roster.
         hash: [u8; 32],
     },
-    /// Every key of the package is there: merge what its source knows into the ledger, durably, and keep
-    /// what was spooled. Once more is the same.
+    /// Every key of the package is there: file what its source knows, durably, and keep what was spooled. Once
+    /// more is the same. The keys that were planned of this very package are there, and are taken in as seen; for
+    /// all others what the source knows counts from the next look at each token on ([`crate::ledger::Known::look`]).
     Received {
         /// Names the package.
         hash: [u8; 32],

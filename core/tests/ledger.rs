@@ -41,6 +41,28 @@ fn every_observation_of_every_state_is_what_people_would_say() {
 }
 
 #[test]
+fn p25_a_key_that_nobody_had_seen_is_older_than_a_removal_that_was_told() {
+    // Told first and looked at afterwards: made again, and wanted by whoever removed it. That must not be.
+    let removed = known(2, false);
+    let mut unseen = Known::NEVER;
+    unseen.merge(removed.count);
+    unseen.observe(true);
+    assert!(removed.is_wanted(unseen));
+    // Looked at first, whenever it was told: it is still here, and is sent no further.
+    let mut unseen = Known::NEVER;
+    unseen.look(true, [removed.count, 1]);
+    assert_eq!(unseen, known(2, true));
+    assert!(unseen.is_removed_elsewhere() && !removed.is_wanted(unseen));
+    unseen.look(true, [removed.count, 1]);
+    assert_eq!(unseen, known(2, true), "once more is the same");
+    // And one that is made again after that look is meant.
+    let mut heard = Known::NEVER;
+    heard.look(false, [removed.count]);
+    heard.look(true, [removed.count]);
+    assert!(removed.is_wanted(heard));
+}
+
+#[test]
 fn a_key_is_wanted_where_it_is_not_and_where_no_later_removal_is_known() {
     let wants = |mine: Known, theirs: Known| mine.is_wanted(theirs);
     assert!(!wants(known(2, false), known(1, true)), "removed here since");

@@ -11,6 +11,9 @@
 //! | [`hsm`] | tokens with counters, flags, sessions and a store of their own |
 //! | [`terminal`] | a PIN pad as the core's calls drive it |
 //! | [`room`] | one core, readers, cards, tokens: ceremonies step by step |
+//! | [`sync`] | what a member of a cluster keeps: its ledger, and packages |
+//! | [`members`] | rooms that are members of one cluster |
+//! | [`courier`] | one seed of a cluster: packages are lost, repeated, late, and power goes |
 //! | [`store`] | a disk that loses power |
 //! | [`cards`] | smart cards: ours, and what it takes to be any |
 //! | [`pin_pad`] | a reader with a keypad, and the person at it |
@@ -40,6 +43,7 @@ mod card_people;
 pub mod cards;
 pub mod checkers;
 pub mod code;
+pub mod courier;
 mod custodians;
 pub mod cuts;
 mod devices;
@@ -47,6 +51,7 @@ pub mod explore;
 pub mod faults;
 mod gather;
 pub mod hsm;
+pub mod members;
 pub mod model;
 pub mod people;
 pub mod pin_pad;
@@ -57,6 +62,7 @@ pub mod room;
 pub mod shares;
 pub mod store;
 mod strike;
+pub mod sync;
 pub mod table;
 pub mod terminal;
 pub mod together;

@@ -21,18 +21,20 @@ use slotwarden_core::package::Marks;
 use slotwarden_core::person::{PersonId, Persons, Role, Roles};
 use slotwarden_core::reception::Reception;
 use slotwarden_core::record::{Owner, PolicyRecord, Record, SecretKey, Sets, SlotRecord};
+use slotwarden_core::roster::Roster;
 use slotwarden_core::safe::SecretId;
 use slotwarden_core::service::SecurityLevel;
 use slotwarden_core::status::{CeremonyStatus, CeremonyWait};
 use slotwarden_core::time::Now;
 use slotwarden_core::token::{LoginState, Presence};
-use slotwarden_core::transfer::{FileOrder, Restoration};
+use slotwarden_core::transfer::{FileOrder, Purpose, Restoration};
 use slotwarden_core::{Configuration, Service, SlotConfiguration};
 
 use crate::cards::Card;
 use crate::code::Code;
-use crate::hsm::{Character, Extent, Token};
+use crate::hsm::{self, Character, Extent, Token};
 use crate::pin_pad::{Entry, PinPad, Pull};
+use crate::sync::Sync;
 use crate::terminal::{Performed, Terminal, Y};
 use crate::vault::{Reach, Vault};
 
@@ -109,6 +111,8 @@ pub struct Room {
     pub tokens: Vec<Token>,
     /// Keys of the tokens, and files of exports and restores.
     pub vault: Vault,
+    /// What it keeps as a member of a cluster.
+    pub sync: Sync,
     /// The readers.
     pub terminals: Vec<Terminal<Card>>,
     /// The store.
@@ -186,6 +190,7 @@ impl Room {
             core: None,
             tokens,
             vault: Vault::default(),
+            sync: Sync::default(),
             terminals: (0..readers).map(|_| Terminal::new(PinPad::default())).collect(),
             stored: Stored::default(),
             answers: HashMap::new(),
@@ -304,6 +309,7 @@ impl Room {
 
     fn power_off(&mut self) {
         self.core = None;
+        self.sync.power_off();
         for terminal in &mut self.terminals {
             terminal.pad.power_off();
             terminal.pad.forget();
@@ -605,7 +611,7 @@ impl Room {
         if matches!(way, Some(CutWay::Before | CutWay::Amid)) {
             return self.power_off();
         }
-        let done = self.vault.file(order);
+        let done = self.file_done(order);
         if way.is_some() {
             return self.power_off();
         }
@@ -615,11 +621,68 @@ impl Room {
         }
     }
 
+    /// What the platform does with files. False: it could not be done.
+    fn file_done(&mut self, order: FileOrder) -> bool {
+        match order {
+            FileOrder::Begin(export) if matches!(export.purpose, Purpose::Package { .. }) => {
+                let Some(roster) = self.core().roster().cloned() else { return false };
+                self.sync.begin(export, self.node, &roster);
+                true
+            }
+            FileOrder::Finish if self.sync.is_making() => {
+                self.sync.finish();
+                true
+            }
+            FileOrder::Received { hash } => self.sync.receive(hash),
+            FileOrder::KeepRoster { hash } => {
+                assert_eq!(self.core().roster().map(Roster::hash), Some(hash), "the roster in force is filed");
+                if !self.sync.filed.contains(&hash) {
+                    self.sync.filed.push(hash);
+                }
+                true
+            }
+            FileOrder::Discard => {
+                self.sync.discard();
+                self.vault.file(order)
+            }
+            FileOrder::Begin(_) | FileOrder::Finish => self.vault.file(order),
+        }
+    }
+
+    /// A call about what a package holds.
+    fn package_call(&mut self, slot: SlotId, call: &HsmCall, reach: Reach) -> Result<HsmAnswer, HsmFailure> {
+        let number = usize::from(slot.0);
+        let holder = self.tokens.get(number).ok_or(HsmFailure::TokenGone)?;
+        let token = self.vault.tokens.get_mut(number).ok_or(HsmFailure::TokenGone)?;
+        let has = |purpose, name| {
+            let mut held = holder.live.backup_keys.iter().flatten();
+            held.any(|key| key.purpose == purpose && (key.key_id, key.uid) == name)
+        };
+        match *call {
+            HsmCall::PlanPackage { key_id, uid } if has(hsm::Purpose::Unwrap, (key_id, uid)) => {
+                self.sync.plan(uid, token).map(HsmAnswer::ImportPrepared)
+            }
+            HsmCall::ImportPackage { key_id, uid } if has(hsm::Purpose::Unwrap, (key_id, uid)) => {
+                self.sync.import(uid, token, reach)
+            }
+            HsmCall::ExportSection { key_id, uid } if has(hsm::Purpose::Wrap, (key_id, uid)) => {
+                Ok(self.sync.export(uid, token))
+            }
+            _ => Err(HsmFailure::Refused(Refusal::NoBackupKey)),
+        }
+    }
+
     fn hsm(&mut self, ticket: Ticket, slot: SlotId, call: HsmCall) {
         let way = self.point();
         if matches!(way, Some(CutWay::Before | CutWay::Amid)) {
-            if let (Some(CutWay::Amid), HsmCall::Import { .. }) = (way, call) {
-                let _ = self.vault.call(slot, &call, Reach::First);
+            match (way, call) {
+                (Some(CutWay::Amid), HsmCall::Import { .. }) => {
+                    let _ = self.vault.call(slot, &call, Reach::First);
+                }
+                (Some(CutWay::Amid), HsmCall::ImportPackage { .. }) => {
+                    let _ = self.package_call(slot, &call, Reach::First);
+                }
+                _ => {}
             }
             return self.power_off();
         }
@@ -695,6 +758,14 @@ impl Room {
             | HsmCall::DropUnwrapKey { .. } => {
                 if token.session != LoginState::User {
                     return token.transfer(&call);
+                }
+                let of_package = match call {
+                    HsmCall::PlanPackage { .. } | HsmCall::ImportPackage { .. } => true,
+                    HsmCall::ExportSection { .. } => self.sync.is_making(),
+                    _ => false,
+                };
+                if of_package {
+                    return self.package_call(slot, &call, Reach::Whole);
                 }
                 self.vault.call(slot, &call, Reach::Whole)
             }

@@ -452,7 +452,7 @@ fn a_token_that_becomes_full_amid_an_import_has_nothing_of_it_and_everything_tha
     let mut driver = logged_in(&bench);
     assert_eq!(import(&mut driver), refused(Refusal::TokenFull), "{:?}", driver.notes);
     assert_eq!(custody(&bench, &["show"]), before);
-    assert_eq!(driver.call(0, HsmCall::DropUnwrapKey), Ok(HsmAnswer::UnwrapKeyDropped));
+    assert_eq!(driver.call(0, HsmCall::DropUnwrapKey { keep: None }), Ok(HsmAnswer::UnwrapKeyDropped));
     // Room was made, and the restore is begun again.
     bench.ask_no_more("full", TOKEN);
     assert_eq!(prepare(&mut driver), planned(OBJECTS - 1, 1, 0), "{:?}", driver.notes);

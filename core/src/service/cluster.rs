@@ -6,13 +6,13 @@ use super::Service;
 use crate::audit::AuditEvent;
 use crate::card::sets::{CardSets, SetSubject};
 use crate::cluster::{self, ClusterOrder, Followed, Membership, Own};
-use crate::command::{Answer, Caller, Command, CommandKind};
+use crate::command::{Answer, Caller, Command};
 use crate::effect::{Outcome, SlotId, Ticket};
 use crate::fault::{Fault, Refusal};
 use crate::limits::PLATFORM_DEADLINE_MS;
 use crate::outbox::Act;
 use crate::package::{self, Admission, Header, Mark, Marks};
-use crate::reception::Parcel;
+use crate::reception::{Parcel, Waiter};
 use crate::record::Record;
 use crate::roster::{Roster, SignedRoster};
 use crate::status::ClusterStatus;
@@ -34,7 +34,7 @@ pub(super) struct Clustering<const SLOTS: usize> {
     /// The package that was admitted last, without slots.
     admitted: Option<Parcel>,
     /// The platform is filing the roster in force: for whom, and until when.
-    filing: Option<(Ticket, Option<(Caller, CommandKind)>, u64)>,
+    filing: Option<(Ticket, Option<Waiter>, u64)>,
 }
 
 impl<const SLOTS: usize> Clustering<SLOTS> {
@@ -346,7 +346,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     /// Has the platform sign and file the roster in force.
-    fn keep_roster(&mut self, waiter: Option<(Caller, CommandKind)>) {
+    fn keep_roster(&mut self, waiter: Option<Waiter>) {
         let ticket = self.outbox.service_ticket();
         self.outbox.act(Act::File { ticket, step: FileStep::KeepRoster });
         self.clustering.filing = Some((ticket, waiter, self.now.after_ms(PLATFORM_DEADLINE_MS)));
