@@ -186,7 +186,7 @@ fn p18_what_a_file_brings_is_unwrapped_as_the_vectors_say_and_nothing_else_makes
         let before = bench.calls_of(TOKEN).len();
         let planned = driver.prepare_import(0, (KEY_ID, UID), kek, &MAK);
         if let Some(key) = &vector.key {
-            let plan = ImportPlan { new: 1, same: 0, conflict: 0 };
+            let plan = ImportPlan { new: 1, same: 0, conflict: 0, removed: 0 };
             assert_eq!(planned, Ok(HsmAnswer::ImportPrepared(plan)), "{} {:?}", vector.name, driver.notes.last());
             let made = driver.call(0, HsmCall::Import { key_id: KEY_ID, uid: UID });
             assert_eq!(made, Ok(HsmAnswer::Imported { made: 1 }), "{} {:?}", vector.name, driver.notes.last());
@@ -203,7 +203,7 @@ fn p18_what_a_file_brings_is_unwrapped_as_the_vectors_say_and_nothing_else_makes
             assert!(!after.iter().any(makes), "{}: {after:?}", vector.name);
             invalid += 1;
         }
-        assert_eq!(driver.call(0, HsmCall::DropUnwrapKey), Ok(HsmAnswer::UnwrapKeyDropped));
+        assert_eq!(driver.call(0, HsmCall::DropUnwrapKey { keep: None }), Ok(HsmAnswer::UnwrapKeyDropped));
     }
     assert!(valid > 35 && invalid > 80, "{valid} {invalid}");
     let shown = custody(&bench, &["show"]);
