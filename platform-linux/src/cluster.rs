@@ -8,9 +8,9 @@
 //! | file in `STATE_DIR/sync` | what is in it |
 //! |---|---|
 //! | `rosters.slwr` | every roster that is known, up to the one that was filed last |
-//! | `offered-HASH` | rosters up to one that the core was offered: what [`ClusterFiles::file`] files |
+//! | `offered-HASH` | rosters that the core may be offered, up to the one with this hash; each follows on the roster in force, or is this node's proposal. A few |
 //! | `received` | what the package says that was admitted last: its facts are taken in when its keys are there |
-//! | `last.slwp` | the package that this node made last |
+//! | `last.slwp`, `published.slwp` | the package that a person had made last, and the one that the exchange carries |
 //!
 //! Each is replaced as a whole. A roster that this node proposes is made the same way each time it is ordered,
 //! so that it has the hash that was approved; it is signed when the core says that it is in force, which
@@ -29,8 +29,9 @@ use slotwarden_core::join::{self, Request, is_name};
 use slotwarden_core::limits::MEMBERS_MAX;
 use slotwarden_core::roster::file::{ANNEX_BYTES_MAX, Begin, Reader, Writer};
 use slotwarden_core::roster::{Member, Roster, SignedRoster};
+use tracing::warn;
 
-use crate::audit::hex;
+use crate::audit::{hex, unhex};
 use crate::devices::Signer;
 use crate::export_file::Io;
 use crate::package_file::NodeKeys;
@@ -42,10 +43,12 @@ use crate::wire::{MemberView, SpooledRequest, SpooledRoster};
 const ROSTERS: &str = "rosters.slwr";
 const OFFERED: &str = "offered-";
 const RECEIVED: &str = "received";
-/// The package that was made last, whole.
+/// The package that a person had made last, whole.
 const PACKAGE: &str = "last.slwp";
-/// Rosters that were offered and are in force nowhere: what people look at and do not take.
-const OFFERED_MAX: usize = 64;
+/// The package that the exchange carries, whole.
+const PUBLISHED: &str = "published.slwp";
+/// Files of rosters that were offered and are in force nowhere: what people look at and do not take.
+const OFFERED_MAX: usize = 8;
 
 /// What is beside a roster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,14 +117,21 @@ impl ClusterFiles {
     /// In this directory, which is made when something is written. `name`: what this node wants to be called; `keys`: its own.
     ///
     /// # Errors
-    /// [`Own::FileUnreadable`] where a file of the directory is damaged; a fault of the store's keys.
+    /// A fault of the store's keys. Rosters that cannot be read are none: it is logged, and a member's file brings them back.
     pub fn open(dir: PathBuf, name: String, keys: NodeKeys, sign: Signer) -> Result<Self, Problem> {
         let member = keys.member().ok_or(Fault::SealBroken)?;
         let path = dir.join(ROSTERS);
-        let chain = match File::open(&path) {
-            Ok(file) => read_rosters(file)?,
+        let chain = match File::open(&path).map(read_rosters) {
+            Ok(Ok(chain)) => chain,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(Own::FileUnreadable.with(format!("{}: {error}", path.display()))),
+            Ok(Err(problem)) => {
+                warn!("{}: {problem}; `slotwarden cluster follow` with a member's file brings it back", path.display());
+                Vec::new()
+            }
+            Err(error) => {
+                warn!("{}: {error}", path.display());
+                Vec::new()
+            }
         };
         let ledgers = SyncDir::new(dir.clone());
         Ok(ClusterFiles { dir, name, keys, member, sign, ledgers, chain, request: None })
@@ -145,10 +155,16 @@ impl ClusterFiles {
         self.member.fingerprint().as_str().to_owned()
     }
 
-    /// Where the package lies that was made last.
+    /// Where the package lies that a person had made last.
     #[must_use]
     pub fn package(&self) -> PathBuf {
         self.dir.join(PACKAGE)
+    }
+
+    /// Where the package lies that the exchange carries.
+    #[must_use]
+    pub fn published(&self) -> PathBuf {
+        self.dir.join(PUBLISHED)
     }
 
     /// Where the rosters lie.
@@ -202,31 +218,58 @@ impl ClusterFiles {
         found.map(|(_, named)| named.clone()).ok_or_else(|| Own::FileNotSpooled.into())
     }
 
-    /// Reads rosters, and keeps them for whoever orders to take one. `in_force`: the epoch in force here.
+    /// Reads rosters, and keeps those that this node might take, for whoever orders it: those that follow on the one in
+    /// force, or another one of its epoch and what follows on that; where none is in force, the newest.
     ///
     /// # Errors
-    /// [`Refusal::RosterFileInvalid`] with the reason; of the file system.
+    /// [`Refusal::RosterFileInvalid`] with the reason; [`Refusal::OtherCluster`], [`Refusal::RosterOld`],
+    /// [`Refusal::RosterNotNext`] for rosters that lead nowhere from the one in force; of the file system.
     pub fn take_rosters(&self, path: &Path, in_force: Option<&Roster>) -> Result<SpooledRoster, Problem> {
-        let chain = read_rosters(File::open(path).map_err(|error| unreadable(path, &error))?)?;
-        let newer = |listed: &Listed| in_force.is_none_or(|current| current.epoch < listed.signed.roster.epoch);
-        let mut hashes = Vec::new();
-        for (place, listed) in chain.iter().enumerate() {
-            if newer(listed) || place + 1 == chain.len() {
-                let hash = listed.signed.roster.hash();
-                self.keep_offered(hash, &chain[..=place]).map_err(|error| kept(&error))?;
-                hashes.push(hash);
+        let mut chain = read_rosters(File::open(path).map_err(|error| unreadable(path, &error))?)?;
+        let Some(last) = chain.last().cloned() else { return Err(Refusal::RosterFileInvalid.into()) };
+        let signer = last.signed.roster.member(&last.signed.signer);
+        let signer = signer.map(|member| member.fingerprint().as_str().to_owned());
+        let mut of_our_epoch = None;
+        let first = match in_force {
+            None => chain.len() - 1,
+            Some(current) => {
+                if last.signed.roster.cluster != current.cluster {
+                    return Err(Refusal::OtherCluster.into());
+                }
+                let ours = chain.iter().position(|listed| listed.signed.roster.epoch == current.epoch);
+                match ours.map(|place| (place, chain[place].signed.roster.hash())) {
+                    Some((place, hash)) => {
+                        of_our_epoch = Some(hash);
+                        // With the one in force alone there is nothing to take, and taking it once more files it.
+                        if hash == current.hash() && place + 1 < chain.len() { place + 1 } else { place }
+                    }
+                    None if last.signed.roster.epoch < current.epoch => return Err(Refusal::RosterOld.into()),
+                    None => {
+                        let first = chain.first().map(|listed| &listed.signed);
+                        let leads = first.map_or(Ok(()), |first| current.is_followed_by(first));
+                        leads.map_err(|problem| Problem::from(problem.refusal()).with(problem.sentence()))?;
+                        0
+                    }
+                }
             }
+        };
+        if in_force.is_none() && signer.is_none() {
+            // Nobody could compare whose it is.
+            return Err(Problem::from(Refusal::RosterFileInvalid).with("whoever signed it is no member of it"));
         }
-        let Some(Listed { signed, annex }) = chain.last() else { return Err(Refusal::RosterFileInvalid.into()) };
-        let signer = signed.roster.member(&signed.signer);
+        let chain = chain.split_off(first);
+        let hash = last.signed.roster.hash();
+        let newer = chain.iter().map(|listed| listed.signed.roster.hash()).collect();
+        self.keep_offered(hash, &chain).map_err(|error| kept(&error))?;
         Ok(SpooledRoster {
-            hash: signed.roster.hash(),
-            newer: hashes,
-            epoch: signed.roster.epoch,
-            key_id: signed.roster.key_id,
-            members: self.members(signed, annex),
-            signer: signer.map(|member| member.fingerprint().as_str().to_owned()).unwrap_or_default(),
-            slots: annex.slots.iter().map(|(name, _)| name.clone()).collect(),
+            hash,
+            newer,
+            of_our_epoch,
+            epoch: last.signed.roster.epoch,
+            key_id: last.signed.roster.key_id,
+            members: self.members(&last.signed, &last.annex),
+            signer: signer.unwrap_or_default(),
+            slots: last.annex.slots.iter().map(|(name, _)| name.clone()).collect(),
         })
     }
 
@@ -256,14 +299,19 @@ impl ClusterFiles {
         slots: Vec<(String, Uid)>,
     ) -> Result<SignedRoster, Problem> {
         let own = NamedMember { name: self.name.clone(), keys: self.keys.clone() };
-        let (epoch, previous, mut members) = match (change, in_force) {
-            (Change::Found, _) => (1, [0; 32], vec![own]),
+        let (epoch, previous, mut members, mut common) = match (change, in_force) {
+            (Change::Found, _) => (1, [0; 32], vec![own], Vec::new()),
             (Change::Invite(_) | Change::Remove(_) | Change::Renew, None) => return Err(Refusal::NoCluster.into()),
             (Change::Invite(_) | Change::Remove(_) | Change::Renew, Some(roster)) => {
                 let epoch = roster.epoch.checked_add(1).ok_or(Refusal::RosterNotNext)?;
-                (epoch, roster.hash(), self.listed(roster)?.annex.members)
+                let Annex { members, slots } = self.listed(roster)?.annex;
+                (epoch, roster.hash(), members, slots)
             }
         };
+        // What a member has that this node has not stays the cluster's.
+        let own_only = slots.into_iter().filter(|(name, uid)| !common.iter().any(|(its, it)| its == name || it == uid));
+        let own_only: Vec<(String, Uid)> = own_only.collect();
+        common.extend(own_only);
         match change {
             Change::Found | Change::Renew => {}
             Change::Invite(asked) => {
@@ -282,7 +330,7 @@ impl ClusterFiles {
             }
         }
         members.sort_by_key(|member| member.keys.node);
-        let annex = Annex { members, slots };
+        let annex = Annex { members, slots: common };
         let of_core = annex.members.iter().map(|named| named.keys.member()).collect::<Option<Vec<Member>>>();
         let members = heapless::Vec::<_, MEMBERS_MAX>::from_slice(&of_core.ok_or(Refusal::JoinRequestInvalid)?);
         let members = members.map_err(|_| Refusal::TooManyMembers)?;
@@ -304,8 +352,8 @@ impl ClusterFiles {
         if let Some(listed) = filed {
             return Ok(listed.clone());
         }
-        let last = self.read_offered(hash).ok().and_then(|mut chain| chain.pop());
-        last.ok_or_else(|| Refusal::RosterNotOffered.into())
+        let mut found = self.offered_chain(hash).map_err(|error| kept(&error))?;
+        found.pop().ok_or_else(|| Refusal::RosterNotOffered.into())
     }
 
     /// A roster in force, with its names.
@@ -325,7 +373,10 @@ impl ClusterFiles {
         if self.chain.last().is_some_and(|last| last.signed.roster.hash() == hash) {
             return Ok(());
         }
-        let mut offered = self.read_offered(hash)?;
+        let mut offered = self.offered_chain(hash)?;
+        if offered.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the roster was never offered"));
+        }
         for listed in &mut offered {
             let SignedRoster { roster, signer, signature } = &mut listed.signed;
             if *signer == self.keys.node && *signature == [0; 64] {
@@ -343,7 +394,8 @@ impl ClusterFiles {
         let newest = chain.len().saturating_sub(usize::from(slotwarden_core::roster::file::ROSTERS_MAX));
         self.write_chain(&chain[newest..])?;
         self.chain = chain[newest..].to_vec();
-        self.forget_offered()
+        let epoch = self.chain.last().map_or(0, |last| last.signed.roster.epoch);
+        self.forget_offered(|chain| chain.last().is_none_or(|last| last.signed.roster.epoch <= epoch))
     }
 
     /// Keeps what a package says until its keys are there.
@@ -362,10 +414,10 @@ impl ClusterFiles {
     /// Of the file system; `InvalidData`: another one was admitted last.
     pub fn take_in(&self, hash: [u8; 32]) -> io::Result<[u8; 32]> {
         let path = self.dir.join(RECEIVED);
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()));
-        let received: Received = postcard::from_bytes(&fs::read(&path)?).map_err(|_| damaged())?;
+        let damaged = |what| io::Error::new(io::ErrorKind::InvalidData, format!("{} {what}", path.display()));
+        let received: Received = postcard::from_bytes(&fs::read(&path)?).map_err(|_| damaged("is damaged"))?;
         if received.heard.hash != hash {
-            return Err(damaged());
+            return Err(damaged("is of another package, which was admitted since"));
         }
         self.ledgers.received(&received.heard, &received.facts)?;
         Ok(received.heard.node)
@@ -391,34 +443,67 @@ impl ClusterFiles {
         self.dir.join(format!("{OFFERED}{}", hex(&hash)))
     }
 
+    /// Keeps rosters that may be offered. Of too many the oldest ones go.
     fn keep_offered(&self, hash: [u8; 32], chain: &[Listed]) -> io::Result<()> {
         self.make()?;
-        if fs::read_dir(&self.dir)?.count() > OFFERED_MAX + 4 * MEMBERS_MAX {
-            self.forget_offered()?;
-        }
+        let path = self.offered_path(hash);
+        let mut others = self.offered_files()?;
+        others.retain(|other| *other != path);
+        others.sort_by_key(|other| fs::metadata(other).and_then(|about| about.modified()).ok());
+        let too_many = (others.len() + 1).saturating_sub(OFFERED_MAX);
+        others.iter().take(too_many).try_for_each(|other| remove_if_there(other))?;
         let links: Vec<(&SignedRoster, &Annex)> = chain.iter().map(|listed| (&listed.signed, &listed.annex)).collect();
         let bytes = postcard::to_stdvec(&links).map_err(io::Error::other)?;
-        write_durably(&self.offered_path(hash), &bytes)
+        write_durably(&path, &bytes)
     }
 
-    fn read_offered(&self, hash: [u8; 32]) -> io::Result<Vec<Listed>> {
+    /// The rosters that may be offered, up to the one with this hash; none, where it is in no file.
+    fn offered_chain(&self, hash: [u8; 32]) -> io::Result<Vec<Listed>> {
+        let mut files = self.offered_files()?;
         let path = self.offered_path(hash);
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()));
-        let links: Vec<(SignedRoster, Annex)> = postcard::from_bytes(&fs::read(&path)?).map_err(|_| damaged())?;
-        let chain: Vec<Listed> = links.into_iter().map(|(signed, annex)| Listed { signed, annex }).collect();
-        let is_it = chain.last().is_some_and(|last| last.signed.roster.hash() == hash);
-        if is_it { Ok(chain) } else { Err(damaged()) }
+        files.sort_by_key(|file| *file != path);
+        for file in files {
+            let mut chain = read_offered(&file)?;
+            if let Some(place) = chain.iter().position(|listed| listed.signed.roster.hash() == hash) {
+                chain.truncate(place + 1);
+                return Ok(chain);
+            }
+        }
+        Ok(Vec::new())
     }
 
-    fn forget_offered(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.dir)? {
+    fn offered_files(&self) -> io::Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut files = Vec::new();
+        for entry in entries {
             let entry = entry?;
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with(OFFERED)) {
-                remove_if_there(&entry.path())?;
+            let name = entry.file_name();
+            if name.to_str().and_then(|name| name.strip_prefix(OFFERED)).and_then(unhex::<32>).is_some() {
+                files.push(entry.path());
+            }
+        }
+        Ok(files)
+    }
+
+    fn forget_offered(&self, which: impl Fn(&[Listed]) -> bool) -> io::Result<()> {
+        for file in self.offered_files()? {
+            // What cannot be read is of no use.
+            if read_offered(&file).map_or(true, |chain| which(&chain)) {
+                remove_if_there(&file)?;
             }
         }
         Ok(())
     }
+}
+
+fn read_offered(path: &Path) -> io::Result<Vec<Listed>> {
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()));
+    let links: Vec<(SignedRoster, Annex)> = postcard::from_bytes(&fs::read(path)?).map_err(|_| damaged())?;
+    Ok(links.into_iter().map(|(signed, annex)| Listed { signed, annex }).collect())
 }
 
 impl Annex {
@@ -436,6 +521,10 @@ impl Annex {
         let names: BTreeSet<&str> = annex.members.iter().map(|named| named.name.as_str()).collect();
         let usable = names.iter().all(|name| is_name(name)) && names.len() == annex.members.len();
         let shown = annex.slots.iter().all(|(name, _)| !name.is_empty() && !name.chars().any(char::is_control));
+        // Two slots with one uid would have one key between them (P17).
+        let slot_names: BTreeSet<&str> = annex.slots.iter().map(|(name, _)| name.as_str()).collect();
+        let uids: BTreeSet<Uid> = annex.slots.iter().map(|(_, uid)| *uid).collect();
+        let shown = shown && slot_names.len() == annex.slots.len() && uids.len() == annex.slots.len();
         (annex.bytes() == bytes && members == roster.members.as_slice() && usable && shown).then_some(annex)
     }
 }

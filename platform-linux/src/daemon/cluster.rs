@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use slotwarden_core::card::sets::SetSubject;
 use slotwarden_core::ceremony::order::SlotSet;
 use slotwarden_core::cluster::ClusterOrder;
-use slotwarden_core::command::{Answer, Command};
+use slotwarden_core::command::{Answer, Command, CommandKind};
 use slotwarden_core::effect::{Input, Outcome, SlotId, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::ledger::{KeyName, Standing};
@@ -100,6 +100,16 @@ const LOOKS_WAIT: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 impl ClusterLoop {
+    /// The slots that the package is for that was admitted last.
+    pub(super) fn incoming_slots(&self) -> SlotSet {
+        self.incoming.as_ref().map_or(SlotSet::NONE, |incoming| incoming.slots)
+    }
+
+    /// Names the package that was admitted last.
+    pub(super) fn incoming_hash(&self) -> Option<[u8; 32]> {
+        self.incoming.as_ref().map(|incoming| incoming.hash)
+    }
+
     /// Whose package was admitted last, and what it says.
     pub(super) fn incoming(&self) -> Option<([u8; 32], &[SlotFacts])> {
         self.incoming.as_ref().map(|incoming| (incoming.source, incoming.facts.as_slice()))
@@ -141,6 +151,14 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
 
     /// Judges, opens and admits a package; its keys lie where the worker reads them, and what it says is kept.
     pub(super) fn take_package(&mut self, path: &Path) -> Result<SpooledPackage, Problem> {
+        let taken = self.admit(path);
+        if !self.is_looking() && taken.as_ref().map_or(true, |package| package.known) {
+            let _ = fs::remove_file(self.cluster.setup.transfer_dir.join(transfer_dir::RESTORE));
+        }
+        taken
+    }
+
+    fn admit(&mut self, path: &Path) -> Result<SpooledPackage, Problem> {
         if self.is_looking() {
             return Err(Refusal::TransferUnderWay.into());
         }
@@ -325,7 +343,22 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     }
 
     /// An order about the cluster, with the roster that it is about offered to the core.
-    pub(super) fn cluster_order(&mut self, order: &Order) -> Result<Command, Problem> {
+    ///
+    /// # Errors
+    /// [`Refusal::NotAllowed`] before anything is offered, and what is wrong with the roster.
+    pub(super) fn cluster_order(&mut self, who: PersonId, order: &Order) -> Result<Command, Problem> {
+        let kind = match order {
+            Order::Found => CommandKind::FoundCluster,
+            Order::Invite { .. } => CommandKind::InviteMember,
+            Order::Remove { .. } => CommandKind::RemoveMember,
+            Order::Renew => CommandKind::RenewRoster,
+            Order::Follow { .. } => CommandKind::FollowRoster,
+            Order::Choose { .. } => CommandKind::ChooseRoster,
+            _ => CommandKind::JoinCluster,
+        };
+        if !self.service.may(who, kind) {
+            return Err(Refusal::NotAllowed.into());
+        }
         let order = match order {
             Order::Found => {
                 let hash = self.propose(&Change::Found)?;
@@ -354,6 +387,13 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             }
             Order::Join { roster } => {
                 let Listed { annex, .. } = self.offer(*roster)?;
+                let renamed = |name: &str| annex.slots.iter().any(|(its, _)| its == name);
+                for (slot, uid) in self.uids() {
+                    let name = self.names.slot_name(slot);
+                    if !renamed(&name) && annex.slots.iter().any(|(_, its)| *its == uid) {
+                        return Err(Problem::from(Refusal::HasOwnCluster).with(name));
+                    }
+                }
                 for (name, uid) in &annex.slots {
                     let slot = self.names.slots.iter().position(|slot| slot.name == *name);
                     let slot = slot.and_then(|place| u8::try_from(place).ok()).map(SlotId);
@@ -385,6 +425,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     }
 
     fn propose(&mut self, change: &Change<'_>) -> Result<[u8; 32], Problem> {
+        let unfiled = self.service.status(self.now()).cluster.is_some_and(|cluster| !cluster.filed);
+        if let (true, Some(hash)) = (unfiled, self.service.roster().map(Roster::hash)) {
+            // What follows has to stand behind it.
+            self.cluster.files.file(hash).map_err(|error| unwritable(&error))?;
+        }
         let key_id = self.backup_key_id().ok_or(Refusal::NoBackupKey)?;
         let slots = self.uids().into_iter().map(|(slot, uid)| (self.names.slot_name(slot), uid)).collect();
         let about = (self.service.cluster(), key_id);
@@ -399,7 +444,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         self.backup_key_id().or_else(|| self.service.roster().map(|roster| roster.key_id))
     }
 
-    fn backup_key_id(&self) -> Option<[u8; 16]> {
+    pub(super) fn backup_key_id(&self) -> Option<[u8; 16]> {
         self.service.card_sets(SetSubject::BackupKey).and_then(|sets| sets.current).map(|set| set.key_id)
     }
 
@@ -464,7 +509,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         };
         let uids = self.uids();
         let with_keys: Vec<(SlotId, Uid)> = uids.iter().copied().filter(|(slot, _)| slots.has(*slot)).collect();
-        let skip = self.skips(&with_keys, &nodes).ok()?;
+        let skip = self.skips(&with_keys, &nodes).map_err(|error| warn!("no package is made: {error}")).ok()?;
         Some(Box::new(PackageAbout {
             header,
             targets,
@@ -472,7 +517,12 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             with_keys: with_keys.into_iter().map(|(_, uid)| uid).collect(),
             told: uids.into_iter().map(|(_, uid)| uid).collect(),
             ledgers: self.cluster.files.ledgers().clone(),
-            place: self.cluster.files.package(),
+            place: match self.service.transfer_state() {
+                transfer::State::Beginning { caller, .. } if caller.who == PersonId::SERVICE => {
+                    self.cluster.files.published()
+                }
+                _ => self.cluster.files.package(),
+            },
         }))
     }
 
@@ -539,7 +589,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Outgoing::Package => self.cluster.files.package(),
             Outgoing::Roster => self.cluster.files.rosters(),
         };
-        let absent = if what == Outgoing::Package { Own::NoPackage.into() } else { Refusal::NoCluster.into() };
+        let absent: Problem = if what == Outgoing::Package { Own::NoPackage.into() } else { Refusal::NoCluster.into() };
         let unreadable = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => absent,
             _ => Problem::from(Refusal::StoreUnreadable).with(error.to_string()),
