@@ -554,3 +554,227 @@ fn unreadable(path: &Path, error: &io::Error) -> Problem {
 fn kept(error: &io::Error) -> Problem {
     Problem::from(Refusal::TransferFiles).with(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ed25519_dalek::{Signer as _, SigningKey};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::package_file::NodeSecrets;
+
+    const CLUSTER: [u8; 16] = [0xC1; 16];
+    const KEY: [u8; 16] = [0x11; 16];
+
+    /// A node with a directory of its own.
+    struct Node {
+        files: ClusterFiles,
+        dir: TempDir,
+    }
+
+    impl Node {
+        fn new(number: u8) -> Self {
+            let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
+            let files = open(number, dir.path());
+            Node { files, dir }
+        }
+
+        fn named(&self) -> NamedMember {
+            NamedMember { name: self.files.name.clone(), keys: self.files.keys.clone() }
+        }
+
+        /// Proposes and files.
+        fn makes(&mut self, change: &Change<'_>) -> Roster {
+            let proposed = self.propose(self.in_force().as_ref(), change).expect("it is in order");
+            self.files.file(proposed.roster.hash()).expect("it was offered");
+            proposed.roster
+        }
+
+        fn propose(&self, in_force: Option<&Roster>, change: &Change<'_>) -> Result<SignedRoster, Problem> {
+            self.files.propose(in_force, change, (CLUSTER, KEY), vec![("ca".to_owned(), [1; 16])])
+        }
+
+        fn in_force(&self) -> Option<Roster> {
+            self.files.chain.last().map(|last| last.signed.roster.clone())
+        }
+
+        fn take(&self, from: &Node) -> Result<SpooledRoster, Problem> {
+            self.files.take_rosters(&from.files.rosters(), self.in_force().as_ref())
+        }
+
+        /// Takes everything that is newer, one after the other.
+        fn follows(&mut self, from: &Node) {
+            for hash in self.take(from).expect("it follows").newer {
+                self.files.file(hash).expect("it was offered");
+            }
+        }
+    }
+
+    fn open(number: u8, dir: &Path) -> ClusterFiles {
+        let key = SigningKey::from_bytes(&[number; 32]);
+        let secrets = NodeSecrets::of_node(&[number; 32]).expect("it is a seed");
+        let keys = secrets.public(key.verifying_key().to_bytes()).expect("it was made");
+        let sign: Signer = Arc::new(move |message: &[u8]| key.sign(message).to_bytes());
+        ClusterFiles::open(dir.join("sync"), format!("node-{number}"), keys, sign).expect("its keys are right")
+    }
+
+    fn refused<T>(result: Result<T, Problem>) -> String {
+        result.err().expect("it is refused").name
+    }
+
+    #[test]
+    fn the_same_change_is_the_same_roster_and_is_signed_when_it_is_in_force() {
+        let (mut one, two) = (Node::new(1), Node::new(2));
+        assert_eq!(refused(one.propose(None, &Change::Invite(&two.named()))), "no-cluster");
+        let first = one.makes(&Change::Found);
+        let proposed = one.propose(Some(&first), &Change::Invite(&two.named())).expect("it is in order");
+        assert_eq!(one.propose(Some(&first), &Change::Invite(&two.named())), Ok(proposed.clone()));
+        assert_eq!(proposed.signature, [0; 64]);
+        // A power cut before it was filed: what was offered is there.
+        one.files = open(1, one.dir.path());
+        one.files.file(proposed.roster.hash()).expect("it was offered");
+        one.files.file(proposed.roster.hash()).expect("once more is the same");
+        let chain = read_rosters(File::open(one.files.rosters()).expect("it was written")).expect("it is whole");
+        assert_eq!(chain, one.files.chain);
+        assert_eq!(chain.iter().map(|listed| listed.signed.roster.epoch).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(refused(one.propose(Some(&proposed.roster), &Change::Invite(&two.named()))), "member-already");
+        assert_eq!(refused(one.propose(Some(&proposed.roster), &Change::Remove("nobody"))), "unknown-member");
+        let never = one.files.file([9; 32]).expect_err("it was never offered");
+        assert_eq!(never.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_node_that_was_away_takes_several_rosters_one_after_the_other() {
+        let (mut one, mut two, three) = (Node::new(1), Node::new(2), Node::new(3));
+        one.makes(&Change::Found);
+        one.makes(&Change::Invite(&two.named()));
+        two.follows(&one);
+        assert_eq!(two.files.chain.len(), 1, "who joins needs the newest only");
+        one.makes(&Change::Invite(&three.named()));
+        one.makes(&Change::Remove("node-3"));
+        let taken = two.take(&one).expect("it follows");
+        assert_eq!((taken.newer.len(), taken.epoch), (2, 4));
+        for hash in taken.newer {
+            two.files.file(hash).expect("each is there when its turn comes");
+        }
+        assert_eq!(two.in_force(), one.in_force());
+        // Nothing newer: the one in force, which may be filed once more.
+        let same = two.take(&one).expect("it is the same");
+        assert_eq!(same.newer, [same.hash]);
+    }
+
+    #[test]
+    fn rosters_that_lead_nowhere_are_refused_by_name_and_not_kept() {
+        let (mut one, mut two, mut other) = (Node::new(1), Node::new(2), Node::new(3));
+        one.makes(&Change::Found);
+        one.makes(&Change::Invite(&two.named()));
+        two.follows(&one);
+        let old = one.dir.path().join("old");
+        fs::copy(one.files.rosters(), &old).expect("there is room");
+        // Of another cluster, whoever is in it.
+        let own = other.files.propose(None, &Change::Found, ([7; 16], KEY), Vec::new()).expect("it is in order");
+        other.files.file(own.roster.hash()).expect("it was offered");
+        assert_eq!(refused(two.take(&other)), "other-cluster");
+        // Older than ours; and a later one without what is between.
+        one.makes(&Change::Invite(&Node::new(4).named()));
+        two.follows(&one);
+        assert_eq!(refused(two.files.take_rosters(&old, two.in_force().as_ref())), "roster-old");
+        one.makes(&Change::Remove("node-4"));
+        one.makes(&Change::Invite(&Node::new(5).named()));
+        let chain = one.files.chain.split_off(4);
+        one.files.write_chain(&chain).expect("the last one alone");
+        assert_eq!(refused(two.take(&one)), "roster-not-next");
+        fs::write(&old, b"SLWR\x01 and nothing else").expect("there is room");
+        assert_eq!(refused(two.files.take_rosters(&old, None)), "roster-file-invalid");
+        assert_eq!(two.files.offered_files().expect("it can be read"), [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn another_roster_of_our_epoch_is_named_first_also_when_the_file_goes_on() {
+        let (mut one, mut two, three) = (Node::new(1), Node::new(2), Node::new(3));
+        one.makes(&Change::Found);
+        one.makes(&Change::Invite(&two.named()));
+        two.follows(&one);
+        let ours = two.makes(&Change::Invite(&three.named()));
+        let theirs = one.makes(&Change::Invite(&Node::new(4).named()));
+        one.makes(&Change::Remove("node-4"));
+        let taken = two.take(&one).expect("the core is told");
+        assert_eq!((taken.newer.len(), taken.of_our_epoch), (2, Some(theirs.hash())));
+        assert_eq!(taken.newer.first(), Some(&theirs.hash()));
+        // Seen from the side that went on, the other one is of an epoch that is over.
+        assert_eq!(refused(one.take(&two)), "roster-old");
+        // Chosen: it takes the place of ours, and what follows comes behind it.
+        for hash in taken.newer {
+            two.files.file(hash).expect("each is there when its turn comes");
+        }
+        assert!(two.files.chain.iter().all(|listed| listed.signed.roster.hash() != ours.hash()));
+        assert_eq!(two.in_force(), one.in_force());
+    }
+
+    #[test]
+    fn what_is_offered_and_not_taken_is_bounded() {
+        let (mut one, two) = (Node::new(1), Node::new(2));
+        let first = one.makes(&Change::Found);
+        for number in 0..3 * OFFERED_MAX {
+            let named = NamedMember { name: format!("name-{number}"), ..two.named() };
+            one.propose(Some(&first), &Change::Invite(&named)).expect("it is in order");
+        }
+        assert_eq!(one.files.offered_files().expect("it can be read").len(), OFFERED_MAX);
+        one.makes(&Change::Invite(&two.named()));
+        assert_eq!(one.files.offered_files().expect("it can be read").len(), 0);
+    }
+
+    #[test]
+    fn p17_an_annex_with_a_uid_or_a_name_twice_is_none() {
+        let one = Node::new(1);
+        let mut proposed = one.propose(None, &Change::Found).expect("it is in order");
+        let slots = |slots: &[(&str, u8)]| slots.iter().map(|(name, uid)| ((*name).to_owned(), [*uid; 16])).collect();
+        let mut is_one = |members: Vec<NamedMember>, slots: Vec<(String, Uid)>| {
+            let bytes = Annex { members, slots }.bytes();
+            proposed.roster.annex = Sha256::digest(&bytes).into();
+            Annex::of(&proposed.roster, &bytes).is_some()
+        };
+        assert!(is_one(vec![one.named()], slots(&[("ca", 1), ("tsa", 2)])));
+        assert!(!is_one(vec![one.named()], slots(&[("ca", 1), ("tsa", 1)])));
+        assert!(!is_one(vec![one.named()], slots(&[("ca", 1), ("ca", 2)])));
+        assert!(!is_one(vec![one.named()], slots(&[("c\u{1b}a", 1)])));
+        assert!(!is_one(vec![NamedMember { name: "a b".to_owned(), ..one.named() }], Vec::new()));
+        assert!(!is_one(vec![NamedMember { keys: Node::new(2).named().keys, ..one.named() }], Vec::new()));
+        assert!(!is_one(Vec::new(), Vec::new()));
+    }
+
+    #[test]
+    fn a_damaged_file_of_rosters_is_none_and_a_member_brings_it_back() {
+        let (mut one, mut two) = (Node::new(1), Node::new(2));
+        one.makes(&Change::Found);
+        let in_force = one.makes(&Change::Invite(&two.named()));
+        two.follows(&one);
+        fs::write(two.files.rosters(), b"SLWR").expect("it can be written");
+        two.files = open(2, two.dir.path());
+        assert_eq!(refused(two.files.listed(&in_force)), "roster-not-offered");
+        let taken = two.files.take_rosters(&one.files.rosters(), Some(&in_force)).expect("it is the same");
+        assert_eq!(taken.newer, [in_force.hash()]);
+        two.files.file(in_force.hash()).expect("it was offered");
+        assert!(two.files.listed(&in_force).is_ok());
+    }
+
+    #[test]
+    fn a_request_is_read_back_and_one_that_was_changed_is_refused() {
+        let (one, mut two) = (Node::new(1), Node::new(2));
+        let bytes = one.files.join_request(Some(5)).expect("its name is one");
+        let path = two.dir.path().join("request");
+        fs::write(&path, &bytes).expect("there is room");
+        let asked = two.files.take_request(&path).expect("it is whole");
+        assert_eq!((asked.name.as_str(), asked.fingerprint), ("node-1", one.files.fingerprint()));
+        assert_eq!(two.files.requested(asked.file), Ok(one.named()));
+        assert_eq!(refused(two.files.requested([0; 32])), "file-not-spooled");
+        for place in (0..bytes.len()).step_by(37) {
+            let mut flipped = bytes.clone();
+            flipped[place] ^= 4;
+            fs::write(&path, flipped).expect("there is room");
+            assert_eq!(refused(two.files.take_request(&path)), "join-request-invalid");
+        }
+    }
+}

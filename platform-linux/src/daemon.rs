@@ -383,7 +383,10 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
         let exchange = exchange.map(|at| at.saturating_duration_since(Instant::now()));
         let looks = self.looks_due().map(|at| at.saturating_duration_since(Instant::now()));
         let counting = self.count_interval().max(Duration::from_secs(1));
-        [deadline, held, stop, watching, exchange, looks, Some(counting)].into_iter().flatten().fold(SLEEP_MAX, Duration::min)
+        [deadline, held, stop, watching, exchange, looks, Some(counting)]
+            .into_iter()
+            .flatten()
+            .fold(SLEEP_MAX, Duration::min)
     }
 
     fn take(&mut self, event: Event) {

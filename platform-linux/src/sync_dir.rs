@@ -578,7 +578,10 @@ mod tests {
     fn p25_what_was_removed_here_is_neither_sent_nor_made_again() {
         let (_dir, sync) = directory();
         sync.observe(UID, &names(&[1, 2])).expect("it can be written");
-        assert_eq!(sync.observe(UID, &names(&[2])).expect("it can be written"), Observed { came: 0, went: 1, changed: true });
+        assert_eq!(
+            sync.observe(UID, &names(&[2])).expect("it can be written"),
+            Observed { came: 0, went: 1, changed: true }
+        );
         hears(&sync, ONE, 1, &[fact(1, 1, true), fact(2, 1, true)]);
         sync.observe(UID, &names(&[2])).expect("it can be written");
         assert_eq!(own(&sync), [fact(1, 2, false), fact(2, 1, true)]);

@@ -279,11 +279,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
 
     /// Says which keys of the package are not to be made.
     fn write_unwanted(&self, hash: [u8; 32], slots: SlotSet) -> io::Result<()> {
-        let incoming = self.cluster.incoming.as_ref().filter(|incoming| incoming.hash == hash && incoming.slots == slots);
+        let incoming =
+            self.cluster.incoming.as_ref().filter(|incoming| incoming.hash == hash && incoming.slots == slots);
         let incoming = incoming.ok_or_else(|| io::Error::other("another one was admitted since"))?;
         let dir = &self.cluster.setup.transfer_dir;
-        let uids: Vec<Uid> =
-            self.uids().into_iter().filter(|(slot, _)| slots.has(*slot)).map(|(_, uid)| uid).collect();
+        let uids: Vec<Uid> = self.uids().into_iter().filter(|(slot, _)| slots.has(*slot)).map(|(_, uid)| uid).collect();
         if uids.is_empty() {
             return Ok(());
         }
@@ -335,9 +335,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
 
     fn slots_without_token(&mut self) -> Vec<SlotId> {
         let slots = (0..self.owners.len()).filter_map(|place| u8::try_from(place).ok()).map(SlotId);
-        let (none, some): (Vec<SlotId>, Vec<SlotId>) = slots.partition(|slot| {
-            self.service.slot_record(*slot).is_some_and(|record| record.serial.is_none())
-        });
+        let (none, some): (Vec<SlotId>, Vec<SlotId>) =
+            slots.partition(|slot| self.service.slot_record(*slot).is_some_and(|record| record.serial.is_none()));
         self.cluster.emptied = some.into_iter().fold(self.cluster.emptied, SlotSet::without);
         none
     }
@@ -613,6 +612,25 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             listed.annex.members.into_iter().find(|member| member.keys.node == *node).map(|member| member.name)
         });
         named.unwrap_or_else(|| hex(node))
+    }
+
+    /// What an approver is told about a roster: who comes, who goes, which backup key there is from then on.
+    pub(super) fn roster_differences(&self, hash: &[u8; 32]) -> Vec<String> {
+        let Ok(Listed { signed, annex }) = self.cluster.files.offered(*hash) else { return Vec::new() };
+        let after = self.cluster.files.members(&signed, &annex);
+        let current = self.service.roster();
+        let before = current
+            .and_then(|roster| self.cluster.files.listed(roster).ok())
+            .map(|listed| self.cluster.files.members(&listed.signed, &listed.annex))
+            .unwrap_or_default();
+        let comes = after.iter().filter(|member| !before.contains(member));
+        let comes = comes.map(|member| format!("{} comes, with the fingerprint {}", member.name, member.fingerprint));
+        let goes = before.iter().filter(|member| !after.contains(member)).map(|member| format!("{} goes", member.name));
+        let mut told: Vec<String> = comes.chain(goes).collect();
+        if current.is_some_and(|current| current.key_id != signed.roster.key_id) {
+            told.push(format!("the backup key is {} from then on", hex(&signed.roster.key_id)));
+        }
+        told
     }
 
     /// The members but this node.

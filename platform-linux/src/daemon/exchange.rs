@@ -207,7 +207,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         if package.known {
             return Ok(Some(exchange::Answer::Taken));
         }
-        if !package.slots.is_empty() && !(self.can_take(package.file) && self.is_our_turn(package.file)) {
+        // One without keys disturbs nobody.
+        let now = package.slots.is_empty() || self.can_take(package.file) && self.is_our_turn(package.file);
+        if !now {
             return Ok(Some(exchange::Answer::Later));
         }
         info!(source = package.source, sequence = package.sequence, objects = package.entries, "a package came");
@@ -257,7 +259,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     /// Whether every member before this one has what the package brings, or let its turn pass.
     fn is_our_turn(&mut self, hash: [u8; 32]) -> bool {
         let own = self.devices.store.node_keys().current;
-        let (Some(roster), Some((source, facts))) = (self.service.roster(), self.cluster.incoming()) else { return true };
+        let (Some(roster), Some((source, facts))) = (self.service.roster(), self.cluster.incoming()) else {
+            return true;
+        };
         let before: Vec<Node> = roster
             .members
             .iter()
@@ -269,8 +273,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let before: Vec<Node> = before.into_iter().filter(lacks).collect();
         let turn = self.cluster.setup.settings.as_ref().map_or(Duration::ZERO, |settings| settings.interval);
         let Some(exchanging) = &mut self.exchanging else { return true };
-        let waits: Vec<Node> =
-            before.into_iter().filter(|node| !exchanging.passed.contains(node)).collect();
+        let waits: Vec<Node> = before.into_iter().filter(|node| !exchanging.passed.contains(node)).collect();
         let seen = exchanging.seen.entry(source).or_insert((hash, Instant::now()));
         if seen.0 != hash {
             *seen = (hash, Instant::now());
