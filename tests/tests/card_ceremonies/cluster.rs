@@ -49,7 +49,7 @@ impl Nodes {
         for number in 1..kinds.len() {
             nodes.invite(0, number);
             for other in 1..number {
-                nodes.at(other).stage.run(&["cluster", "follow", &nodes.file(&format!("roster-{number}"))]).exits(0);
+                nodes.follow(other, &nodes.file(&format!("roster-{number}")));
             }
             nodes.join(number, 0);
         }
@@ -101,6 +101,20 @@ impl Nodes {
             self.at(whom).table.knows(card, &self.at(by).table.pin(card));
         }
         self.at(whom).order(&["backup", "restore-key"], &[Card("1"), Card("2")]).exits(0);
+    }
+
+    /// Follows, once no package is under way.
+    #[track_caller]
+    fn follow(&self, at: usize, roster: &str) {
+        let begun = Instant::now();
+        loop {
+            let ran = self.at(at).stage.run(&["cluster", "follow", roster]);
+            if ran.exit != 75 || begun.elapsed() > Duration::from_secs(30) {
+                ran.exits(0);
+                return;
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
     }
 
     /// Has a node make a package, as `name` on the stick.
