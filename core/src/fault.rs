@@ -401,7 +401,7 @@ refusals! {
     1004 ImportHalfway "import-halfway" WaitsForPeople
         "the import began and did not end" "mend the cause that `slotwarden status` shows, then `slotwarden backup import` goes on";
     1005 ExportLevelNone "export-level-none" Wrong
-        "no export is made at this appliance security level" "set `security_level = \"cards\"` and make a backup key with `slotwarden backup create-set`";
+        "nothing is exported or restored at this appliance security level" "set `security_level = \"cards\"` and make a backup key with `slotwarden backup create-set`, or set it to \"passphrase\"";
     1006 SlotWithoutBackupKey "slot-without-backup-key" WaitsForPeople
         "a slot's token does not have the keys of the backup key" "`slotwarden backup restore-key --slot NAME` brings them";
     1007 NoSlotChosen "no-slot-chosen" Wrong
@@ -420,6 +420,16 @@ refusals! {
         "the file is not the one that the restore was planned for" "begin the restore again";
     1014 TransferFiles "transfer-files" Wrong
         "files of the export or restore could not be read or written" "read the log, free space in the state directory, then try again";
+    1015 PassphraseMissing "passphrase-missing" Wrong
+        "this needs a passphrase" "give it at the prompt, with --passphrase-file or with --passphrase-fd";
+    1016 PassphraseTooShort "passphrase-too-short" Wrong
+        "the passphrase has fewer than 14 characters" "take a longer one, for example five random words; nothing was exported";
+    1017 PassphraseNotWanted "passphrase-not-wanted" Wrong
+        "this is protected by cards, not by a passphrase" "leave the passphrase away";
+    1018 PassphraseWrong "passphrase-wrong" Wrong
+        "the passphrase is not the one of this file" "type it again; nothing was imported";
+    1019 FileOfOtherLevel "file-of-other-level" Wrong
+        "the file is protected in another way than this appliance's security level allows" "`slotwarden verify FILE` names its level: set `security_level` to it, restart, restore, and set it back";
 }
 
 /// A device failed, or we did.
@@ -457,6 +467,8 @@ pub enum Fault {
     ModuleLies(Function),
     /// An invariant of ours is broken, with the number of the place; the service halts.
     Bug(u16),
+    /// No memory, or no thread, to turn a passphrase into a key.
+    OutOfMemory,
 }
 
 /// Why an application could not be served.
@@ -612,6 +624,7 @@ impl Fault {
             Fault::SettleFailed => 511,
             Fault::ModuleLies(_) => 512,
             Fault::Bug(_) => 599,
+            Fault::OutOfMemory => 513,
         }
     }
 
@@ -632,6 +645,7 @@ impl Fault {
             Fault::SettleFailed => "settle-failed",
             Fault::ModuleLies(_) => "module-lies",
             Fault::Bug(_) => "bug",
+            Fault::OutOfMemory => "out-of-memory",
         }
     }
 
@@ -652,6 +666,7 @@ impl Fault {
             Fault::SettleFailed => "the module's files could not be made durable",
             Fault::ModuleLies(_) => "the PKCS#11 module answered what it cannot answer",
             Fault::Bug(_) => "Slotwarden broke a rule of its own and has halted",
+            Fault::OutOfMemory => "the machine has not the memory that turns a passphrase into a key",
         }
     }
 
@@ -673,6 +688,9 @@ impl Fault {
             Fault::SettleFailed => "mend the disk of `settle_dir`, then change the code again",
             Fault::ModuleLies(_) => "report it to the module's vendor with the audit log",
             Fault::Bug(_) => "restart the daemon and report the number; no code is lost",
+            Fault::OutOfMemory => {
+                "free memory: `slotwarden verify` says how much the file takes, a new export takes 256 MiB"
+            }
         }
     }
 }

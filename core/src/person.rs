@@ -246,7 +246,9 @@ pub const fn needs_two(command: &Command, lowers: bool) -> bool {
         | Command::CancelCeremony { .. }
         | Command::Transfer { order: TransferOrder::EndRestore | TransferOrder::Count { .. } }
         | Command::Stop => false,
-        Command::Transfer { order: TransferOrder::Export { .. } | TransferOrder::Import { .. } } => true,
+        Command::Transfer {
+            order: TransferOrder::Export { .. } | TransferOrder::Import { .. } | TransferOrder::Restore { .. },
+        } => true,
     }
 }
 

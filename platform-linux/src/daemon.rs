@@ -289,6 +289,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
         match event {
             Event::Input(input) => self.turn(input),
             Event::Card { ticket, result, y } => self.card_answered(ticket, result, y),
+            Event::Stretched { ticket, place, result } => self.stretched(ticket, place, result),
             Event::Control(request) => self.request(request),
             Event::Looked => self.looks_ended += 1,
             Event::Stop => self.stop(),

@@ -16,7 +16,7 @@ use slotwarden_core::ceremony::transcript::Line;
 use slotwarden_core::effect::{ApplicationId, ApplicationOrder, HsmCall, Input, SlotId, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::record::{Record, SecretKey};
-use slotwarden_core::transfer::FileOrder;
+use slotwarden_core::transfer::{FileOrder, Salt};
 use zeroize::Zeroizing;
 
 use crate::problem::Problem;
@@ -41,6 +41,15 @@ pub enum Event {
         result: Result<CardAnswer, CardFailure>,
         /// What goes into the Safe, and where: y of a record that was read.
         y: Option<(SecretId, Zeroizing<[u8; 32]>)>,
+    },
+    /// A passphrase became the backup key of an export.
+    Stretched {
+        /// Of the order.
+        ticket: Ticket,
+        /// Where the passphrase is.
+        place: SecretId,
+        /// What takes its place.
+        result: Result<Zeroizing<[u8; 32]>, Fault>,
     },
     /// A frame from a client of the control socket.
     Control(crate::control::Request),
@@ -199,6 +208,9 @@ pub struct ReaderView {
 pub trait Files {
     /// Carries out an order; the answer comes later as `Input::Done` with `ticket`, but for `Discard`.
     fn perform(&mut self, ticket: Ticket, order: FileOrder, about: ExportAbout);
+    /// Makes the backup key of a passphrase in a thread of its own; the answer comes later as
+    /// [`Event::Stretched`] with `ticket`. A new salt is that of the export that begins next.
+    fn stretch(&mut self, ticket: Ticket, place: SecretId, passphrase: Zeroizing<Vec<u8>>, of: Salt);
     /// The worker is about to write the section of this slot.
     fn begin_section(&mut self, slot: &str);
     /// Keys that the section written last could not hold and that nobody accepted, by name.

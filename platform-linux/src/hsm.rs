@@ -235,7 +235,10 @@ impl Hsm for WorkerHsm {
             HsmCall::KeepBackupKeys { key_id, uid } => (Order::KeepBackupKeys { key_id, uid }, [None, None]),
             HsmCall::SetSoPin { old, new } => (Order::SetSoPin, [Some(old), Some(new)]),
             HsmCall::Inventory { uid } => (Order::Inventory { uid }, [None, None]),
-            HsmCall::ExportSection { key_id, uid } => (Order::ExportSection { key_id, uid }, [None, None]),
+            HsmCall::ExportSection { key_id, uid, once } => {
+                let order = Order::ExportSection { key_id, uid, once: once.is_some() };
+                (order, once.map_or([None, None], |keys| keys.map(Some)))
+            }
             HsmCall::PrepareImport { key_id, uid, kek, mak } => {
                 (Order::PrepareImport { key_id, uid }, [Some(kek), Some(mak)])
             }

@@ -139,12 +139,14 @@ pub(crate) enum Order {
         /// The slot uid.
         uid: [u8; 16],
     },
-    /// `HsmCall::ExportSection`.
+    /// `HsmCall::ExportSection`; for a key that is for this export only two secrets, KEK and MAK.
     ExportSection {
-        /// The backup key in force.
+        /// Names the backup key.
         key_id: [u8; 16],
         /// The slot uid.
         uid: [u8; 16],
+        /// Whether it is for this export only.
+        once: bool,
     },
     /// `HsmCall::PrepareImport`; two secrets, KEK and MAK.
     PrepareImport {

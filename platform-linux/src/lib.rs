@@ -32,6 +32,7 @@ pub mod interrupt;
 pub mod names;
 pub mod operation;
 pub mod output;
+pub mod passphrase;
 pub mod problem;
 pub mod random;
 pub mod seal;

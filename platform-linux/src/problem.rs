@@ -276,7 +276,8 @@ fn fault_detail(fault: Fault) -> Option<String> {
         | Fault::RandomUnavailable
         | Fault::SealBroken
         | Fault::StoreFailed
-        | Fault::SettleFailed => None,
+        | Fault::SettleFailed
+        | Fault::OutOfMemory => None,
     }
 }
 

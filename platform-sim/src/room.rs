@@ -42,6 +42,12 @@ pub const OUTBOX: usize = 128;
 /// Effects of one input; more means that somebody goes round in circles.
 const EFFECTS_MAX: u32 = 20_000;
 
+/// The backup key that a passphrase gives here, without the second that it takes elsewhere.
+#[must_use]
+pub fn stretched(passphrase: &[u8]) -> [u8; 32] {
+    slotwarden_core::backup::section_mac(&[0x5A; 32], passphrase)
+}
+
 /// The service in a room.
 pub type Core = Service<SLOTS, PLACES, OUTBOX>;
 
@@ -576,7 +582,14 @@ impl Room {
         if matches!(way, Some(CutWay::Before | CutWay::Amid)) {
             return self.power_off();
         }
-        let done = self.vault.file(order);
+        let mut done = self.vault.file(order);
+        if let FileOrder::Stretch { passphrase, .. } = order {
+            let key = stretched(self.lent(passphrase).bytes());
+            done = self.core().refill(passphrase, |place| {
+                place[..key.len()].copy_from_slice(&key);
+                key.len()
+            });
+        }
         if way.is_some() {
             return self.power_off();
         }
@@ -627,7 +640,9 @@ impl Room {
             HsmCall::SetPin { old, new } | HsmCall::SetSoPin { old, new } => (lent(old), lent(new)),
             HsmCall::Initialise { so_pin, new, .. } | HsmCall::Unblock { so_pin, new } => (lent(so_pin), lent(new)),
             HsmCall::Erase { so_pin } => (lent(so_pin), Code::NONE),
-            HsmCall::PutBackupKeys { kek, mak, .. } | HsmCall::PrepareImport { kek, mak, .. } => (lent(kek), lent(mak)),
+            HsmCall::PutBackupKeys { kek, mak, .. }
+            | HsmCall::PrepareImport { kek, mak, .. }
+            | HsmCall::ExportSection { once: Some([kek, mak]), .. } => (lent(kek), lent(mak)),
             HsmCall::Observe
             | HsmCall::Logout
             | HsmCall::Settle
@@ -653,7 +668,13 @@ impl Room {
             HsmCall::PutBackupKeys { key_id, uid, .. } => {
                 token.put_backup_keys((key_id, uid), &first, &second, Extent::Whole)
             }
-            HsmCall::KeepBackupKeys { key_id, uid } => token.keep_backup_keys(key_id, uid),
+            HsmCall::KeepBackupKeys { key_id, uid } => {
+                let kept = token.keep_backup_keys(key_id, uid);
+                if kept.is_ok() {
+                    self.vault.keep(slot, key_id, uid);
+                }
+                kept
+            }
             HsmCall::SetSoPin { .. } => token.set_so_pin(&first, &second),
             HsmCall::Inventory { .. }
             | HsmCall::ExportSection { .. }

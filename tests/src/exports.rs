@@ -53,7 +53,7 @@ pub fn append(bench: &Bench, driver: &mut Driver, accepted: &[&str]) -> Result<H
     let accepted = accepted.iter().map(|name| (*name).to_owned()).collect();
     let job = ExportJob { name: "ca-root".into(), header_hash, accepted };
     transfer_dir::write_job(&dir, &job).expect("the bench's own directory");
-    driver.call(0, HsmCall::ExportSection { key_id: KEY_ID, uid: UID })
+    driver.call(0, HsmCall::ExportSection { key_id: KEY_ID, uid: UID, once: None })
 }
 
 /// Ends the export as the daemon does; returns the whole file.

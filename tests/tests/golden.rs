@@ -296,7 +296,7 @@ fn every_form_of_order() -> Vec<(String, Command)> {
         }
         CommandKind::CancelCeremony => vec![("", Command::CancelCeremony { id: CeremonyId([0; 8]) })],
         CommandKind::Export => {
-            let order = TransferOrder::Export { slots: leave_out.with(slot), left_out: [0; 32] };
+            let order = TransferOrder::Export { slots: leave_out.with(slot), left_out: [0; 32], passphrase: None };
             vec![("", Command::Transfer { order })]
         }
         CommandKind::Restore => {
@@ -357,7 +357,8 @@ fn every_fault() -> Vec<Fault> {
             Fault::StoreFailed => Fault::SettleFailed,
             Fault::SettleFailed => Fault::ModuleLies(Function::Login),
             Fault::ModuleLies(_) => Fault::Bug(0),
-            Fault::Bug(_) => return faults,
+            Fault::Bug(_) => Fault::OutOfMemory,
+            Fault::OutOfMemory => return faults,
         };
         faults.push(next);
     }

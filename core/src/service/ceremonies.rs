@@ -697,6 +697,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         {
             return;
         }
+        let restored = self.restored_owner();
         for slot in self.slots() {
             let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { continue };
             if !matches!(entry.machine.state(), State::Active { .. }) {
@@ -704,6 +705,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 continue;
             }
             if entry.data.backup_key.is_some() || self.cards.is_keeping(slot) || self.cards.is_unheard(slot) {
+                continue;
+            }
+            // Its U may be of another key or another slot's section, and is still needed.
+            if restored == Some(entry.data.owner) {
                 continue;
             }
             let uid = entry.data.record.uid;

@@ -11,25 +11,45 @@ use slotwarden_core::Refusal;
 
 use super::CONFIRM_IMPORT;
 use super::arguments::Confirm;
-use super::card_arguments::At;
-use super::session::{Session, typed};
+use super::card_arguments::{At, PassphraseSource};
+use super::session::{Session, given, typed};
 use crate::audit::{hex, unhex};
 use crate::client::Refused;
+use crate::config::SecurityLevel;
 use crate::output::{self, Format, transfers};
 use crate::problem::{EXIT_DONE, Own, Problem};
 use crate::secret;
-use crate::wire::{Answered, Ask, CardTask, Order, SPOOL_BYTES_MAX, SPOOL_PAGE, SpooledFile, SpooledSection};
+use crate::wire::{
+    Answered, Ask, CardTask, Order, SPOOL_BYTES_MAX, SPOOL_PAGE, SecretRole, SpooledFile, SpooledSection,
+};
 
 impl Session {
     /// Has an export made, and brings it here.
-    pub(super) fn export(&self, file: &Path, slots: Vec<String>, left_out: Vec<String>) -> Result<u8, Refused> {
+    pub(super) fn export(
+        &self,
+        file: &Path,
+        slots: Vec<String>,
+        left_out: Vec<String>,
+        passphrase: &PassphraseSource,
+    ) -> Result<u8, Refused> {
+        let given_passphrase = passphrase.source().read(SecretRole::NewPassphrase)?;
         // Before the HSM works for an hour.
         if file.exists() {
             return Err(Own::FileUnwritable.with(format!("{}: it exists", file.display())).into());
         }
         let mut target = Target::create(file)?;
         let slots = if slots.is_empty() { self.active_slots()? } else { slots };
-        self.order(|_| Order::Export { slots: slots.clone(), left_out: left_out.clone() }, true, &[])?;
+        let wanted = self.status()?.security_level == SecurityLevel::Passphrase.word();
+        let passphrase = match given_passphrase {
+            None if wanted && secret::on_terminal() => {
+                output::aside("Nobody opens the file without its passphrase, and nobody can find it out again.");
+                Some(secret::ask(SecretRole::NewPassphrase, "Passphrase of the export", true)?)
+            }
+            passphrase => passphrase,
+        };
+        let secrets = given(SecretRole::NewPassphrase, passphrase);
+        self.order(|_| Order::Export { slots: slots.clone(), left_out: left_out.clone() }, true, &secrets)?;
+        drop(secrets);
         let mut offset = 0;
         loop {
             let Answered::Export { total, bytes } = self.client.ask(Ask::ReadExport { offset }, &[])? else {
@@ -51,7 +71,15 @@ impl Session {
     }
 
     /// Brings a file to the daemon, gathers cards, and shows what would be imported.
-    pub(super) fn restore(&self, file: &Path, slot: String, section: Option<String>, at: At) -> Result<u8, Refused> {
+    pub(super) fn restore(
+        &self,
+        file: &Path,
+        slot: String,
+        section: Option<String>,
+        passphrase: &PassphraseSource,
+        at: At,
+    ) -> Result<u8, Refused> {
+        let given_passphrase = passphrase.source().read(SecretRole::Passphrase)?;
         let spooled = self.spool(file)?;
         let wanted = section.as_deref().unwrap_or(&slot);
         let found = match (spooled.sections.iter().find(|found| found.name == wanted), spooled.sections.as_slice()) {
@@ -70,8 +98,24 @@ impl Session {
             hex(&spooled.node)
         ));
         let (uid, key_id, digest) = (*uid, spooled.key_id, spooled.file);
-        let task = CardTask::Restore { slot: slot.clone(), uid, key_id, file: digest };
-        let ended = self.cards_begin(task, at, "every key was unwrapped and compared")?;
+        let done = "every key was unwrapped and compared";
+        let ended = if spooled.passphrase {
+            let passphrase = match given_passphrase {
+                None if secret::on_terminal() => {
+                    let prompt = format!("Passphrase of {}", file.display());
+                    Some(secret::ask(SecretRole::Passphrase, &prompt, false)?)
+                }
+                passphrase => passphrase,
+            };
+            let order = |_| Order::RestoreByPassphrase { slot: slot.clone(), uid, key_id, file: digest };
+            self.order(order, true, &given(SecretRole::Passphrase, passphrase))?;
+            self.done(done)?
+        } else if given_passphrase.is_some() {
+            return Err(Problem::from(Refusal::PassphraseNotWanted).into());
+        } else {
+            let task = CardTask::Restore { slot: slot.clone(), uid, key_id, file: digest };
+            self.cards_begin(task, at, done)?
+        };
         let planned = self.status()?.transfer.and_then(|transfer| transfer.plan);
         if let (Some(plan), Format::Table) = (planned, self.format) {
             output::line(&format!("{slot}: {}", transfers::plan(plan)));

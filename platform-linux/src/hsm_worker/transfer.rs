@@ -66,8 +66,14 @@ impl Token {
         Ok(HsmAnswer::Counted(counts))
     }
 
-    /// Appends the slot's section to the export that the daemon began.
-    pub(super) fn export_section(&self, session: &mut Kept, (key_id, uid): Names) -> Result<HsmAnswer, HsmFailure> {
+    /// Appends the slot's section to the export that the daemon began. `once`: under the keys that came with
+    /// the order, as objects of this session, which end with it.
+    pub(super) fn export_section(
+        &self,
+        session: &mut Kept,
+        once: Option<&Call>,
+        (key_id, uid): Names,
+    ) -> Result<HsmAnswer, HsmFailure> {
         let own = self.own_session(session, Function::WrapKey)?;
         let dir = &self.transfer_dir;
         let job = transfer_dir::read_job(dir).map_err(|error| self.failed_file("the order of an export", &error))?;
@@ -75,7 +81,11 @@ impl Token {
             OpenOptions::new().append(true).open(dir.join(EXPORT)).map_err(|error| self.failed_file(EXPORT, &error))?;
         let begin = file.seek(SeekFrom::End(0)).map_err(|error| self.failed_file(EXPORT, &error))?;
         let (mut refused, place) = (Vec::new(), self.place()?);
-        let made = self.right_keys(&own, (key_id, uid)).and_then(|(w, mak, wrap)| {
+        let keys = match once {
+            Some(call) => self.keys_for_once(&own, call, &id_of(key_id, uid)),
+            None => self.right_keys(&own, (key_id, uid)),
+        };
+        let made = keys.and_then(|(w, mak, wrap)| {
             let maker = Maker {
                 module: &self.module,
                 place,
@@ -110,6 +120,18 @@ impl Token {
         };
         let (w, mak) = (find(Purpose::Wrap)?, find(Purpose::Authenticate)?);
         Ok((w, mak, KeyWrap::find(&self.module, own, &Calls::new(&self.module, own)?)?))
+    }
+
+    /// W and MAK of a key that is for this export only.
+    fn keys_for_once(&self, own: &Session, call: &Call, id: &[u8]) -> Result<(u64, u64, KeyWrap), HsmFailure> {
+        let (kek, mak) = (key(call, 0)?, key(call, 1)?);
+        let mut bench = Bench::new(&self.module, own);
+        let made = bench
+            .put_for_session(Purpose::Wrap, id, kek)
+            .and_then(|w| Ok((w, bench.put_for_session(Purpose::Authenticate, id, mak)?)));
+        bench.finish();
+        let (w, mak) = made?;
+        Ok((w.handle(), mak.handle(), KeyWrap::find(&self.module, own, &Calls::new(&self.module, own)?)?))
     }
 
     /// Takes back what was appended. A file that cannot even be cut has no MAC, and nobody takes it.

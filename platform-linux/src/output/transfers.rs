@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{Format, line, told};
-use crate::export_file::{Verified, VerifiedObject, VerifiedSection};
+use crate::export_file::{Verified, VerifiedCost, VerifiedObject, VerifiedSection};
 use crate::status_json::{KeysView, PlanView, SCHEMA, TransferView};
 
 /// What an import would do, in one sentence.
@@ -63,13 +63,23 @@ pub fn verified(format: Format, file: &Path, found: &Verified) {
         "level {}; opened by backup key {} (export {} of its node)",
         found.level, found.key_id, found.sequence
     ));
+    if let Some(VerifiedCost { memory_kib, passes, lanes }) = found.cost {
+        line(&format!(
+            "protected by a passphrase: Argon2id, {} MiB, {passes} passes, {lanes} lanes",
+            memory_kib / 1024
+        ));
+    }
     for section in &found.sections {
         let VerifiedSection { slot, uid, token: (label, serial), hsm, .. } = section;
         line(&format!("slot {slot} (uid {uid}), token {label} {serial}, {hsm}"));
         section.objects.iter().for_each(|object| line(&object_line(object)));
         section.left_out.iter().for_each(|object| line(&object_line(object)));
     }
-    line("its MACs are checked when it is restored: they need the cards");
+    line(match (found.authentic, found.level) {
+        (true, _) => "its MACs are right: nobody without its passphrase altered it",
+        (false, "passphrase") => "its MACs are not checked: give --with-passphrase, or restore it",
+        (false, _) => "its MACs are checked when it is restored: they need the cards",
+    });
 }
 
 fn object_line(object: &VerifiedObject) -> String {
