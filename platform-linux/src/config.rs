@@ -8,6 +8,7 @@
 
 mod application;
 mod cards;
+mod coverage;
 mod file;
 mod places;
 mod protected;
@@ -26,6 +27,7 @@ pub use application::{
     SystemdSettings, TlsSettings,
 };
 pub use cards::{CardsSettings, NamePattern, PadSettings, SecurityLevel};
+pub use coverage::CoverageSettings;
 pub use file::check;
 pub use places::check_places;
 pub use protected::{Offered, Places, approved, differences, digest, names_two};
@@ -75,6 +77,8 @@ pub struct Settings {
     pub security_level: SecurityLevel,
     /// The card readers.
     pub cards: CardsSettings,
+    /// When exports do not cover what they should.
+    pub coverage: CoverageSettings,
     /// SHA-256 of the text.
     pub digest: [u8; 32],
     /// The part that counts only as approved, once dual control is on: see [`digest`].

@@ -39,7 +39,7 @@ use slotwarden_core::{Appliance, Configuration, Now, SecretId, Service};
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
-use crate::config::SecurityLevel;
+use crate::config::{CoverageSettings, SecurityLevel};
 use crate::control;
 use crate::devices::{Applications, Cards, Event, Files, Hsm, Lend, Store};
 use crate::names::Names;
@@ -93,6 +93,8 @@ pub struct Setup {
     pub chain: Chain,
     /// The protected part of the configuration in force.
     pub protected: Vec<u8>,
+    /// When exports do not cover what they should.
+    pub coverage: CoverageSettings,
     /// The configuration file, to be read again when somebody wants it adopted.
     pub configuration_file: Option<PathBuf>,
 }
@@ -198,6 +200,7 @@ struct Loop<'n, H, S, A> {
     stop_by: Option<Instant>,
     ended: bool,
     protected: Vec<u8>,
+    coverage: CoverageSettings,
     security_level: SecurityLevel,
     /// The number that each slot has for ever, in the order of the configuration.
     owners: Vec<Owner>,
@@ -256,6 +259,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             stop_by: None,
             ended: false,
             protected: setup.protected,
+            coverage: setup.coverage,
             security_level,
             owners,
             watching: Vec::new(),

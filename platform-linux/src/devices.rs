@@ -225,6 +225,8 @@ pub trait Files {
     /// # Errors
     /// `Own::FileRefused` with the reason; [`Refusal::DiskReserve`].
     fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<SpooledFile>, Problem>;
+    /// When the last export was made, seconds since 1970; `None`: there is none.
+    fn last_export_s(&self) -> Option<u64>;
     /// SHA-256 of the file that is spooled, if one is whole.
     fn spooled(&self) -> Option<[u8; 32]>;
 }

@@ -15,6 +15,7 @@ use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
 use slotwarden_core::SecretId;
@@ -238,6 +239,11 @@ impl Files for DiskFiles {
 
     fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<SpooledFile>, Problem> {
         self.take(offset, total, bytes)
+    }
+
+    fn last_export_s(&self) -> Option<u64> {
+        let made = fs::metadata(self.dir.join(LAST)).and_then(|about| about.modified()).ok()?;
+        made.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
     }
 
     fn spooled(&self) -> Option<[u8; 32]> {

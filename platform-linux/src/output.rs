@@ -155,7 +155,10 @@ pub fn status(format: Format, status: &StatusView) {
         transfers::lines(transfer).iter().for_each(|text| line(text));
     }
     for slot in &status.slots {
-        transfers::coverage(&slot.name, slot.keys).iter().for_each(|text| line(text));
+        transfers::staying(&slot.name, slot.keys).iter().for_each(|text| line(text));
+    }
+    for warning in &status.coverage.warnings {
+        line(warning);
     }
     for text in status.backup.iter().flat_map(cards::backup_lines) {
         line(&text);

@@ -301,6 +301,7 @@ fn world_of(
         restoration: None,
         chain: Chain::default(),
         protected: b"{}".to_vec(),
+        coverage: slotwarden::config::CoverageSettings::default(),
         configuration_file: None,
     };
     let (ready, is_ready) = channel();

@@ -12,6 +12,7 @@ use slotwarden_core::person::{Role, Roles};
 
 use super::application::{ApplicationTable, check_applications};
 use super::cards::{CardsTable, LevelWord, SecurityLevel, check_cards};
+use super::coverage::{CoverageTable, check_coverage};
 use super::protected;
 use super::{
     CALLS_IN_FLIGHT_MAX, ConfigProblem, HsmSettings, LOOK_INTERVAL_S_MAX, NAME_CHARS_MAX, PersonSettings, Settings,
@@ -78,6 +79,7 @@ fn check_file(file: ConfigFile, digest: [u8; 32], protected: Vec<u8>) -> Result<
     let persons = check_persons(&file.person, &mut problems);
     let security_level = file.security_level.map_or(SecurityLevel::None, SecurityLevel::from);
     let cards = check_cards(file.cards.unwrap_or_default(), security_level, &mut problems);
+    let coverage = check_coverage(&file.coverage.unwrap_or_default(), &mut problems);
     if !problems.0.is_empty() {
         return Err(problems.0);
     }
@@ -92,6 +94,7 @@ fn check_file(file: ConfigFile, digest: [u8; 32], protected: Vec<u8>) -> Result<
         tries,
         security_level,
         cards,
+        coverage,
         digest,
         protected,
     })
@@ -108,6 +111,7 @@ struct ConfigFile {
     seal: Option<SealTable>,
     hsm: HsmSettings,
     cards: Option<CardsTable>,
+    coverage: Option<CoverageTable>,
     #[serde(default)]
     slot: Vec<SlotTable>,
     #[serde(default)]

@@ -102,6 +102,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             random: self.first_source.map_or("not drawn yet", FirstSource::pair).to_owned(),
             readers: self.devices.cards.readers(),
             wall_s: self.now().wall_s,
+            coverage: self.coverage,
+            last_export_s: self.devices.files.last_export_s(),
         }
     }
 

@@ -23,17 +23,12 @@ pub(super) fn keys(keys: KeysView) -> String {
 }
 
 /// What somebody who relies on exports should know of a slot.
-pub(super) fn coverage(slot: &str, keys: Option<KeysView>) -> Vec<String> {
-    let Some(KeysView { keys, can_leave, uncovered }) = keys else { return Vec::new() };
+pub(super) fn staying(slot: &str, keys: Option<KeysView>) -> Option<String> {
+    let KeysView { keys, can_leave, .. } = keys?;
     let staying = keys.saturating_sub(can_leave);
-    let stays =
+    let text =
         format!("{slot}: {staying} of {keys} keys cannot leave (CKA_EXTRACTABLE is false): no export holds them");
-    let missing = format!("{slot}: {uncovered} of {keys} keys are in no export: `slotwarden backup export FILE`");
-    [(staying > 0, stays), (uncovered > 0, missing)]
-        .into_iter()
-        .filter(|(said, _)| *said)
-        .map(|(_, text)| text)
-        .collect()
+    (staying > 0).then_some(text)
 }
 
 /// The transfer under way.
