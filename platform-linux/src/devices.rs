@@ -73,6 +73,17 @@ pub struct FreeToken {
     pub description: String,
 }
 
+/// How far the transfer of a slot's keys is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeysDone {
+    /// Whose keys.
+    pub slot: SlotId,
+    /// Objects that are done.
+    pub done: u32,
+    /// Of so many.
+    pub of: u32,
+}
+
 /// The HSM behind its worker.
 pub trait Hsm {
     /// Performs one operation on the token of `slot`. The answer comes later as
@@ -91,6 +102,10 @@ pub trait Hsm {
     fn free_tokens(&self) -> Vec<FreeToken>;
     /// Fills one half of a random draw from the HSM, if it can; false when it cannot.
     fn random(&mut self, half: &mut [u8; 32]) -> bool;
+    /// How far the transfer of a slot's keys is, where that was told.
+    fn progress(&self) -> Option<KeysDone> {
+        None
+    }
     /// What `status` says about the module: path, vendor, version; or why it could not be started.
     fn description(&self) -> String;
     /// Ends the worker for good: finishes the call in progress, bounded, then exits.

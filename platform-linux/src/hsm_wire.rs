@@ -207,6 +207,13 @@ pub(crate) enum Report {
     NoRandom,
     /// Something an operator should read.
     Note(String),
+    /// How far an order is that takes long.
+    Progress {
+        /// Objects that are done.
+        done: u32,
+        /// Of so many.
+        of: u32,
+    },
 }
 
 /// What a frame's body is.

@@ -259,6 +259,9 @@ pub fn slot(format: Format, detail: &SlotDetail) {
     if let Some(keys) = slot.keys {
         row("keys", &transfers::keys(keys));
     }
+    for text in detail.transfer.iter().flat_map(transfers::lines) {
+        row("transfer", &text);
+    }
     row("SO PIN last proven", &slot.so_pin_proven_s.map_or_else(|| "never".to_owned(), utc));
     for application in &slot.applications {
         row("application", &format!("{}: {}", application.name, application.state));

@@ -17,14 +17,14 @@ use slotwarden_core::status::{
 };
 
 use crate::config::{CoverageSettings, SecurityLevel};
-use crate::devices::ReaderView;
+use crate::devices::{KeysDone, ReaderView};
 use crate::names::Names;
 use crate::operation;
 use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_LATER, EXIT_WAITS, Problem};
 
 pub use cards::{BackupView, CardSetView, CardView, CardsView, card_view, credential_word};
 pub use ceremony::{CeremonyView, LastCeremonyView, end_word, view_of_ceremony};
-pub use transfers::{CoverageView, KeysView, PlanView, TransferView};
+pub use transfers::{CoverageView, KeysDoneView, KeysView, PlanView, TransferView};
 
 /// Version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -269,6 +269,8 @@ pub struct SlotDetail {
     pub seal: String,
     /// Who asks, by their configured name.
     pub you: Option<String>,
+    /// The export or restore under way, if it is about this slot now.
+    pub transfer: Option<TransferView>,
 }
 
 /// What the daemon knows beside the core's status.
@@ -290,6 +292,8 @@ pub struct Surroundings {
     pub coverage: CoverageSettings,
     /// When the last one was made.
     pub last_export_s: Option<u64>,
+    /// How far the transfer under way is.
+    pub progress: Option<KeysDone>,
 }
 
 /// Joins numbers and names: the one place.
@@ -315,7 +319,10 @@ pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &
         kept_codes: names.left_out.clone(),
         ceremony: status.ceremony.as_ref().map(|found| view_of_ceremony(found, names, &around.readers)),
         last_ceremony: status.last_ceremony.map(ceremony::last_view),
-        transfer: status.transfer.as_ref().map(|transfer| transfers::view_of_transfer(transfer, names)),
+        transfer: status
+            .transfer
+            .as_ref()
+            .map(|transfer| transfers::view_of_transfer(transfer, names, around.progress)),
         coverage,
         backup: status.backup.as_ref().map(|backup| cards::backup_view(backup, around.wall_s)),
     }
@@ -678,7 +685,7 @@ mod tests {
     use slotwarden_core::card::sets::CardSet;
     use slotwarden_core::card::{CardSerial, ReaderId};
     use slotwarden_core::ceremony::{CeremonyId, Question};
-    use slotwarden_core::command::Command;
+    use slotwarden_core::command::{Answer, Command};
     use slotwarden_core::effect::{ApplicationId, ApplicationSet, ImportPlan, KeyCounts, SlotId};
     use slotwarden_core::fault::{ApplicationFault, Function, Refusal};
     use slotwarden_core::person::{PersonId, Roster};
@@ -764,6 +771,7 @@ mod tests {
             wall_s: Some(1_767_225_600),
             coverage: CoverageSettings::default(),
             last_export_s: Some(1_757_225_600),
+            progress: None,
         }
     }
 
@@ -810,6 +818,26 @@ mod tests {
         let later = around().wall_s.map(|now_s| now_s + DAY_S);
         let ahead = view_around(&with_keys(2, 2, 0), &Surroundings { last_export_s: later, ..around() });
         assert!(ahead.coverage.warnings.is_empty(), "the clock was set back: no age");
+    }
+
+    #[test]
+    fn progress_is_shown_of_the_slot_whose_keys_travel_and_of_no_other() {
+        let shown = |stage, slot, of_slot| {
+            let mut status = status(vec![]);
+            status.transfer = Some(TransferStatus { stage, slot: Some(SlotId(slot)), file: None });
+            let progress = Some(KeysDone { slot: SlotId(of_slot), done: 3, of: 10 });
+            let view = view_around(&status, &Surroundings { progress, ..around() });
+            view.transfer.and_then(|transfer| transfer.progress)
+        };
+        let plan = ImportPlan { new: 3, same: 2, conflict: 1 };
+        let halfway = TransferStage::Halfway(Answer::Refused(Refusal::ImportConflicts));
+        for stage in [TransferStage::Prepared(plan), halfway, TransferStage::Ending] {
+            assert_eq!(shown(stage, 1, 1), None, "{stage:?}: nothing travels");
+        }
+        for stage in [TransferStage::Exporting, TransferStage::Preparing, TransferStage::Importing] {
+            assert_eq!(shown(stage, 1, 2), None, "{stage:?}: of another slot");
+            assert_eq!(shown(stage, 1, 1), Some(KeysDoneView { done: 3, of: 10 }), "{stage:?}");
+        }
     }
 
     fn waiting(number: u8, kind: WaitKind) -> SlotStatus {

@@ -1,9 +1,12 @@
 //! Exports, restores and imports: files between this machine and the daemon.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
@@ -22,6 +25,9 @@ use crate::secret;
 use crate::wire::{
     Answered, Ask, CardTask, Order, SPOOL_BYTES_MAX, SPOOL_PAGE, SecretRole, SpooledFile, SpooledSection,
 };
+
+/// Between two looks how far a transfer is.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
 
 impl Session {
     /// Has an export made, and brings it here.
@@ -48,7 +54,9 @@ impl Session {
             passphrase => passphrase,
         };
         let secrets = given(SecretRole::NewPassphrase, passphrase);
-        self.order(|_| Order::Export { slots: slots.clone(), left_out: left_out.clone() }, true, &secrets)?;
+        self.with_progress(|| {
+            self.order(|_| Order::Export { slots: slots.clone(), left_out: left_out.clone() }, true, &secrets)
+        })?;
         drop(secrets);
         let mut offset = 0;
         loop {
@@ -63,6 +71,34 @@ impl Session {
         }
         target.finish(file)?;
         self.done(&format!("{} is whole; `slotwarden verify {0}` says what is in it", file.display()))
+    }
+
+    /// Waits for an order that takes long; at a terminal it shows how far it is.
+    fn with_progress<T>(&self, order: impl FnOnce() -> T) -> T {
+        if self.format == Format::Json || !std::io::stderr().is_terminal() {
+            return order();
+        }
+        let (ended, until) = mpsc::channel::<()>();
+        let client = &self.client;
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut shown = false;
+                while until.recv_timeout(PROGRESS_PAUSE) == Err(RecvTimeoutError::Timeout) {
+                    let Ok(Answered::Status(status)) = client.ask(Ask::Status, &[]) else { continue };
+                    let Some(transfer) = status.transfer else { continue };
+                    if let (Some(slot), Some(done)) = (transfer.slot, transfer.progress) {
+                        eprint!("\r{slot}: {}\x1b[K", transfers::progress(done));
+                        shown = true;
+                    }
+                }
+                if shown {
+                    eprint!("\r\x1b[K");
+                }
+            });
+            let answered = order();
+            drop(ended);
+            answered
+        })
     }
 
     fn active_slots(&self) -> Result<Vec<String>, Refused> {
@@ -108,7 +144,7 @@ impl Session {
                 passphrase => passphrase,
             };
             let order = |_| Order::RestoreByPassphrase { slot: slot.clone(), uid, key_id, file: digest };
-            self.order(order, true, &given(SecretRole::Passphrase, passphrase))?;
+            self.with_progress(|| self.order(order, true, &given(SecretRole::Passphrase, passphrase)))?;
             self.done(done)?
         } else if given_passphrase.is_some() {
             return Err(Problem::from(Refusal::PassphraseNotWanted).into());
@@ -172,7 +208,7 @@ impl Session {
             }
             typed(&format!("Type `{CONFIRM_IMPORT}` to go on: "), CONFIRM_IMPORT)?;
         }
-        self.order(|_| Order::Import { slot: name.clone(), file }, true, &[])?;
+        self.with_progress(|| self.order(|_| Order::Import { slot: name.clone(), file }, true, &[]))?;
         self.done(&format!("every new key is in {name}, read back; its applications were served anew"))?;
         Ok(EXIT_DONE)
     }

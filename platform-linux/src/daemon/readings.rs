@@ -104,6 +104,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             wall_s: self.now().wall_s,
             coverage: self.coverage,
             last_export_s: self.devices.files.last_export_s(),
+            progress: self.devices.hsm.progress(),
         }
     }
 
@@ -125,6 +126,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let record = self.service.slot_record(slot);
         Ok(SlotDetail {
             schema: SCHEMA,
+            transfer: status.transfer.filter(|transfer| transfer.slot.as_ref() == Some(&found.name)),
             slot: found,
             uid: record.map(|record| record.uid.iter().map(|byte| format!("{byte:02x}")).collect()),
             serial: record

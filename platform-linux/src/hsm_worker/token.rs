@@ -69,11 +69,9 @@ impl Token {
             }
             Order::KeepBackupKeys { key_id, uid } => self.keep_backup_keys(session, key_id, uid),
             Order::Inventory { uid } => self.inventory(session, uid),
-            Order::ExportSection { key_id, uid, once } => {
-                self.export_section(session, once.then_some(&call), (key_id, uid))
-            }
+            Order::ExportSection { key_id, uid, once } => self.export_section(session, (&call, once), (key_id, uid)),
             Order::PrepareImport { key_id, uid } => self.prepare_import(session, &call, (key_id, uid)),
-            Order::Import { key_id, uid } => self.import(session, (key_id, uid)),
+            Order::Import { key_id, uid } => self.import(session, &call, (key_id, uid)),
             Order::DropUnwrapKey => self.drop_unwrap_key(session),
             Order::Random => return self.random(session, call.request),
             Order::Look => return self.notice_loss(session),

@@ -14,6 +14,7 @@
 mod calls;
 mod mechanism;
 mod object;
+mod progress;
 mod restored;
 mod section;
 mod spool;
@@ -31,6 +32,7 @@ use slotwarden_core::fault::{Function, HsmFailure, Refusal};
 pub(super) use self::calls::{Calls, Value};
 use self::mechanism::KeyWrap;
 use self::object::Sheet;
+use self::progress::Progress;
 use self::restored::{Restorer, known_by};
 use self::section::{Maker, Told, is_key, is_ours, objects, why_no_export_holds};
 use self::spool::Spool;
@@ -71,7 +73,7 @@ impl Token {
     pub(super) fn export_section(
         &self,
         session: &mut Kept,
-        once: Option<&Call>,
+        (call, once): (&Call, bool),
         (key_id, uid): Names,
     ) -> Result<HsmAnswer, HsmFailure> {
         let own = self.own_session(session, Function::WrapKey)?;
@@ -81,10 +83,12 @@ impl Token {
             OpenOptions::new().append(true).open(dir.join(EXPORT)).map_err(|error| self.failed_file(EXPORT, &error))?;
         let begin = file.seek(SeekFrom::End(0)).map_err(|error| self.failed_file(EXPORT, &error))?;
         let (mut refused, place) = (Vec::new(), self.place()?);
-        let keys = match once {
-            Some(call) => self.keys_for_once(&own, call, &id_of(key_id, uid)),
-            None => self.right_keys(&own, (key_id, uid)),
+        let keys = if once {
+            self.keys_for_once(&own, call, &id_of(key_id, uid))
+        } else {
+            self.right_keys(&own, (key_id, uid))
         };
+        let mut progress = Progress::new(&self.replies, self.slot, call.request);
         let made = keys.and_then(|(w, mak, wrap)| {
             let maker = Maker {
                 module: &self.module,
@@ -96,7 +100,7 @@ impl Token {
                 mak,
                 sessions_max: self.module.callers.calls_max(),
             };
-            maker.append(&own, &file, &mut refused)
+            maker.append(&own, &file, &mut refused, &mut progress)
         });
         match made {
             Ok(Told { keys, left_out }) => Ok(HsmAnswer::SectionExported { keys, left_out }),
@@ -154,7 +158,9 @@ impl Token {
         // Nothing touches the token before the file was verified as a whole.
         let mut spool = Spool::open(&self.transfer_dir, names.1)?;
         let hash = self.module.callers.aside(|| spool.verify(Some(mak)))?;
-        let planned = self.plan(&own, kek, names, &mut spool, hash);
+        let mut progress = Progress::new(&self.replies, self.slot, call.request);
+        progress.begin(spool.count());
+        let planned = self.plan(&own, kek, names, (&mut spool, hash), &mut progress);
         if planned.is_err() {
             // The first failure says more; the daemon orders it again.
             let _ = self.drop_unwrap_keys(&own);
@@ -167,8 +173,8 @@ impl Token {
         own: &Session,
         kek: &[u8],
         (key_id, uid): Names,
-        spool: &mut Spool,
-        hash: [u8; 32],
+        (spool, hash): (&mut Spool, [u8; 32]),
+        progress: &mut Progress<'_>,
     ) -> Result<ImportPlan, HsmFailure> {
         let id = id_of(key_id, uid);
         let mut bench = Bench::new(&self.module, own);
@@ -209,6 +215,7 @@ impl Token {
                 &mut plan.new
             };
             *count = count.saturating_add(1);
+            progress.step();
             self.module.callers.aside(|| ());
             Ok(())
         })?;
@@ -221,7 +228,12 @@ impl Token {
     }
 
     /// Makes what the plan calls new, unless it is there and right.
-    pub(super) fn import(&self, session: &mut Kept, (key_id, uid): Names) -> Result<HsmAnswer, HsmFailure> {
+    pub(super) fn import(
+        &self,
+        session: &mut Kept,
+        call: &Call,
+        (key_id, uid): Names,
+    ) -> Result<HsmAnswer, HsmFailure> {
         let own = self.own_session(session, Function::UnwrapKey)?;
         let plan = transfer_dir::read_plan(&self.transfer_dir)
             .map_err(|error| self.failed_file("the plan of a restore", &error))?;
@@ -250,7 +262,10 @@ impl Token {
             transfer_dir::begin_import(&self.transfer_dir, &plan).map_err(failed)?;
         }
         let (mut made, mut claimed) = (0u32, HashSet::new());
+        let mut progress = Progress::new(&self.replies, self.slot, call.request);
+        progress.begin(spool.count());
         spool.entries(|entry| {
+            progress.step();
             if plan.new.binary_search(&entry.index).is_err() {
                 return Ok(());
             }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Format, line, told};
 use crate::export_file::{Verified, VerifiedCost, VerifiedObject, VerifiedSection};
-use crate::status_json::{KeysView, PlanView, SCHEMA, TransferView};
+use crate::status_json::{KeysDoneView, KeysView, PlanView, SCHEMA, TransferView};
 
 /// What an import would do, in one sentence.
 #[must_use]
@@ -31,6 +31,12 @@ pub(super) fn staying(slot: &str, keys: Option<KeysView>) -> Option<String> {
     (staying > 0).then_some(text)
 }
 
+/// How far it is, in one sentence.
+#[must_use]
+pub fn progress(found: KeysDoneView) -> String {
+    format!("{} of {} objects", found.done, found.of)
+}
+
 /// The transfer under way.
 pub(super) fn lines(transfer: &TransferView) -> Vec<String> {
     let slot = transfer.slot.as_deref().unwrap_or("the slots");
@@ -42,9 +48,10 @@ pub(super) fn lines(transfer: &TransferView) -> Vec<String> {
         "halfway" => format!("the import into {slot} stands still: `slotwarden backup import {slot}` goes on"),
         _ => format!("the restore into {slot} is over; its unwrapping key is taken away when the slot is active"),
     };
+    let done = transfer.progress.map(|found| format!("  {}", progress(found)));
     let planned = transfer.plan.map(|found| format!("  {}", plan(found)));
     let why = transfer.why.as_ref().map(|why| told("  why", why));
-    std::iter::once(first).chain(planned).chain(why).collect()
+    std::iter::once(first).chain(done).chain(planned).chain(why).collect()
 }
 
 /// What a whole file says of itself.

@@ -7,6 +7,7 @@ use slotwarden_core::status::{TransferStage, TransferStatus};
 use super::{SlotView, Surroundings, Told};
 use crate::audit::hex;
 use crate::config::{CoverageSettings, SecurityLevel};
+use crate::devices::KeysDone;
 use crate::names::Names;
 use crate::problem;
 
@@ -23,6 +24,17 @@ pub struct TransferView {
     pub plan: Option<PlanView>,
     /// Why the import stands still.
     pub why: Option<Told>,
+    /// How many of the slot's objects are done, once that was told.
+    pub progress: Option<KeysDoneView>,
+}
+
+/// How many objects of a transfer are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysDoneView {
+    /// Done.
+    pub done: u32,
+    /// Of so many.
+    pub of: u32,
 }
 
 /// What exports cover, and what the policy says about it.
@@ -104,7 +116,12 @@ impl From<KeyCounts> for KeysView {
 
 /// With names instead of numbers.
 #[must_use]
-pub(super) fn view_of_transfer(status: &TransferStatus, names: &Names) -> TransferView {
+pub(super) fn view_of_transfer(status: &TransferStatus, names: &Names, progress: Option<KeysDone>) -> TransferView {
+    let travels = match status.stage {
+        TransferStage::Exporting | TransferStage::Preparing | TransferStage::Importing => true,
+        TransferStage::Prepared(_) | TransferStage::Halfway(_) | TransferStage::Ending => false,
+    };
+    let progress = progress.filter(|found| travels && Some(found.slot) == status.slot);
     let (stage, plan, why) = match status.stage {
         TransferStage::Exporting => ("exporting", None, None),
         TransferStage::Preparing => ("preparing", None, None),
@@ -119,5 +136,6 @@ pub(super) fn view_of_transfer(status: &TransferStatus, names: &Names) -> Transf
         file: status.file.map(|file| hex(&file)),
         plan: plan.map(|ImportPlan { new, same, conflict }| PlanView { new, same, conflict }),
         why: why.map(Told::from),
+        progress: progress.map(|KeysDone { done, of, .. }| KeysDoneView { done, of }),
     }
 }

@@ -26,6 +26,7 @@ use super::calls::Calls;
 use super::files_failed;
 use super::mechanism::KeyWrap;
 use super::object::Sheet;
+use super::progress::Progress;
 use crate::transfer_dir::{ExportJob, name_of};
 use slotwarden_core::fault::Function;
 
@@ -238,7 +239,13 @@ pub(super) struct Maker<'a> {
 
 impl Maker<'_> {
     /// Appends the section to the file, and says what is in it. Nothing is in force when it refuses.
-    pub(super) fn append(&self, open: &Session, file: &File, refused: &mut Vec<String>) -> Result<Told, HsmFailure> {
+    pub(super) fn append(
+        &self,
+        open: &Session,
+        file: &File,
+        refused: &mut Vec<String>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Told, HsmFailure> {
         let mut out = Out::new(file, self.module);
         let origin = Origin::of(self.module, self.place)?;
         let section = Section {
@@ -253,11 +260,15 @@ impl Maker<'_> {
         };
         let calls = Calls::new(self.module, open)?;
         let all = objects(&calls)?;
+        progress.begin(all.len());
         let mut hand = Hand::new(calls, self.wrap, self.w);
         let mut writer = SectionWriter::begin(&mut out, self.job.header_hash, &section).map_err(|_| files_failed())?;
         let mut told = Told::default();
         let mut index = 0u32;
-        let mut put = |leaf: &Leaf| self.put(&mut writer, leaf, &mut index, &mut told, refused);
+        let mut put = |leaf: &Leaf| {
+            progress.step();
+            self.put(&mut writer, leaf, &mut index, &mut told, refused)
+        };
         let (first, rest) = all.split_at(KEYS_FOR_PACE.min(all.len()));
         let begun = Instant::now();
         let mut leaf = Leaf::default();

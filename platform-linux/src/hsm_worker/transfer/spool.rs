@@ -18,6 +18,8 @@ use crate::transfer_dir::RESTORE;
 pub(super) struct Spool {
     file: File,
     uid: [u8; 16],
+    /// Entries of the section, once it was verified.
+    count: u32,
 }
 
 /// Reads a file and hashes what it reads.
@@ -40,7 +42,7 @@ impl embedded_io::Read for Hashing<'_> {
 
 impl Spool {
     pub(super) fn open(dir: &Path, uid: [u8; 16]) -> Result<Self, HsmFailure> {
-        Ok(Spool { file: File::open(dir.join(RESTORE)).map_err(|_| files_failed())?, uid })
+        Ok(Spool { file: File::open(dir.join(RESTORE)).map_err(|_| files_failed())?, uid, count: 0 })
     }
 
     /// Verifies the whole file and, where `mak` is given, the section's MAC; returns the file's SHA-256.
@@ -59,6 +61,9 @@ impl Spool {
                     sections = sections.saturating_add(u32::from(inside));
                 }
                 Part::SectionEnd { end, message } => {
+                    if inside {
+                        self.count = end.entries;
+                    }
                     if inside && let Some(mak) = mak {
                         let mac = Hmac::<Sha256>::new_from_slice(mak).map_err(|_| invalid)?;
                         is_authentic = Some(mac.chain_update(message).verify_slice(&end.mac).is_ok());
@@ -79,6 +84,11 @@ impl Spool {
             return Err(HsmFailure::Refused(Refusal::ExportOfAnotherKey));
         }
         Ok(hash)
+    }
+
+    /// How many entries the section has.
+    pub(super) const fn count(&self) -> usize {
+        self.count as usize
     }
 
     /// Each entry of the section, in order.
