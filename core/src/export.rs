@@ -1,8 +1,7 @@
 //! Exports of keys: the file format `SLWX`, version 1, written and read as a stream.
 //!
-//! A file is the magic `SLWX`, the version byte 1 and frames {kind u8, length u32 big-endian,
-//! body}; a body is the [postcard](https://postcard.jamesmunns.com) form of a struct below,
-//! in its only canonical form, and never longer than [`FRAME_BYTES_MAX`]:
+//! A file is the magic `SLWX`, the version byte 1 and [frames](crate::frame), whose bodies are the structs
+//! below and never longer than [`FRAME_BYTES_MAX`]:
 //!
 //! | kind | body | where |
 //! |---|---|---|
@@ -34,7 +33,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::attributes::{ATTRIBUTE_HEADER_BYTES, Attributes, Iter, push};
 pub use self::read::{Part, Problem, Reader};
-pub use self::write::{SectionWriter, WriteProblem, begin, write_trailer};
+pub use self::write::{SectionWriter, begin, write_trailer};
+pub use crate::frame::WriteProblem;
+use crate::frame::joined;
 use crate::limits::SLOTS_APPLIANCE;
 
 /// The first bytes of a file.
@@ -44,8 +45,6 @@ pub const VERSION: u8 = 1;
 /// Bytes of a frame's body at most: a wrapped RSA-4096 key takes about 2,400 with its attributes, and a
 /// firmware can hold one such frame.
 pub const FRAME_BYTES_MAX: usize = 8 * 1024;
-/// Bytes before a body: kind and length.
-pub const FRAME_HEADER_BYTES: usize = 5;
 /// Sections of a file at most: one for each slot.
 pub const SECTIONS_MAX: usize = SLOTS_APPLIANCE;
 /// Bytes of a SHA-256.
@@ -256,21 +255,13 @@ pub struct Trailer {
 /// What the MAC of a section covers; `frames` is the hash of its frames before its end.
 #[must_use]
 pub fn section_message(header_hash: &[u8; HASH_BYTES], frames: &[u8; HASH_BYTES]) -> [u8; MESSAGE_BYTES] {
-    joined(SECTION_DOMAIN, header_hash, frames)
+    joined(SECTION_DOMAIN, &[header_hash, frames])
 }
 
 /// What the node signs; `body_hash` is [`Trailer::hash`].
 #[must_use]
 pub fn trailer_message(header_hash: &[u8; HASH_BYTES], body_hash: &[u8; HASH_BYTES]) -> [u8; TRAILER_MESSAGE_BYTES] {
-    joined(FILE_DOMAIN, header_hash, body_hash)
-}
-
-fn joined<const BYTES: usize>(domain: &[u8], first: &[u8; HASH_BYTES], second: &[u8; HASH_BYTES]) -> [u8; BYTES] {
-    let mut message = [0; BYTES];
-    for (place, byte) in message.iter_mut().zip(domain.iter().chain(first).chain(second)) {
-        *place = *byte;
-    }
-    message
+    joined(FILE_DOMAIN, &[header_hash, body_hash])
 }
 
 /// The kinds of frames.
@@ -301,12 +292,6 @@ impl Kind {
     fn from_number(number: u8) -> Option<Self> {
         Kind::ALL.into_iter().find(|kind| kind.number() == number)
     }
-}
-
-/// What comes before a body: kind and length.
-const fn frame_header(kind: Kind, body_bytes: u32) -> [u8; FRAME_HEADER_BYTES] {
-    let [a, b, c, d] = body_bytes.to_be_bytes();
-    [kind.number(), a, b, c, d]
 }
 
 impl Header {

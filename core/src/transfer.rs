@@ -64,6 +64,30 @@ pub enum TransferOrder {
         /// Which slot.
         slot: SlotId,
     },
+    /// Write the keys that other members of the cluster lack into a package for them.
+    Package {
+        /// For which members, a bit for each place in the roster.
+        targets: u8,
+        /// The roster that the places are of: an approval is of these members and no others.
+        roster_epoch: u32,
+        /// Of which slots; none: it only says what is known of the keys.
+        slots: SlotSet,
+    },
+    /// Compare what a package holds with the tokens. It was spooled, checked and admitted
+    /// ([`crate::Service::admit_package`]).
+    Receive {
+        /// Names the package.
+        hash: [u8; 32],
+        /// Slots that it has keys for.
+        slots: SlotSet,
+    },
+    /// Make what the plan of the package calls new.
+    Apply {
+        /// Names the package.
+        hash: [u8; 32],
+    },
+    /// Give up a package that was only planned.
+    EndReceive,
     /// See what a section of a file that a passphrase protects would import into a slot.
     Restore {
         /// Into which slot.
@@ -88,6 +112,10 @@ impl TransferOrder {
             TransferOrder::Import { .. } => CommandKind::Import,
             TransferOrder::EndRestore => CommandKind::EndRestore,
             TransferOrder::Count { .. } => CommandKind::CountKeys,
+            TransferOrder::Package { .. } => CommandKind::MakePackage,
+            TransferOrder::Receive { .. } => CommandKind::ReceivePackage,
+            TransferOrder::Apply { .. } => CommandKind::ApplyPackage,
+            TransferOrder::EndReceive => CommandKind::EndReceive,
             TransferOrder::Restore { .. } => CommandKind::Restore,
         }
     }
@@ -122,6 +150,16 @@ pub enum Reached {
 }
 
 impl Restoration {
+    /// The same given up: what was made stays, U goes as soon as the slot is open.
+    #[must_use]
+    pub const fn given_up(self) -> Self {
+        let reached = match self.reached {
+            Reached::Preparing | Reached::Committed => Reached::Preparing,
+            Reached::Made => Reached::Made,
+        };
+        Restoration { reached, ..self }
+    }
+
     /// Writes version and record into `out`; returns the part written. No bytes: there is none.
     ///
     /// # Errors
@@ -150,10 +188,41 @@ pub struct Export {
     pub set_id: [u8; 16],
     /// Names the backup key.
     pub key_id: [u8; 16],
-    /// SHA-256 of the names of the keys that were accepted as staying behind.
-    pub left_out: [u8; 32],
+    /// What it is for.
+    pub purpose: Purpose,
     /// Where its passphrase is, then the backup key made of it; `None`: the key in force protects it.
     pub passphrase: Option<SecretId>,
+}
+
+/// What an export is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Purpose {
+    /// A file that people keep, opened with their cards.
+    Backup {
+        /// SHA-256 of the names of the keys that were accepted as staying behind.
+        left_out: [u8; 32],
+    },
+    /// A package for other members of the cluster. Keys that cannot leave are only listed.
+    Package {
+        /// For which members, a bit for each place in the roster.
+        targets: u8,
+        /// Which package of this node.
+        sequence: u64,
+        /// The roster that the places are of.
+        roster_epoch: u32,
+    },
+}
+
+impl Export {
+    /// What was ordered.
+    #[must_use]
+    pub const fn kind(&self) -> CommandKind {
+        match self.purpose {
+            Purpose::Backup { .. } => CommandKind::Export,
+            Purpose::Package { .. } => CommandKind::MakePackage,
+        }
+    }
 }
 
 /// A [`FileOrder`] on its way out, without what it begins with.
@@ -163,6 +232,8 @@ pub enum FileStep {
     Begin,
     Finish,
     Discard,
+    KeepRoster,
+    Received,
     Stretch,
 }
 
@@ -174,8 +245,21 @@ pub enum FileOrder {
     Begin(Export),
     /// Every section is in it: read it, sign it, make it durable, give it its name.
     Finish,
-    /// Remove a file that is not whole, or was restored.
+    /// Remove a file that is not whole, or was restored or received.
     Discard,
+    /// Sign the roster with this hash, where this node made it; file it with its annex, and all rosters before
+    /// it. It is in force and durable already ([`crate::Service::roster`]). Once more is the same.
+    KeepRoster {
+        /// Of the roster.
+        hash: [u8; 32],
+    },
+    /// Every key of the package is there: file what its source knows, durably, and keep what was spooled. Once
+    /// more is the same. The keys that were planned of this very package are there, and are taken in as seen; for
+    /// all others what the source knows counts from the next look at each token on ([`crate::ledger::Known::look`]).
+    Received {
+        /// Names the package.
+        hash: [u8; 32],
+    },
     /// Put the backup key that a passphrase gives (Argon2id) in its place.
     Stretch {
         /// Where it is.
@@ -230,6 +314,8 @@ pub enum State {
     Finishing {
         /// Who ordered it.
         caller: Caller,
+        /// What is exported.
+        export: Export,
         /// What is in it.
         sum: Sum,
     },
@@ -386,6 +472,10 @@ pub trait TransferOut {
     fn prepare(&mut self, restoration: Restoration, place: SecretId);
     /// A secret is not needed any more.
     fn wipe(&mut self, place: SecretId);
+    /// Key id and uid of the U that stays in the token of the slot with this owner number.
+    fn keeps(&self, owner: Owner) -> Option<([u8; 16], [u8; 16])>;
+    /// The number of this package is used up from here on.
+    fn sent(&mut self, sequence: u64);
     /// This is what is durable from here on.
     fn remember(&mut self, restoration: Option<Restoration>);
     /// A line in the audit log.
@@ -499,7 +589,10 @@ impl Transfer {
         use TransferEvent as On;
         self.state = match (self.state, event) {
             (State::Idle, On::ExportOrdered { caller, export }) => {
-                out.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Export));
+                out.journal(Some(caller.who), AuditEvent::Ordered(export.kind()));
+                if let Purpose::Package { sequence, .. } = export.purpose {
+                    out.sent(sequence);
+                }
                 match export.passphrase {
                     Some(passphrase) => {
                         out.file(FileOrder::Stretch { passphrase, of: Salt::New });
@@ -540,13 +633,15 @@ impl Transfer {
                 }
             }
             (State::Stretching { caller, export }, On::FileDone(Err(fault))) => {
-                give_up(out, caller, export, Err(fault))
+                give_up(out, caller, export, about_files(fault))
             }
 
             (State::Beginning { caller, export }, On::FileDone(Ok(()))) => {
                 next_section(out, caller, export, Sum::default(), None)
             }
-            (State::Beginning { caller, export }, On::FileDone(Err(fault))) => give_up(out, caller, export, Err(fault)),
+            (State::Beginning { caller, export }, On::FileDone(Err(fault))) => {
+                give_up(out, caller, export, about_files(fault))
+            }
 
             (
                 State::AtSection { caller, export, slot, sum },
@@ -575,17 +670,23 @@ impl Transfer {
                 give_up(out, caller, export, Err(Fault::Unanswered(Function::WrapKey)))
             }
 
-            (State::Finishing { caller, sum }, On::FileDone(Ok(()))) => {
+            (State::Finishing { caller, export, sum }, On::FileDone(Ok(()))) => {
                 let Sum { sections, keys, left_out } = sum;
-                out.journal(Some(caller.who), AuditEvent::ExportMade { sections, keys, left_out });
-                out.journal(Some(caller.who), AuditEvent::Completed(CommandKind::Export));
+                out.journal(
+                    Some(caller.who),
+                    match export.purpose {
+                        Purpose::Backup { .. } => AuditEvent::ExportMade { sections, keys, left_out },
+                        Purpose::Package { sequence, .. } => {
+                            AuditEvent::PackageMade { sequence, sections, keys, left_out }
+                        }
+                    },
+                );
+                out.journal(Some(caller.who), AuditEvent::Completed(export.kind()));
                 out.reply(caller, Answer::Done);
                 State::Idle
             }
-            (State::Finishing { caller, .. }, On::FileDone(Err(fault))) => {
-                out.file(FileOrder::Discard);
-                fail(out, caller, CommandKind::Export, fault);
-                State::Idle
+            (State::Finishing { caller, export, .. }, On::FileDone(Err(fault))) => {
+                give_up(out, caller, export, about_files(fault))
             }
 
             // The MAC is asked next, in the worker; a passphrase that gives another key never gets there.
@@ -602,11 +703,15 @@ impl Transfer {
             }
             (State::Unlocking { caller, passphrase, .. }, On::FileDone(Err(fault))) => {
                 out.wipe(passphrase);
-                fail(out, caller, CommandKind::Restore, fault);
+                match about_files(fault) {
+                    Ok(refusal) => refuse(out, caller, CommandKind::Restore, refusal),
+                    Err(fault) => fail(out, caller, CommandKind::Restore, fault),
+                }
                 State::Idle
             }
             (State::Proving { restoration, caller }, On::TokenDone(Ok(HsmAnswer::ImportPrepared(plan)))) => {
-                out.journal(None, AuditEvent::ImportPlanned(plan));
+                let ImportPlan { new, same, conflict, removed: _ } = plan;
+                out.journal(None, AuditEvent::ImportPlanned { new, same, conflict });
                 if let Some(caller) = caller {
                     out.journal(Some(caller.who), AuditEvent::Completed(CommandKind::Restore));
                     out.reply(caller, Answer::Done);
@@ -638,7 +743,8 @@ impl Transfer {
             }
 
             (State::Preparing { restoration }, On::Planned(plan)) => {
-                out.journal(None, AuditEvent::ImportPlanned(plan));
+                let ImportPlan { new, same, conflict, removed: _ } = plan;
+                out.journal(None, AuditEvent::ImportPlanned { new, same, conflict });
                 State::Prepared { restoration, plan }
             }
             // Whether a call put U there before it failed nobody knows.
@@ -678,11 +784,12 @@ impl Transfer {
 
             (State::Waiting { restoration, step, caller }, On::SlotReady) => {
                 let Restoration { owner, key_id, uid, .. } = restoration;
+                let keep = out.keeps(owner);
                 out.call_of(
                     owner,
                     match step {
                         Step::Import { .. } => HsmCall::Import { key_id, uid },
-                        Step::Drop => HsmCall::DropUnwrapKey,
+                        Step::Drop => HsmCall::DropUnwrapKey { keep },
                     },
                 );
                 State::AtToken { restoration, step, caller }
@@ -697,12 +804,13 @@ impl Transfer {
                 out.remember(Some(restoration));
                 State::Waiting { restoration, step: Step::Drop, caller }
             }
-            // Somebody made such a key since the plan, and nothing was made yet: theirs stays.
+            // Nothing of it is in the token. Somebody made such a key since the plan, and nothing was made yet:
+            // theirs stays. Or there was no room for all, and the worker destroyed what it had made.
             (
                 State::AtToken { restoration, step: Step::Import { .. }, caller },
-                On::TokenDone(Err(HsmFailure::Refused(Refusal::ImportConflicts))),
+                On::TokenDone(Err(HsmFailure::Refused(refusal @ (Refusal::ImportConflicts | Refusal::TokenFull)))),
             ) => {
-                end_badly(out, caller, Answer::Refused(Refusal::ImportConflicts));
+                end_badly(out, caller, Answer::Refused(refusal));
                 let restoration = Restoration { reached: Reached::Preparing, ..restoration };
                 out.remember(Some(restoration));
                 undo(restoration, None)
@@ -797,12 +905,12 @@ impl Transfer {
                 | State::Waiting { .. }
                 | State::AtToken { .. }
                 | State::Halfway { .. },
-                On::ExportOrdered { caller, export: Export { passphrase, .. } },
+                On::ExportOrdered { caller, export },
             ) => {
-                if let Some(place) = passphrase {
+                if let Some(place) = export.passphrase {
                     out.wipe(place);
                 }
-                refuse(out, caller, CommandKind::Export, Refusal::TransferUnderWay);
+                refuse(out, caller, export.kind(), Refusal::TransferUnderWay);
                 self.state
             }
             (
@@ -858,7 +966,8 @@ fn next_section(out: &mut dyn TransferOut, caller: Caller, export: Export, sum: 
                 out.wipe(place);
             }
             out.file(FileOrder::Finish);
-            State::Finishing { caller, sum }
+            // What is wiped is not its own any more.
+            State::Finishing { caller, export: Export { passphrase: None, ..export }, sum }
         }
     }
 }
@@ -870,10 +979,15 @@ fn give_up(out: &mut dyn TransferOut, caller: Caller, export: Export, why: Resul
     }
     out.file(FileOrder::Discard);
     match why {
-        Ok(refusal) => refuse(out, caller, CommandKind::Export, refusal),
-        Err(fault) => fail(out, caller, CommandKind::Export, fault),
+        Ok(refusal) => refuse(out, caller, export.kind(), refusal),
+        Err(fault) => fail(out, caller, export.kind(), fault),
     }
     State::Idle
+}
+
+/// Why a file of a transfer came to nothing. Its disk is not the store's: nothing has to be restarted.
+fn about_files(fault: Fault) -> Result<Refusal, Fault> {
+    if fault == Fault::StoreFailed { Ok(Refusal::TransferFiles) } else { Err(fault) }
 }
 
 /// What whoever waits for its end ordered.

@@ -19,7 +19,7 @@ use slotwarden_core::person::PersonId;
 use slotwarden_core::record::Owner;
 use slotwarden_core::safe::SecretId;
 use slotwarden_core::transfer::{
-    Export, FileOrder, Reached, Restoration, State, Step, Sum, Transfer, TransferEvent, TransferOut,
+    Export, FileOrder, Purpose, Reached, Restoration, State, Step, Sum, Transfer, TransferEvent, TransferOut,
 };
 use table::{check, diagram, first_word, grouped};
 
@@ -29,14 +29,19 @@ const RESTORATION: Restoration =
     Restoration { owner: Owner(3), uid: [1; 16], key_id: [2; 16], file: [3; 32], reached: Reached::Preparing };
 const COMMITTED: Restoration = Restoration { reached: Reached::Committed, ..RESTORATION };
 const MADE: Restoration = Restoration { reached: Reached::Made, ..RESTORATION };
-const PLAN: ImportPlan = ImportPlan { new: 2, same: 1, conflict: 0 };
+const PLAN: ImportPlan = ImportPlan { new: 2, same: 1, conflict: 0, removed: 0 };
 
 fn export() -> Export {
     let slots = SlotSet::NONE.with(SlotId(0)).with(SlotId(2));
-    Export { slots, set_id: [4; 16], key_id: [2; 16], left_out: [5; 32], passphrase: None }
+    let purpose = Purpose::Backup { left_out: [5; 32] };
+    Export { slots, set_id: [4; 16], key_id: [2; 16], purpose, passphrase: None }
 }
 
-/// The same under a passphrase.
+fn package() -> Export {
+    Export { purpose: Purpose::Package { targets: 2, sequence: 6, roster_epoch: 3 }, ..export() }
+}
+
+/// What people keep, under a passphrase.
 fn under_passphrase() -> Export {
     Export { passphrase: Some(SecretId::NONE), ..export() }
 }
@@ -70,6 +75,12 @@ impl TransferOut for Wanted {
     fn wipe(&mut self, _: SecretId) {
         self.0.push("wipe".to_owned());
     }
+    fn keeps(&self, _: Owner) -> Option<([u8; 16], [u8; 16])> {
+        None
+    }
+    fn sent(&mut self, sequence: u64) {
+        self.0.push(format!("sent {sequence}"));
+    }
     fn remember(&mut self, restoration: Option<Restoration>) {
         let shown = restoration.map_or("nothing".to_owned(), |found| format!("{:?}", found.reached).to_lowercase());
         self.0.push(format!("remember {shown}"));
@@ -100,7 +111,8 @@ fn states() -> Vec<(&'static str, State)> {
         ("AtSection, of two", State::AtSection { caller, export, slot: SlotId(0), sum: Sum::default() }),
         ("AtSection, last", State::AtSection { caller, export, slot: SlotId(2), sum }),
         ("AtSection, last, under a passphrase", State::AtSection { caller, export: once, slot: SlotId(2), sum }),
-        ("Finishing", State::Finishing { caller, sum }),
+        ("Finishing", State::Finishing { caller, export, sum }),
+        ("Finishing a package", State::Finishing { caller, export: package(), sum }),
         ("Unlocking", State::Unlocking { caller, restoration, passphrase: SecretId::NONE }),
         (
             "Unlocking, a file of another passphrase",
@@ -140,6 +152,7 @@ fn events() -> Vec<(&'static str, TransferEvent)> {
             "restore by passphrase ordered",
             On::RestoreOrdered { caller: OTHER, restoration: RESTORATION, passphrase: SecretId::NONE },
         ),
+        ("package ordered", On::ExportOrdered { caller: OTHER, export: package() }),
         ("restore began", On::RestoreBegan { restoration: RESTORATION }),
         ("planned", On::Planned(PLAN)),
         ("ceremony ended", On::CeremonyEnded),
@@ -156,6 +169,7 @@ fn events() -> Vec<(&'static str, TransferEvent)> {
         ("token failed", On::TokenDone(Err(failed))),
         ("token refused", On::TokenDone(Err(HsmFailure::Refused(Refusal::SlotNotActive)))),
         ("token has such a key", On::TokenDone(Err(HsmFailure::Refused(Refusal::ImportConflicts)))),
+        ("token is full", On::TokenDone(Err(HsmFailure::Refused(Refusal::TokenFull)))),
         ("slot ready", On::SlotReady),
         ("worker lost", On::WorkerLost),
         ("deadline passed", On::DeadlinePassed),

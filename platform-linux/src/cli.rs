@@ -9,6 +9,8 @@ mod audit;
 mod card_arguments;
 mod cards;
 mod ceremony;
+mod cluster;
+mod cluster_arguments;
 mod follow;
 mod man;
 mod meaning;
@@ -43,6 +45,10 @@ pub const CONFIRM_DECOMMISSION: &str = "decommission NAME";
 pub const CONFIRM_ERASE: &str = "erase";
 /// What a person types to make keys from a file in a token.
 pub const CONFIRM_IMPORT: &str = "import";
+/// What confirms that a node leaves the cluster, as the help names it.
+pub const CONFIRM_REMOVE: &str = "remove NODE";
+/// What confirms that every sealed code is destroyed.
+pub const CONFIRM_ZEROIZE: &str = crate::wire::ZEROIZE_TEXT;
 
 /// How a daemon starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -233,7 +239,16 @@ mod tests {
         for exit in [EXIT_DONE, EXIT_ERROR, EXIT_WAITS, EXIT_USAGE, EXIT_LATER, EXIT_NOT_ALLOWED, EXIT_INTERRUPTED] {
             assert!(exits.lines().any(|line| line.trim_start().starts_with(&format!("{exit} "))), "{exit}");
         }
-        for text in [CONFIRM_LAST_TRY, CONFIRM_END_CALL, CONFIRM_DECOMMISSION, CONFIRM_ERASE, CONFIRM_IMPORT] {
+        let texts = [
+            CONFIRM_LAST_TRY,
+            CONFIRM_END_CALL,
+            CONFIRM_DECOMMISSION,
+            CONFIRM_ERASE,
+            CONFIRM_IMPORT,
+            CONFIRM_ZEROIZE,
+            CONFIRM_REMOVE,
+        ];
+        for text in texts {
             assert!(help.contains(&format!("\"{text}\"")), "{text}");
         }
     }
@@ -289,6 +304,7 @@ mod tests {
         assert!(Refusal::LastTryUnconfirmed.remedy().contains(CONFIRM_LAST_TRY));
         assert!(Refusal::SlotDoubtful.remedy().contains(CONFIRM_END_CALL));
         assert!(Refusal::DecommissionUnconfirmed.remedy().contains(CONFIRM_DECOMMISSION));
+        assert!(Refusal::ZeroizeUnconfirmed.remedy().contains(CONFIRM_ZEROIZE));
         assert_eq!(crate::wire::decommission_text("NAME"), CONFIRM_DECOMMISSION);
         assert!(crate::problem::Problem::from(crate::problem::Own::EraseUnconfirmed).remedy.contains(CONFIRM_ERASE));
     }

@@ -12,6 +12,7 @@ mod coverage;
 mod file;
 mod places;
 mod protected;
+mod sync;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -31,6 +32,7 @@ pub use coverage::CoverageSettings;
 pub use file::check;
 pub use places::check_places;
 pub use protected::{Offered, Places, approved, differences, digest, names_two};
+pub use sync::{Engine, EtcdSettings, SyncSettings};
 
 use crate::problem::{Own, Problem};
 use crate::token_uri::TokenUri;
@@ -79,6 +81,8 @@ pub struct Settings {
     pub cards: CardsSettings,
     /// When exports do not cover what they should.
     pub coverage: CoverageSettings,
+    /// How packages travel by themselves; `None`: by hand only.
+    pub sync: Option<SyncSettings>,
     /// SHA-256 of the text.
     pub digest: [u8; 32],
     /// The part that counts only as approved, once dual control is on: see [`digest`].
@@ -192,6 +196,9 @@ pub fn check_machine(settings: &Settings) -> Vec<ConfigProblem> {
             problems.add(&place, format!("there is no group {group:?}"), "make the group, or correct `group`");
         }
         check_adapter(&place, &application.adapter, &mut problems);
+    }
+    if let Some(sync) = &settings.sync {
+        sync::check_sync_machine(sync, &mut problems);
     }
     problems.0
 }

@@ -231,10 +231,12 @@ impl Hsm for WorkerHsm {
             HsmCall::Settle => (Order::Settle, [None, None]),
             HsmCall::Unblock { so_pin, new } => (Order::Unblock, [Some(so_pin), Some(new)]),
             HsmCall::Erase { so_pin } => (Order::Erase, [Some(so_pin), None]),
-            HsmCall::PutBackupKeys { key_id, uid, kek, mak } => {
-                (Order::PutBackupKeys { key_id, uid }, [Some(kek), Some(mak)])
+            HsmCall::PutBackupKeys { key_id, uid, kek, mak, unwrap } => {
+                (Order::PutBackupKeys { key_id, uid, unwrap }, [Some(kek), Some(mak)])
             }
-            HsmCall::KeepBackupKeys { key_id, uid } => (Order::KeepBackupKeys { key_id, uid }, [None, None]),
+            HsmCall::KeepBackupKeys { key_id, uid, unwrap } => {
+                (Order::KeepBackupKeys { key_id, uid, unwrap }, [None, None])
+            }
             HsmCall::SetSoPin { old, new } => (Order::SetSoPin, [Some(old), Some(new)]),
             HsmCall::Inventory { uid } => (Order::Inventory { uid }, [None, None]),
             HsmCall::ExportSection { key_id, uid, once } => {
@@ -245,7 +247,9 @@ impl Hsm for WorkerHsm {
                 (Order::PrepareImport { key_id, uid }, [Some(kek), Some(mak)])
             }
             HsmCall::Import { key_id, uid } => (Order::Import { key_id, uid }, [None, None]),
-            HsmCall::DropUnwrapKey => (Order::DropUnwrapKey, [None, None]),
+            HsmCall::DropUnwrapKey { keep } => (Order::DropUnwrapKey { keep }, [None, None]),
+            HsmCall::PlanPackage { key_id, uid } => (Order::PlanPackage { key_id, uid }, [None, None]),
+            HsmCall::ImportPackage { key_id, uid } => (Order::ImportPackage { key_id, uid }, [None, None]),
         };
         let mut frames = Vec::with_capacity(2);
         for id in ids.into_iter().flatten() {

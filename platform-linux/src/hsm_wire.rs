@@ -124,6 +124,8 @@ pub(crate) enum Order {
         key_id: [u8; 16],
         /// The slot uid.
         uid: [u8; 16],
+        /// Whether U is made as well.
+        unwrap: bool,
     },
     /// `HsmCall::KeepBackupKeys`.
     KeepBackupKeys {
@@ -131,6 +133,8 @@ pub(crate) enum Order {
         key_id: Option<[u8; 16]>,
         /// The slot uid.
         uid: [u8; 16],
+        /// Whether U may stay.
+        unwrap: bool,
     },
     /// `HsmCall::SetSoPin`; two secrets, old and new.
     SetSoPin,
@@ -163,7 +167,24 @@ pub(crate) enum Order {
         uid: [u8; 16],
     },
     /// `HsmCall::DropUnwrapKey`.
-    DropUnwrapKey,
+    DropUnwrapKey {
+        /// Key id and slot uid of the one that stays.
+        keep: Option<([u8; 16], [u8; 16])>,
+    },
+    /// `HsmCall::PlanPackage`.
+    PlanPackage {
+        /// Names the backup key.
+        key_id: [u8; 16],
+        /// The slot uid.
+        uid: [u8; 16],
+    },
+    /// `HsmCall::ImportPackage`.
+    ImportPackage {
+        /// Names the backup key.
+        key_id: [u8; 16],
+        /// The slot uid.
+        uid: [u8; 16],
+    },
 }
 
 /// A token that `slot init` could take, on the wire.

@@ -5,6 +5,7 @@
 //! went away (`| head`) is no error.
 
 mod cards;
+pub mod cluster;
 mod transcript;
 pub mod transfers;
 
@@ -150,6 +151,9 @@ pub fn status(format: Format, status: &StatusView) {
         line(&format!("  {}", ceremony_words::wait(ceremony)));
     } else if let Some(ended) = &status.last_ceremony {
         line(&cards::ended_line(ended));
+    }
+    if let Some(found) = &status.cluster {
+        cluster::lines(found).iter().for_each(|text| line(text));
     }
     if let Some(transfer) = &status.transfer {
         transfers::lines(transfer).iter().for_each(|text| line(text));
@@ -390,6 +394,7 @@ fn attention_sentence(word: &str) -> &str {
         "count-low" => "the token counts at least one refused try",
         "final-try" => "one more refused try blocks the token",
         "application-failed" => "an application could not be served",
+        "code-gone" => "its stored code was destroyed by a zeroize: `slotwarden slot unblock` gives the token another",
         other => other,
     }
 }

@@ -5,6 +5,7 @@
 
 mod cards;
 mod ceremony;
+mod cluster;
 mod transfers;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,7 @@ use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_LATER, EXIT_WAITS, Problem};
 
 pub use cards::{BackupView, CardSetView, CardView, CardsView, card_view, credential_word};
 pub use ceremony::{CeremonyView, LastCeremonyView, end_word, view_of_ceremony};
+pub use cluster::{ClusterMemberView, ClusterView, ExchangeView, SynchronisedView};
 pub use transfers::{CoverageView, KeysDoneView, KeysView, PlanView, TransferView};
 
 /// Version of the JSON.
@@ -72,6 +74,10 @@ pub struct StatusView {
     pub transfer: Option<TransferView>,
     /// What exports cover.
     pub coverage: CoverageView,
+    /// The cluster that this node is in.
+    pub cluster: Option<ClusterView>,
+    /// What people compare when this node is invited, or invites.
+    pub node_fingerprint: String,
 }
 
 /// Counts of slots.
@@ -127,6 +133,8 @@ pub struct SlotView {
     pub backup_key: Option<bool>,
     /// Its keys as they were counted last; null: not since the start.
     pub keys: Option<KeysView>,
+    /// How far its keys are on every node; null: this node is in no cluster.
+    pub synchronised: Option<SynchronisedView>,
 }
 
 /// One order that needs two persons. Its code is told to its requester only.
@@ -294,12 +302,20 @@ pub struct Surroundings {
     pub last_export_s: Option<u64>,
     /// How far the transfer under way is.
     pub progress: Option<KeysDone>,
+    /// [`StatusView::cluster`].
+    pub cluster: Option<ClusterView>,
+    /// [`StatusView::node_fingerprint`].
+    pub node_fingerprint: String,
+    /// [`SlotView::synchronised`], in the order of the configuration.
+    pub synchronised: Vec<Option<SynchronisedView>>,
 }
 
 /// Joins numbers and names: the one place.
 #[must_use]
 pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &Surroundings) -> StatusView {
-    let slots: Vec<SlotView> = status.slots.iter().map(|slot| slot_view(slot, names)).collect();
+    let synchronised = |slot: &SlotStatus| around.synchronised.get(usize::from(slot.slot.0)).copied().flatten();
+    let view = |slot| SlotView { synchronised: synchronised(slot), ..slot_view(slot, names) };
+    let slots: Vec<SlotView> = status.slots.iter().map(view).collect();
     let coverage = transfers::coverage_view(&slots, around);
     StatusView {
         schema: SCHEMA,
@@ -325,6 +341,8 @@ pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &
             .map(|transfer| transfers::view_of_transfer(transfer, names, around.progress)),
         coverage,
         backup: status.backup.as_ref().map(|backup| cards::backup_view(backup, around.wall_s)),
+        cluster: around.cluster.clone(),
+        node_fingerprint: around.node_fingerprint.clone(),
     }
 }
 
@@ -517,6 +535,7 @@ fn slot_view(slot: &SlotStatus, names: &Names) -> SlotView {
         ApplicationView { name: names.application_name(application.application), state: state.to_owned(), fault }
     });
     SlotView {
+        synchronised: None,
         name: names.slot_name(slot.slot),
         token,
         mode: mode_word(slot.mode).to_owned(),
@@ -614,6 +633,18 @@ fn collection_view(collection: &CollectionStatus, names: &Names) -> CollectionVi
             | CommandKind::Restore
             | CommandKind::Import
             | CommandKind::EndRestore
+            | CommandKind::MakePackage
+            | CommandKind::ReceivePackage
+            | CommandKind::ApplyPackage
+            | CommandKind::EndReceive
+            | CommandKind::FoundCluster
+            | CommandKind::InviteMember
+            | CommandKind::RemoveMember
+            | CommandKind::RenewRoster
+            | CommandKind::JoinCluster
+            | CommandKind::FollowRoster
+            | CommandKind::ChooseRoster
+            | CommandKind::Zeroize
             | CommandKind::CountKeys => "activate",
         }
         .to_owned(),
@@ -668,6 +699,7 @@ const fn attention_word(attention: Attention) -> &'static str {
         Attention::CountLow => "count-low",
         Attention::FinalTry => "final-try",
         Attention::ApplicationFailed => "application-failed",
+        Attention::CodeGone => "code-gone",
     }
 }
 
@@ -714,6 +746,7 @@ mod tests {
             so_proven_s: None,
             fault: None,
             backup_key: None,
+            unwrap_key: None,
             key_counts: None,
         }
     }
@@ -733,6 +766,7 @@ mod tests {
             last_ceremony: None,
             backup: None,
             transfer: None,
+            cluster: None,
         }
     }
 
@@ -772,6 +806,9 @@ mod tests {
             coverage: CoverageSettings::default(),
             last_export_s: Some(1_757_225_600),
             progress: None,
+            cluster: None,
+            node_fingerprint: "ABCDE-FGHIJ-KLMNO-PQRST".to_owned(),
+            synchronised: Vec::new(),
         }
     }
 
@@ -824,12 +861,12 @@ mod tests {
     fn progress_is_shown_of_the_slot_whose_keys_travel_and_of_no_other() {
         let shown = |stage, slot, of_slot| {
             let mut status = status(vec![]);
-            status.transfer = Some(TransferStatus { stage, slot: Some(SlotId(slot)), file: None });
+            status.transfer = Some(TransferStatus { stage, slot: Some(SlotId(slot)), file: None, package: false });
             let progress = Some(KeysDone { slot: SlotId(of_slot), done: 3, of: 10 });
             let view = view_around(&status, &Surroundings { progress, ..around() });
             view.transfer.and_then(|transfer| transfer.progress)
         };
-        let plan = ImportPlan { new: 3, same: 2, conflict: 1 };
+        let plan = ImportPlan { new: 3, same: 2, conflict: 1, removed: 0 };
         let halfway = TransferStage::Halfway(Answer::Refused(Refusal::ImportConflicts));
         for stage in [TransferStage::Prepared(plan), halfway, TransferStage::Ending] {
             assert_eq!(shown(stage, 1, 1), None, "{stage:?}: nothing travels");
@@ -965,9 +1002,10 @@ mod tests {
         all.last_ceremony =
             Some((CeremonyId([0xCD; 8]), CommandKind::CopyCard, CeremonyEnd::Refused(Refusal::CeremonyCancelled)));
         all.transfer = Some(TransferStatus {
-            stage: TransferStage::Prepared(ImportPlan { new: 3, same: 2, conflict: 1 }),
+            stage: TransferStage::Prepared(ImportPlan { new: 3, same: 2, conflict: 1, removed: 4 }),
             slot: Some(SlotId(0)),
             file: Some([0x33; 32]),
+            package: false,
         });
         all.backup = Some(BackupStatus {
             set: CardSet {

@@ -79,7 +79,7 @@ fn p19_a_restore_makes_nothing_before_it_is_ordered_and_everything_after() {
     assert!(desk.room.vault.tokens[0].is_empty(), "it is a plan");
     assert!(desk.room.vault.unwraps[0].is_some());
     let State::Prepared { plan, .. } = state(&mut desk) else { panic!("{:?}", state(&mut desk)) };
-    assert_eq!(plan, ImportPlan { new: 3, same: 0, conflict: 0 });
+    assert_eq!(plan, ImportPlan { new: 3, same: 0, conflict: 0, removed: 0 });
     // Whoever may not, another file, another slot, and what would come in between.
     assert_eq!(desk.room.order(AUDITOR, import(SLOT, FILE)), refused(Refusal::NotAllowed));
     assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, [0; 32])), refused(Refusal::NothingPrepared));
@@ -348,6 +348,59 @@ fn p24_what_unwraps_a_former_keys_file_stays_through_a_power_cut_until_the_impor
     open_all(&mut desk);
     assert_eq!((desk.room.vault.tokens[0].clone(), desk.room.vault.unwraps[0]), (keys(), None));
     assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None));
+}
+
+#[test]
+fn a_token_without_room_for_all_keys_has_none_of_them_and_the_restore_can_be_begun_again() {
+    let mut desk = with_export();
+    desk.room.vault.tokens[0].insert(9, 99);
+    desk.room.vault.room_for = Some(3);
+    let order = restore(&mut desk);
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), refused(Refusal::TokenFull));
+    assert_eq!(desk.room.vault.tokens[0], Keys::from([(9, 99)]), "what was there before, and nothing else");
+    assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None));
+    assert_eq!(desk.room.vault.unwraps[0], None, "U is gone");
+    desk.room.vault.room_for = None;
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), DONE);
+    assert_eq!(desk.room.vault.tokens[0].len(), 4);
+    desk.check();
+}
+
+#[test]
+fn p24_power_that_goes_amid_the_end_of_an_import_without_room_leaves_nothing_of_it() {
+    let mut cuts = 0;
+    for way in [CutWay::Before, CutWay::After, CutWay::Amid] {
+        for after in 0.. {
+            let mut desk = with_export();
+            desk.room.vault.room_for = Some(2);
+            let order = restore(&mut desk);
+            assert_eq!(desk.run(order, &[0, 1]), DONE);
+            // Two of three are there, as an import leaves them that met its end amid them.
+            desk.room.vault.tokens[0] = Keys::from([(1, 11), (2, 22)]);
+            desk.room.cut = Some(Cut { after, way });
+            let reply = desk.room.begin(ADMINISTRATOR, import(SLOT, FILE));
+            let note = format!("cut {way:?} {after}");
+            if desk.room.core.is_some() {
+                assert_eq!(desk.room.answer(reply), refused(Refusal::TokenFull), "{note}");
+                assert!(desk.room.vault.tokens[0].is_empty(), "{note}");
+                break;
+            }
+            cuts += 1;
+            let committed = desk.room.stored.restoration.is_some_and(|found| found.reached == Reached::Committed);
+            let had = desk.room.vault.tokens[0].clone();
+            desk.restart();
+            open_all(&mut desk);
+            assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None), "{note}");
+            let now = desk.room.vault.tokens[0].clone();
+            // Before it was ordered nobody touches anything.
+            assert_eq!(now, if committed { Keys::new() } else { had }, "{note}");
+            assert_eq!(desk.room.vault.unwraps[0], None, "{note}: U stays");
+            desk.check();
+        }
+    }
+    assert!(cuts > 5, "{cuts}");
 }
 
 fn open_all(desk: &mut Desk) {

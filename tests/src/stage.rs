@@ -239,7 +239,7 @@ impl Stage {
     pub fn daemon_command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("daemon").arg("--config").arg(self.path("slotwarden.toml")).args(&self.arguments);
-        command.envs(self.bench.environment());
+        command.envs(self.bench.environment()).envs(self.bench.more.clone());
         if self.talkative {
             command.env("RUST_LOG", "trace");
         }

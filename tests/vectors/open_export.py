@@ -91,7 +91,7 @@ def header(body):
     made = body.number() if body.take(1) == b"\x01" else None
     previous, sections = body.take(32), body.take(1)[0]
     body.end()
-    return {"node": node, "protection": protection, "key_id": key_id, "sections": sections}
+    return {"node": node, "cluster": cluster, "protection": protection, "key_id": key_id, "sections": sections}
 
 
 def section(body):
@@ -276,6 +276,11 @@ def main(arguments):
         secret = backup_key(records, about["key_id"])
     else:
         secret = stretched(passphrase, about["protection"], about["key_id"])
+    unwrap(sections, secret, out)
+
+
+def unwrap(sections, secret, out):
+    """Checks the MACs and unwraps every key; prints what there is."""
     opened = 0
     for found in sections:
         mak = derive(secret, b"slotwarden/mak/v1" + found["uid"])

@@ -6,7 +6,11 @@ use clap::{Args, Command, Parser, Subcommand, ValueEnum};
 use slotwarden_core::record::Mode;
 
 use super::card_arguments::{At, BackupVerb, CardVerb, CeremonyVerb, PassphraseSource};
-use super::{CONFIRM_DECOMMISSION, CONFIRM_END_CALL, CONFIRM_ERASE, CONFIRM_IMPORT, CONFIRM_LAST_TRY};
+use super::cluster_arguments::{ClusterVerb, SyncVerb};
+use super::{
+    CONFIRM_DECOMMISSION, CONFIRM_END_CALL, CONFIRM_ERASE, CONFIRM_IMPORT, CONFIRM_LAST_TRY, CONFIRM_REMOVE,
+    CONFIRM_ZEROIZE,
+};
 use crate::config::PATH_DEFAULT;
 use crate::output::Format;
 use crate::problem::{EXITS, Own, Problem};
@@ -28,6 +32,8 @@ pub(super) const CONFIRMATIONS: (&str, &[(&str, &str)]) = (
         (CONFIRM_DECOMMISSION, "destroy every key of the token of the slot NAME"),
         (CONFIRM_ERASE, "take away what is on a card"),
         (CONFIRM_IMPORT, "make keys from a file in a token"),
+        (CONFIRM_REMOVE, "take the node NODE out of the cluster"),
+        (CONFIRM_ZEROIZE, "destroy every sealed code and the node key"),
     ],
 );
 
@@ -120,6 +126,15 @@ pub(super) enum Verb {
     /// anywhere: `slotwarden ceremony watch`.
     #[command(subcommand)]
     Ceremony(CeremonyVerb),
+    /// Found a cluster, take nodes in and out, show its members.
+    ///
+    /// The members of a cluster have the same slots and exchange the keys of them. A roster says
+    /// who they are; only two persons change it.
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
+    /// Bring the keys of this node's slots to the other members of the cluster, and theirs here.
+    #[command(subcommand)]
+    Sync(SyncVerb),
     /// Approve what another person asked for, or list what waits for that.
     ///
     /// With dual control on, some orders wait for a second person: an approver or another
@@ -143,6 +158,16 @@ pub(super) enum Verb {
         /// What to do.
         #[command(subcommand)]
         verb: DualControlVerb,
+    },
+    /// Destroy every sealed code and the node key, and deactivate every slot, within a second.
+    ///
+    /// The key that protects them is overwritten and removed; on flash old blocks may keep it, wrapped, until they
+    /// are reused. Keys in tokens stay, as do manual codes. The daemon starts anew with another node key. Slots
+    /// whose code was generated come back by `slot unblock` (SO PIN). Works also when the store has failed.
+    Zeroize {
+        /// "zeroize": destroy them.
+        #[arg(long, value_name = "TEXT")]
+        confirm: Option<String>,
     },
     /// Show, verify and export the log of everything that was ordered and done.
     #[command(subcommand)]

@@ -23,7 +23,7 @@ use crate::output::{self, Format, transfers};
 use crate::problem::{EXIT_DONE, Own, Problem};
 use crate::secret;
 use crate::wire::{
-    Answered, Ask, CardTask, Order, SPOOL_BYTES_MAX, SPOOL_PAGE, SecretRole, SpooledFile, SpooledSection,
+    Answered, Ask, CardTask, Order, Outgoing, SPOOL_BYTES_MAX, SPOOL_PAGE, SecretRole, Spooled, SpooledSection,
 };
 
 /// Between two looks how far a transfer is.
@@ -39,11 +39,7 @@ impl Session {
         passphrase: &PassphraseSource,
     ) -> Result<u8, Refused> {
         let given_passphrase = passphrase.source().read(SecretRole::NewPassphrase)?;
-        // Before the HSM works for an hour.
-        if file.exists() {
-            return Err(Own::FileUnwritable.with(format!("{}: it exists", file.display())).into());
-        }
-        let mut target = Target::create(file)?;
+        let target = Target::create(file)?;
         let slots = if slots.is_empty() { self.active_slots()? } else { slots };
         let wanted = self.status()?.security_level == SecurityLevel::Passphrase.word();
         let passphrase = match given_passphrase {
@@ -58,9 +54,15 @@ impl Session {
             self.order(|_| Order::Export { slots: slots.clone(), left_out: left_out.clone() }, true, &secrets)
         })?;
         drop(secrets);
+        self.fetch(Outgoing::Export, target)?;
+        self.done(&format!("{} is whole; `slotwarden verify {0}` says what is in it", file.display()))
+    }
+
+    /// Brings a file of the daemon here.
+    pub(super) fn fetch(&self, what: Outgoing, mut target: Target) -> Result<(), Refused> {
         let mut offset = 0;
         loop {
-            let Answered::Export { total, bytes } = self.client.ask(Ask::ReadExport { offset }, &[])? else {
+            let Answered::Part { total, bytes } = self.client.ask(Ask::Read { what, offset }, &[])? else {
                 return Err(Own::OtherVersion.into());
             };
             target.write(&bytes)?;
@@ -69,8 +71,7 @@ impl Session {
                 break;
             }
         }
-        target.finish(file)?;
-        self.done(&format!("{} is whole; `slotwarden verify {0}` says what is in it", file.display()))
+        Ok(target.finish()?)
     }
 
     /// Waits for an order that takes long; at a terminal it shows how far it is.
@@ -116,7 +117,9 @@ impl Session {
         at: At,
     ) -> Result<u8, Refused> {
         let given_passphrase = passphrase.source().read(SecretRole::Passphrase)?;
-        let spooled = self.spool(file)?;
+        let Spooled::Export(spooled) = self.spool(file)? else {
+            return Err(Own::FileRefused.with(format!("{}: it is no export", file.display())).into());
+        };
         let wanted = section.as_deref().unwrap_or(&slot);
         let found = match (spooled.sections.iter().find(|found| found.name == wanted), spooled.sections.as_slice()) {
             (Some(found), _) => found,
@@ -164,7 +167,8 @@ impl Session {
         Ok(ended)
     }
 
-    fn spool(&self, path: &Path) -> Result<SpooledFile, Refused> {
+    /// Brings a file to the daemon, which says what it is.
+    pub(super) fn spool(&self, path: &Path) -> Result<Spooled, Refused> {
         let unreadable = |error: std::io::Error| Own::FileUnreadable.with(format!("{}: {error}", path.display()));
         let file = File::open(path).map_err(unreadable)?;
         let about = file.metadata().map_err(unreadable)?;
@@ -182,7 +186,7 @@ impl Session {
             (&file).take(SPOOL_PAGE as u64).read_to_end(&mut bytes).map_err(unreadable)?;
             let sent = bytes.len() as u64;
             match self.client.ask(Ask::Spool { offset, total, bytes }, &[])? {
-                Answered::Spooled(Some(spooled)) => return Ok(spooled),
+                Answered::Spooled(Some(spooled)) => return Ok(*spooled),
                 Answered::Spooled(None) if sent > 0 => offset += sent,
                 Answered::Spooled(None) => {
                     return Err(Own::FileUnreadable.with(format!("{}: it became shorter", path.display())).into());
@@ -215,13 +219,19 @@ impl Session {
 }
 
 /// A file that appears under its name when it is whole; until then it has another one.
-struct Target {
+pub(super) struct Target {
+    path: PathBuf,
     temporary: PathBuf,
     file: File,
 }
 
 impl Target {
-    fn create(path: &Path) -> Result<Self, Problem> {
+    /// # Errors
+    /// [`Own::FileUnwritable`]: it exists, or cannot be made. Before anybody works for an hour.
+    pub(super) fn create(path: &Path) -> Result<Self, Problem> {
+        if path.exists() {
+            return Err(Own::FileUnwritable.with(format!("{}: it exists", path.display())));
+        }
         let name = path.file_name().ok_or_else(|| Own::FileUnwritable.with(path.display().to_string()))?;
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
@@ -229,7 +239,7 @@ impl Target {
         let temporary = path.with_file_name(hidden);
         let unwritable = |error| Own::FileUnwritable.with(format!("{}: {error}", temporary.display()));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(unwritable)?;
-        Ok(Target { temporary, file })
+        Ok(Target { path: path.to_owned(), temporary, file })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Problem> {
@@ -237,9 +247,10 @@ impl Target {
     }
 
     /// Durable, then under its name; a file that came there meanwhile stays.
-    fn finish(self, path: &Path) -> Result<(), Problem> {
+    fn finish(self) -> Result<(), Problem> {
+        let path = &self.path;
         self.file.sync_all().map_err(|error| self.unwritable(&error))?;
-        match rustix::fs::renameat_with(CWD, &self.temporary, CWD, path, RenameFlags::NOREPLACE) {
+        match rustix::fs::renameat_with(CWD, &self.temporary, CWD, path.as_path(), RenameFlags::NOREPLACE) {
             Ok(()) => {}
             // A stick with a file system that cannot do this in one step.
             Err(Errno::INVAL | Errno::NOSYS) if !path.exists() => {

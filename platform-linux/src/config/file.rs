@@ -14,6 +14,7 @@ use super::application::{ApplicationTable, check_applications};
 use super::cards::{CardsTable, LevelWord, SecurityLevel, check_cards};
 use super::coverage::{CoverageTable, check_coverage};
 use super::protected;
+use super::sync::{SyncTable, check_sync};
 use super::{
     CALLS_IN_FLIGHT_MAX, ConfigProblem, HsmSettings, LOOK_INTERVAL_S_MAX, NAME_CHARS_MAX, PersonSettings, Settings,
     SlotSettings, TRIES_MAX,
@@ -80,6 +81,7 @@ fn check_file(file: ConfigFile, digest: [u8; 32], protected: Vec<u8>) -> Result<
     let security_level = file.security_level.map_or(SecurityLevel::None, SecurityLevel::from);
     let cards = check_cards(file.cards.unwrap_or_default(), security_level, &mut problems);
     let coverage = check_coverage(&file.coverage.unwrap_or_default(), &mut problems);
+    let sync = file.sync.and_then(|table| check_sync(table, &mut problems));
     if !problems.0.is_empty() {
         return Err(problems.0);
     }
@@ -95,6 +97,7 @@ fn check_file(file: ConfigFile, digest: [u8; 32], protected: Vec<u8>) -> Result<
         security_level,
         cards,
         coverage,
+        sync,
         digest,
         protected,
     })
@@ -112,6 +115,7 @@ struct ConfigFile {
     hsm: HsmSettings,
     cards: Option<CardsTable>,
     coverage: Option<CoverageTable>,
+    sync: Option<SyncTable>,
     #[serde(default)]
     slot: Vec<SlotTable>,
     #[serde(default)]

@@ -60,7 +60,19 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::RestoreByPassphrase { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
             | Order::EndRestore
+            | Order::Zeroize { .. }
             | Order::Reset { .. } => Ok(part),
         }
     }
@@ -78,7 +90,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             CardTask::VerifySet => Task::VerifySet,
             CardTask::RestoreKey { slot, key_id } => {
                 let slot = slot.as_deref().map(|slot| self.names.slot(slot)).transpose()?;
-                Task::RestoreKey { slot, key_id: *key_id }
+                Task::RestoreKey { slot, key_id: key_id.or_else(|| self.key_to_restore()) }
             }
             CardTask::Restore { slot, uid, key_id, file } => {
                 if self.devices.files.spooled() != Some(*file) {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use slotwarden_core::Refusal;
 use slotwarden_core::approval::ApprovalCode;
+use slotwarden_core::ceremony::order::SlotSet;
 use slotwarden_core::ceremony::{CardOrder, SoUse};
 use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::{ApplicationSet, SlotId};
@@ -70,6 +71,18 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::RestoreByPassphrase { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
+            | Order::Zeroize { .. }
             | Order::EndRestore => None,
             Order::BySoCards { then: SoCardsUse::Init { .. }, .. } => Some(CommandKind::Init),
             Order::BySoCards { then: SoCardsUse::Unblock { .. }, .. } => Some(CommandKind::Unblock),
@@ -85,6 +98,13 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             let held = Held { request, slot: absent, look: self.looks, until: Instant::now() + LOOK_WAIT };
             self.held.push(held);
             return;
+        }
+        if let Order::Receive { file } = order {
+            if !self.may(request.peer, CommandKind::ReceivePackage) {
+                let _ = request.answer.try_send(Problem::from(Refusal::NotAllowed).into());
+                return;
+            }
+            return self.receive(who, Waiting::Client(request.answer), *file);
         }
         let named = self.named(order).and_then(|persons| Ok((persons, self.accepted(order, slot)?)));
         match named.and_then(|named| self.command(who, order, slot, named, &request.secrets)) {
@@ -113,6 +133,13 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 }
                 accept
             }
+            Order::Zeroize { confirm } => {
+                if confirm.as_deref() != Some(wire::ZEROIZE_TEXT) {
+                    let text = wire::ZEROIZE_TEXT;
+                    return Err(Problem::from(Refusal::ZeroizeUnconfirmed).with(format!("--confirm {text:?}")));
+                }
+                return Ok(ApplicationSet::NONE);
+            }
             Order::Boot
             | Order::Activate { .. }
             | Order::Deactivate { .. }
@@ -134,6 +161,17 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::RestoreByPassphrase { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
             | Order::EndRestore => return Ok(ApplicationSet::NONE),
         };
         self.names.application_set(accept)
@@ -192,6 +230,18 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::RestoreByPassphrase { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
+            | Order::Zeroize { .. }
             | Order::EndRestore => return Ok(Roster::NOBODY),
         };
         let persons = names.iter().map(|name| self.names.person(name)).collect::<Result<Vec<_>, _>>()?;
@@ -224,6 +274,18 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::CancelCeremony { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
+            | Order::Zeroize { .. }
             | Order::EndRestore => &[],
             Order::Export { .. } => &[SecretRole::NewPassphrase],
             Order::RestoreByPassphrase { .. } => &[SecretRole::Passphrase],
@@ -377,7 +439,21 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 Command::Transfer { order: TransferOrder::Restore { slot, uid, key_id, file, passphrase } }
             }
             Order::Import { file, .. } => Command::Transfer { order: TransferOrder::Import { slot, file: *file } },
+            Order::Zeroize { .. } => Command::Zeroize,
             Order::EndRestore => Command::Transfer { order: TransferOrder::EndRestore },
+            Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. } => self.cluster_order(order)?,
+            Order::Package { slots, to } => Command::Transfer { order: self.package_order(slots, to)? },
+            Order::Receive { file } => {
+                Command::Transfer { order: TransferOrder::Receive { hash: *file, slots: SlotSet::NONE } }
+            }
+            Order::Apply { file } => Command::Transfer { order: TransferOrder::Apply { hash: *file } },
+            Order::EndReceive => Command::Transfer { order: TransferOrder::EndReceive },
             Order::CountKeys { .. } => Command::Transfer { order: TransferOrder::Count { slot } },
         })
     }
@@ -397,6 +473,18 @@ impl Order {
             | Order::AnswerCeremony { .. }
             | Order::CancelCeremony { .. }
             | Order::Export { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
+            | Order::Zeroize { .. }
             | Order::EndRestore => None,
             Order::Import { slot, .. }
             | Order::RestoreByPassphrase { slot, .. }

@@ -3,22 +3,21 @@
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
-use slotwarden_core::command::Command;
 use slotwarden_core::effect::{Input, Outcome, Ticket};
 use slotwarden_core::fault::Fault;
-use slotwarden_core::person::PersonId;
+use slotwarden_core::reception;
 use slotwarden_core::status::StateName;
-use slotwarden_core::transfer::{FileOrder, State, TransferOrder};
+use slotwarden_core::transfer::{Export, FileOrder, Purpose, State, TransferOrder};
 use slotwarden_core::{Refusal, SecretId};
 use zeroize::Zeroizing;
 
-use super::{Loop, Waiting};
+use super::Loop;
 use crate::config::SecurityLevel;
 use crate::devices::{Applications, ExportAbout, Hsm, Store};
 use crate::problem::Problem;
-use crate::wire::SpooledFile;
+use crate::wire::Spooled;
 
-/// Between two counts of the keys of a slot: applications make keys without telling anybody.
+/// Between two counts of the keys of a slot: applications make keys without telling anybody. By hand.
 const COUNT_INTERVAL: Duration = Duration::from_secs(3_600);
 /// Lists of names that orders are remembered with: as many as orders can wait for an approval, and some.
 const LISTS_MAX: usize = 32;
@@ -71,16 +70,24 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 SecurityLevel::Passphrase => true,
                 SecurityLevel::Cards => slot.backup_key == Some(true),
             };
-            let open = slot.state == StateName::Active && can_be_exported;
             let number = slot.slot.0;
-            if !open {
+            let active = slot.state == StateName::Active;
+            if !active || !can_be_exported {
                 self.counted.remove(&number);
-            } else if self.counted.get(&number).is_none_or(|at| at.elapsed() >= COUNT_INTERVAL) {
+                if active && slot.backup_key == Some(false) {
+                    self.token_is_new(slot.slot);
+                }
+            } else if self.counted.get(&number).is_none_or(|at| at.elapsed() >= self.count_interval()) {
                 self.counted.insert(number, Instant::now());
-                let order = TransferOrder::Count { slot: slot.slot };
-                self.order(PersonId::SERVICE, Waiting::Count, Command::Transfer { order });
+                self.count(slot.slot);
             }
         }
+    }
+
+    /// Where packages are made without a person, somebody waits for them.
+    pub(super) fn count_interval(&self) -> Duration {
+        let sync = self.cluster.setup.settings.as_ref().filter(|settings| settings.automatic);
+        sync.map_or(COUNT_INTERVAL, |settings| settings.interval)
     }
 
     /// Has the platform's files do something.
@@ -91,13 +98,20 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             return self.devices.files.stretch(ticket, passphrase, lent, of);
         }
         let left_out = match order {
-            FileOrder::Begin(export) => {
-                let found = self.left_out.iter().find(|(digest, _)| *digest == export.left_out);
+            FileOrder::Begin(Export { purpose: Purpose::Backup { left_out }, .. }) => {
+                let found = self.left_out.iter().find(|(digest, _)| *digest == left_out);
                 found.map(|(_, names)| names.clone()).unwrap_or_default()
             }
-            FileOrder::Finish | FileOrder::Discard | FileOrder::Stretch { .. } => Vec::new(),
+            FileOrder::KeepRoster { hash } => return self.keep_roster(ticket, hash),
+            FileOrder::Received { hash } => return self.received(ticket, hash),
+            FileOrder::Begin(Export { purpose: Purpose::Package { .. }, .. })
+            | FileOrder::Finish
+            | FileOrder::Discard
+            | FileOrder::Stretch { .. } => Vec::new(),
         };
-        let about = ExportAbout { cluster: self.service.cluster(), left_out, wall_s: self.now().wall_s };
+        let wall_s = self.now().wall_s;
+        let package = self.package_about(order, wall_s);
+        let about = ExportAbout { cluster: self.service.cluster(), left_out, wall_s, package };
         self.devices.files.perform(ticket, order, about);
     }
 
@@ -113,8 +127,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         self.turn(Input::Done { ticket, outcome: Outcome::File(result) });
     }
 
-    /// Takes a part of a file to restore, unless one is being restored.
-    pub(super) fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<SpooledFile>, Problem> {
+    /// Takes a part of a file that somebody brings, unless keys are on their way already.
+    pub(super) fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<Spooled>, Problem> {
         match self.service.transfer_state() {
             State::Idle => {}
             State::Stretching { .. }
@@ -129,9 +143,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | State::AtToken { .. }
             | State::Halfway { .. } => return Err(Refusal::TransferUnderWay.into()),
         }
-        let spooled = self.devices.files.spool(offset, total, bytes)?;
-        let own = self.devices.store.node_key();
-        Ok(spooled.map(|file| SpooledFile { own: file.node == own, ..file }))
+        if self.service.reception_state() != reception::State::Idle {
+            return Err(Refusal::TransferUnderWay.into());
+        }
+        let brought = self.devices.files.spool(offset, total, bytes)?;
+        brought.map(|brought| self.brought(brought)).transpose()
     }
 
     /// Says which keys an export could not hold.

@@ -11,8 +11,9 @@ use crate::status_json::{KeysDoneView, KeysView, PlanView, SCHEMA, TransferView}
 /// What an import would do, in one sentence.
 #[must_use]
 pub fn plan(plan: PlanView) -> String {
-    let PlanView { new, same, conflict } = plan;
-    format!("{new} new, {same} there already with the same value, {conflict} there with another value")
+    let PlanView { new, same, conflict, removed } = plan;
+    let removed = if removed > 0 { format!(", {removed} recorded as removed") } else { String::new() };
+    format!("{new} new, {same} there already with the same value, {conflict} there with another value{removed}")
 }
 
 /// The keys of a slot, in one sentence.

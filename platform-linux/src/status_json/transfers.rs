@@ -1,4 +1,4 @@
-//! An export or a restore as scripts see it.
+//! An export, a restore or a package as scripts see it.
 
 use serde::{Deserialize, Serialize};
 use slotwarden_core::effect::{ImportPlan, KeyCounts};
@@ -11,15 +11,17 @@ use crate::devices::KeysDone;
 use crate::names::Names;
 use crate::problem;
 
-/// An export or a restore under way.
+/// An export, a restore or a package under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransferView {
     /// `exporting`, `preparing`, `prepared`, `importing`, `halfway`, `ending`.
     pub stage: String,
     /// The slot it is about now.
     pub slot: Option<String>,
-    /// SHA-256 of the file that is restored, hexadecimal.
+    /// SHA-256 of the file that is restored, or what names the package that is received, hexadecimal.
     pub file: Option<String>,
+    /// Whether it is a package of the cluster, sent or received.
+    pub package: bool,
     /// What an import would do, once that is known.
     pub plan: Option<PlanView>,
     /// Why the import stands still.
@@ -95,6 +97,8 @@ pub struct PlanView {
     pub same: u32,
     /// Objects that it has with another value: nothing is imported.
     pub conflict: u32,
+    /// Objects that are recorded as removed: they are not made again.
+    pub removed: u32,
 }
 
 /// The private and secret keys of a slot, without our own.
@@ -134,7 +138,8 @@ pub(super) fn view_of_transfer(status: &TransferStatus, names: &Names, progress:
         stage: stage.to_owned(),
         slot: status.slot.map(|slot| names.slot_name(slot)),
         file: status.file.map(|file| hex(&file)),
-        plan: plan.map(|ImportPlan { new, same, conflict }| PlanView { new, same, conflict }),
+        package: status.package,
+        plan: plan.map(|ImportPlan { new, same, conflict, removed }| PlanView { new, same, conflict, removed }),
         why: why.map(Told::from),
         progress: progress.map(|KeysDone { done, of, .. }| KeysDoneView { done, of }),
     }

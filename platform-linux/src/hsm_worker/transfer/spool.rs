@@ -22,6 +22,18 @@ pub(super) struct Spool {
     count: u32,
 }
 
+/// Judges whether this MAC is the one of a message.
+pub(super) type IsMac<'a> = dyn FnMut(&[u8], &[u8; 32]) -> Result<bool, HsmFailure> + 'a;
+
+/// The MAC by a key that is here for one restore.
+pub(super) fn by_key<'k>(mak: &'k [u8]) -> impl FnMut(&[u8], &[u8; 32]) -> Result<bool, HsmFailure> + 'k {
+    move |message, found| {
+        let mac = Hmac::<Sha256>::new_from_slice(mak);
+        let mac = mac.map_err(|_| HsmFailure::Refused(Refusal::ExportFileInvalid))?;
+        Ok(mac.chain_update(message).verify_slice(found).is_ok())
+    }
+}
+
 /// Reads a file and hashes what it reads.
 struct Hashing<'a> {
     from: BufReader<&'a File>,
@@ -45,14 +57,14 @@ impl Spool {
         Ok(Spool { file: File::open(dir.join(RESTORE)).map_err(|_| files_failed())?, uid, count: 0 })
     }
 
-    /// Verifies the whole file and, where `mak` is given, the section's MAC; returns the file's SHA-256.
-    pub(super) fn verify(&mut self, mak: Option<&[u8]>) -> Result<[u8; 32], HsmFailure> {
+    /// Verifies the whole file; `is_mac` judges the section's message and MAC. Returns the file's SHA-256.
+    pub(super) fn verify(&mut self, is_mac: &mut IsMac<'_>) -> Result<[u8; 32], HsmFailure> {
         let invalid = HsmFailure::Refused(Refusal::ExportFileInvalid);
         self.file.seek(SeekFrom::Start(0)).map_err(|_| files_failed())?;
         let mut from = Hashing { from: BufReader::new(&self.file), hash: Sha256::new() };
         let mut reader = Reader::new(&mut from);
         let (mut inside, mut sections) = (false, 0u32);
-        let mut is_authentic = None;
+        let mut is_authentic = true;
         loop {
             match reader.next().map_err(|_| invalid)? {
                 Part::Header(_) | Part::Entry(_) | Part::LeftOut(_) => {}
@@ -63,10 +75,7 @@ impl Spool {
                 Part::SectionEnd { end, message } => {
                     if inside {
                         self.count = end.entries;
-                    }
-                    if inside && let Some(mak) = mak {
-                        let mac = Hmac::<Sha256>::new_from_slice(mak).map_err(|_| invalid)?;
-                        is_authentic = Some(mac.chain_update(message).verify_slice(&end.mac).is_ok());
+                        is_authentic = is_mac(&message, &end.mac)?;
                     }
                     inside = false;
                 }
@@ -80,7 +89,7 @@ impl Spool {
         if sections > 1 {
             return Err(invalid);
         }
-        if mak.is_some() && is_authentic != Some(true) {
+        if !is_authentic {
             return Err(HsmFailure::Refused(Refusal::ExportOfAnotherKey));
         }
         Ok(hash)
