@@ -468,7 +468,7 @@ refusals! {
     1123 NoTarget "no-target" Wrong
         "the package would be for nobody else" "name at least one other member; `slotwarden cluster show` names them";
     1124 PackageHalfway "package-halfway" WaitsForPeople
-        "the import of a package began and did not end" "mend the cause that `slotwarden status` shows, then `slotwarden sync import --yes` goes on";
+        "the import of a package began and did not end" "mend the cause that `slotwarden status` shows, then `slotwarden sync import` without a file goes on";
     1125 RosterNotOffered "roster-not-offered" Wrong
         "the roster is not the one that the order was approved for" "give the order again with the same file";
     1126 SlotWithoutUnwrapKey "slot-without-unwrap-key" WaitsForPeople

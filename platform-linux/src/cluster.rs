@@ -360,14 +360,14 @@ impl ClusterFiles {
     ///
     /// # Errors
     /// Of the file system; `InvalidData`: another one was admitted last.
-    pub fn take_in(&self, hash: [u8; 32], slots: &[Uid]) -> io::Result<[u8; 32]> {
+    pub fn take_in(&self, hash: [u8; 32]) -> io::Result<[u8; 32]> {
         let path = self.dir.join(RECEIVED);
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()));
         let received: Received = postcard::from_bytes(&fs::read(&path)?).map_err(|_| damaged())?;
         if received.heard.hash != hash {
             return Err(damaged());
         }
-        self.ledgers.received(&received.heard, &received.facts, slots)?;
+        self.ledgers.received(&received.heard, &received.facts)?;
         Ok(received.heard.node)
     }
 

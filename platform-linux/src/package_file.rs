@@ -74,10 +74,8 @@ impl NodeSecrets {
             let mut ikm = Zeroizing::new([0; SECRET_BYTES]);
             kdf.expand(info, ikm.as_mut_slice()).map(|()| ikm).map_err(|_| Fault::SealBroken)
         };
-        Ok(NodeSecrets {
-            x_wing: derive::<XWing>(&*derived(b"x-wing")?),
-            p256: derive::<DhP256HkdfSha256>(&*derived(b"p-256")?),
-        })
+        let (x_wing, p256) = (derived(b"x-wing")?, derived(b"p-256")?);
+        Ok(NodeSecrets { x_wing: derive::<XWing>(&x_wing), p256: derive::<DhP256HkdfSha256>(&p256) })
     }
 
     /// The keys that [`NodeSecrets::private`] gave; `None` where they are no private keys.
@@ -101,8 +99,8 @@ impl NodeSecrets {
     /// # Errors
     /// [`Fault::SealBroken`] where one is no private key; no way of making one leads there.
     pub fn public(&self, node: [u8; 32]) -> Result<NodeKeys, Fault> {
-        let x_wing = public_of::<XWing>(&*self.x_wing).ok_or(Fault::SealBroken)?;
-        let p256 = public_of::<DhP256HkdfSha256>(&*self.p256).ok_or(Fault::SealBroken)?;
+        let x_wing = public_of::<XWing>(&self.x_wing).ok_or(Fault::SealBroken)?;
+        let p256 = public_of::<DhP256HkdfSha256>(&self.p256).ok_or(Fault::SealBroken)?;
         Ok(NodeKeys { node, x_wing, p256 })
     }
 }

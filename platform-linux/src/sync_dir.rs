@@ -14,19 +14,20 @@
 //! half of it, and then comes to the same: `heard-NODE` is written last. So after a restart a package
 //! whose facts were not taken in to the end is taken in once more. A file that was damaged is refused by its
 //! name, since a lost ledger does not know what was removed (P25). If it is deleted, the next packages of
-//! the members bring back what they know.
+//! the members bring back what they know. One thread at a time changes them, which a lock sees to.
 //!
 //! Rows are read and written one by one where they are not handed over as facts: 24 bytes each, 2.4 MB for
 //! 100,000. A slot that a member does not keep, which its facts then do not list, is not compared and needs nothing there.
 
 mod rows;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufReader};
 use std::iter::Peekable;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -49,10 +50,12 @@ const HEARD: &str = "heard-";
 /// Version of [`Heard`] on disk.
 const HEARD_VERSION: u8 = 1;
 
-/// The directory. It holds no file open, and a clone of it is the same directory; only one thread changes it.
+/// The directory. It holds no file open, and a clone of it is the same directory.
 #[derive(Clone, Debug)]
 pub struct SyncDir {
     dir: PathBuf,
+    /// Held by whoever changes a file.
+    changing: Arc<Mutex<()>>,
 }
 
 /// What a look into the token changed in the ledger of a slot.
@@ -92,20 +95,26 @@ impl SyncDir {
     /// This directory, which is made when something is written.
     #[must_use]
     pub fn new(dir: PathBuf) -> Self {
-        SyncDir { dir }
+        SyncDir { dir, changing: Arc::default() }
     }
 
-    /// Takes in which objects are in the token of a slot now.
+    /// Takes in which objects are in the token of a slot now, and after that what members told of it: in this order,
+    /// since what nobody had seen is older than what was told (P25, [`Known::look`]).
     ///
     /// # Errors
     /// Of the file system; `InvalidData` for a damaged ledger; for more than `FACTS_MAX` names.
     pub fn observe(&self, uid: Uid, names: &BTreeSet<KeyName>) -> io::Result<Observed> {
+        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = self.told(uid)?;
         let (mut own, mut observed) = (self.writer(self.own(uid))?, Observed::default());
-        let there = names.iter().map(|name| Ok(Fact { name: *name, known: Known { count: 1, here: true } }));
+        // A name that was told and is not there is a row as well: its count is known.
+        let all: BTreeSet<KeyName> = names.iter().chain(told.keys()).copied().collect();
+        let there =
+            all.iter().map(|name| Ok(Fact { name: *name, known: Known { count: 1, here: names.contains(name) } }));
         for joined in Joined::new(Rows::open(self.own(uid))?, there) {
             let (name, mut known, there) = joined?;
             let was_here = known.here;
-            known.observe(there.here);
+            known.look(there.here, told.get(&name).copied());
             let changed = match (was_here, known.here) {
                 (false, true) => &mut observed.came,
                 (true, false) => &mut observed.went,
@@ -125,6 +134,7 @@ impl SyncDir {
     /// # Errors
     /// As [`SyncDir::observe`].
     pub fn emptied(&self, uid: Uid) -> io::Result<()> {
+        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.own(uid).exists() {
             return Ok(());
         }
@@ -137,11 +147,12 @@ impl SyncDir {
         own.finish().map(drop)
     }
 
-    /// Takes in the facts of a package. `slots`: those of this node; only their ledgers learn of it.
+    /// Files the facts of a package. The own ledgers learn of them at the next [`SyncDir::observe`] of each slot.
     ///
     /// # Errors
     /// As [`SyncDir::observe`]; `InvalidData` for facts that are not in the order of a package.
-    pub fn received(&self, heard: &Heard, facts: &[SlotFacts], slots: &[Uid]) -> io::Result<()> {
+    pub fn received(&self, heard: &Heard, facts: &[SlotFacts]) -> io::Result<()> {
+        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.heard(heard.node)?.as_ref() == Some(heard) {
             return Ok(());
         }
@@ -155,15 +166,6 @@ impl SyncDir {
         }
         let its = format!("{}-", hex(&heard.node));
         self.remove(|name| name.starts_with(&its) && !listed.contains(&self.dir.join(name)))?;
-        for (uid, rows) in facts.iter().filter(|(uid, _)| slots.contains(uid)) {
-            let mut own = self.writer(self.own(*uid))?;
-            for joined in Joined::new(Rows::open(self.own(*uid))?, rows.iter().copied().map(Ok)) {
-                let (name, mut known, theirs) = joined?;
-                known.merge(theirs.count);
-                own.push(Fact { name, known })?;
-            }
-            own.finish()?;
-        }
         let bytes = postcard::to_stdvec(&(HEARD_VERSION, heard)).map_err(io::Error::other)?;
         write_durably(&self.heard_path(&heard.node), &bytes)
     }
@@ -292,7 +294,7 @@ impl SyncDir {
                 None | Some(Member::Unheard) => return Ok(None),
                 Some(Member::WithoutSlot) => {}
                 Some(Member::Said(theirs)) => {
-                    for joined in Joined::new(Rows::open(self.own(*uid))?, theirs) {
+                    for joined in Joined::new(Rows::open(self.own(*uid))?, *theirs) {
                         let (_, mine, their) = joined?;
                         comparison.see(mine, their);
                     }
@@ -321,7 +323,7 @@ impl SyncDir {
                 None | Some(Member::Unheard) => return Ok(true),
                 Some(Member::WithoutSlot) => {}
                 Some(Member::Said(theirs)) => {
-                    for joined in Joined::new(rows.iter().copied().map(Ok), theirs) {
+                    for joined in Joined::new(rows.iter().copied().map(Ok), *theirs) {
                         let (_, source, their) = joined?;
                         if their.is_wanted(source) {
                             return Ok(true);
@@ -384,10 +386,35 @@ impl SyncDir {
             Ok(match (self.heard(*node)?, path.exists()) {
                 (None, _) => Member::Unheard,
                 (Some(_), false) => Member::WithoutSlot,
-                (Some(_), true) => Member::Said(Rows::open(path)?.peekable()),
+                (Some(_), true) => Member::Said(Box::new(Rows::open(path)?.peekable())),
             })
         };
         nodes.iter().map(member).collect()
+    }
+
+    /// The highest count of each key of a slot that a member told.
+    fn told(&self, uid: Uid) -> io::Result<BTreeMap<KeyName, u32>> {
+        let mut told = BTreeMap::new();
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(told),
+            Err(error) => return Err(error),
+        };
+        let its = hex(&uid);
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some((node, slot)) = name.to_str().and_then(|name| name.split_once('-')) else { continue };
+            if node.len() != size_of::<Node>() * 2 || slot != its {
+                continue;
+            }
+            for row in Rows::open(entry.path())? {
+                let Fact { name, known } = row?;
+                let count: &mut u32 = told.entry(name).or_default();
+                *count = known.count.max(*count);
+            }
+        }
+        Ok(told)
     }
 
     fn writer(&self, path: PathBuf) -> io::Result<RowsWriter> {
@@ -430,7 +457,7 @@ impl SyncDir {
 enum Member {
     Unheard,
     WithoutSlot,
-    Said(Peekable<Rows>),
+    Said(Box<Peekable<Rows>>),
 }
 
 /// What rows say of a key; asked for names that rise.
@@ -475,6 +502,193 @@ impl<A: Iterator<Item = io::Result<Fact>>, B: Iterator<Item = io::Result<Fact>>>
                 let known = |fact: Option<Fact>| fact.map_or(Known::NEVER, |fact| fact.known);
                 lowest.map(|name| Ok((name, known(one), known(other))))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const UID: Uid = [0xA5; 16];
+    const ONE: Node = [1; 32];
+    const TWO: Node = [2; 32];
+
+    fn directory() -> (TempDir, SyncDir) {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
+        let sync = SyncDir::new(dir.path().join("sync"));
+        (dir, sync)
+    }
+
+    fn name(number: u8) -> KeyName {
+        KeyName([number; 16])
+    }
+
+    fn names(numbers: &[u8]) -> BTreeSet<KeyName> {
+        numbers.iter().map(|number| name(*number)).collect()
+    }
+
+    fn fact(number: u8, count: u32, here: bool) -> Fact {
+        Fact { name: name(number), known: Known { count, here } }
+    }
+
+    fn hears(sync: &SyncDir, node: Node, sequence: u64, facts: &[Fact]) {
+        let heard = Heard { node, sequence, hash: [u8::try_from(sequence).expect("few"); 32], made_s: None };
+        sync.received(&heard, &[(UID, facts.to_vec())]).expect("it can be written");
+    }
+
+    fn own(sync: &SyncDir) -> Vec<Fact> {
+        sync.facts(&[UID]).expect("it can be read").pop().expect("one slot").1
+    }
+
+    #[test]
+    fn p25_a_damaged_ledger_is_refused_by_its_name_and_never_taken_for_an_empty_one() {
+        let (_dir, sync) = directory();
+        sync.observe(UID, &names(&[1, 2])).expect("it can be written");
+        let path = sync.own(UID);
+        let whole = fs::read(&path).expect("it was written");
+        for place in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[place] ^= 1;
+            for damaged in [flipped, whole[..place].to_vec()] {
+                fs::write(&path, damaged).expect("it can be written");
+                let error = sync.facts(&[UID]).expect_err("it is damaged");
+                assert!(error.to_string().contains("own-a5a5"), "{error}");
+                assert!(sync.skip(UID, &[ONE]).is_err() && sync.observe(UID, &names(&[])).is_err());
+            }
+        }
+        fs::write(&path, &whole).expect("it can be written");
+        assert_eq!(own(&sync), [fact(1, 1, true), fact(2, 1, true)]);
+    }
+
+    #[test]
+    fn p25_what_was_removed_here_is_neither_sent_nor_made_again() {
+        let (_dir, sync) = directory();
+        sync.observe(UID, &names(&[1, 2])).expect("it can be written");
+        assert_eq!(sync.observe(UID, &names(&[2])).expect("it can be written"), Observed { came: 0, went: 1 });
+        hears(&sync, ONE, 1, &[fact(1, 1, true), fact(2, 1, true)]);
+        sync.observe(UID, &names(&[2])).expect("it can be written");
+        assert_eq!(own(&sync), [fact(1, 2, false), fact(2, 1, true)]);
+        assert_eq!(sync.standing(ONE, &[UID]).expect("it can be read"), Standing::Diverged);
+        // It is not here, so it is not in what could be sent; the other need not travel, since it is there.
+        assert_eq!(sync.skip(UID, &[ONE]).expect("it can be read"), [name(2)]);
+    }
+
+    #[test]
+    fn p25_what_nobody_had_seen_is_older_than_a_removal_that_was_told() {
+        let (_dir, sync) = directory();
+        hears(&sync, ONE, 1, &[fact(1, 2, false)]);
+        sync.observe(UID, &names(&[1])).expect("it can be written");
+        assert_eq!(own(&sync), [fact(1, 2, true)]);
+        let counts = sync.counts(UID, &[ONE]).expect("it can be read");
+        assert_eq!(counts, SlotCounts { here: 1, removed_elsewhere: 1, not_ready: 0 });
+        assert_eq!(sync.skip(UID, &[ONE]).expect("it can be read"), [name(1)], "it is sent to nobody");
+        // Destroyed and made again on purpose: now it is meant.
+        sync.observe(UID, &names(&[])).expect("it can be written");
+        sync.observe(UID, &names(&[1])).expect("it can be written");
+        assert_eq!(own(&sync), [fact(1, 3, true)]);
+        assert_eq!(sync.skip(UID, &[ONE]).expect("it can be read"), [] as [KeyName; 0]);
+    }
+
+    #[test]
+    fn a_new_token_removes_nothing_and_what_was_removed_elsewhere_does_not_come_back_by_it() {
+        let (_dir, sync) = directory();
+        sync.observe(UID, &names(&[1, 2])).expect("it can be written");
+        hears(&sync, ONE, 1, &[fact(1, 1, true), fact(2, 2, false)]);
+        sync.observe(UID, &names(&[1, 2])).expect("it can be written");
+        sync.emptied(UID).expect("it can be written");
+        sync.observe(UID, &names(&[])).expect("it can be written");
+        assert_eq!(own(&sync), [fact(1, 1, false), fact(2, 2, false)]);
+        assert_eq!(sync.standing(ONE, &[UID]).expect("it can be read"), Standing::Ahead);
+        let (_dir, never) = directory();
+        never.emptied(UID).expect("there is nothing to do");
+        assert!(!never.dir.exists());
+    }
+
+    #[test]
+    fn a_member_that_was_not_heard_gets_everything_and_one_without_the_slot_nothing() {
+        let (_dir, sync) = directory();
+        sync.observe(UID, &names(&[1])).expect("it can be written");
+        assert_eq!(sync.skip(UID, &[ONE]).expect("it can be read"), [] as [KeyName; 0]);
+        assert_eq!(sync.standing(ONE, &[UID]).expect("it can be read"), Standing::Unheard);
+        assert!(sync.lacks(ONE, &[(UID, vec![fact(1, 1, true)])]).expect("it can be read"));
+        let heard = Heard { node: ONE, sequence: 1, hash: [1; 32], made_s: None };
+        sync.received(&heard, &[([7; 16], vec![fact(9, 1, true)])]).expect("it can be written");
+        assert_eq!(sync.skip(UID, &[ONE]).expect("it can be read"), [name(1)]);
+        assert!(!sync.lacks(ONE, &[(UID, vec![fact(1, 1, true)])]).expect("it can be read"));
+        assert_eq!(sync.counts(UID, &[ONE]).expect("it can be read").not_ready, 0);
+        assert!(sync.is_ready_to_use(UID, name(1), &[ONE]).expect("it can be read"));
+        assert!(!sync.is_ready_to_use(UID, name(1), &[ONE, TWO]).expect("it can be read"), "nobody knows of two");
+    }
+
+    #[test]
+    fn a_package_is_taken_in_once_and_what_a_removed_member_said_is_forgotten() {
+        let (_dir, sync) = directory();
+        sync.observe(UID, &names(&[1])).expect("it can be written");
+        for node in [ONE, TWO] {
+            hears(&sync, node, 1, &[fact(1, 1, false)]);
+        }
+        assert_eq!(sync.standing(ONE, &[UID]).expect("it can be read"), Standing::Behind);
+        // The same package says nothing new, whatever it is said to hold.
+        hears(&sync, ONE, 1, &[fact(1, 1, true)]);
+        assert_eq!(sync.standing(ONE, &[UID]).expect("it can be read"), Standing::Behind);
+        hears(&sync, ONE, 2, &[fact(1, 1, true)]);
+        assert_eq!(sync.standing(ONE, &[UID]).expect("it can be read"), Standing::InSync);
+        sync.keep_only(&[ONE]).expect("it can be written");
+        assert_eq!(sync.standing(TWO, &[UID]).expect("it can be read"), Standing::Unheard);
+        assert_eq!(sync.heard(ONE).expect("it can be read").expect("it is a member").sequence, 2);
+        assert_eq!(own(&sync), [fact(1, 1, true)]);
+    }
+
+    #[test]
+    fn facts_out_of_order_are_refused_and_change_nothing() {
+        let (_dir, sync) = directory();
+        hears(&sync, ONE, 1, &[fact(1, 1, true)]);
+        let heard = Heard { node: ONE, sequence: 2, hash: [2; 32], made_s: None };
+        for facts in [vec![fact(2, 1, true), fact(1, 1, true)], vec![fact(1, 0, false)]] {
+            let error = sync.received(&heard, &[(UID, facts)]).expect_err("they are in no order");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert_eq!(sync.heard(ONE).expect("it can be read").expect("heard").sequence, 1);
+            assert_eq!(sync.standing(ONE, &[UID]).expect("it can be read"), Standing::Ahead);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        /// Files say what the rule says, key by key.
+        #[test]
+        fn what_is_filed_is_what_the_rule_makes_of_it(
+            before in proptest::collection::btree_set(0_u8..12, 0..8),
+            after in proptest::collection::btree_set(0_u8..12, 0..8),
+            told in proptest::collection::btree_map(0_u8..12, (1_u32..5, any::<bool>()), 0..8),
+        ) {
+            let (_dir, sync) = directory();
+            let set = |numbers: &BTreeSet<u8>| numbers.iter().map(|number| name(*number)).collect();
+            sync.observe(UID, &set(&before)).expect("it can be written");
+            let facts: Vec<Fact> = told.iter().map(|(number, (count, here))| fact(*number, *count, *here)).collect();
+            hears(&sync, ONE, 1, &facts);
+            sync.observe(UID, &set(&after)).expect("it can be written");
+            let mut expected = Vec::new();
+            for number in 0..12 {
+                let mut known = Known::NEVER;
+                known.observe(before.contains(&number));
+                known.look(after.contains(&number), told.get(&number).map(|(count, _)| *count));
+                if known != Known::NEVER {
+                    expected.push(Fact { name: name(number), known });
+                }
+            }
+            prop_assert_eq!(own(&sync), expected);
+            let wanted = |number: &u8| {
+                let theirs = told.get(number).map_or(Known::NEVER, |(count, here)| Known { count: *count, here: *here });
+                let mine = own(&sync).into_iter().find(|fact| fact.name == name(*number)).map(|fact| fact.known);
+                mine.filter(|mine| mine.here).is_some_and(|mine| !theirs.is_wanted(mine))
+            };
+            let skipped: Vec<KeyName> = (0..12).filter(wanted).map(name).collect();
+            prop_assert_eq!(sync.skip(UID, &[ONE]).expect("it can be read"), skipped);
         }
     }
 }

@@ -9,6 +9,7 @@ use super::arguments::Confirm;
 use super::cluster_arguments::{ClusterVerb, SyncVerb};
 use super::session::{Session, line_typed, typed};
 use super::transfers::Target;
+use crate::audit::unhex;
 use crate::client::Refused;
 use crate::output::{self, Format, cluster, transfers};
 use crate::problem::{EXIT_DONE, EXIT_WAITS, Own, Problem};
@@ -115,7 +116,8 @@ impl Session {
                 self.fetch(Outgoing::Package, target)?;
                 self.done(&format!("{} is whole; `slotwarden sync import` takes it there", file.display()))
             }
-            SyncVerb::Import { file, confirm } => self.sync_import(&file, confirm),
+            SyncVerb::Import { file: Some(file), confirm } => self.sync_import(&file, confirm),
+            SyncVerb::Import { file: None, confirm } => self.sync_go_on(confirm),
             SyncVerb::End => {
                 self.order(|_| Order::EndReceive, true, &[])?;
                 self.done("the package is given up; nothing was made")
@@ -147,17 +149,30 @@ impl Session {
         if let Format::Table = self.format {
             output::line(&transfers::plan(plan));
         }
-        if plan.conflict > 0 {
-            self.order(|_| Order::EndReceive, true, &[])?;
-            return Err(Problem::from(Refusal::ImportConflicts).into());
+        self.apply(package.file, confirmed)
+    }
+
+    /// Makes what the package brings that was looked at before, or goes on where its making stands still.
+    fn sync_go_on(&self, confirm: Option<String>) -> Result<u8, Refused> {
+        let confirmed = Confirm { confirm }.is(CONFIRM_IMPORT)?;
+        let transfer = self.status()?.transfer.filter(|transfer| transfer.package);
+        let transfer = transfer.ok_or_else(|| Problem::from(Refusal::NothingReceived))?;
+        let file = transfer.file.as_deref().and_then(unhex::<32>);
+        let file = file.ok_or_else(|| Problem::from(Refusal::NothingReceived))?;
+        if let (Some(plan), Format::Table) = (transfer.plan, self.format) {
+            output::line(&transfers::plan(plan));
         }
+        self.apply(file, confirmed)
+    }
+
+    fn apply(&self, file: [u8; 32], confirmed: bool) -> Result<u8, Refused> {
         if !confirmed {
             if !secret::on_terminal() {
                 return Err(Own::ImportUnconfirmed.into());
             }
             typed(&format!("Type `{CONFIRM_IMPORT}` to go on: "), CONFIRM_IMPORT)?;
         }
-        self.order(|_| Order::Apply { file: package.file }, true, &[])?;
+        self.order(|_| Order::Apply { file }, true, &[])?;
         self.done("every new key is there, read back; the applications were served anew")
     }
 }

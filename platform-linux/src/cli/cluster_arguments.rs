@@ -100,8 +100,8 @@ pub(super) enum SyncVerb {
     /// The same again does nothing. No key is written over, none is destroyed, and none that was
     /// destroyed here comes back.
     Import {
-        /// The package.
-        file: PathBuf,
+        /// The package. Left out: the one that was looked at, or whose making stands still, goes on.
+        file: Option<PathBuf>,
         /// "import": make the keys. Without it a script gets the plan only.
         #[arg(long, value_name = "TEXT")]
         confirm: Option<String>,

@@ -157,6 +157,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             let Header { source, sequence, made_s, .. } = header;
             let heard = Heard { node: source, sequence, hash, made_s };
             let received = Received { heard, facts };
+            for (_, uid) in &own {
+                // What was planned of an earlier package and never ordered is not this one's.
+                transfer_dir::forget_plan(&self.cluster.setup.transfer_dir, transfer_dir::PlanOf::Package(*uid))
+                    .map_err(|error| unwritable(&error))?;
+            }
             self.cluster.files.keep_received(&received).map_err(|error| unwritable(&error))?;
             let slots = here.into_iter().fold(SlotSet::NONE, SlotSet::with);
             self.cluster.incoming = Some(Incoming { hash, facts: received.facts, slots });
@@ -170,7 +175,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let Some(slots) = slots else {
             return self.tell(waiting, Answer::Refused(Refusal::NothingReceived));
         };
-        let mut left: Vec<SlotId> = slots.slots().collect();
+        // What was told by others counts once a token was looked at, so every one is that can be.
+        let mut left: Vec<SlotId> =
+            slots.slots().chain(self.open_slots().slots().filter(|slot| !slots.has(*slot))).collect();
         let Some(at) = left.pop() else {
             return self.order_receive(who, waiting, hash, slots);
         };
@@ -440,11 +447,12 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
 
     /// The keys of a package are there: what its source knows is taken in.
     pub(super) fn received(&mut self, ticket: Ticket, hash: [u8; 32]) {
-        let uids: Vec<Uid> = self.uids().into_iter().map(|(_, uid)| uid).collect();
-        let taken = self.cluster.files.take_in(hash, &uids);
+        let taken = self.cluster.files.take_in(hash);
         let source = taken.as_ref().ok().copied();
         self.filed(ticket, taken.map(drop));
         self.renew_cluster_view();
+        // What was told counts from the next look at each token on.
+        self.counted.clear();
         if let Some(source) = source {
             self.member_heard(source);
         }

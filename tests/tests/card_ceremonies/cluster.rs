@@ -7,6 +7,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -14,10 +16,10 @@ use slotwarden_tests::custodians::Act::Card;
 use slotwarden_tests::custodians::{Reader, Table};
 use slotwarden_tests::modules::Kind;
 use slotwarden_tests::pcscd::Pcscd;
-use slotwarden_tests::stage::{Ran, run};
+use slotwarden_tests::stage::{Ran, begin, run};
 use tempfile::TempDir;
 
-use crate::scene::{CODE, Scene};
+use crate::scene::{CODE, SLOTS, Scene};
 
 /// Appliances, and a stick that people carry between them.
 pub(crate) struct Nodes {
@@ -115,8 +117,12 @@ impl Nodes {
     }
 
     pub(crate) fn tool(&self, at: usize, arguments: &[&str]) -> Ran {
+        self.tool_in(at, "ca", arguments)
+    }
+
+    fn tool_in(&self, at: usize, token: &str, arguments: &[&str]) -> Ran {
         let mut tool = self.at(at).stage.bench.pkcs11_tool();
-        run(tool.args(["--token-label", "ca", "--login", "--pin", CODE]).args(arguments))
+        run(tool.args(["--token-label", token, "--login", "--pin", CODE]).args(arguments))
     }
 
     /// Makes a key pair that can leave.
@@ -276,6 +282,93 @@ fn p22_strangers_wrong_fingerprints_and_removed_nodes_are_refused_by_name() {
     let ran = nodes.import(0, &from_removed);
     assert_ne!(ran.exit, 0, "{}", ran.stdout);
     assert!(!nodes.has_key(0, "02"));
+}
+
+#[test]
+fn p24_after_each_of_12_kills_in_a_package_every_key_of_it_comes_and_none_before_it_was_ordered() {
+    const ROUNDS: u64 = 12;
+    let mut nodes = Nodes::cluster(&[Kind::SoftHsm, Kind::SoftHsm], |_| String::new());
+    let (mut whole, mut absent) = (0, 0);
+    for round in 0..ROUNDS {
+        let ids: Vec<String> = (0..3).map(|key| format!("{:02x}", 16 + round * 3 + key)).collect();
+        let kind = ["--keypairgen", "--key-type", "EC:prime256v1", "--usage-sign", "--extractable"];
+        for (token, id) in SLOTS.iter().flat_map(|token| ids.iter().map(move |id| (token, id))) {
+            nodes.tool_in(0, token, &[&kind[..], &["--label", &format!("{token} {id}"), "--id", id]].concat()).exits(0);
+        }
+        let file = nodes.export(0, &format!("package-{round}"));
+        let mut command = nodes.at(1).stage.command();
+        let import = begin(command.args(["sync", "import", &file, "--confirm", "import"]));
+        thread::sleep(Duration::from_millis(40 * round));
+        nodes.at_mut(1).stage.kill();
+        drop(import.end());
+        nodes.at_mut(1).start();
+        nodes.at(1).stage.wait("nothing stands still", |status| status.transfer.is_none());
+        let there = |nodes: &Nodes| {
+            let shown =
+                SLOTS.map(|token| nodes.tool_in(1, token, &["--list-objects", "--type", "privkey"]).exits(0).stdout);
+            let has =
+                |shown: &String, id: &String| shown.lines().any(|line| line.trim() == format!("ID:         {id}"));
+            shown.iter().map(|shown| ids.iter().filter(|id| has(shown, id)).count()).sum::<usize>()
+        };
+        match there(&nodes) {
+            0 => absent += 1,
+            6 => whole += 1,
+            some => panic!("{some} of 6 keys after the kill of round {round}"),
+        }
+        // The same again brings what is missing, or says that nothing is.
+        nodes.import(1, &file).exits(0);
+        assert_eq!(there(&nodes), 6, "round {round}");
+    }
+    println!("{absent} kills before the order was durable, {whole} after it");
+    assert!(absent > 0 && whole > 0, "the kills did not strike on both sides: {absent}, {whole}");
+}
+
+#[test]
+fn p26_p27_under_dual_control_a_member_and_a_package_need_a_second_person_each() {
+    let bob = "[[person]]\nname = \"bob\"\nuids = [54499]\nroles = [\"administrator\"]\n";
+    let nodes = Nodes::strangers(&[Kind::SoftHsm; 3], |_| bob.to_owned());
+    nodes.at(0).create(2, 3);
+    nodes.at(0).stage.run(&["dual-control", "on"]).exits(0);
+    let requests = [1, 2].map(|number| {
+        let request = nodes.file(&format!("request-{number}"));
+        nodes.at(number).stage.run(&["cluster", "request", &request]).exits(0);
+        (request, nodes.fingerprint(number))
+    });
+    let roster = nodes.file("roster-1");
+    let invite = |number: usize| {
+        let (request, fingerprint) = &requests[number - 1];
+        nodes.at(0).stage.run(&["cluster", "invite", request, &roster, "--fingerprint", fingerprint])
+    };
+    let approve = |ran: Ran| {
+        let ran = ran.exits(2);
+        let word = |after: &str| {
+            let rest = ran.stderr.split(after).nth(1).unwrap_or_else(|| panic!("no {after:?}: {}", ran.stderr));
+            rest.chars().take_while(|char| char.is_ascii_alphanumeric() || *char == '-').collect::<String>()
+        };
+        let (id, code) = (word("request "), word("code "));
+        nodes.at(0).stage.run_as(54_499, &["approve", &id, &code]).exits(0);
+    };
+    // The cluster, then its second member; what was approved is this node and no other.
+    approve(invite(1));
+    approve(invite(1));
+    invite(2).exits(2);
+    assert!(!nodes.path("roster-1").exists());
+    invite(1).exits(0);
+    let shown = nodes.at(0).stage.run(&["cluster", "show", "--output", "json"]).exits(0).json();
+    let members: Vec<&Value> = shown["cluster"]["members"].as_array().expect("a list").iter().collect();
+    assert_eq!(members.iter().filter(|member| member["name"] == "node-1").count(), 1, "{shown}");
+    assert_eq!(members.len(), 2, "{shown}");
+
+    nodes.join(1, 0);
+    nodes.make_key(0, "first", "01");
+    let file = nodes.file("a");
+    let export = |to: &str| nodes.at(0).stage.run(&["sync", "export", &file, "--to", "node-1", "--slot", to]);
+    approve(export("ca"));
+    export("tsa").exits(2);
+    assert!(!nodes.path("a").exists());
+    export("ca").exits(0);
+    nodes.import(1, &file).exits(0);
+    nodes.is_the_same_key("01", 1, 0);
 }
 
 #[test]
