@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -285,20 +285,34 @@ fn p22_strangers_wrong_fingerprints_and_removed_nodes_are_refused_by_name() {
 }
 
 #[test]
-fn p24_after_each_of_12_kills_in_a_package_every_key_of_it_comes_and_none_before_it_was_ordered() {
-    const ROUNDS: u64 = 12;
+fn p24_after_each_of_8_kills_in_a_package_every_key_of_it_comes_and_none_before_it_was_ordered() {
+    const KILLS: u32 = 8;
     let mut nodes = Nodes::cluster(&[Kind::SoftHsm, Kind::SoftHsm], |_| String::new());
-    let (mut whole, mut absent) = (0, 0);
-    for round in 0..ROUNDS {
+    let (mut whole, mut absent, mut takes) = (0, 0, (Duration::ZERO, Duration::ZERO));
+    for round in 0..=KILLS {
         let ids: Vec<String> = (0..3).map(|key| format!("{:02x}", 16 + round * 3 + key)).collect();
         let kind = ["--keypairgen", "--key-type", "EC:prime256v1", "--usage-sign", "--extractable"];
         for (token, id) in SLOTS.iter().flat_map(|token| ids.iter().map(move |id| (token, id))) {
             nodes.tool_in(0, token, &[&kind[..], &["--label", &format!("{token} {id}"), "--id", id]].concat()).exits(0);
         }
         let file = nodes.export(0, &format!("package-{round}"));
+        // The first kills strike while it is planned, the others while it is made; each phase is timed first.
+        let go_on = ["sync", "import", "--confirm", "import"];
+        let making = round == 0 || round > KILLS / 2;
+        if making {
+            let planned = Instant::now();
+            nodes.at(1).stage.run(&["sync", "import", &file]).refused(2, 649);
+            if round == 0 {
+                let made = Instant::now();
+                nodes.at(1).stage.run(&go_on).exits(0);
+                takes = (made - planned, made.elapsed());
+                continue;
+            }
+        }
         let mut command = nodes.at(1).stage.command();
-        let import = begin(command.args(["sync", "import", &file, "--confirm", "import"]));
-        thread::sleep(Duration::from_millis(40 * round));
+        let import = begin(if making { command.args(go_on) } else { command.args(["sync", "import", &file]) });
+        let (phase, step) = if making { (takes.1, round - KILLS / 2) } else { (takes.0, round) };
+        thread::sleep(phase * step / (KILLS / 2 + 1));
         nodes.at_mut(1).stage.kill();
         drop(import.end());
         nodes.at_mut(1).start();
