@@ -200,6 +200,7 @@ pub fn run<H: Hsm, S: Store, A: Applications>(
         }
         running.release_held();
         running.release_watchers();
+        running.go_on_with_looks();
         running.check_stop();
     }
     // Whoever stops the service meanwhile has it stay down; the next start finishes the zeroize.
@@ -384,8 +385,12 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             self.watching.iter().map(|watcher| watcher.until.saturating_duration_since(Instant::now())).min();
         let exchange = self.exchanging.as_ref().and_then(Exchanging::due);
         let exchange = exchange.map(|at| at.saturating_duration_since(Instant::now()));
+        let looks = self.looks_due().map(|at| at.saturating_duration_since(Instant::now()));
         let counting = self.count_interval().max(Duration::from_secs(1));
-        [deadline, held, stop, watching, exchange, Some(counting)].into_iter().flatten().fold(SLEEP_MAX, Duration::min)
+        [deadline, held, stop, watching, exchange, looks, Some(counting)]
+            .into_iter()
+            .flatten()
+            .fold(SLEEP_MAX, Duration::min)
     }
 
     fn take(&mut self, event: Event) {

@@ -618,8 +618,11 @@ pub struct SpooledPackage {
 pub struct SpooledRoster {
     /// Its hash.
     pub hash: [u8; 32],
-    /// The hashes of those that are newer than the one in force, in their order; of the newest alone, where none is.
+    /// The hashes of those that may be followed from the one in force on, in their order: the newer ones; before them
+    /// another one of its epoch, which divides the cluster; the one in force, where there is nothing else.
     pub newer: Vec<[u8; 32]>,
+    /// The hash of the one that has the epoch of the one in force, if the file has it.
+    pub of_our_epoch: Option<[u8; 32]>,
     /// Its number, from 1.
     pub epoch: u32,
     /// Names the backup key of the cluster.

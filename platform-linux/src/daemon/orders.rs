@@ -447,7 +447,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Follow { .. }
             | Order::Remove { .. }
             | Order::Renew
-            | Order::Choose { .. } => self.cluster_order(order)?,
+            | Order::Choose { .. } => self.cluster_order(who, order)?,
             Order::Package { slots, to } => Command::Transfer { order: self.package_order(slots, to)? },
             Order::Receive { file } => {
                 Command::Transfer { order: TransferOrder::Receive { hash: *file, slots: SlotSet::NONE } }

@@ -123,6 +123,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             if let Command::AdoptConfiguration { digest } = approval.operation {
                 shown.differences = config::differences(&kept(&policy.configuration), &kept(&digest));
             }
+            if let Command::Cluster { order } = approval.operation {
+                shown.differences = self.roster_differences(&order.hash());
+            }
         }
         view
     }

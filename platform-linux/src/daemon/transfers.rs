@@ -59,6 +59,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     /// Has the keys of each open slot counted that could be exported: when it was opened, after a
     /// transfer, and once in an hour.
     pub(super) fn count_keys(&mut self) {
+        self.notice_new_tokens();
         let status = self.service.status(self.now());
         if status.transfer.is_some() {
             self.counted.clear();
@@ -74,9 +75,6 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             let active = slot.state == StateName::Active;
             if !active || !can_be_exported {
                 self.counted.remove(&number);
-                if active && slot.backup_key == Some(false) {
-                    self.token_is_new(slot.slot);
-                }
             } else if self.counted.get(&number).is_none_or(|at| at.elapsed() >= self.count_interval()) {
                 self.counted.insert(number, Instant::now());
                 self.count(slot.slot);
@@ -143,7 +141,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | State::AtToken { .. }
             | State::Halfway { .. } => return Err(Refusal::TransferUnderWay.into()),
         }
-        if self.service.reception_state() != reception::State::Idle {
+        if self.service.reception_state() != reception::State::Idle || self.is_looking() {
             return Err(Refusal::TransferUnderWay.into());
         }
         let brought = self.devices.files.spool(offset, total, bytes)?;

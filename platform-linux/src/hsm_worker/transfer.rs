@@ -211,12 +211,15 @@ impl Token {
         (spool, hash): (&mut Spool, [u8; 32]),
         progress: &mut Progress<'_>,
     ) -> Result<ImportPlan, HsmFailure> {
-        let unwanted = match which {
-            PlanOf::Restore => BTreeSet::new(),
+        let (unwanted, seen) = match which {
+            PlanOf::Restore => (BTreeSet::new(), BTreeSet::new()),
             PlanOf::Package(uid) => self
                 .module
                 .callers
-                .aside(|| transfer_dir::read_unwanted(&self.transfer_dir, uid))
+                .aside(|| {
+                    let seen = transfer_dir::read_names(&self.transfer_dir, uid)?.unwrap_or_default();
+                    Ok((transfer_dir::read_unwanted(&self.transfer_dir, uid)?, seen))
+                })
                 .map_err(|error| self.failed_file("what is recorded as removed", &error))?,
         };
         let mut restorer = self.restorer(own, &id_of(key_id, uid))?;
@@ -224,12 +227,15 @@ impl Token {
         let (mut plan, mut new) = (ImportPlan::default(), Vec::new());
         spool.entries(|entry| {
             progress.step();
-            if KeyName::of_entry(&uid, entry).is_some_and(|name| unwanted.contains(&name)) {
+            let name = KeyName::of_entry(&uid, entry);
+            let there = index.get(&known_by(entry.class, entry.id, entry.label));
+            // What was there at the last look and is not now was destroyed since: that counts already (P25).
+            let gone = there.is_none() && name.is_some_and(|name| seen.contains(&name));
+            if gone || name.is_some_and(|name| unwanted.contains(&name)) {
                 plan.removed = plan.removed.saturating_add(1);
                 return Ok(());
             }
             let made = restorer.make(entry, false).map_err(|failed| self.failed_entry(entry, failed))?;
-            let there = index.get(&known_by(entry.class, entry.id, entry.label));
             let mut same = Ok(false);
             for object in there.into_iter().flatten() {
                 same = restorer.has_value_of(entry, made, *object);
@@ -343,10 +349,13 @@ impl Token {
             self.module.callers.aside(|| ());
             Ok(())
         });
+        let failed_file = |error: std::io::Error| self.failed_file("the plan of an import", &error);
         match all {
             Ok(()) => {}
             Err(failed) if is_full(failed) => {
                 self.take_back(&mut restorer, &mut spool, &plan)?;
+                // What somebody makes under such a name from here on is theirs.
+                transfer_dir::end_import(&self.transfer_dir, which).map_err(failed_file)?;
                 return Err(HsmFailure::Refused(Refusal::TokenFull));
             }
             Err(failed) => return Err(failed),

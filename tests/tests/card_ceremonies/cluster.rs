@@ -364,7 +364,11 @@ fn p26_p27_under_dual_control_a_member_and_a_package_need_a_second_person_each()
     };
     // The cluster, then its second member; what was approved is this node and no other.
     approve(invite(1));
-    approve(invite(1));
+    let ran = invite(1);
+    let told = nodes.at(0).stage.run_as(54_499, &["approve"]).stdout;
+    let whom = format!("node-1 comes, with the fingerprint {}", requests[0].1);
+    assert!(told.contains(&whom), "the approver sees whom: {told}");
+    approve(ran);
     invite(2).exits(2);
     assert!(!nodes.path("roster-1").exists());
     invite(1).exits(0);
