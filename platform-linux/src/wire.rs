@@ -303,6 +303,17 @@ pub enum Order {
         /// Keys that stay behind, each as SLOT/KEY.
         left_out: Vec<String>,
     },
+    /// See what a section of the spooled file, which a passphrase protects, would import into a slot.
+    RestoreByPassphrase {
+        /// Name, label or URI.
+        slot: String,
+        /// The section's slot uid.
+        uid: [u8; 16],
+        /// Names the file's backup key.
+        key_id: [u8; 16],
+        /// SHA-256 of the file.
+        file: [u8; 32],
+    },
     /// Make in a slot what its prepared restore calls new.
     Import {
         /// Name, label or URI.
@@ -496,6 +507,10 @@ pub enum SecretRole {
     NewCode,
     /// The security officer's PIN.
     SoPin,
+    /// The passphrase of a new export.
+    NewPassphrase,
+    /// The passphrase of a file.
+    Passphrase,
 }
 
 /// An answer.
@@ -656,6 +671,8 @@ pub struct SpooledFile {
     pub node: [u8; 32],
     /// Whether that is this node.
     pub own: bool,
+    /// Whether a passphrase protects it, and not cards.
+    pub passphrase: bool,
     /// Its sections.
     pub sections: Vec<SpooledSection>,
 }

@@ -65,7 +65,7 @@ pub fn append_for(bench: &Bench, driver: &mut Driver, purpose: JobPurpose) -> Re
     fs::write(dir.join(EXPORT), &bytes).expect("the bench's own directory");
     let job = ExportJob { name: "ca-root".into(), header_hash, purpose };
     transfer_dir::write_job(&dir, &job).expect("the bench's own directory");
-    driver.call(0, HsmCall::ExportSection { key_id: KEY_ID, uid: UID })
+    driver.call(0, HsmCall::ExportSection { key_id: KEY_ID, uid: UID, once: None })
 }
 
 /// Ends the export as the daemon does; returns the whole file.

@@ -18,6 +18,8 @@ use crate::transfer_dir::RESTORE;
 pub(super) struct Spool {
     file: File,
     uid: [u8; 16],
+    /// Entries of the section, once it was verified.
+    count: u32,
 }
 
 /// Judges whether this MAC is the one of a message.
@@ -52,7 +54,7 @@ impl embedded_io::Read for Hashing<'_> {
 
 impl Spool {
     pub(super) fn open(dir: &Path, uid: [u8; 16]) -> Result<Self, HsmFailure> {
-        Ok(Spool { file: File::open(dir.join(RESTORE)).map_err(|_| files_failed())?, uid })
+        Ok(Spool { file: File::open(dir.join(RESTORE)).map_err(|_| files_failed())?, uid, count: 0 })
     }
 
     /// Verifies the whole file; `is_mac` judges the section's message and MAC. Returns the file's SHA-256.
@@ -72,6 +74,7 @@ impl Spool {
                 }
                 Part::SectionEnd { end, message } => {
                     if inside {
+                        self.count = end.entries;
                         is_authentic = is_mac(&message, &end.mac)?;
                     }
                     inside = false;
@@ -90,6 +93,11 @@ impl Spool {
             return Err(HsmFailure::Refused(Refusal::ExportOfAnotherKey));
         }
         Ok(hash)
+    }
+
+    /// How many entries the section has.
+    pub(super) const fn count(&self) -> usize {
+        self.count as usize
     }
 
     /// Each entry of the section, in order.
