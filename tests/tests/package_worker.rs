@@ -20,6 +20,7 @@ slotwarden_tests::on_both_modules! {
     p25_what_is_recorded_as_removed_is_not_made
     p25_another_value_under_the_same_id_is_a_conflict
     a_package_without_the_members_key_is_refused
+    every_key_of_many_is_the_same_when_it_comes_again
 }
 
 const TOKEN: &str = "ca-root";
@@ -186,4 +187,25 @@ fn a_package_without_the_members_key_is_refused(kind: Kind) {
     spool(&bench, &file);
     assert_eq!(plan(&mut driver), Err(HsmFailure::Refused(Refusal::NoBackupKey)), "there is no U");
     drop(driver);
+}
+
+/// One number in 256 begins with a zero: whoever writes it shorter makes another blob of the same key.
+fn every_key_of_many_is_the_same_when_it_comes_again(kind: Kind) {
+    const KEYS: u32 = 600;
+    let (bench, mut driver) = member(kind);
+    custody(&bench, &["many", &KEYS.to_string()]);
+    let file = package(&bench, &mut driver, vec![]);
+    for target in [other(kind), kind] {
+        let (bench, mut driver) = member(target);
+        spool(&bench, &file);
+        assert_eq!(plan(&mut driver), planned(KEYS, 0, 0, 0), "{:?}", driver.notes);
+        assert_eq!(make(&mut driver), Ok(HsmAnswer::Imported { made: KEYS }), "{:?}", driver.notes);
+        assert_eq!(plan(&mut driver), planned(0, KEYS, 0, 0), "{:?}", driver.notes);
+    }
+    assert_eq!(plan_of(&bench, &mut driver, &file), planned(0, KEYS, 0, 0), "{:?}", driver.notes);
+}
+
+fn plan_of(bench: &Bench, driver: &mut Driver, file: &[u8]) -> Result<HsmAnswer, HsmFailure> {
+    spool(bench, file);
+    plan(driver)
 }
