@@ -163,7 +163,8 @@ pub(super) enum Verb {
     ///
     /// The key that protects them is overwritten and removed; on flash old blocks may keep it, wrapped, until they
     /// are reused. Keys in tokens stay, as do manual codes. The daemon starts anew with another node key. Slots
-    /// whose code was generated come back by `slot unblock` (SO PIN). Works also when the store has failed.
+    /// whose code was generated come back by `slot unblock` (SO PIN). A member of a cluster is another node from then
+    /// on: `cluster remove` it elsewhere, and invite it anew. Works also when the store has failed.
     Zeroize {
         /// "zeroize": destroy them.
         #[arg(long, value_name = "TEXT")]

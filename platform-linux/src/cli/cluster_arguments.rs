@@ -15,7 +15,7 @@ pub(super) enum ClusterVerb {
         /// Where to. It must not exist.
         file: PathBuf,
     },
-    /// Take the node into the cluster that wrote REQUEST; the first invitation makes the cluster.
+    /// Take the node that wrote REQUEST into the cluster; the first invitation makes the cluster.
     ///
     /// Read the fingerprint from the other node itself, not from whoever brings the file. Writes the
     /// rosters to FILE: take it to the new node (`cluster join`) and to the others (`cluster follow`).
