@@ -339,7 +339,7 @@ fn close(dir: &Path, header: [u8; 32], sign: &Signer) -> io::Result<BTreeMap<[u8
             Part::Entry(entry) => {
                 covered.entry(uid).or_default().extend(transfer_dir::digests_of(&entry));
             }
-            Part::Header(_) | Part::LeftOut(_) | Part::SectionEnd { .. } => {}
+            Part::Header(_) | Part::LeftOut(_) | Part::Piece(_) | Part::SectionEnd { .. } => {}
             Part::End { .. } => return Err(damaged(&"it ended already")),
         }
     };
@@ -368,7 +368,7 @@ fn look_into(path: &Path) -> Result<SpooledFile, String> {
                 let (uid, name) = (section.uid, transfer_dir::printable(section.name));
                 found.sections.push(SpooledSection { uid, name, entries: 0, left_out: 0 });
             }
-            Part::Entry(_) | Part::LeftOut(_) => {}
+            Part::Entry(_) | Part::LeftOut(_) | Part::Piece(_) => {}
             Part::SectionEnd { end, .. } => {
                 if let Some(section) = found.sections.last_mut() {
                     (section.entries, section.left_out) = (end.entries, end.left_out);

@@ -252,6 +252,7 @@ impl SyncDir {
                 export::Part::Header(_)
                 | export::Part::Entry(_)
                 | export::Part::LeftOut(_)
+                | export::Part::Piece(_)
                 | export::Part::SectionEnd { .. } => {}
             }
         }

@@ -69,6 +69,11 @@ pub fn verified(format: Format, file: &Path, found: &Verified) {
         line(&format!("slot {slot} (uid {uid}), token {label} {serial}, {hsm}"));
         section.objects.iter().for_each(|object| line(&object_line(object)));
         section.left_out.iter().for_each(|object| line(&object_line(object)));
+        if let Some(bytes) = section.vendor_bytes {
+            line(&format!(
+                "  vendor part: {bytes} bytes of the HSM vendor's own program; what keys it holds only that knows"
+            ));
+        }
     }
     line("its MACs are checked when it is restored: they need the cards");
 }

@@ -65,7 +65,7 @@ impl Spool {
         let mut is_authentic = true;
         loop {
             match reader.next().map_err(|_| invalid)? {
-                Part::Header(_) | Part::Entry(_) | Part::LeftOut(_) => {}
+                Part::Header(_) | Part::Entry(_) | Part::LeftOut(_) | Part::Piece(_) => {}
                 Part::Section(section) => {
                     inside = section.uid == self.uid;
                     sections = sections.saturating_add(u32::from(inside));
@@ -107,7 +107,11 @@ impl Spool {
                 Part::Entry(entry) if inside => each(&entry)?,
                 Part::SectionEnd { .. } if inside => return Ok(()),
                 Part::End { .. } => return Err(invalid),
-                Part::Header(_) | Part::Entry(_) | Part::LeftOut(_) | Part::SectionEnd { .. } => {}
+                Part::Header(_)
+                | Part::Entry(_)
+                | Part::LeftOut(_)
+                | Part::Piece(_)
+                | Part::SectionEnd { .. } => {}
             }
         }
     }
