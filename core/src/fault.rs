@@ -479,6 +479,10 @@ refusals! {
         "this destroys every sealed code and the node key, and deactivates every slot" "be sure, then repeat with --confirm zeroize";
     1030 TokenFull "token-full" Wrong
         "the token has no room for all keys of the import; what it made was destroyed again" "make room in the token, or restore into another one, then begin the restore again";
+    1031 VendorProgramFailed "vendor-program-failed" Wrong
+        "the backup program of the HSM's vendor did not do what it was told" "mend the cause that the log names, in the program's own words; then give the order again, or end a restore with `slotwarden backup end-restore`";
+    1032 VendorProgramMissing "vendor-program-missing" Wrong
+        "what the file holds of this slot only the backup program of the HSM's vendor takes back, and the slot names none" "name it in the slot's [[slot]] by export = \"vendor\" and `export_program`; nothing was imported";
 }
 
 /// A device failed, or we did.

@@ -397,6 +397,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             Event::Control(request) => self.request(request),
             Event::Looked => self.looks_ended += 1,
             Event::Stop => self.stop(),
+            Event::ProgramEnded { ticket, slot, call, result } => self.program_ended(ticket, slot, call, result),
             Event::Arrived(arrival) => self.arrived(arrival),
             Event::Note(text) => warn!("{text}"),
         }
@@ -438,6 +439,11 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
                 if let HsmCall::ExportSection { .. } = call {
                     // Read by the worker before anything else; without it the section is refused.
                     self.devices.files.begin_section(&self.names.slot_name(slot));
+                }
+                if matches!(call, HsmCall::ExportSection { .. } | HsmCall::Import { .. })
+                    && self.devices.files.program_first(ticket, slot, &self.names.slot_name(slot), call)
+                {
+                    return;
                 }
                 self.devices.hsm.perform(ticket, slot, call, secrets);
             }

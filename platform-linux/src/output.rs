@@ -159,7 +159,7 @@ pub fn status(format: Format, status: &StatusView) {
         transfers::lines(transfer).iter().for_each(|text| line(text));
     }
     for slot in &status.slots {
-        transfers::coverage(&slot.name, slot.keys).iter().for_each(|text| line(text));
+        transfers::coverage(&slot.name, slot.keys, slot.export_program.as_deref()).iter().for_each(|text| line(text));
     }
     for text in status.backup.iter().flat_map(cards::backup_lines) {
         line(&text);
@@ -258,7 +258,7 @@ pub fn slot(format: Format, detail: &SlotDetail) {
         None => {}
     }
     if let Some(keys) = slot.keys {
-        row("keys", &transfers::keys(keys));
+        row("keys", &transfers::keys(keys, slot.export_program.as_deref()));
     }
     row("SO PIN last proven", &slot.so_pin_proven_s.map_or_else(|| "never".to_owned(), utc));
     for application in &slot.applications {

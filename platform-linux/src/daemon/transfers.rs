@@ -4,13 +4,15 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use slotwarden_core::Refusal;
-use slotwarden_core::effect::Ticket;
+use slotwarden_core::effect::{HsmCall, Input, Outcome, SlotId, Ticket};
+use slotwarden_core::fault::HsmFailure;
 use slotwarden_core::reception;
 use slotwarden_core::status::StateName;
 use slotwarden_core::transfer::{Export, FileOrder, Purpose, State, TransferOrder};
+use tracing::warn;
 
 use super::Loop;
-use crate::devices::{Applications, ExportAbout, Hsm, Store};
+use crate::devices::{Applications, ExportAbout, Hsm, ProgramResult, Store};
 use crate::problem::Problem;
 use crate::wire::Spooled;
 
@@ -116,8 +118,26 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         brought.map(|brought| self.brought(brought)).transpose()
     }
 
-    /// Says which keys an export could not hold.
+    /// A program of the HSM's vendor ended: the worker goes on, or the call that waited for it failed.
+    pub(super) fn program_ended(&mut self, ticket: Ticket, slot: SlotId, call: HsmCall, result: ProgramResult) {
+        if !self.devices.files.program_ended(ticket, &result) {
+            return;
+        }
+        match result {
+            Ok(()) => self.devices.hsm.perform(ticket, slot, call, &*self.service),
+            Err((refusal, said)) => {
+                warn!(slot = self.names.slot_name(slot), "the vendor's program: {said}");
+                let failed = Outcome::Hsm(Err(HsmFailure::Refused(refusal)));
+                self.turn(Input::Done { ticket, outcome: failed });
+            }
+        }
+    }
+
+    /// Says which keys an export could not hold, and what a vendor's program said.
     pub(super) fn with_names_of_keys(&self, problem: Problem) -> Problem {
+        if problem.is(Refusal::VendorProgramFailed) {
+            return problem.with(self.devices.files.program_said());
+        }
         if !problem.is(Refusal::KeysCannotLeave) {
             return problem;
         }

@@ -16,17 +16,31 @@ pub fn plan(plan: PlanView) -> String {
     format!("{new} new, {same} there already with the same value, {conflict} there with another value{removed}")
 }
 
-/// The keys of a slot, in one sentence.
-pub(super) fn keys(keys: KeysView) -> String {
+/// The same, where the vendor's own program takes a part back.
+#[must_use]
+pub fn vendor_plan(bytes: u64, program: Option<&str>) -> String {
+    let program = program.unwrap_or("the program of the slot");
+    format!("vendor part: {bytes} bytes, {program} makes of it what it does; what is new nobody else knows")
+}
+
+/// The keys of a slot, in one sentence. `program`: what makes its exports, where the vendor's own does.
+pub(super) fn keys(keys: KeysView, program: Option<&str>) -> String {
     let KeysView { keys, can_leave, uncovered } = keys;
+    if let Some(program) = program {
+        let before = keys.saturating_sub(uncovered);
+        return format!(
+            "{before} of {keys} keys were there when {program} last made an export; which of them it holds only that knows"
+        );
+    }
     let why = if can_leave < keys { ": CKA_EXTRACTABLE is false for the others" } else { "" };
     format!("{can_leave} of {keys} keys can leave{why}; {uncovered} are in no export")
 }
 
 /// What somebody who relies on exports should know of a slot.
-pub(super) fn coverage(slot: &str, keys: Option<KeysView>) -> Vec<String> {
+pub(super) fn coverage(slot: &str, keys: Option<KeysView>, program: Option<&str>) -> Vec<String> {
     let Some(KeysView { keys, can_leave, uncovered }) = keys else { return Vec::new() };
-    let staying = keys.saturating_sub(can_leave);
+    // A program of the vendor's may take those too.
+    let staying = if program.is_some() { 0 } else { keys.saturating_sub(can_leave) };
     let stays =
         format!("{slot}: {staying} of {keys} keys cannot leave (CKA_EXTRACTABLE is false): no export holds them");
     let missing = format!("{slot}: {uncovered} of {keys} keys are in no export: `slotwarden backup export FILE`");
@@ -48,7 +62,10 @@ pub(super) fn lines(transfer: &TransferView) -> Vec<String> {
         "halfway" => format!("the import into {slot} stands still: `slotwarden backup import {slot}` goes on"),
         _ => format!("the restore into {slot} is over; its unwrapping key is taken away when the slot is active"),
     };
-    let planned = transfer.plan.map(|found| format!("  {}", plan(found)));
+    let planned = transfer.plan.map(|found| match transfer.vendor_bytes {
+        Some(bytes) => format!("  {}", vendor_plan(bytes, None)),
+        None => format!("  {}", plan(found)),
+    });
     let why = transfer.why.as_ref().map(|why| told("  why", why));
     std::iter::once(first).chain(planned).chain(why).collect()
 }
