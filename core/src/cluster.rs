@@ -227,7 +227,8 @@ pub fn propose(current: Option<&Membership>, next: &Roster, own: &Own, kind: Com
     if roster.epoch.checked_add(1) != Some(next.epoch) || next.previous != roster.hash() {
         return not_next;
     }
-    let in_both = next.members.iter().filter(|member| roster.members.contains(member)).count();
+    let in_both = next.members.iter().filter(|member| roster.members.contains(member));
+    let in_both = in_both.fold(0_usize, |count, _| count.saturating_add(1));
     let (old, new) = (roster.members.len(), next.members.len());
     let as_ordered = if kind == CommandKind::InviteMember {
         // A node that comes back with other keys to seal to was removed first.

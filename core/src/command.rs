@@ -343,7 +343,7 @@ pub enum CommandKind {
     CancelCeremony,
     /// [`TransferOrder::Export`]
     Export,
-    /// [`Task::Restore`](crate::ceremony::order::Task)
+    /// [`Task::Restore`](crate::ceremony::order::Task), [`TransferOrder::Restore`]
     Restore,
     /// [`TransferOrder::Import`]
     Import,
@@ -495,9 +495,10 @@ impl Command {
                     | TransferOrder::Apply { .. }
                     | TransferOrder::EndReceive,
             } => None,
-            Command::Transfer { order: TransferOrder::Import { slot, .. } | TransferOrder::Count { slot } } => {
-                Some(*slot)
-            }
+            Command::Transfer {
+                order:
+                    TransferOrder::Import { slot, .. } | TransferOrder::Count { slot } | TransferOrder::Restore { slot, .. },
+            } => Some(*slot),
             Command::Activate { slot, .. }
             | Command::Deactivate { slot }
             | Command::EndCall { slot }
@@ -533,9 +534,21 @@ impl Command {
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
-            | Command::Transfer { .. }
+            | Command::Transfer {
+                order:
+                    TransferOrder::Import { .. }
+                    | TransferOrder::EndRestore
+                    | TransferOrder::Count { .. }
+                    | TransferOrder::Package { .. }
+                    | TransferOrder::Receive { .. }
+                    | TransferOrder::Apply { .. }
+                    | TransferOrder::EndReceive,
+            }
             | Command::Cluster { .. }
             | Command::BySoCards { then: SoUse::Init { .. } | SoUse::Decommission { .. }, .. } => [None, None],
+            Command::Transfer {
+                order: TransferOrder::Export { passphrase, .. } | TransferOrder::Restore { passphrase, .. },
+            } => [*passphrase, None],
             Command::BySoCards { then: SoUse::Unblock { new_code, .. }, .. } => [None, *new_code],
             Command::AdministratorCards { so_pin, .. } => [*so_pin, None],
             Command::Activate { code, .. } | Command::Split { code, .. } | Command::Share { code, .. } => [*code, None],
@@ -566,9 +579,27 @@ impl Command {
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
-            | Command::Transfer { .. }
+            | Command::Transfer {
+                order:
+                    TransferOrder::Import { .. }
+                    | TransferOrder::EndRestore
+                    | TransferOrder::Count { .. }
+                    | TransferOrder::Package { .. }
+                    | TransferOrder::Receive { .. }
+                    | TransferOrder::Apply { .. }
+                    | TransferOrder::EndReceive,
+            }
             | Command::Cluster { .. }
             | Command::BySoCards { then: SoUse::Init { .. } | SoUse::Decommission { .. }, .. } => {}
+            // Whether a passphrase protects it is part of what is approved; which one nobody but its
+            // requester knows.
+            Command::Transfer {
+                order: TransferOrder::Export { passphrase, .. } | TransferOrder::Restore { passphrase, .. },
+            } => {
+                if let Some(passphrase) = passphrase {
+                    *passphrase = SecretId::NONE;
+                }
+            }
             Command::BySoCards { then: SoUse::Unblock { new_code, .. }, .. } => *new_code = None,
             // Whether the SO PIN is typed or comes from cards is part of what is approved.
             Command::AdministratorCards { so_pin, .. } => {

@@ -257,10 +257,13 @@ pub enum HsmCall {
     /// by W, with public keys and certificates, and a MAC by MAK. A key that cannot leave and was not
     /// accepted by name refuses the export.
     ExportSection {
-        /// The backup key in force.
+        /// Names the backup key.
         key_id: [u8; 16],
         /// The slot uid.
         uid: [u8; 16],
+        /// KEK and MAK of a backup key that is for this export only: they become objects of the session,
+        /// and end with it. `None`: those of the key in force, which the token has.
+        once: Option<[SecretId; 2]>,
     },
     /// Put U (unwrap only) into the token, check the spooled section's MAC, unwrap each of its keys
     /// as an object of the session, compare and destroy it; keep the plan. The token's own objects stay

@@ -401,7 +401,7 @@ refusals! {
     1004 ImportHalfway "import-halfway" WaitsForPeople
         "the import began and did not end" "mend the cause that `slotwarden status` shows, then `slotwarden backup import` goes on";
     1005 ExportLevelNone "export-level-none" Wrong
-        "no export is made at this appliance security level" "set `security_level = \"cards\"` and make a backup key with `slotwarden backup create-set`";
+        "nothing is exported or restored at this appliance security level" "set `security_level = \"cards\"` and make a backup key with `slotwarden backup create-set`, or, for exports alone, set it to \"passphrase\"";
     1006 SlotWithoutBackupKey "slot-without-backup-key" WaitsForPeople
         "a slot's token does not have the keys of the backup key" "`slotwarden backup restore-key --slot NAME` brings them";
     1007 NoSlotChosen "no-slot-chosen" Wrong
@@ -479,6 +479,16 @@ refusals! {
         "this destroys every sealed code and the node key, and deactivates every slot" "be sure, then repeat with --confirm zeroize";
     1030 TokenFull "token-full" Wrong
         "the token has no room for all keys of the import; what it made was destroyed again" "make room in the token, or restore into another one, then begin the restore again";
+    1015 PassphraseMissing "passphrase-missing" Wrong
+        "this needs a passphrase" "give it at the prompt, with --passphrase-file or with --passphrase-fd";
+    1016 PassphraseTooShort "passphrase-too-short" Wrong
+        "the passphrase has fewer than 14 characters" "take a longer one, for example five random words; nothing was exported";
+    1017 PassphraseNotWanted "passphrase-not-wanted" Wrong
+        "this is protected by cards, not by a passphrase" "leave the passphrase away";
+    1018 PassphraseWrong "passphrase-wrong" Wrong
+        "the passphrase is not the one of this file" "type it again; nothing was imported";
+    1019 FileOfOtherLevel "file-of-other-level" Wrong
+        "the file is protected in another way than this appliance's security level allows" "`slotwarden verify FILE` names its level: set `security_level` to it, restart, restore, and set it back";
     1031 VendorProgramFailed "vendor-program-failed" Wrong
         "the backup program of the HSM's vendor did not do what it was told" "mend the cause that the log names, in the program's own words; then give the order again, or end a restore with `slotwarden backup end-restore`";
     1032 VendorProgramMissing "vendor-program-missing" Wrong
@@ -522,6 +532,8 @@ pub enum Fault {
     Bug(u16),
     /// A zeroize was ordered: the service lets go of everything and ends.
     Zeroized,
+    /// No memory, or no thread, to turn a passphrase into a key.
+    OutOfMemory,
 }
 
 /// Why an application could not be served.
@@ -678,6 +690,7 @@ impl Fault {
             Fault::ModuleLies(_) => 512,
             Fault::Zeroized => 513,
             Fault::Bug(_) => 599,
+            Fault::OutOfMemory => 513,
         }
     }
 
@@ -699,6 +712,7 @@ impl Fault {
             Fault::ModuleLies(_) => "module-lies",
             Fault::Zeroized => "zeroized",
             Fault::Bug(_) => "bug",
+            Fault::OutOfMemory => "out-of-memory",
         }
     }
 
@@ -720,6 +734,7 @@ impl Fault {
             Fault::ModuleLies(_) => "the PKCS#11 module answered what it cannot answer",
             Fault::Zeroized => "zeroize was ordered: the sealed codes are destroyed, and the service ends",
             Fault::Bug(_) => "Slotwarden broke a rule of its own and has halted",
+            Fault::OutOfMemory => "the machine has not the memory that turns a passphrase into a key",
         }
     }
 
@@ -742,6 +757,9 @@ impl Fault {
             Fault::ModuleLies(_) => "report it to the module's vendor with the audit log",
             Fault::Zeroized => "wait until the daemon has started anew; then `slotwarden slot unblock NAME`",
             Fault::Bug(_) => "restart the daemon and report the number; no code is lost",
+            Fault::OutOfMemory => {
+                "free memory: `slotwarden verify` says how much the file takes, a new export takes 256 MiB"
+            }
         }
     }
 }

@@ -65,6 +65,12 @@ pub const CEREMONY_MS: u64 = 14_400_000;
 pub const CODE_CHARS_MIN: usize = 8;
 /// Longest authentication code, characters (the product page: "at most 64").
 pub const CODE_CHARS_MAX: usize = 64;
+/// Shortest passphrase of an export, characters. Unlike a code, which the token counts, a passphrase is tried on
+/// a copy of the file as often as somebody likes, a second and 256 MiB each: what a person makes up has
+/// perhaps 3 bit a character, so 14 of them are some 2⁴² tries, and four random words are longer.
+pub const PASSPHRASE_CHARS_MIN: usize = 14;
+/// Longest passphrase: a place of the Safe holds it.
+pub const PASSPHRASE_CHARS_MAX: usize = PLACE_BYTES;
 /// Persons of one quorum (the product page: "n ≤ 16").
 pub const ROSTER_MAX: usize = 16;
 /// Persons in conjunction: as many parts of 8 characters as fit the longest code.

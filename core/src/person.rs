@@ -260,6 +260,7 @@ pub const fn needs_two(command: &Command, lowers: bool) -> bool {
             order:
                 TransferOrder::Export { .. }
                 | TransferOrder::Import { .. }
+                | TransferOrder::Restore { .. }
                 | TransferOrder::Package { .. }
                 | TransferOrder::Apply { .. },
         } => true,

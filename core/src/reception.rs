@@ -385,10 +385,16 @@ impl Receiving {
                 let made = progress.made.saturating_add(made);
                 make_next(out, parcel, Some(progress.slot), (made, true), waiter)
             }
-            // No token has anything of it: what somebody did since the plan stays, and so does the rest.
+            // No token has anything of it: these are said before anything is made, or once it was taken back. What
+            // somebody did since the plan stays, and so does the rest.
             (
                 State::AtToken { progress: Progress { touched: false, .. }, waiter, .. },
-                On::TokenDone(Err(HsmFailure::Refused(refusal))),
+                On::TokenDone(Err(HsmFailure::Refused(
+                    refusal @ (Refusal::ImportConflicts
+                    | Refusal::ImportPlanOutdated
+                    | Refusal::NoBackupKey
+                    | Refusal::TokenFull),
+                ))),
             ) => {
                 out.remember(None);
                 out.file(FileStep::Discard);

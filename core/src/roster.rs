@@ -69,12 +69,17 @@ impl Member {
             two.rotate_left(u32::try_from(bit).unwrap_or(0)) >> 11
         };
         let mut chars = [b'-'; FINGERPRINT_CHARS];
-        let places = chars.iter_mut().enumerate().filter(|(at, _)| at % 6 != 5).map(|(_, place)| place);
-        for (place, number) in places.zip((0..100).step_by(5)) {
+        let (mut number, mut column) = (0_usize, 0_u8);
+        for place in &mut chars {
+            if column == 5 {
+                column = 0;
+                continue;
+            }
             *place = u8::try_from(bits(number)).map_or(b'-', |value| match value {
                 0..26 => b'A'.saturating_add(value),
                 26.. => b'2'.saturating_add(value.saturating_sub(26)),
             });
+            (number, column) = (number.saturating_add(5), column.saturating_add(1));
         }
         Fingerprint(chars)
     }

@@ -566,7 +566,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     pub fn secrets_taken_and_owned(&self) -> (usize, usize) {
         let owned = self.entries.iter().map(Entry::secrets).fold(0usize, usize::saturating_add);
         let collected = self.collections.iter().map(|collecting| collecting.collection.secrets());
-        let owned = owned.saturating_add(self.cards.secrets());
+        let of_transfer = if self.halted.is_some() { 0 } else { self.transfer_secrets() };
+        let owned = owned.saturating_add(self.cards.secrets()).saturating_add(of_transfer);
         (self.safe.taken(), collected.fold(owned, usize::saturating_add))
     }
 

@@ -2,13 +2,15 @@
 //!
 //! Keys do not flow through here: the HSM worker writes and reads the file, this machine says what
 //! comes next. It answers the people who ordered it, and remembers what has to survive a power cut
-//! as one [`Restoration`]. Where U (unwrap only) may be in a token is durable before it is put there,
+//! as one [`Restoration`]. Where cards protect, a ceremony brings the backup key; where a passphrase
+//! does, the platform makes the key of it, for this one export or restore. Where U (unwrap only) may be in a token is durable before it is put there,
 //! so that it does not stay; what is going to be made is durable before the first object is (P24).
 //!
 //! ```text
-//! Idle ─ export ─▶ Beginning ─▶ AtSection (one slot after the other) ─▶ Finishing ─▶ Idle
+//! Idle ─ export ─▶ (Stretching) ─▶ Beginning ─▶ AtSection (one slot after the other) ─▶ Finishing ─▶ Idle
 //! Idle ─ restore ─▶ Preparing ─▶ Prepared ─ import ─▶ Waiting{Import} ⇄ AtToken{Import} ─▶ Halfway
 //!                        │          │                                          │  ◀─ import ─┘
+//! Idle ─ restore by passphrase ─▶ Unlocking ─▶ Proving ─▶ Prepared
 //!                        └── end ───┴──▶ Waiting{Drop} ⇄ AtToken{Drop} ◀───────┘ ─▶ Idle
 //! ```
 //!
@@ -25,6 +27,7 @@ use crate::effect::{HsmAnswer, HsmCall, ImportPlan, SlotId};
 use crate::fault::{Fault, Function, HsmFailure, Refusal};
 use crate::person::PersonId;
 use crate::record::{self, Owner};
+use crate::safe::SecretId;
 
 /// Version of the encoding of [`Restoration`]. A store with a higher one is refused.
 pub const RESTORATION_VERSION: u8 = 1;
@@ -44,6 +47,8 @@ pub enum TransferOrder {
         /// SHA-256 of the names of the keys that stay behind, which a person accepted. The platform
         /// keeps the names.
         left_out: [u8; 32],
+        /// What protects it at level `passphrase`.
+        passphrase: Option<SecretId>,
     },
     /// Make what the plan of the restoration calls new.
     Import {
@@ -83,6 +88,19 @@ pub enum TransferOrder {
     },
     /// Give up a package that was only planned.
     EndReceive,
+    /// See what a section of a file that a passphrase protects would import into a slot.
+    Restore {
+        /// Into which slot.
+        slot: SlotId,
+        /// The section's slot uid.
+        uid: [u8; 16],
+        /// Names the file's backup key.
+        key_id: [u8; 16],
+        /// SHA-256 of the file.
+        file: [u8; 32],
+        /// Its passphrase.
+        passphrase: Option<SecretId>,
+    },
 }
 
 impl TransferOrder {
@@ -98,6 +116,7 @@ impl TransferOrder {
             TransferOrder::Receive { .. } => CommandKind::ReceivePackage,
             TransferOrder::Apply { .. } => CommandKind::ApplyPackage,
             TransferOrder::EndReceive => CommandKind::EndReceive,
+            TransferOrder::Restore { .. } => CommandKind::Restore,
         }
     }
 }
@@ -171,6 +190,8 @@ pub struct Export {
     pub key_id: [u8; 16],
     /// What it is for.
     pub purpose: Purpose,
+    /// Where its passphrase is, then the backup key made of it; `None`: the key in force protects it.
+    pub passphrase: Option<SecretId>,
 }
 
 /// What an export is for.
@@ -213,6 +234,7 @@ pub enum FileStep {
     Discard,
     KeepRoster,
     Received,
+    Stretch,
 }
 
 /// What the platform does with files.
@@ -238,6 +260,23 @@ pub enum FileOrder {
         /// Names the package.
         hash: [u8; 32],
     },
+    /// Put the backup key that a passphrase gives (Argon2id) in its place.
+    Stretch {
+        /// Where it is.
+        passphrase: SecretId,
+        /// Of which file.
+        of: Salt,
+    },
+}
+
+/// Whose salt and costs make a key of a passphrase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Salt {
+    /// A new one, for the export that begins next.
+    New,
+    /// Those of the file to restore.
+    Spooled,
 }
 
 /// Where the transfer is.
@@ -246,6 +285,13 @@ pub enum FileOrder {
 pub enum State {
     /// None is under way.
     Idle,
+    /// The platform makes the backup key of an export of its passphrase.
+    Stretching {
+        /// Who ordered it.
+        caller: Caller,
+        /// What is exported.
+        export: Export,
+    },
     /// The platform begins the file of an export.
     Beginning {
         /// Who ordered it.
@@ -272,6 +318,22 @@ pub enum State {
         export: Export,
         /// What is in it.
         sum: Sum,
+    },
+    /// The platform makes the backup key of a file to restore of its passphrase.
+    Unlocking {
+        /// Who ordered it.
+        caller: Caller,
+        /// Of what.
+        restoration: Restoration,
+        /// Where the passphrase is, then the key.
+        passphrase: SecretId,
+    },
+    /// The token unwraps the file's keys to see whether it can.
+    Proving {
+        /// Of what.
+        restoration: Restoration,
+        /// Who waits for it, if anybody does.
+        caller: Option<Caller>,
     },
     /// A ceremony gathers cards, and the token unwraps the file's keys to see whether it can. Left by
     /// the plan, or when the ceremony ended without one.
@@ -348,6 +410,15 @@ pub enum TransferEvent {
         /// Of what.
         export: Export,
     },
+    /// The restore of a file is ordered that a passphrase protects.
+    RestoreOrdered {
+        /// By whom.
+        caller: Caller,
+        /// Of what.
+        restoration: Restoration,
+        /// Where its passphrase is.
+        passphrase: SecretId,
+    },
     /// A ceremony for a restoration begins.
     RestoreBegan {
         /// Of what.
@@ -393,6 +464,14 @@ pub trait TransferOut {
     fn call_of(&mut self, owner: Owner, call: HsmCall);
     /// The uid of a slot.
     fn uid(&self, slot: SlotId) -> [u8; 16];
+    /// Names the backup key in this place; `None`: none is there.
+    fn key_id(&self, place: SecretId) -> Option<[u8; 16]>;
+    /// The same as [`HsmCall::ExportSection`] under the keys that come from the backup key in this place.
+    fn export_once(&mut self, slot: SlotId, key_id: [u8; 16], place: SecretId);
+    /// [`HsmCall::PrepareImport`] with the keys that come from the backup key in this place.
+    fn prepare(&mut self, restoration: Restoration, place: SecretId);
+    /// A secret is not needed any more.
+    fn wipe(&mut self, place: SecretId);
     /// Key id and uid of the U that stays in the token of the slot with this owner number.
     fn keeps(&self, owner: Owner) -> Option<([u8; 16], [u8; 16])>;
     /// The number of this package is used up from here on.
@@ -452,8 +531,14 @@ impl Transfer {
     #[must_use]
     pub const fn restoration(&self) -> Option<Restoration> {
         match self.state {
-            State::Idle | State::Beginning { .. } | State::AtSection { .. } | State::Finishing { .. } => None,
+            State::Idle
+            | State::Stretching { .. }
+            | State::Beginning { .. }
+            | State::AtSection { .. }
+            | State::Finishing { .. } => None,
             State::Preparing { restoration }
+            | State::Unlocking { restoration, .. }
+            | State::Proving { restoration, .. }
             | State::Prepared { restoration, .. }
             | State::Waiting { restoration, .. }
             | State::AtToken { restoration, .. }
@@ -467,11 +552,33 @@ impl Transfer {
         match self.state {
             State::Waiting { restoration, .. } => Some(restoration.owner),
             State::Idle
+            | State::Stretching { .. }
             | State::Beginning { .. }
             | State::AtSection { .. }
             | State::Finishing { .. }
+            | State::Unlocking { .. }
+            | State::Proving { .. }
             | State::Preparing { .. }
             | State::Prepared { .. }
+            | State::AtToken { .. }
+            | State::Halfway { .. } => None,
+        }
+    }
+
+    /// The place of the Safe that it owns.
+    #[must_use]
+    pub const fn secret(&self) -> Option<SecretId> {
+        match self.state {
+            State::Stretching { export, .. } | State::Beginning { export, .. } | State::AtSection { export, .. } => {
+                export.passphrase
+            }
+            State::Unlocking { passphrase, .. } => Some(passphrase),
+            State::Idle
+            | State::Finishing { .. }
+            | State::Proving { .. }
+            | State::Preparing { .. }
+            | State::Prepared { .. }
+            | State::Waiting { .. }
             | State::AtToken { .. }
             | State::Halfway { .. } => None,
         }
@@ -486,8 +593,21 @@ impl Transfer {
                 if let Purpose::Package { sequence, .. } = export.purpose {
                     out.sent(sequence);
                 }
-                out.file(FileOrder::Begin(export));
-                State::Beginning { caller, export }
+                match export.passphrase {
+                    Some(passphrase) => {
+                        out.file(FileOrder::Stretch { passphrase, of: Salt::New });
+                        State::Stretching { caller, export }
+                    }
+                    None => {
+                        out.file(FileOrder::Begin(export));
+                        State::Beginning { caller, export }
+                    }
+                }
+            }
+            (State::Idle, On::RestoreOrdered { caller, restoration, passphrase }) => {
+                out.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Restore));
+                out.file(FileOrder::Stretch { passphrase, of: Salt::Spooled });
+                State::Unlocking { caller, restoration, passphrase }
             }
             (State::Idle, On::RestoreBegan { restoration }) => {
                 out.remember(Some(restoration));
@@ -500,6 +620,20 @@ impl Transfer {
             (State::Idle, On::EndOrdered { caller }) => {
                 refuse(out, caller, CommandKind::EndRestore, Refusal::NothingPrepared);
                 self.state
+            }
+
+            (State::Stretching { caller, export }, On::FileDone(Ok(()))) => {
+                match export.passphrase.and_then(|place| out.key_id(place)) {
+                    Some(key_id) => {
+                        let export = Export { key_id, ..export };
+                        out.file(FileOrder::Begin(export));
+                        State::Beginning { caller, export }
+                    }
+                    None => give_up(out, caller, export, Err(Fault::OutOfMemory)),
+                }
+            }
+            (State::Stretching { caller, export }, On::FileDone(Err(fault))) => {
+                give_up(out, caller, export, about_files(fault))
             }
 
             (State::Beginning { caller, export }, On::FileDone(Ok(()))) => {
@@ -553,6 +687,59 @@ impl Transfer {
             }
             (State::Finishing { caller, export, .. }, On::FileDone(Err(fault))) => {
                 give_up(out, caller, export, about_files(fault))
+            }
+
+            // The MAC is asked next, in the worker; a passphrase that gives another key never gets there.
+            (State::Unlocking { caller, restoration, passphrase }, On::FileDone(Ok(()))) => {
+                if out.key_id(passphrase) == Some(restoration.key_id) {
+                    out.remember(Some(restoration));
+                    out.prepare(restoration, passphrase);
+                    State::Proving { restoration, caller: Some(caller) }
+                } else {
+                    out.wipe(passphrase);
+                    refuse(out, caller, CommandKind::Restore, Refusal::PassphraseWrong);
+                    State::Idle
+                }
+            }
+            (State::Unlocking { caller, passphrase, .. }, On::FileDone(Err(fault))) => {
+                out.wipe(passphrase);
+                match about_files(fault) {
+                    Ok(refusal) => refuse(out, caller, CommandKind::Restore, refusal),
+                    Err(fault) => fail(out, caller, CommandKind::Restore, fault),
+                }
+                State::Idle
+            }
+            (State::Proving { restoration, caller }, On::TokenDone(Ok(HsmAnswer::ImportPrepared(plan)))) => {
+                let ImportPlan { new, same, conflict, removed: _ } = plan;
+                out.journal(None, AuditEvent::ImportPlanned { new, same, conflict });
+                if let Some(caller) = caller {
+                    out.journal(Some(caller.who), AuditEvent::Completed(CommandKind::Restore));
+                    out.reply(caller, Answer::Done);
+                }
+                State::Prepared { restoration, plan }
+            }
+            (State::Proving { restoration, caller }, On::TokenDone(result)) => {
+                if let Some(caller) = caller {
+                    match result {
+                        Err(HsmFailure::Refused(refusal)) => refuse(out, caller, CommandKind::Restore, refusal),
+                        Err(failure) => {
+                            fail(out, caller, CommandKind::Restore, failure.fault(Function::UnwrapKey));
+                        }
+                        Ok(_) => fail(out, caller, CommandKind::Restore, Fault::ModuleLies(Function::UnwrapKey)),
+                    }
+                }
+                undo(restoration, None)
+            }
+            (State::Proving { restoration, caller }, On::WorkerLost) => {
+                if let Some(caller) = caller {
+                    fail(out, caller, CommandKind::Restore, Fault::WorkerLost(Function::UnwrapKey));
+                }
+                undo(restoration, None)
+            }
+            // Only the device ends a call; whoever waits is told.
+            (State::Proving { restoration, caller: Some(caller) }, On::DeadlinePassed) => {
+                fail(out, caller, CommandKind::Restore, Fault::Unanswered(Function::UnwrapKey));
+                State::Proving { restoration, caller: None }
             }
 
             (State::Preparing { restoration }, On::Planned(plan)) => {
@@ -691,9 +878,12 @@ impl Transfer {
             }
 
             (
-                State::Beginning { .. }
+                State::Stretching { .. }
+                | State::Beginning { .. }
                 | State::AtSection { .. }
                 | State::Finishing { .. }
+                | State::Unlocking { .. }
+                | State::Proving { .. }
                 | State::Preparing { .. }
                 | State::Waiting { .. }
                 | State::AtToken { .. },
@@ -703,9 +893,12 @@ impl Transfer {
                 self.state
             }
             (
-                State::Beginning { .. }
+                State::Stretching { .. }
+                | State::Beginning { .. }
                 | State::AtSection { .. }
                 | State::Finishing { .. }
+                | State::Unlocking { .. }
+                | State::Proving { .. }
                 | State::Preparing { .. }
                 | State::Waiting { .. }
                 | State::AtToken { .. },
@@ -715,9 +908,12 @@ impl Transfer {
                 self.state
             }
             (
-                State::Beginning { .. }
+                State::Stretching { .. }
+                | State::Beginning { .. }
                 | State::AtSection { .. }
                 | State::Finishing { .. }
+                | State::Unlocking { .. }
+                | State::Proving { .. }
                 | State::Preparing { .. }
                 | State::Prepared { .. }
                 | State::Waiting { .. }
@@ -725,7 +921,28 @@ impl Transfer {
                 | State::Halfway { .. },
                 On::ExportOrdered { caller, export },
             ) => {
+                if let Some(place) = export.passphrase {
+                    out.wipe(place);
+                }
                 refuse(out, caller, export.kind(), Refusal::TransferUnderWay);
+                self.state
+            }
+            (
+                State::Stretching { .. }
+                | State::Beginning { .. }
+                | State::AtSection { .. }
+                | State::Finishing { .. }
+                | State::Unlocking { .. }
+                | State::Proving { .. }
+                | State::Preparing { .. }
+                | State::Prepared { .. }
+                | State::Waiting { .. }
+                | State::AtToken { .. }
+                | State::Halfway { .. },
+                On::RestoreOrdered { caller, passphrase, .. },
+            ) => {
+                out.wipe(passphrase);
+                refuse(out, caller, CommandKind::Restore, Refusal::TransferUnderWay);
                 self.state
             }
             // Late or spurious: by contract harmless. A ceremony is begun only where nothing is under way.
@@ -749,19 +966,31 @@ fn next_section(out: &mut dyn TransferOut, caller: Caller, export: Export, sum: 
     let next = export.slots.slots().find(|slot| last.is_none_or(|last| *slot > last));
     match next {
         Some(slot) => {
-            let uid = out.uid(slot);
-            out.call(slot, HsmCall::ExportSection { key_id: export.key_id, uid });
+            match export.passphrase {
+                Some(place) => out.export_once(slot, export.key_id, place),
+                None => {
+                    let uid = out.uid(slot);
+                    out.call(slot, HsmCall::ExportSection { key_id: export.key_id, uid, once: None });
+                }
+            }
             State::AtSection { caller, export, slot, sum }
         }
         None => {
+            if let Some(place) = export.passphrase {
+                out.wipe(place);
+            }
             out.file(FileOrder::Finish);
-            State::Finishing { caller, export, sum }
+            // What is wiped is not its own any more.
+            State::Finishing { caller, export: Export { passphrase: None, ..export }, sum }
         }
     }
 }
 
 /// The export comes to nothing; its file goes (P20).
 fn give_up(out: &mut dyn TransferOut, caller: Caller, export: Export, why: Result<Refusal, Fault>) -> State {
+    if let Some(place) = export.passphrase {
+        out.wipe(place);
+    }
     out.file(FileOrder::Discard);
     match why {
         Ok(refusal) => refuse(out, caller, export.kind(), refusal),
@@ -770,7 +999,7 @@ fn give_up(out: &mut dyn TransferOut, caller: Caller, export: Export, why: Resul
     State::Idle
 }
 
-/// Why an export's file came to nothing. Its disk is not the store's: nothing has to be restarted.
+/// Why a file of a transfer came to nothing. Its disk is not the store's: nothing has to be restarted.
 fn about_files(fault: Fault) -> Result<Refusal, Fault> {
     if fault == Fault::StoreFailed { Ok(Refusal::TransferFiles) } else { Err(fault) }
 }

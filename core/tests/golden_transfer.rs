@@ -17,6 +17,7 @@ use slotwarden_core::effect::{HsmAnswer, HsmCall, ImportPlan, SlotId};
 use slotwarden_core::fault::{Fault, Function, HsmFailure, Refusal};
 use slotwarden_core::person::PersonId;
 use slotwarden_core::record::Owner;
+use slotwarden_core::safe::SecretId;
 use slotwarden_core::transfer::{
     Export, FileOrder, Purpose, Reached, Restoration, State, Step, Sum, Transfer, TransferEvent, TransferOut,
 };
@@ -32,11 +33,17 @@ const PLAN: ImportPlan = ImportPlan { new: 2, same: 1, conflict: 0, removed: 0 }
 
 fn export() -> Export {
     let slots = SlotSet::NONE.with(SlotId(0)).with(SlotId(2));
-    Export { slots, set_id: [4; 16], key_id: [2; 16], purpose: Purpose::Backup { left_out: [5; 32] } }
+    let purpose = Purpose::Backup { left_out: [5; 32] };
+    Export { slots, set_id: [4; 16], key_id: [2; 16], purpose, passphrase: None }
 }
 
 fn package() -> Export {
     Export { purpose: Purpose::Package { targets: 2, sequence: 6, roster_epoch: 3 }, ..export() }
+}
+
+/// What people keep, under a passphrase.
+fn under_passphrase() -> Export {
+    Export { passphrase: Some(SecretId::NONE), ..export() }
 }
 
 /// Writes down what is wanted.
@@ -55,6 +62,18 @@ impl TransferOut for Wanted {
     }
     fn uid(&self, _: SlotId) -> [u8; 16] {
         [1; 16]
+    }
+    fn key_id(&self, _: SecretId) -> Option<[u8; 16]> {
+        Some([2; 16])
+    }
+    fn export_once(&mut self, slot: SlotId, _: [u8; 16], _: SecretId) {
+        self.0.push(format!("slot {}: ExportSection, under keys for once", slot.0));
+    }
+    fn prepare(&mut self, restoration: Restoration, _: SecretId) {
+        self.0.push(format!("owner {}: PrepareImport, and wipe", restoration.owner.0));
+    }
+    fn wipe(&mut self, _: SecretId) {
+        self.0.push("wipe".to_owned());
     }
     fn keeps(&self, _: Owner) -> Option<([u8; 16], [u8; 16])> {
         None
@@ -79,6 +98,7 @@ impl TransferOut for Wanted {
 
 fn states() -> Vec<(&'static str, State)> {
     let (caller, export, restoration, plan) = (CALLER, export(), RESTORATION, PLAN);
+    let once = under_passphrase();
     let sum = Sum { sections: 1, keys: 7, left_out: 1 };
     let some = Some(CALLER);
     let why = Answer::Failed(Fault::TokenGone);
@@ -86,11 +106,25 @@ fn states() -> Vec<(&'static str, State)> {
     let import = Step::Import { lost: 0 };
     vec![
         ("Idle", State::Idle),
+        ("Stretching", State::Stretching { caller, export: once }),
         ("Beginning", State::Beginning { caller, export }),
+        ("Beginning, under a passphrase", State::Beginning { caller, export: once }),
         ("AtSection, of two", State::AtSection { caller, export, slot: SlotId(0), sum: Sum::default() }),
         ("AtSection, last", State::AtSection { caller, export, slot: SlotId(2), sum }),
+        ("AtSection, last, under a passphrase", State::AtSection { caller, export: once, slot: SlotId(2), sum }),
         ("Finishing", State::Finishing { caller, export, sum }),
         ("Finishing a package", State::Finishing { caller, export: package(), sum }),
+        ("Unlocking", State::Unlocking { caller, restoration, passphrase: SecretId::NONE }),
+        (
+            "Unlocking, a file of another passphrase",
+            State::Unlocking {
+                caller,
+                restoration: Restoration { key_id: [9; 16], ..restoration },
+                passphrase: SecretId::NONE,
+            },
+        ),
+        ("Proving", State::Proving { restoration, caller: some }),
+        ("Proving, nobody waits", State::Proving { restoration, caller: None }),
         ("Preparing", State::Preparing { restoration }),
         ("Prepared", State::Prepared { restoration, plan }),
         ("Prepared, conflict", State::Prepared { restoration, plan: ImportPlan { conflict: 1, ..plan } }),
@@ -115,6 +149,11 @@ fn events() -> Vec<(&'static str, TransferEvent)> {
     let failed = HsmFailure::Pkcs11 { code: 0x30, function: Function::WrapKey };
     vec![
         ("export ordered", On::ExportOrdered { caller: OTHER, export: export() }),
+        ("export under a passphrase ordered", On::ExportOrdered { caller: OTHER, export: under_passphrase() }),
+        (
+            "restore by passphrase ordered",
+            On::RestoreOrdered { caller: OTHER, restoration: RESTORATION, passphrase: SecretId::NONE },
+        ),
         ("package ordered", On::ExportOrdered { caller: OTHER, export: package() }),
         ("restore began", On::RestoreBegan { restoration: RESTORATION }),
         ("planned", On::Planned(PLAN)),
@@ -126,6 +165,7 @@ fn events() -> Vec<(&'static str, TransferEvent)> {
         ("file done", On::FileDone(Ok(()))),
         ("file failed", On::FileDone(Err(Fault::StoreFailed))),
         ("section exported", On::TokenDone(Ok(HsmAnswer::SectionExported { keys: 7, left_out: 1 }))),
+        ("import prepared", On::TokenDone(Ok(HsmAnswer::ImportPrepared(PLAN)))),
         ("imported", On::TokenDone(Ok(HsmAnswer::Imported { made: 2 }))),
         ("U dropped", On::TokenDone(Ok(HsmAnswer::UnwrapKeyDropped))),
         ("token failed", On::TokenDone(Err(failed))),
@@ -225,9 +265,40 @@ fn p24_a_restore_that_a_vendors_program_failed_at_can_be_given_up() {
 }
 
 #[test]
+fn p16_every_end_of_an_export_or_restore_under_a_passphrase_wipes_it() {
+    for (name, state) in states() {
+        let owned = Transfer::in_state(state).secret().is_some();
+        for (event, happened) in events() {
+            let mut transfer = Transfer::in_state(state);
+            let mut wanted = Wanted::default();
+            transfer.handle(happened, &mut wanted);
+            let brought = event.contains("passphrase ordered");
+            let has = transfer.secret().is_some();
+            let wiped = wanted.0.iter().filter(|line| line.contains("wipe")).count();
+            let lost = usize::from(owned) + usize::from(brought) - usize::from(has);
+            assert_eq!(wiped, lost, "{name}: {event}: {:?}", wanted.0);
+        }
+    }
+}
+
+#[test]
+fn p19_a_passphrase_of_another_key_never_reaches_the_token() {
+    let restoration = Restoration { key_id: [9; 16], ..RESTORATION };
+    let mut transfer = Transfer::in_state(State::Unlocking { caller: CALLER, restoration, passphrase: SecretId::NONE });
+    let mut wanted = Wanted::default();
+    transfer.handle(TransferEvent::FileDone(Ok(())), &mut wanted);
+    assert_eq!(transfer.state(), State::Idle);
+    assert!(!wanted.0.iter().any(|line| line.contains("owner") || line.contains("remember")), "{:?}", wanted.0);
+    assert!(wanted.0.contains(&"reply 5 Refused(PassphraseWrong)".to_owned()), "{:?}", wanted.0);
+}
+
+#[test]
 fn p20_an_export_that_does_not_end_well_is_discarded() {
     for (name, state) in states() {
-        if !matches!(state, State::Beginning { .. } | State::AtSection { .. } | State::Finishing { .. }) {
+        if !matches!(
+            state,
+            State::Stretching { .. } | State::Beginning { .. } | State::AtSection { .. } | State::Finishing { .. }
+        ) {
             continue;
         }
         for (event, happened) in events() {

@@ -125,6 +125,7 @@ pub fn prepare(offered: &Offered, new_store: bool, events: &Events) -> Result<Pr
         sync,
         chain,
         protected: settings.protected.clone(),
+        coverage: settings.coverage,
         configuration_file: offered.path.clone(),
     };
     Ok(Prepared { setup, store, applications, settings })

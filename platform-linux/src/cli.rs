@@ -28,8 +28,9 @@ use crate::client::{Client, Refused};
 use crate::config::Settings;
 use crate::output::Format;
 use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_USAGE, Problem};
-use crate::wire::{Answered, Ask};
-use crate::{config, harden, output};
+use crate::secret::Source;
+use crate::wire::{Answered, Ask, SecretRole};
+use crate::{config, harden, output, secret};
 use arguments::{Arguments, Verb};
 use session::Session;
 
@@ -99,12 +100,9 @@ fn run(program: &Program, arguments: Arguments) -> u8 {
         Verb::Completions { shell } => Ok(print(&shell.completions(shown(&Arguments::command())))),
         Verb::Man => Ok(print(man::page(shown(&Arguments::command())).as_bytes())),
         Verb::CheckConfig => check_config(&config, format).map_err(Refused::from),
-        Verb::Verify { file, node_key } => crate::export_file::verify(&file, node_key)
-            .map(|found| {
-                output::transfers::verified(format, &file, &found);
-                EXIT_DONE
-            })
-            .map_err(Refused::from),
+        Verb::Verify { file, node_key, with_passphrase, passphrase } => {
+            verify(format, &file, node_key, (with_passphrase, &passphrase.source())).map_err(Refused::from)
+        }
         Verb::Audit(verb) => audit::run(&config, format, verb),
         verb => Session::open(&config, format).and_then(|session| session.run(verb)),
     };
@@ -136,6 +134,22 @@ fn shown(command: &Command) -> Command {
 fn print(text: &[u8]) -> u8 {
     output::text(text);
     EXIT_DONE
+}
+
+fn verify(
+    format: Format,
+    file: &Path,
+    node_key: Option<[u8; 32]>,
+    (asks, source): (bool, &Source),
+) -> Result<u8, Problem> {
+    let given = source.read(SecretRole::Passphrase)?;
+    let passphrase = match given {
+        None if asks => Some(secret::ask(SecretRole::Passphrase, &format!("Passphrase of {}", file.display()), false)?),
+        given => given,
+    };
+    let found = crate::export_file::verify(file, node_key, passphrase.as_ref().map(|secret| secret.as_slice()))?;
+    output::transfers::verified(format, file, &found);
+    Ok(EXIT_DONE)
 }
 
 fn check_config(path: &Path, format: Format) -> Result<u8, Problem> {
@@ -266,7 +280,7 @@ mod tests {
         }
         let mut seen = Vec::new();
         walk(&Arguments::command(), &mut seen);
-        for name in seen.iter().filter(|name| name.contains("code") || name.contains("pin")) {
+        for name in seen.iter().filter(|name| name.contains("code") || name.contains("pin") || name.contains("pass")) {
             assert!(name.ends_with("-file") || name.ends_with("-fd"), "--{name}");
         }
         assert!(seen.iter().any(|name| name == "so-pin-fd"));

@@ -8,6 +8,7 @@
 
 mod application;
 mod cards;
+mod coverage;
 mod file;
 mod places;
 mod protected;
@@ -27,6 +28,7 @@ pub use application::{
     SystemdSettings, TlsSettings,
 };
 pub use cards::{CardsSettings, NamePattern, PadSettings, SecurityLevel};
+pub use coverage::CoverageSettings;
 pub use file::check;
 pub use places::check_places;
 pub use protected::{Offered, Places, approved, differences, digest, names_two};
@@ -77,6 +79,8 @@ pub struct Settings {
     pub security_level: SecurityLevel,
     /// The card readers.
     pub cards: CardsSettings,
+    /// When exports do not cover what they should.
+    pub coverage: CoverageSettings,
     /// How packages travel by themselves; `None`: by hand only.
     pub sync: Option<SyncSettings>,
     /// SHA-256 of the text.

@@ -47,7 +47,7 @@ use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 use crate::cluster::ClusterFiles;
-use crate::config::SecurityLevel;
+use crate::config::{CoverageSettings, SecurityLevel};
 use crate::control;
 use crate::devices::{Applications, Cards, Event, Files, Hsm, Lend, Store};
 use crate::exchange::Courier;
@@ -111,6 +111,8 @@ pub struct Setup {
     pub chain: Chain,
     /// The protected part of the configuration in force.
     pub protected: Vec<u8>,
+    /// When exports do not cover what they should.
+    pub coverage: CoverageSettings,
     /// The configuration file, to be read again when somebody wants it adopted.
     pub configuration_file: Option<PathBuf>,
 }
@@ -198,6 +200,7 @@ pub fn run<H: Hsm, S: Store, A: Applications>(
         }
         running.release_held();
         running.release_watchers();
+        running.go_on_with_looks();
         running.check_stop();
     }
     // Whoever stops the service meanwhile has it stay down; the next start finishes the zeroize.
@@ -271,6 +274,7 @@ struct Loop<'n, H, S, A> {
     /// Whether the disk confirmed it; `None`: no zeroize was ordered.
     zeroized: Option<bool>,
     protected: Vec<u8>,
+    coverage: CoverageSettings,
     security_level: SecurityLevel,
     /// The number that each slot has for ever, in the order of the configuration.
     owners: Vec<Owner>,
@@ -350,6 +354,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             ended: false,
             zeroized: None,
             protected: setup.protected,
+            coverage: setup.coverage,
             security_level,
             owners,
             watching: Vec::new(),
@@ -380,8 +385,12 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             self.watching.iter().map(|watcher| watcher.until.saturating_duration_since(Instant::now())).min();
         let exchange = self.exchanging.as_ref().and_then(Exchanging::due);
         let exchange = exchange.map(|at| at.saturating_duration_since(Instant::now()));
+        let looks = self.looks_due().map(|at| at.saturating_duration_since(Instant::now()));
         let counting = self.count_interval().max(Duration::from_secs(1));
-        [deadline, held, stop, watching, exchange, Some(counting)].into_iter().flatten().fold(SLEEP_MAX, Duration::min)
+        [deadline, held, stop, watching, exchange, looks, Some(counting)]
+            .into_iter()
+            .flatten()
+            .fold(SLEEP_MAX, Duration::min)
     }
 
     fn take(&mut self, event: Event) {
@@ -394,6 +403,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
                 self.turn(input);
             }
             Event::Card { ticket, result, y } => self.card_answered(ticket, result, y),
+            Event::Stretched { ticket, place, result } => self.stretched(ticket, place, result),
             Event::Control(request) => self.request(request),
             Event::Looked => self.looks_ended += 1,
             Event::Stop => self.stop(),

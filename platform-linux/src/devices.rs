@@ -21,7 +21,7 @@ use slotwarden_core::ledger::KeyName;
 use slotwarden_core::package::Header;
 use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Record, SecretKey};
-use slotwarden_core::transfer::FileOrder;
+use slotwarden_core::transfer::{FileOrder, Salt};
 use zeroize::Zeroizing;
 
 use crate::audit::NodeKeys;
@@ -50,6 +50,15 @@ pub enum Event {
         result: Result<CardAnswer, CardFailure>,
         /// What goes into the Safe, and where: y of a record that was read.
         y: Option<(SecretId, Zeroizing<[u8; 32]>)>,
+    },
+    /// A passphrase became the backup key of an export.
+    Stretched {
+        /// Of the order.
+        ticket: Ticket,
+        /// Where the passphrase is.
+        place: SecretId,
+        /// What takes its place.
+        result: Result<Zeroizing<[u8; 32]>, Fault>,
     },
     /// A frame from a client of the control socket.
     Control(crate::control::Request),
@@ -89,6 +98,17 @@ pub struct FreeToken {
     pub description: String,
 }
 
+/// How far the transfer of a slot's keys is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeysDone {
+    /// Whose keys.
+    pub slot: SlotId,
+    /// Objects that are done.
+    pub done: u32,
+    /// Of so many.
+    pub of: u32,
+}
+
 /// The HSM behind its worker.
 pub trait Hsm {
     /// Performs one operation on the token of `slot`. The answer comes later as
@@ -107,6 +127,10 @@ pub trait Hsm {
     fn free_tokens(&self) -> Vec<FreeToken>;
     /// Fills one half of a random draw from the HSM, if it can; false when it cannot.
     fn random(&mut self, half: &mut [u8; 32]) -> bool;
+    /// How far the transfer of a slot's keys is, where that was told.
+    fn progress(&self) -> Option<KeysDone> {
+        None
+    }
     /// What `status` says about the module: path, vendor, version; or why it could not be started.
     fn description(&self) -> String;
     /// Ends the worker for good: finishes the call in progress, bounded, then exits.
@@ -237,6 +261,9 @@ pub struct ReaderView {
 pub trait Files {
     /// Carries out an order; the answer comes later as `Input::Done` with `ticket`, but for `Discard`.
     fn perform(&mut self, ticket: Ticket, order: FileOrder, about: ExportAbout);
+    /// Makes the backup key of a passphrase in a thread of its own; the answer comes later as
+    /// [`Event::Stretched`] with `ticket`. A new salt is that of the export that begins next.
+    fn stretch(&mut self, ticket: Ticket, place: SecretId, passphrase: Zeroizing<Vec<u8>>, of: Salt);
     /// The worker is about to write the section of this slot.
     fn begin_section(&mut self, slot: &str);
     /// Whether a program of the HSM's vendor has to run before the worker gets this call; then
@@ -262,6 +289,8 @@ pub trait Files {
     /// # Errors
     /// `Own::FileRefused` with the reason; [`Refusal::DiskReserve`].
     fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<Brought>, Problem>;
+    /// When the last export was made, seconds since 1970; `None`: there is none.
+    fn last_export_s(&self) -> Option<u64>;
     /// SHA-256 of the file that is spooled, if one is whole.
     fn spooled(&self) -> Option<[u8; 32]>;
     /// What is spooled goes: a package takes its place. Answers where that is.

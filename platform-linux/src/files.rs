@@ -17,19 +17,23 @@ use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
+use slotwarden_core::SecretId;
 use slotwarden_core::effect::{HsmCall, Input, Outcome, SlotId, Ticket};
 use slotwarden_core::export::{self, Header, Part, Protection, Reader, Strategy, Trailer};
 use slotwarden_core::fault::{Fault, Refusal};
-use slotwarden_core::transfer::{Export, FileOrder, Purpose};
+use slotwarden_core::transfer::{Export, FileOrder, Purpose, Salt};
 use slotwarden_core::{join, package, roster};
+use zeroize::Zeroizing;
 
 use self::vendor::Vendor;
 use crate::devices::{Brought, Event, Events, ExportAbout, Files, Kind, PackageAbout, ProgramResult, Signer};
 use crate::exchange::ROSTER_BYTES_MAX;
 use crate::export_file::Io;
 use crate::package_file;
+use crate::passphrase::{self, Cost};
 use crate::problem::{Own, Problem};
 use crate::store::directory::{create_private, remove_if_there, rename_durably};
 use crate::transfer_dir::{self, DIGEST_BYTES, ExportJob, JobPurpose};
@@ -60,6 +64,8 @@ pub struct DiskFiles {
     spooled: Option<[u8; 32]>,
     /// What the file that is being spooled says that it is.
     taking: Option<Kind>,
+    /// The salt of the export that begins next.
+    salt: [u8; 16],
     vendor: Vendor,
 }
 
@@ -85,7 +91,7 @@ impl DiskFiles {
         let spooled = digest_of(&dir.join(transfer_dir::RESTORE)).ok();
         let found = spooled.and_then(|_| look_into(&dir.join(transfer_dir::RESTORE)).ok());
         let vendor = Vendor::new(found.as_ref().map(vendor_parts).unwrap_or_default());
-        DiskFiles { dir, events, sign, node, begun: None, spooled, taking: None, vendor }
+        DiskFiles { dir, events, sign, node, begun: None, spooled, taking: None, salt: [0; 16], vendor }
     }
 
     fn begin(&mut self, order: Export, about: ExportAbout) -> io::Result<()> {
@@ -100,7 +106,13 @@ impl DiskFiles {
             export_id,
             cluster: about.cluster,
             node: self.node,
-            protection: Protection::Cards { set_id: order.set_id },
+            protection: match order.passphrase {
+                None => Protection::Cards { set_id: order.set_id },
+                Some(_) => {
+                    let Cost { memory_kib, passes, lanes } = passphrase::COST;
+                    Protection::Passphrase { salt: self.salt, memory_kib, passes, lanes }
+                }
+            },
             key_id: order.key_id,
             sequence,
             made_s: about.wall_s,
@@ -213,6 +225,8 @@ impl Files for DiskFiles {
                     answer(&self.events, Err(error));
                 }
             }
+            // By `Files::stretch`, which has the passphrase.
+            FileOrder::Stretch { .. } => {}
             FileOrder::Discard => {
                 self.begun = None;
                 self.spooled = None;
@@ -221,6 +235,26 @@ impl Files for DiskFiles {
                     let _ = fs::remove_file(self.dir.join(name));
                 }
             }
+        }
+    }
+
+    fn stretch(&mut self, ticket: Ticket, place: SecretId, passphrase: Zeroizing<Vec<u8>>, of: Salt) {
+        let events = self.events.clone();
+        let answer = move |result| {
+            // A loop that ended needs no answer.
+            let _ = events.send(Event::Stretched { ticket, place, result });
+        };
+        let found = match of {
+            Salt::New => getrandom::fill(&mut self.salt).ok().map(|()| (self.salt, passphrase::COST)),
+            Salt::Spooled => first_part(&self.dir.join(transfer_dir::RESTORE)).and_then(passphrase::of_header),
+        };
+        let Some((salt, cost)) = found else { return answer(Err(Fault::StoreFailed)) };
+        let failing = answer.clone();
+        let spawned = thread::Builder::new()
+            .name("passphrase".to_owned())
+            .spawn(move || answer(passphrase::backup_key(&passphrase, &salt, cost)));
+        if spawned.is_err() {
+            failing(Err(Fault::OutOfMemory));
         }
     }
 
@@ -288,6 +322,11 @@ impl Files for DiskFiles {
         self.take(offset, total, bytes)
     }
 
+    fn last_export_s(&self) -> Option<u64> {
+        let made = fs::metadata(self.dir.join(LAST)).and_then(|about| about.modified()).ok()?;
+        made.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
+    }
+
     fn give_place(&mut self) -> PathBuf {
         self.spooled = None;
         self.dir.join(transfer_dir::RESTORE)
@@ -295,6 +334,15 @@ impl Files for DiskFiles {
 
     fn spooled(&self) -> Option<[u8; 32]> {
         self.spooled
+    }
+}
+
+/// What protects a file.
+fn first_part(path: &Path) -> Option<Protection> {
+    let mut reader = Reader::new(Io(BufReader::new(File::open(path).ok()?)));
+    match reader.next() {
+        Ok(Part::Header(header)) => Some(header.protection),
+        Ok(_) | Err(_) => None,
     }
 }
 
@@ -398,11 +446,20 @@ fn close(dir: &Path, header: [u8; 32], sign: &Signer) -> io::Result<BTreeMap<[u8
 fn look_into(path: &Path) -> Result<SpooledFile, String> {
     let unreadable = |error: io::Error| error.to_string();
     let file = digest_of(path).map_err(unreadable)?;
-    let mut found = SpooledFile { file, key_id: [0; 16], node: [0; 32], own: false, sections: Vec::new() };
+    let mut found =
+        SpooledFile { file, key_id: [0; 16], node: [0; 32], own: false, passphrase: false, sections: Vec::new() };
     let mut reader = Reader::new(Io(BufReader::new(File::open(path).map_err(unreadable)?)));
     loop {
         match reader.next().map_err(|problem| problem.sentence().to_owned())? {
-            Part::Header(header) => (found.key_id, found.node) = (header.key_id, header.node),
+            Part::Header(header) => {
+                (found.key_id, found.node) = (header.key_id, header.node);
+                if let Some((_, cost)) = passphrase::of_header(header.protection) {
+                    found.passphrase = true;
+                    if !cost.is_sane() {
+                        return Err("its passphrase asks for more memory or time than any of ours".to_owned());
+                    }
+                }
+            }
             Part::Section(section) => {
                 let (uid, name) = (section.uid, transfer_dir::printable(section.name));
                 found.sections.push(SpooledSection { uid, name, entries: 0, left_out: 0, vendor_bytes: 0 });

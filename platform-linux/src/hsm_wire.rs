@@ -143,12 +143,14 @@ pub(crate) enum Order {
         /// The slot uid.
         uid: [u8; 16],
     },
-    /// `HsmCall::ExportSection`.
+    /// `HsmCall::ExportSection`; for a key that is for this export only two secrets, KEK and MAK.
     ExportSection {
-        /// The backup key in force.
+        /// Names the backup key.
         key_id: [u8; 16],
         /// The slot uid.
         uid: [u8; 16],
+        /// Whether it is for this export only.
+        once: bool,
     },
     /// `HsmCall::PrepareImport`; two secrets, KEK and MAK.
     PrepareImport {
@@ -226,6 +228,13 @@ pub(crate) enum Report {
     NoRandom,
     /// Something an operator should read.
     Note(String),
+    /// How far an order is that takes long.
+    Progress {
+        /// Objects that are done.
+        done: u32,
+        /// Of so many.
+        of: u32,
+    },
 }
 
 /// What a frame's body is.

@@ -35,6 +35,7 @@ pub mod names;
 pub mod operation;
 pub mod output;
 pub mod package_file;
+pub mod passphrase;
 pub mod problem;
 pub mod random;
 pub mod seal;

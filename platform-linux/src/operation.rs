@@ -108,10 +108,21 @@ pub fn sentence(operation: &Command, names: &Names) -> String {
             format!("answer {answer} in ceremony {id}{typed}")
         }
         Command::CancelCeremony { id } => format!("cancel ceremony {id}"),
-        Command::Transfer { order: TransferOrder::Export { slots, left_out } } => {
+        Command::Transfer { order: TransferOrder::Export { slots, left_out, passphrase } } => {
             let named: Vec<String> = slots.slots().map(|slot| names.slot_name(slot)).collect();
             let behind = hex(&left_out[..8]);
-            format!("export the keys of {} (SHA-256 of what stays behind: {behind}…)", named.join(", "))
+            let by = if passphrase.is_some() { ", protected by a passphrase that its requester knows" } else { "" };
+            format!("export the keys of {}{by} (SHA-256 of what stays behind: {behind}…)", named.join(", "))
+        }
+        Command::Transfer { order: TransferOrder::Restore { slot, uid, key_id, file, .. } } => {
+            format!(
+                "bring the key that unwraps the file with SHA-256 {} into {}, by its passphrase (key {}, section {}), and \
+                 see what it would import",
+                hex(&file),
+                names.slot_name(slot),
+                hex(&key_id),
+                hex(&uid)
+            )
         }
         Command::Transfer { order: TransferOrder::Import { slot, file } } => {
             format!("import the file with SHA-256 {} into {}", hex(&file), names.slot_name(slot))

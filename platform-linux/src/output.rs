@@ -159,7 +159,11 @@ pub fn status(format: Format, status: &StatusView) {
         transfers::lines(transfer).iter().for_each(|text| line(text));
     }
     for slot in &status.slots {
-        transfers::coverage(&slot.name, slot.keys, slot.export_program.as_deref()).iter().for_each(|text| line(text));
+        let program = slot.export_program.as_deref();
+        transfers::staying(&slot.name, slot.keys, program).iter().for_each(|text| line(text));
+    }
+    for warning in &status.coverage.warnings {
+        line(warning);
     }
     for text in status.backup.iter().flat_map(cards::backup_lines) {
         line(&text);
@@ -259,6 +263,9 @@ pub fn slot(format: Format, detail: &SlotDetail) {
     }
     if let Some(keys) = slot.keys {
         row("keys", &transfers::keys(keys, slot.export_program.as_deref()));
+    }
+    for text in detail.transfer.iter().flat_map(transfers::lines) {
+        row("transfer", &text);
     }
     row("SO PIN last proven", &slot.so_pin_proven_s.map_or_else(|| "never".to_owned(), utc));
     for application in &slot.applications {

@@ -285,7 +285,8 @@ fn fault_detail(fault: Fault) -> Option<String> {
         | Fault::SealBroken
         | Fault::StoreFailed
         | Fault::SettleFailed
-        | Fault::Zeroized => None,
+        | Fault::Zeroized
+        | Fault::OutOfMemory => None,
     }
 }
 

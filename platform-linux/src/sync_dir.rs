@@ -65,6 +65,8 @@ pub struct Observed {
     pub came: u32,
     /// Keys that were there before.
     pub went: u32,
+    /// Whether the ledger says anything else than before.
+    pub changed: bool,
 }
 
 /// Which package the facts of a member are from.
@@ -123,7 +125,7 @@ impl SyncDir {
             *changed += 1;
             own.push(Fact { name, known })?;
         }
-        own.finish()?;
+        observed.changed = own.finish()?;
         Ok(observed)
     }
 
@@ -223,34 +225,44 @@ impl SyncDir {
         Ok(skip)
     }
 
-    /// The objects of a slot that a package carries (`keys`: the export in it) and that are not to be made here,
-    /// sorted: they are recorded as removed, or its source does not say that it has them (`facts`).
+    /// The objects of these slots that a package carries (`keys`: the export in it) and that are not to be made here: they
+    /// are recorded as removed, or its source does not say that it has them (`facts`).
     ///
     /// # Errors
     /// Of the file system; `InvalidData` for a damaged ledger, and for an export that is not whole.
-    pub fn unwanted(&self, uid: Uid, facts: &[SlotFacts], keys: &Path) -> io::Result<Vec<KeyName>> {
-        let mine = self.rows(uid)?;
-        let theirs = facts.iter().find(|(of, _)| *of == uid).map_or(&[] as &[Fact], |(_, rows)| rows);
+    pub fn unwanted(
+        &self,
+        uids: &[Uid],
+        facts: &[SlotFacts],
+        keys: &Path,
+    ) -> io::Result<BTreeMap<Uid, BTreeSet<KeyName>>> {
+        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
         let known = |facts: &[Fact], name| {
             let at = facts.binary_search_by_key(&name, |fact| fact.name).ok();
             at.and_then(|at| facts.get(at)).map_or(Known::NEVER, |fact| fact.known)
         };
-        let (mut unwanted, mut inside) = (BTreeSet::new(), false);
-        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+        let mut unwanted: BTreeMap<Uid, BTreeSet<KeyName>> = uids.iter().map(|uid| (*uid, BTreeSet::new())).collect();
+        let (mut inside, mut mine, mut theirs) = (None, Vec::new(), &[] as &[Fact]);
         let mut reader = export::Reader::new(Io(BufReader::new(File::open(keys)?)));
         loop {
             match reader.next().map_err(|problem| invalid(problem.sentence()))? {
-                export::Part::Section(section) => inside = section.uid == uid,
-                export::Part::Entry(entry) if inside => {
+                export::Part::Section(section) => {
+                    inside = Some(section.uid).filter(|uid| uids.contains(uid));
+                    if let Some(uid) = inside {
+                        mine = self.rows(uid)?;
+                        theirs = facts.iter().find(|(of, _)| *of == uid).map_or(&[], |(_, rows)| rows);
+                    }
+                }
+                export::Part::Entry(entry) => {
+                    let Some(uid) = inside else { continue };
                     let name = KeyName::of_entry(&uid, &entry).ok_or_else(|| invalid("an entry has no name"))?;
                     let mine = known(&mine, name);
                     if !mine.here && !mine.is_wanted(known(theirs, name)) {
-                        unwanted.insert(name);
+                        unwanted.entry(uid).or_default().insert(name);
                     }
                 }
-                export::Part::End { .. } => return Ok(unwanted.into_iter().collect()),
+                export::Part::End { .. } => return Ok(unwanted),
                 export::Part::Header(_)
-                | export::Part::Entry(_)
                 | export::Part::LeftOut(_)
                 | export::Part::Piece(_)
                 | export::Part::SectionEnd { .. } => {}
@@ -569,7 +581,10 @@ mod tests {
     fn p25_what_was_removed_here_is_neither_sent_nor_made_again() {
         let (_dir, sync) = directory();
         sync.observe(UID, &names(&[1, 2])).expect("it can be written");
-        assert_eq!(sync.observe(UID, &names(&[2])).expect("it can be written"), Observed { came: 0, went: 1 });
+        assert_eq!(
+            sync.observe(UID, &names(&[2])).expect("it can be written"),
+            Observed { came: 0, went: 1, changed: true }
+        );
         hears(&sync, ONE, 1, &[fact(1, 1, true), fact(2, 1, true)]);
         sync.observe(UID, &names(&[2])).expect("it can be written");
         assert_eq!(own(&sync), [fact(1, 2, false), fact(2, 1, true)]);

@@ -163,6 +163,14 @@ pub fn begin_import(dir: &Path, which: PlanOf, plan: &RestorePlan) -> io::Result
     write(dir, &which.file(BEGUN), &plan.hash)
 }
 
+/// Keeps that nothing of an import is in the token any more.
+///
+/// # Errors
+/// As of the system.
+pub fn end_import(dir: &Path, which: PlanOf) -> io::Result<()> {
+    remove(dir, &which.file(BEGUN))
+}
+
 /// Whether the import of this plan may have made objects.
 ///
 /// # Errors

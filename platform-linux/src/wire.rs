@@ -303,6 +303,17 @@ pub enum Order {
         /// Keys that stay behind, each as SLOT/KEY.
         left_out: Vec<String>,
     },
+    /// See what a section of the spooled file, which a passphrase protects, would import into a slot.
+    RestoreByPassphrase {
+        /// Name, label or URI.
+        slot: String,
+        /// The section's slot uid.
+        uid: [u8; 16],
+        /// Names the file's backup key.
+        key_id: [u8; 16],
+        /// SHA-256 of the file.
+        file: [u8; 32],
+    },
     /// Make in a slot what its prepared restore calls new.
     Import {
         /// Name, label or URI.
@@ -496,6 +507,10 @@ pub enum SecretRole {
     NewCode,
     /// The security officer's PIN.
     SoPin,
+    /// The passphrase of a new export.
+    NewPassphrase,
+    /// The passphrase of a file.
+    Passphrase,
 }
 
 /// An answer.
@@ -603,8 +618,11 @@ pub struct SpooledPackage {
 pub struct SpooledRoster {
     /// Its hash.
     pub hash: [u8; 32],
-    /// The hashes of those that are newer than the one in force, in their order; of the newest alone, where none is.
+    /// The hashes of those that may be followed from the one in force on, in their order: the newer ones; before them
+    /// another one of its epoch, which divides the cluster; the one in force, where there is nothing else.
     pub newer: Vec<[u8; 32]>,
+    /// The hash of the one that has the epoch of the one in force, if the file has it.
+    pub of_our_epoch: Option<[u8; 32]>,
     /// Its number, from 1.
     pub epoch: u32,
     /// Names the backup key of the cluster.
@@ -653,6 +671,8 @@ pub struct SpooledFile {
     pub node: [u8; 32],
     /// Whether that is this node.
     pub own: bool,
+    /// Whether a passphrase protects it, and not cards.
+    pub passphrase: bool,
     /// Its sections.
     pub sections: Vec<SpooledSection>,
 }

@@ -365,6 +365,7 @@ fn world_of(
         },
         chain: Chain::default(),
         protected: b"{}".to_vec(),
+        coverage: slotwarden::config::CoverageSettings::default(),
         configuration_file: None,
     };
     let (ready, is_ready) = channel();
@@ -567,7 +568,8 @@ fn a_stale_secret_is_not_lent() {
         level: SecurityLevel::None,
         cluster: [0; 16],
     };
-    let mut service = slotwarden_core::Appliance::new(configuration).expect("nothing to serve");
+    let mut service = Box::new(slotwarden_core::Appliance::empty());
+    service.configure(&configuration).expect("nothing to serve");
     let id: SecretId = service.fill(|_| 0).expect("the Safe is empty");
     assert!(service.lend(id, &mut |_| {}));
     service.wipe(id);

@@ -47,6 +47,12 @@ pub const OUTBOX: usize = 128;
 /// Effects of one input; more means that somebody goes round in circles.
 const EFFECTS_MAX: u32 = 20_000;
 
+/// The backup key that a passphrase gives here, without the second that it takes elsewhere.
+#[must_use]
+pub fn stretched(passphrase: &[u8]) -> [u8; 32] {
+    slotwarden_core::backup::section_mac(&[0x5A; 32], passphrase)
+}
+
 /// The service in a room.
 pub type Core = Service<SLOTS, PLACES, OUTBOX>;
 
@@ -645,6 +651,13 @@ impl Room {
                 self.sync.discard();
                 self.vault.file(order)
             }
+            FileOrder::Stretch { passphrase, .. } => {
+                let key = stretched(self.lent(passphrase).bytes());
+                self.core().refill(passphrase, |place| {
+                    place[..key.len()].copy_from_slice(&key);
+                    key.len()
+                })
+            }
             FileOrder::Begin(_) | FileOrder::Finish => self.vault.file(order),
         }
     }
@@ -665,7 +678,7 @@ impl Room {
             HsmCall::ImportPackage { key_id, uid } if has(hsm::Purpose::Unwrap, (key_id, uid)) => {
                 self.sync.import(uid, token, reach)
             }
-            HsmCall::ExportSection { key_id, uid } if has(hsm::Purpose::Wrap, (key_id, uid)) => {
+            HsmCall::ExportSection { key_id, uid, once: None } if has(hsm::Purpose::Wrap, (key_id, uid)) => {
                 Ok(self.sync.export(uid, token))
             }
             _ => Err(HsmFailure::Refused(Refusal::NoBackupKey)),
@@ -719,7 +732,9 @@ impl Room {
             HsmCall::SetPin { old, new } | HsmCall::SetSoPin { old, new } => (lent(old), lent(new)),
             HsmCall::Initialise { so_pin, new, .. } | HsmCall::Unblock { so_pin, new } => (lent(so_pin), lent(new)),
             HsmCall::Erase { so_pin } => (lent(so_pin), Code::NONE),
-            HsmCall::PutBackupKeys { kek, mak, .. } | HsmCall::PrepareImport { kek, mak, .. } => (lent(kek), lent(mak)),
+            HsmCall::PutBackupKeys { kek, mak, .. }
+            | HsmCall::PrepareImport { kek, mak, .. }
+            | HsmCall::ExportSection { once: Some([kek, mak]), .. } => (lent(kek), lent(mak)),
             HsmCall::Observe
             | HsmCall::Logout
             | HsmCall::Settle
@@ -747,7 +762,13 @@ impl Room {
             HsmCall::PutBackupKeys { key_id, uid, unwrap, .. } => {
                 token.put_backup_keys((key_id, uid), &first, &second, unwrap, Extent::Whole)
             }
-            HsmCall::KeepBackupKeys { key_id, uid, unwrap } => token.keep_backup_keys(key_id, uid, unwrap),
+            HsmCall::KeepBackupKeys { key_id, uid, unwrap } => {
+                let kept = token.keep_backup_keys(key_id, uid, unwrap);
+                if kept.is_ok() {
+                    self.vault.keep(slot, key_id.filter(|_| unwrap), uid);
+                }
+                kept
+            }
             HsmCall::SetSoPin { .. } => token.set_so_pin(&first, &second),
             HsmCall::Inventory { .. }
             | HsmCall::ExportSection { .. }

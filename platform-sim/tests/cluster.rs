@@ -280,7 +280,7 @@ fn a_slot_that_is_closed_amid_it_is_waited_for_and_what_cannot_be_made_stands_st
     assert_eq!(node.order(TransferOrder::EndReceive), refused(Refusal::NothingReceived));
     assert_eq!(node.receive(&package), Ok(DONE));
     // One transfer at a time, and the roster stays while it lasts.
-    let export = TransferOrder::Export { slots: SlotSet::NONE.with(SlotId(0)), left_out: [0; 32] };
+    let export = TransferOrder::Export { slots: SlotSet::NONE.with(SlotId(0)), left_out: [0; 32], passphrase: None };
     assert_eq!(node.order(export), refused(Refusal::TransferUnderWay));
     assert_eq!(node.pack(), None);
     let roster = next(Some(&node.roster()), &[node.member()]);

@@ -83,7 +83,7 @@ fn append_job(bench: &Bench, driver: &mut Driver, purpose: JobPurpose, vendor: b
     fs::write(dir.join(EXPORT), &bytes).expect("the bench's own directory");
     let job = ExportJob { name: "ca-root".into(), header_hash, purpose, vendor };
     transfer_dir::write_job(&dir, &job).expect("the bench's own directory");
-    driver.call(0, HsmCall::ExportSection { key_id: KEY_ID, uid: UID })
+    driver.call(0, HsmCall::ExportSection { key_id: KEY_ID, uid: UID, once: None })
 }
 
 /// Ends the export as the daemon does; returns the whole file.

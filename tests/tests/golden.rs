@@ -297,7 +297,7 @@ fn every_form_of_order() -> Vec<(String, Command)> {
         }
         CommandKind::CancelCeremony => vec![("", Command::CancelCeremony { id: CeremonyId([0; 8]) })],
         CommandKind::Export => {
-            let order = TransferOrder::Export { slots: leave_out.with(slot), left_out: [0; 32] };
+            let order = TransferOrder::Export { slots: leave_out.with(slot), left_out: [0; 32], passphrase: None };
             vec![("", Command::Transfer { order })]
         }
         CommandKind::Restore => {
@@ -381,7 +381,8 @@ fn every_fault() -> Vec<Fault> {
             Fault::SettleFailed => Fault::ModuleLies(Function::Login),
             Fault::ModuleLies(_) => Fault::Zeroized,
             Fault::Zeroized => Fault::Bug(0),
-            Fault::Bug(_) => return faults,
+            Fault::Bug(_) => Fault::OutOfMemory,
+            Fault::OutOfMemory => return faults,
         };
         faults.push(next);
     }

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
+use slotwarden::devices::Hsm as _;
 use slotwarden::transfer_dir;
-use slotwarden_core::effect::{HsmAnswer, HsmCall, ImportPlan, Input, KeyCounts};
+use slotwarden_core::effect::{HsmAnswer, HsmCall, ImportPlan, Input, KeyCounts, SlotId};
 use slotwarden_core::export::Class;
 use slotwarden_core::fault::{HsmFailure, Refusal};
 use slotwarden_tests::build;
@@ -35,6 +36,7 @@ slotwarden_tests::on_both_modules! {
     an_export_asks_two_things_of_each_key_and_little_besides
     a_secret_of_an_odd_length_comes_back_as_it_was_or_is_refused_by_name
     p18_what_was_forbidden_stays_forbidden
+    how_far_a_slow_transfer_is_can_be_read
     a_token_that_becomes_full_amid_an_import_has_nothing_of_it_and_everything_that_was_there
 }
 
@@ -460,6 +462,27 @@ fn p18_what_was_forbidden_stays_forbidden(kind: Kind) {
         let shown = custody(&bench, &["show"]);
         assert_eq!(shown.matches("Modifiable(false)").count(), 1, "{shown}");
     }
+}
+
+fn how_far_a_slow_transfer_is_can_be_read(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 1);
+    bench.make_token(TOKEN);
+    custody(&bench, &["make"]);
+    let mut driver = logged_in(&bench);
+    assert_eq!(driver.put_backup_keys(0, (KEY_ID, UID), &KEK, &MAK), Ok(HsmAnswer::BackupKeysPut));
+    drop(driver);
+    // A network HSM that is far away: six objects take more than a second.
+    bench.more.push(("FORWARD_LATENCY_MS".into(), "60".into()));
+    let mut driver = logged_in(&bench);
+    assert_eq!(driver.hsm.progress(), None, "nothing travelled");
+    let file = exported(&bench, &mut driver);
+    let told = driver.hsm.progress().expect("an export of a second says how far it is");
+    assert!(told.slot == SlotId(0) && (1..told.of).contains(&told.done), "{told:?}");
+    assert!(told.of > OBJECTS, "the slot's own keys are looked at too: {told:?}");
+    spool(&bench, &file);
+    assert_eq!(prepare(&mut driver), planned(0, OBJECTS, 0), "{:?}", driver.notes);
+    let told = driver.hsm.progress().expect("a restore of a second says how far it is");
+    assert!(told.of == OBJECTS && (1..OBJECTS).contains(&told.done), "{told:?}");
 }
 
 fn a_token_that_becomes_full_amid_an_import_has_nothing_of_it_and_everything_that_was_there(kind: Kind) {

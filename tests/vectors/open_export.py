@@ -1,14 +1,16 @@
 #!/usr/bin/python3
-"""Opens a protected export from m shares, without any of Slotwarden's code.
+"""Opens a protected export from m shares or its passphrase, without any of Slotwarden's code.
 
     open_export.py EXPORT RECORD... [--out DIR]
+    open_export.py EXPORT --passphrase-file FILE [--out DIR]
 
 EXPORT is the file; each RECORD holds the 200 bytes of a share as they are on a card. Checks
 structure, counts, hash and signature, puts the shares together, derives each slot's keys, checks
 the MACs, and unwraps every key. With --out each goes into a file of its own: private keys as
 PKCS #8, secret keys as they are. So does what an HSM vendor's own program wrote of a slot, SLOT.vendor:
 only such a program takes it back, and what is in it nobody else knows. README.md describes the format; Python's standard library and
-the package `cryptography` (OpenSSL's) are all that is needed. A tool for the day when nothing
+the package `cryptography` (OpenSSL's) are all that is needed, and for a passphrase `cryptography` 44 or
+Debian's `python3-argon2`. A tool for the day when nothing
 else is left: what it writes is in the clear, nothing is wiped, nothing takes constant time.
 
 Exit status 0: everything was opened. 1: what is wrong is named.
@@ -246,6 +248,28 @@ def backup_key(records, key_id):
     return secret
 
 
+def stretched(passphrase, protection, key_id):
+    """The backup key that a passphrase gives: Argon2id (RFC 9106), 32 bytes."""
+    if "salt" not in protection:
+        raise Refused("no passphrase protects it")
+    salt, (memory, passes, lanes) = protection["salt"], protection["costs"]
+    if memory > 1 << 20 or memory * passes > 1 << 22 or lanes > 64:
+        raise Refused("it asks for more memory or time than any of ours")
+    try:
+        from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+        secret = Argon2id(
+            salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory
+        ).derive(passphrase)
+    except ImportError:
+        from argon2.low_level import Type, hash_secret_raw
+
+        secret = hash_secret_raw(passphrase, salt, passes, memory, lanes, 32, Type.ID)
+    if hmac.new(secret, b"slotwarden/key-id/v1", hashlib.sha256).digest()[:16] != key_id:
+        raise Refused("the passphrase is not the one of this file")
+    return secret
+
+
 def derive(secret, info):
     """HKDF with SHA-256, one block (RFC 5869)."""
     prk = hmac.new(b"slotwarden/backup-key/v1", secret, hashlib.sha256).digest()
@@ -258,9 +282,18 @@ def main(arguments):
         at = arguments.index("--out")
         out = pathlib.Path(arguments[at + 1])
         del arguments[at : at + 2]
+    passphrase = None
+    if "--passphrase-file" in arguments:
+        at = arguments.index("--passphrase-file")
+        passphrase = pathlib.Path(arguments[at + 1]).read_bytes().removesuffix(b"\n")
+        del arguments[at : at + 2]
     export, *records = [pathlib.Path(name).read_bytes() for name in arguments]
     about, sections = read(export)
-    unwrap(sections, backup_key(records, about["key_id"]), out)
+    if passphrase is None:
+        secret = backup_key(records, about["key_id"])
+    else:
+        secret = stretched(passphrase, about["protection"], about["key_id"])
+    unwrap(sections, secret, out)
 
 
 def unwrap(sections, secret, out):

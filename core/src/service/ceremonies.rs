@@ -709,6 +709,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         {
             return;
         }
+        let restored = self.restored_owner();
         // A restore brings U, and takes it away itself.
         let unwrap = self.clustering.has_others() || self.transfer.state() != transfer::State::Idle;
         for slot in self.slots() {
@@ -718,6 +719,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 continue;
             }
             if entry.data.backup_key.is_some() || self.cards.is_keeping(slot) || self.cards.is_unheard(slot) {
+                continue;
+            }
+            // Its U may be of another key or another slot's section, and is still needed.
+            if restored == Some(entry.data.owner) {
                 continue;
             }
             let uid = entry.data.record.uid;

@@ -160,6 +160,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     pub(super) fn order_transfer(&mut self, caller: Caller, order: TransferOrder) {
+        for id in (Command::Transfer { order }).secrets().into_iter().flatten() {
+            self.outbox.act(Act::Wipe(id));
+        }
         self.without_cards(caller, order.kind());
     }
 
@@ -203,6 +206,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     pub(super) const fn transfer_due_ms(&self) -> Option<u64> {
         None
+    }
+
+    pub(super) const fn transfer_secrets(&self) -> usize {
+        0
     }
 
     pub(super) const fn transfer_status(&self) -> Option<TransferStatus> {

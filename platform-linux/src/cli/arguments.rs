@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Command, Parser, Subcommand, ValueEnum};
 use slotwarden_core::record::Mode;
 
-use super::card_arguments::{At, BackupVerb, CardVerb, CeremonyVerb};
+use super::card_arguments::{At, BackupVerb, CardVerb, CeremonyVerb, PassphraseSource};
 use super::cluster_arguments::{ClusterVerb, SyncVerb};
 use super::{
     CONFIRM_DECOMMISSION, CONFIRM_END_CALL, CONFIRM_ERASE, CONFIRM_IMPORT, CONFIRM_LAST_TRY, CONFIRM_REMOVE,
@@ -18,7 +18,7 @@ use crate::secret::Source;
 
 /// How secrets are entered.
 pub(super) const SECRETS: &str = "\
-Secrets are asked for at the terminal. Scripts name a file (--code-file, --new-code-file, --so-pin-file) or an open \
+Secrets are asked for at the terminal. Scripts name a file (--code-file, --new-code-file, --so-pin-file, --passphrase-file) or an open \
 descriptor (--code-fd and so on) that holds the secret as one line. No option takes a secret itself. A new share is \
 shown on the terminal once, on a screen of its own that is cleared when you press Enter.";
 
@@ -174,13 +174,19 @@ pub(super) enum Verb {
     Audit(AuditVerb),
     /// Read a protected export from its first byte to its last: is it whole, who signed it, what is in it?
     ///
-    /// Needs neither daemon nor HSM. Whether its keys are right only cards can tell: `backup restore`.
+    /// Needs neither daemon nor HSM. With its passphrase the MACs are checked too: that nobody who does not know it
+    /// altered the file. Of a file that cards protect only `backup restore` can tell.
     Verify {
         /// The file.
         file: PathBuf,
         /// The node's public key (64 hexadecimal digits), known from elsewhere.
         #[arg(long, value_name = "HEX", value_parser = node_key)]
         node_key: Option<[u8; 32]>,
+        /// Ask for the passphrase.
+        #[arg(long)]
+        with_passphrase: bool,
+        #[command(flatten)]
+        passphrase: PassphraseSource,
     },
     /// Print the completion of commands and options for a shell.
     ///

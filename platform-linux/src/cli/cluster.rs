@@ -93,7 +93,11 @@ impl Session {
                 let Spooled::Roster(roster) = self.spool(&file)? else { return Err(no_roster(&file)) };
                 let names: Vec<&str> = roster.members.iter().map(|member| member.name.as_str()).collect();
                 output::aside(&format!("Roster {} with the members {}.", roster.epoch, names.join(", ")));
-                self.order(|_| Order::Choose { roster: roster.hash }, true, &[])?;
+                let chosen = roster.of_our_epoch.ok_or_else(|| Problem::from(Refusal::RosterNotNext))?;
+                self.order(|_| Order::Choose { roster: chosen }, true, &[])?;
+                for hash in roster.newer.into_iter().filter(|hash| *hash != chosen) {
+                    self.order(|_| Order::Follow { roster: hash }, true, &[])?;
+                }
                 self.done(&format!("roster {} counts, as it is in {}", roster.epoch, file.display()))
             }
             ClusterVerb::ExportRoster { file } => {
@@ -189,7 +193,7 @@ fn compare(whose: &str, computed: &str, given: Option<String>) -> Result<(), Pro
         None => return Err(Own::FingerprintMissing.into()),
     };
     let plain = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_uppercase();
-    if plain(&given) == plain(computed) {
+    if !plain(computed).is_empty() && plain(&given) == plain(computed) {
         return Ok(());
     }
     Err(Problem::from(Refusal::FingerprintDiffers).with(format!("the file's is {computed}")))
@@ -207,6 +211,7 @@ mod tests {
         assert_eq!(compared("").expect_err("none").name, "fingerprint-differs");
         assert_eq!(compared("ABCDE").expect_err("a part of it").name, "fingerprint-differs");
         assert_eq!(compared("abcde-fghij klmnoPQRST"), Ok(()));
+        assert_eq!(compare("nobody", "", Some(String::new())).expect_err("nothing").name, "fingerprint-differs");
     }
 
     #[test]

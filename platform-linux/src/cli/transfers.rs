@@ -1,9 +1,12 @@
 //! Exports, restores and imports: files between this machine and the daemon.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
@@ -11,22 +14,47 @@ use slotwarden_core::Refusal;
 
 use super::CONFIRM_IMPORT;
 use super::arguments::Confirm;
-use super::card_arguments::At;
-use super::session::{Session, typed};
+use super::card_arguments::{At, PassphraseSource};
+use super::session::{Session, given, typed};
 use crate::audit::{hex, unhex};
 use crate::client::Refused;
+use crate::config::SecurityLevel;
 use crate::output::{self, Format, transfers};
 use crate::problem::{EXIT_DONE, Own, Problem};
 use crate::secret;
 use crate::status_json::{PlanView, StatusView};
-use crate::wire::{Answered, Ask, CardTask, Order, Outgoing, SPOOL_BYTES_MAX, SPOOL_PAGE, Spooled, SpooledSection};
+use crate::wire::{
+    Answered, Ask, CardTask, Order, Outgoing, SPOOL_BYTES_MAX, SPOOL_PAGE, SecretRole, Spooled, SpooledSection,
+};
+
+/// Between two looks how far a transfer is.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
 
 impl Session {
     /// Has an export made, and brings it here.
-    pub(super) fn export(&self, file: &Path, slots: Vec<String>, left_out: Vec<String>) -> Result<u8, Refused> {
+    pub(super) fn export(
+        &self,
+        file: &Path,
+        slots: Vec<String>,
+        left_out: Vec<String>,
+        passphrase: &PassphraseSource,
+    ) -> Result<u8, Refused> {
+        let given_passphrase = passphrase.source().read(SecretRole::NewPassphrase)?;
         let target = Target::create(file)?;
         let slots = if slots.is_empty() { self.active_slots()? } else { slots };
-        self.order(|_| Order::Export { slots: slots.clone(), left_out: left_out.clone() }, true, &[])?;
+        let wanted = self.status()?.security_level == SecurityLevel::Passphrase.word();
+        let passphrase = match given_passphrase {
+            None if wanted && secret::on_terminal() => {
+                output::aside("Nobody opens the file without its passphrase, and nobody can find it out again.");
+                Some(secret::ask(SecretRole::NewPassphrase, "Passphrase of the export", true)?)
+            }
+            passphrase => passphrase,
+        };
+        let secrets = given(SecretRole::NewPassphrase, passphrase);
+        self.with_progress(|| {
+            self.order(|_| Order::Export { slots: slots.clone(), left_out: left_out.clone() }, true, &secrets)
+        })?;
+        drop(secrets);
         self.fetch(Outgoing::Export, target)?;
         self.done(&format!("{} is whole; `slotwarden verify {0}` says what is in it", file.display()))
     }
@@ -47,13 +75,49 @@ impl Session {
         Ok(target.finish()?)
     }
 
+    /// Waits for an order that takes long; at a terminal it shows how far it is.
+    fn with_progress<T>(&self, order: impl FnOnce() -> T) -> T {
+        if self.format == Format::Json || !std::io::stderr().is_terminal() {
+            return order();
+        }
+        let (ended, until) = mpsc::channel::<()>();
+        let client = &self.client;
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut shown = false;
+                while until.recv_timeout(PROGRESS_PAUSE) == Err(RecvTimeoutError::Timeout) {
+                    let Ok(Answered::Status(status)) = client.ask(Ask::Status, &[]) else { continue };
+                    let Some(transfer) = status.transfer else { continue };
+                    if let (Some(slot), Some(done)) = (transfer.slot, transfer.progress) {
+                        eprint!("\r{slot}: {}\x1b[K", transfers::progress(done));
+                        shown = true;
+                    }
+                }
+                if shown {
+                    eprint!("\r\x1b[K");
+                }
+            });
+            let answered = order();
+            drop(ended);
+            answered
+        })
+    }
+
     fn active_slots(&self) -> Result<Vec<String>, Refused> {
         let status = self.status()?;
         Ok(status.slots.into_iter().filter(|slot| slot.state == "active").map(|slot| slot.name).collect())
     }
 
     /// Brings a file to the daemon, gathers cards, and shows what would be imported.
-    pub(super) fn restore(&self, file: &Path, slot: String, section: Option<String>, at: At) -> Result<u8, Refused> {
+    pub(super) fn restore(
+        &self,
+        file: &Path,
+        slot: String,
+        section: Option<String>,
+        passphrase: &PassphraseSource,
+        at: At,
+    ) -> Result<u8, Refused> {
+        let given_passphrase = passphrase.source().read(SecretRole::Passphrase)?;
         let Spooled::Export(spooled) = self.spool(file)? else {
             return Err(Own::FileRefused.with(format!("{}: it is no export", file.display())).into());
         };
@@ -75,12 +139,27 @@ impl Session {
             hex(&spooled.node)
         ));
         let (uid, key_id, digest) = (*uid, spooled.key_id, spooled.file);
-        let task = CardTask::Restore { slot: slot.clone(), uid, key_id, file: digest };
-        let checked = match *vendor_bytes {
+        let done = match *vendor_bytes {
             0 => "every key was unwrapped and compared",
             _ => "the MAC of the section was checked",
         };
-        let ended = self.cards_begin(task, at, checked)?;
+        let ended = if spooled.passphrase {
+            let passphrase = match given_passphrase {
+                None if secret::on_terminal() => {
+                    let prompt = format!("Passphrase of {}", file.display());
+                    Some(secret::ask(SecretRole::Passphrase, &prompt, false)?)
+                }
+                passphrase => passphrase,
+            };
+            let order = |_| Order::RestoreByPassphrase { slot: slot.clone(), uid, key_id, file: digest };
+            self.with_progress(|| self.order(order, true, &given(SecretRole::Passphrase, passphrase)))?;
+            self.done(done)?
+        } else if given_passphrase.is_some() {
+            return Err(Problem::from(Refusal::PassphraseNotWanted).into());
+        } else {
+            let task = CardTask::Restore { slot: slot.clone(), uid, key_id, file: digest };
+            self.cards_begin(task, at, done)?
+        };
         let status = self.status()?;
         let planned = status.transfer.as_ref().and_then(|transfer| transfer.plan);
         if let (Some(plan), Format::Table) = (planned, self.format) {
@@ -141,7 +220,7 @@ impl Session {
             }
             typed(&format!("Type `{CONFIRM_IMPORT}` to go on: "), CONFIRM_IMPORT)?;
         }
-        self.order(|_| Order::Import { slot: name.clone(), file }, true, &[])?;
+        self.with_progress(|| self.order(|_| Order::Import { slot: name.clone(), file }, true, &[]))?;
         let done = match transfer.vendor_bytes {
             None => format!("every new key is in {name}, read back; its applications were served anew"),
             Some(_) => {

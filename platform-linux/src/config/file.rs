@@ -12,6 +12,7 @@ use slotwarden_core::person::{Role, Roles};
 
 use super::application::{ApplicationTable, check_applications};
 use super::cards::{CardsTable, LevelWord, SecurityLevel, check_cards};
+use super::coverage::{CoverageTable, check_coverage};
 use super::protected;
 use super::sync::{SyncTable, check_sync};
 use super::{
@@ -79,6 +80,7 @@ fn check_file(file: ConfigFile, digest: [u8; 32], protected: Vec<u8>) -> Result<
     let persons = check_persons(&file.person, &mut problems);
     let security_level = file.security_level.map_or(SecurityLevel::None, SecurityLevel::from);
     let cards = check_cards(file.cards.unwrap_or_default(), security_level, &mut problems);
+    let coverage = check_coverage(&file.coverage.unwrap_or_default(), &mut problems);
     let sync = file.sync.and_then(|table| check_sync(table, &mut problems));
     if !problems.0.is_empty() {
         return Err(problems.0);
@@ -94,6 +96,7 @@ fn check_file(file: ConfigFile, digest: [u8; 32], protected: Vec<u8>) -> Result<
         tries,
         security_level,
         cards,
+        coverage,
         sync,
         digest,
         protected,
@@ -111,6 +114,7 @@ struct ConfigFile {
     seal: Option<SealTable>,
     hsm: HsmSettings,
     cards: Option<CardsTable>,
+    coverage: Option<CoverageTable>,
     sync: Option<SyncTable>,
     #[serde(default)]
     slot: Vec<SlotTable>,

@@ -57,6 +57,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Split { .. }
             | Order::Share { .. }
             | Order::Export { .. }
+            | Order::RestoreByPassphrase { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
             | Order::Found

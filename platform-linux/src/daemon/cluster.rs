@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use slotwarden_core::card::sets::SetSubject;
 use slotwarden_core::ceremony::order::SlotSet;
 use slotwarden_core::cluster::ClusterOrder;
-use slotwarden_core::command::{Answer, Command};
+use slotwarden_core::command::{Answer, Command, CommandKind};
 use slotwarden_core::effect::{Input, Outcome, SlotId, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::ledger::{KeyName, Standing};
@@ -67,30 +68,51 @@ pub(super) struct ClusterLoop {
     looks: Option<Looks>,
     members: Option<ClusterView>,
     counts: Vec<SlotCounts>,
-    /// Slots whose tokens are new, which their ledgers know already.
+    /// Slots without a token, which their ledgers know already.
     emptied: SlotSet,
 }
 
 /// A package that was admitted.
 struct Incoming {
     hash: [u8; 32],
+    source: [u8; 32],
     facts: Vec<SlotFacts>,
     slots: SlotSet,
 }
 
-/// Looks at tokens, and what is ordered after the last one.
+/// Looks at the tokens of a package, and who waits for its plan. Nothing else is admitted meanwhile.
 struct Looks {
     at: SlotId,
     left: Vec<SlotId>,
     who: PersonId,
     waiting: Waiting,
     hash: [u8; 32],
+    slots: SlotSet,
+    /// When whoever waits is told that a token does not answer.
+    until: Instant,
+    /// The token is being looked at for somebody else; when it is asked again.
+    again: Option<Instant>,
 }
 
+/// How long a package waits for the tokens that it is for.
+const LOOKS_WAIT: Duration = Duration::from_secs(60);
+/// Pause before a token is looked at again that was being looked at for somebody else.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 impl ClusterLoop {
-    /// What the package says that was admitted last.
-    pub(super) fn incoming_facts(&self) -> &[SlotFacts] {
-        self.incoming.as_ref().map_or(&[], |incoming| incoming.facts.as_slice())
+    /// The slots that the package is for that was admitted last.
+    pub(super) fn incoming_slots(&self) -> SlotSet {
+        self.incoming.as_ref().map_or(SlotSet::NONE, |incoming| incoming.slots)
+    }
+
+    /// Names the package that was admitted last.
+    pub(super) fn incoming_hash(&self) -> Option<[u8; 32]> {
+        self.incoming.as_ref().map(|incoming| incoming.hash)
+    }
+
+    /// Whose package was admitted last, and what it says.
+    pub(super) fn incoming(&self) -> Option<([u8; 32], &[SlotFacts])> {
+        self.incoming.as_ref().map(|incoming| (incoming.source, incoming.facts.as_slice()))
     }
 
     pub(super) const fn new(files: ClusterFiles, setup: SyncSetup) -> Self {
@@ -129,6 +151,17 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
 
     /// Judges, opens and admits a package; its keys lie where the worker reads them, and what it says is kept.
     pub(super) fn take_package(&mut self, path: &Path) -> Result<SpooledPackage, Problem> {
+        let taken = self.admit(path);
+        if !self.is_looking() && taken.as_ref().map_or(true, |package| package.known) {
+            let _ = fs::remove_file(self.cluster.setup.transfer_dir.join(transfer_dir::RESTORE));
+        }
+        taken
+    }
+
+    fn admit(&mut self, path: &Path) -> Result<SpooledPackage, Problem> {
+        if self.is_looking() {
+            return Err(Refusal::TransferUnderWay.into());
+        }
         let header = package_file::read_header(path)?;
         self.service.judge_package(&header)?;
         let place = self.devices.files.give_place();
@@ -164,71 +197,99 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             }
             self.cluster.files.keep_received(&received).map_err(|error| unwritable(&error))?;
             let slots = here.into_iter().fold(SlotSet::NONE, SlotSet::with);
-            self.cluster.incoming = Some(Incoming { hash, facts: received.facts, slots });
+            self.cluster.incoming = Some(Incoming { hash, source, facts: received.facts, slots });
         }
         Ok(package)
     }
 
     /// Has the tokens looked through that the package of this hash is for, then has it planned.
     pub(super) fn receive(&mut self, who: PersonId, waiting: Waiting, hash: [u8; 32]) {
+        if self.cluster.looks.is_some() {
+            return self.tell(waiting, Answer::Refused(Refusal::TransferUnderWay));
+        }
         let slots = self.cluster.incoming.as_ref().filter(|incoming| incoming.hash == hash).map(|found| found.slots);
         let Some(slots) = slots else {
             return self.tell(waiting, Answer::Refused(Refusal::NothingReceived));
         };
-        // What was told by others counts once a token was looked at, so every one is that can be.
-        let mut left: Vec<SlotId> =
-            slots.slots().chain(self.open_slots().slots().filter(|slot| !slots.has(*slot))).collect();
+        let mut left: Vec<SlotId> = slots.slots().collect();
         let Some(at) = left.pop() else {
             return self.order_receive(who, waiting, hash, slots);
         };
-        self.cluster.looks = Some(Looks { at, left, who, waiting, hash });
+        let until = Instant::now() + LOOKS_WAIT;
+        self.cluster.looks = Some(Looks { at, left, who, waiting, hash, slots, until, again: None });
         self.count(at);
     }
 
     /// A look at a token ended.
     pub(super) fn looked_through(&mut self, slot: SlotId, answer: Answer) {
-        if answer == Answer::Done {
-            self.observe(slot);
+        let observed = answer == Answer::Done && self.observe(slot);
+        if answer == Answer::Refused(Refusal::Busy) {
+            // Others are looked at: this one's turn comes.
+            self.counted.remove(&slot.0);
         }
-        let waits = self.cluster.looks.take_if(|looks| looks.at == slot);
-        let Some(Looks { mut left, who, waiting, hash, .. }) = waits else { return };
-        let under_way = |found: &Waiting| matches!(found, Waiting::Count(other) if *other == slot);
-        if answer == Answer::Refused(Refusal::Busy) && self.waiting.values().any(under_way) {
-            // It was being looked at: that look is as good.
-            self.cluster.looks = Some(Looks { at: slot, left, who, waiting, hash });
-            return;
+        let Some(mut looks) = self.cluster.looks.take_if(|looks| looks.at == slot) else { return };
+        if answer == Answer::Refused(Refusal::Busy) {
+            looks.again = Some(Instant::now() + LOOK_AGAIN);
+            self.cluster.looks = Some(looks);
+        } else if !observed {
+            // What was destroyed here could come back, so nothing is planned.
+            let answer = if answer == Answer::Done { Answer::Refused(Refusal::TransferFiles) } else { answer };
+            self.tell(looks.waiting, answer);
+        } else if let Some(at) = looks.left.pop() {
+            self.cluster.looks = Some(Looks { at, again: None, ..looks });
+            self.count(at);
+        } else {
+            self.order_receive(looks.who, looks.waiting, looks.hash, looks.slots);
         }
-        match left.pop() {
-            Some(at) => {
-                self.cluster.looks = Some(Looks { at, left, who, waiting, hash });
-                self.count(at);
-            }
-            None => {
-                let slots = self.cluster.incoming.as_ref().filter(|incoming| incoming.hash == hash);
-                let slots = slots.map_or(SlotSet::NONE, |incoming| incoming.slots);
-                self.order_receive(who, waiting, hash, slots);
-            }
+    }
+
+    /// When a look is tried again, or given up.
+    pub(super) fn looks_due(&self) -> Option<Instant> {
+        self.cluster.looks.as_ref().map(|looks| looks.again.map_or(looks.until, |again| again.min(looks.until)))
+    }
+
+    /// Tries a look again whose token was busy, and ends the wait for one that does not answer.
+    pub(super) fn go_on_with_looks(&mut self) {
+        let now = Instant::now();
+        let Some(looks) = &mut self.cluster.looks else { return };
+        if looks.until <= now {
+            let waiting = self.cluster.looks.take().map(|looks| looks.waiting);
+            waiting.into_iter().for_each(|waiting| self.tell(waiting, Answer::Refused(Refusal::SlotDoubtful)));
+        } else if looks.again.is_some_and(|again| again <= now) {
+            looks.again = None;
+            let at = looks.at;
+            self.count(at);
         }
+    }
+
+    /// Whether a package waits for looks at its tokens.
+    pub(super) const fn is_looking(&self) -> bool {
+        self.cluster.looks.is_some()
     }
 
     fn order_receive(&mut self, who: PersonId, waiting: Waiting, hash: [u8; 32], slots: SlotSet) {
-        if let Err(error) = self.write_unwanted(slots) {
-            warn!("a package was not planned: {error}");
-            return self.tell(waiting, Answer::Refused(Refusal::TransferFiles));
+        match self.write_unwanted(hash, slots) {
+            Ok(()) => self.order(who, waiting, Command::Transfer { order: TransferOrder::Receive { hash, slots } }),
+            Err(error) => {
+                warn!("a package was not planned: {error}");
+                self.tell(waiting, Answer::Refused(Refusal::TransferFiles));
+            }
         }
-        self.order(who, waiting, Command::Transfer { order: TransferOrder::Receive { hash, slots } });
     }
 
     /// Says which keys of the package are not to be made.
-    fn write_unwanted(&self, slots: SlotSet) -> io::Result<()> {
-        let Some(incoming) = &self.cluster.incoming else { return Ok(()) };
+    fn write_unwanted(&self, hash: [u8; 32], slots: SlotSet) -> io::Result<()> {
+        let incoming =
+            self.cluster.incoming.as_ref().filter(|incoming| incoming.hash == hash && incoming.slots == slots);
+        let incoming = incoming.ok_or_else(|| io::Error::other("another one was admitted since"))?;
         let dir = &self.cluster.setup.transfer_dir;
-        for (slot, uid) in self.uids() {
-            if slots.has(slot) {
-                let keys = dir.join(transfer_dir::RESTORE);
-                let unwanted = self.cluster.files.ledgers().unwanted(uid, &incoming.facts, &keys)?;
-                transfer_dir::write_unwanted(dir, uid, &unwanted.into_iter().collect())?;
-            }
+        let uids: Vec<Uid> = self.uids().into_iter().filter(|(slot, _)| slots.has(*slot)).map(|(_, uid)| uid).collect();
+        if uids.is_empty() {
+            return Ok(());
+        }
+        let keys = dir.join(transfer_dir::RESTORE);
+        for (uid, unwanted) in self.cluster.files.ledgers().unwanted(&uids, &incoming.facts, &keys)? {
+            transfer_dir::write_unwanted(dir, uid, &unwanted)?;
         }
         Ok(())
     }
@@ -239,35 +300,64 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         self.order(PersonId::SERVICE, Waiting::Count(slot), Command::Transfer { order });
     }
 
-    /// Takes in what the last look at a token found.
-    fn observe(&mut self, slot: SlotId) {
-        let Some(uid) = self.uid(slot) else { return };
-        self.cluster.emptied = self.cluster.emptied.without(slot);
+    /// Takes in what the last look at a token found; whether it is in the ledger now.
+    fn observe(&mut self, slot: SlotId) -> bool {
+        let Some(uid) = self.uid(slot) else { return false };
         let observed = transfer_dir::read_names(&self.cluster.setup.transfer_dir, uid)
             .and_then(|names| names.map(|names| self.cluster.files.ledgers().observe(uid, &names)).transpose());
         match observed {
-            Ok(_) => {
+            Ok(Some(observed)) => {
                 self.slot_is_known(slot);
-                self.renew_cluster_view();
+                if observed.changed {
+                    self.renew_cluster_view();
+                }
+                true
             }
-            Err(error) => warn!(slot = self.names.slot_name(slot), "its ledger cannot be kept: {error}"),
+            Ok(None) => false,
+            Err(error) => {
+                warn!(slot = self.names.slot_name(slot), "its ledger cannot be kept: {error}");
+                false
+            }
         }
     }
 
-    /// The token of this slot has none of our keys: it is a new one, and nobody removed what the old one had.
-    pub(super) fn token_is_new(&mut self, slot: SlotId) {
-        let Some(uid) = self.uid(slot) else { return };
-        if self.cluster.emptied.has(slot) {
-            return;
+    /// A slot that has no token, or was given back: whatever it gets next is empty, and nobody removed what the
+    /// old one had. A token with another serial is refused by the core, so it is here that one is replaced.
+    pub(super) fn notice_new_tokens(&mut self) {
+        for slot in self.slots_without_token() {
+            let Some(uid) = self.uid(slot).filter(|_| !self.cluster.emptied.has(slot)) else { continue };
+            match self.cluster.files.ledgers().emptied(uid) {
+                Ok(()) => self.cluster.emptied = self.cluster.emptied.with(slot),
+                Err(error) => warn!(slot = self.names.slot_name(slot), "its ledger cannot be kept: {error}"),
+            }
         }
-        self.cluster.emptied = self.cluster.emptied.with(slot);
-        if let Err(error) = self.cluster.files.ledgers().emptied(uid) {
-            warn!(slot = self.names.slot_name(slot), "its ledger cannot be kept: {error}");
-        }
+    }
+
+    fn slots_without_token(&mut self) -> Vec<SlotId> {
+        let slots = (0..self.owners.len()).filter_map(|place| u8::try_from(place).ok()).map(SlotId);
+        let (none, some): (Vec<SlotId>, Vec<SlotId>) =
+            slots.partition(|slot| self.service.slot_record(*slot).is_some_and(|record| record.serial.is_none()));
+        self.cluster.emptied = some.into_iter().fold(self.cluster.emptied, SlotSet::without);
+        none
     }
 
     /// An order about the cluster, with the roster that it is about offered to the core.
-    pub(super) fn cluster_order(&mut self, order: &Order) -> Result<Command, Problem> {
+    ///
+    /// # Errors
+    /// [`Refusal::NotAllowed`] before anything is offered, and what is wrong with the roster.
+    pub(super) fn cluster_order(&mut self, who: PersonId, order: &Order) -> Result<Command, Problem> {
+        let kind = match order {
+            Order::Found => CommandKind::FoundCluster,
+            Order::Invite { .. } => CommandKind::InviteMember,
+            Order::Remove { .. } => CommandKind::RemoveMember,
+            Order::Renew => CommandKind::RenewRoster,
+            Order::Follow { .. } => CommandKind::FollowRoster,
+            Order::Choose { .. } => CommandKind::ChooseRoster,
+            _ => CommandKind::JoinCluster,
+        };
+        if !self.service.may(who, kind) {
+            return Err(Refusal::NotAllowed.into());
+        }
         let order = match order {
             Order::Found => {
                 let hash = self.propose(&Change::Found)?;
@@ -296,6 +386,13 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             }
             Order::Join { roster } => {
                 let Listed { annex, .. } = self.offer(*roster)?;
+                let renamed = |name: &str| annex.slots.iter().any(|(its, _)| its == name);
+                for (slot, uid) in self.uids() {
+                    let name = self.names.slot_name(slot);
+                    if !renamed(&name) && annex.slots.iter().any(|(_, its)| *its == uid) {
+                        return Err(Problem::from(Refusal::HasOwnCluster).with(name));
+                    }
+                }
                 for (name, uid) in &annex.slots {
                     let slot = self.names.slots.iter().position(|slot| slot.name == *name);
                     let slot = slot.and_then(|place| u8::try_from(place).ok()).map(SlotId);
@@ -327,6 +424,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     }
 
     fn propose(&mut self, change: &Change<'_>) -> Result<[u8; 32], Problem> {
+        let unfiled = self.service.status(self.now()).cluster.is_some_and(|cluster| !cluster.filed);
+        if let (true, Some(hash)) = (unfiled, self.service.roster().map(Roster::hash)) {
+            // What follows has to stand behind it.
+            self.cluster.files.file(hash).map_err(|error| unwritable(&error))?;
+        }
         let key_id = self.backup_key_id().ok_or(Refusal::NoBackupKey)?;
         let slots = self.uids().into_iter().map(|(slot, uid)| (self.names.slot_name(slot), uid)).collect();
         let about = (self.service.cluster(), key_id);
@@ -341,7 +443,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         self.backup_key_id().or_else(|| self.service.roster().map(|roster| roster.key_id))
     }
 
-    fn backup_key_id(&self) -> Option<[u8; 16]> {
+    pub(super) fn backup_key_id(&self) -> Option<[u8; 16]> {
         self.service.card_sets(SetSubject::BackupKey).and_then(|sets| sets.current).map(|set| set.key_id)
     }
 
@@ -406,7 +508,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         };
         let uids = self.uids();
         let with_keys: Vec<(SlotId, Uid)> = uids.iter().copied().filter(|(slot, _)| slots.has(*slot)).collect();
-        let skip = self.skips(&with_keys, &nodes).ok()?;
+        let skip = self.skips(&with_keys, &nodes).map_err(|error| warn!("no package is made: {error}")).ok()?;
         Some(Box::new(PackageAbout {
             header,
             targets,
@@ -414,7 +516,12 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             with_keys: with_keys.into_iter().map(|(_, uid)| uid).collect(),
             told: uids.into_iter().map(|(_, uid)| uid).collect(),
             ledgers: self.cluster.files.ledgers().clone(),
-            place: self.cluster.files.package(),
+            place: match self.service.transfer_state() {
+                transfer::State::Beginning { caller, .. } if caller.who == PersonId::SERVICE => {
+                    self.cluster.files.published()
+                }
+                _ => self.cluster.files.package(),
+            },
         }))
     }
 
@@ -448,6 +555,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     /// The keys of a package are there: what its source knows is taken in.
     pub(super) fn received(&mut self, ticket: Ticket, hash: [u8; 32]) {
         let taken = self.cluster.files.take_in(hash);
+        // What it says is in files now.
+        self.cluster.incoming = None;
         let source = taken.as_ref().ok().copied();
         self.filed(ticket, taken.map(drop));
         self.renew_cluster_view();
@@ -479,7 +588,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Outgoing::Package => self.cluster.files.package(),
             Outgoing::Roster => self.cluster.files.rosters(),
         };
-        let absent = if what == Outgoing::Package { Own::NoPackage.into() } else { Refusal::NoCluster.into() };
+        let absent: Problem = if what == Outgoing::Package { Own::NoPackage.into() } else { Refusal::NoCluster.into() };
         let unreadable = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => absent,
             _ => Problem::from(Refusal::StoreUnreadable).with(error.to_string()),
@@ -503,6 +612,25 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             listed.annex.members.into_iter().find(|member| member.keys.node == *node).map(|member| member.name)
         });
         named.unwrap_or_else(|| hex(node))
+    }
+
+    /// What an approver is told about a roster: who comes, who goes, which backup key there is from then on.
+    pub(super) fn roster_differences(&self, hash: &[u8; 32]) -> Vec<String> {
+        let Ok(Listed { signed, annex }) = self.cluster.files.offered(*hash) else { return Vec::new() };
+        let after = self.cluster.files.members(&signed, &annex);
+        let current = self.service.roster();
+        let before = current
+            .and_then(|roster| self.cluster.files.listed(roster).ok())
+            .map(|listed| self.cluster.files.members(&listed.signed, &listed.annex))
+            .unwrap_or_default();
+        let comes = after.iter().filter(|member| !before.contains(member));
+        let comes = comes.map(|member| format!("{} comes, with the fingerprint {}", member.name, member.fingerprint));
+        let goes = before.iter().filter(|member| !after.contains(member)).map(|member| format!("{} goes", member.name));
+        let mut told: Vec<String> = comes.chain(goes).collect();
+        if current.is_some_and(|current| current.key_id != signed.roster.key_id) {
+            told.push(format!("the backup key is {} from then on", hex(&signed.roster.key_id)));
+        }
+        told
     }
 
     /// The members but this node.

@@ -22,7 +22,7 @@ use slotwarden_core::effect::SlotId;
 use slotwarden_core::fault::Refusal;
 use slotwarden_core::ledger::KeyName;
 use slotwarden_core::person::PersonId;
-use slotwarden_core::status::StateName;
+use slotwarden_core::status::{SlotStatus, StateName};
 use slotwarden_core::transfer::TransferOrder;
 use slotwarden_core::{reception, transfer};
 use tracing::{info, warn};
@@ -33,11 +33,14 @@ use crate::exchange::{self, Arrival, Courier, CourierState, Members, What};
 use crate::problem::{self, Problem};
 use crate::status_json::ExchangeView;
 use crate::sync_dir::{Node, Uid};
+use crate::transfer_dir::printable;
 
-/// Between two tries to make a package.
+/// First pause between two tries to make a package; each is twice as long as the one before.
 const RETRY: Duration = Duration::from_secs(2);
+/// Longest pause: each try leaves a line in the audit log.
+const RETRY_MAX: Duration = Duration::from_secs(600);
 /// What comes so is never taken: another file has to come.
-const NEVER: [Refusal; 8] = [
+const NEVER: [Refusal; 9] = [
     Refusal::OtherCluster,
     Refusal::RosterFileInvalid,
     Refusal::RosterOld,
@@ -46,6 +49,7 @@ const NEVER: [Refusal; 8] = [
     Refusal::PackageInvalid,
     Refusal::PackageOld,
     Refusal::PackageForked,
+    Refusal::PackageNotOpened,
 ];
 
 /// The exchange as the loop knows it.
@@ -58,6 +62,13 @@ pub(super) struct Exchanging {
     /// A package is being made.
     making: bool,
     not_before: Option<Instant>,
+    /// The next pause.
+    pause: Duration,
+    /// The package that was refused last for a conflict, with what the own ledgers said then: as long as that is so, it
+    /// is not planned again.
+    conflict: Option<([u8; 32], [u8; 32])>,
+    /// The members whose files are wanted, as the courier was told.
+    others: Vec<Node>,
     /// Slots whose tokens were looked through since they were opened.
     looked_through: SlotSet,
     /// Rosters that are followed one after the other.
@@ -86,6 +97,9 @@ impl Exchanging {
             stale: true,
             making: false,
             not_before: None,
+            pause: RETRY,
+            conflict: None,
+            others: Vec::new(),
             looked_through: SlotSet::NONE,
             to_follow: Vec::new(),
             seen: BTreeMap::new(),
@@ -105,7 +119,9 @@ impl Exchanging {
             Some(name) => format!("{name}: {text}"),
             None => text,
         };
-        ExchangeView { engine, reachable, problems: problems.into_iter().map(told).collect() }
+        // What an engine says goes to terminals.
+        let problems = problems.into_iter().map(told).map(|text| printable(&text)).collect();
+        ExchangeView { engine: printable(&engine), reachable, problems }
     }
 }
 
@@ -117,6 +133,12 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let others = if roster.member(&own).is_some() { self.others(&roster) } else { Vec::new() };
         let rosters = self.cluster.files.rosters();
         let Some(exchanging) = &mut self.exchanging else { return };
+        if exchanging.others.iter().any(|node| !others.contains(node)) {
+            // It is sealed for somebody who is no member any more.
+            exchanging.courier.withdraw(What::Package);
+            exchanging.published = None;
+        }
+        exchanging.others.clone_from(&others);
         exchanging.courier.members(Members { cluster: roster.cluster, own, others });
         exchanging.courier.publish(What::Roster, rosters);
         exchanging.stale = true;
@@ -150,9 +172,13 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
 
     fn take_arrived_rosters(&mut self, arrival: &Arrival) -> Result<Option<exchange::Answer>, Problem> {
         let taken = self.cluster.files.take_rosters(&arrival.path, self.service.roster())?;
-        let in_force = self.service.roster().map(|roster| (roster.epoch, roster.hash()));
-        if in_force.is_none_or(|(epoch, hash)| taken.epoch < epoch || taken.hash == hash) {
+        let in_force = self.service.roster().map(slotwarden_core::roster::Roster::hash);
+        if in_force == Some(taken.hash) {
             return Ok(Some(exchange::Answer::Taken));
+        }
+        if self.service.status(self.now()).cluster.is_some_and(|cluster| cluster.divided) {
+            // People choose; until then nothing is followed.
+            return Ok(Some(exchange::Answer::Later));
         }
         if let Some(exchanging) = &mut self.exchanging {
             exchanging.to_follow = taken.newer.into_iter().rev().collect();
@@ -170,14 +196,20 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     }
 
     fn take_arrived_package(&mut self, arrival: &Arrival) -> Result<Option<exchange::Answer>, Problem> {
-        if !self.cluster.setup.is_automatic() || !self.is_idle() {
+        if !self.cluster.setup.is_automatic() {
+            // People carry packages here: nothing of it is wanted until it changes.
+            return Ok(Some(exchange::Answer::Refused));
+        }
+        if !self.is_idle() || self.is_looking() || !self.has_cluster_key() {
             return Ok(Some(exchange::Answer::Later));
         }
         let package = self.take_package(&arrival.path)?;
         if package.known {
             return Ok(Some(exchange::Answer::Taken));
         }
-        if !package.slots.is_empty() && !self.is_our_turn(arrival.name.node, package.file) {
+        // One without keys disturbs nobody.
+        let now = package.slots.is_empty() || self.can_take(package.file) && self.is_our_turn(package.file);
+        if !now {
             return Ok(Some(exchange::Answer::Later));
         }
         info!(source = package.source, sequence = package.sequence, objects = package.entries, "a package came");
@@ -193,6 +225,12 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             (Err(problem), _) => {
                 let never = NEVER.iter().any(|refusal| problem.is(*refusal));
                 warn!(never, "what came was not carried out: {problem}; {}", problem.remedy);
+                if problem.is(Refusal::ImportConflicts)
+                    && let (Some(hash), Ok(facts)) = (self.cluster.incoming_hash(), self.facts_hash())
+                    && let Some(exchanging) = &mut self.exchanging
+                {
+                    exchanging.conflict = Some((hash, facts));
+                }
                 if let Some(exchanging) = &mut self.exchanging {
                     exchanging.to_follow.clear();
                 }
@@ -201,10 +239,29 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         }
     }
 
+    /// Whether the package could be planned and made now, as far as is known: each order that is refused leaves lines in the
+    /// audit log, so none is given in vain.
+    fn can_take(&self, hash: [u8; 32]) -> bool {
+        let status = self.service.status(self.now());
+        let slots = self.cluster.incoming_slots();
+        let open = |slot: &SlotStatus| slot.state == StateName::Active && slot.unwrap_key != Some(false);
+        let ready = status.slots.iter().filter(|slot| slots.has(slot.slot)).all(open);
+        let facts = self.facts_hash().ok();
+        let conflicts = self.exchanging.as_ref().and_then(|exchanging| exchanging.conflict);
+        ready && !conflicts.is_some_and(|(refused, then)| refused == hash && Some(then) == facts)
+    }
+
+    /// Whether the backup key in force here is the cluster's: before that nothing is sealed or opened.
+    fn has_cluster_key(&self) -> bool {
+        self.service.roster().is_some_and(|roster| self.backup_key_id() == Some(roster.key_id))
+    }
+
     /// Whether every member before this one has what the package brings, or let its turn pass.
-    fn is_our_turn(&mut self, source: Node, hash: [u8; 32]) -> bool {
+    fn is_our_turn(&mut self, hash: [u8; 32]) -> bool {
         let own = self.devices.store.node_keys().current;
-        let Some(roster) = self.service.roster() else { return true };
+        let (Some(roster), Some((source, facts))) = (self.service.roster(), self.cluster.incoming()) else {
+            return true;
+        };
         let before: Vec<Node> = roster
             .members
             .iter()
@@ -212,14 +269,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             .take_while(|node| *node != own)
             .filter(|node| *node != source)
             .collect();
-        let lacks = |node: &Node| {
-            let facts = self.cluster.incoming_facts();
-            self.cluster.files.ledgers().lacks(*node, facts).unwrap_or(false)
-        };
+        let lacks = |node: &Node| self.cluster.files.ledgers().lacks(*node, facts).unwrap_or(false);
+        let before: Vec<Node> = before.into_iter().filter(lacks).collect();
         let turn = self.cluster.setup.settings.as_ref().map_or(Duration::ZERO, |settings| settings.interval);
         let Some(exchanging) = &mut self.exchanging else { return true };
-        let waits: Vec<Node> =
-            before.into_iter().filter(|node| !exchanging.passed.contains(node)).filter(lacks).collect();
+        let waits: Vec<Node> = before.into_iter().filter(|node| !exchanging.passed.contains(node)).collect();
         let seen = exchanging.seen.entry(source).or_insert((hash, Instant::now()));
         if seen.0 != hash {
             *seen = (hash, Instant::now());
@@ -272,7 +326,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             return;
         }
         exchanging.not_before = None;
-        if !self.cluster.setup.is_automatic() || !self.is_idle() || !self.may_exchange() {
+        let automatic = self.cluster.setup.is_automatic();
+        if !automatic || !self.is_idle() || self.is_looking() || !self.may_exchange() {
             return;
         }
         match self.is_package_wanted(open) {
@@ -297,7 +352,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let booting = status.slots.iter().any(|slot| slot.state == StateName::Activating);
         let cluster =
             status.cluster.is_some_and(|cluster| cluster.own.is_some() && cluster.members > 1 && !cluster.divided);
-        cluster && !stopping && !booting
+        cluster && !stopping && !booting && self.has_cluster_key()
     }
 
     #[allow(clippy::type_complexity)] // The order, and what it leaves out.
@@ -341,6 +396,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 self.publish_package();
                 if let Some(exchanging) = &mut self.exchanging {
                     exchanging.published = Some(Published { facts, roster, slots, skip });
+                    exchanging.pause = RETRY;
                 }
                 self.renew_cluster_view();
             }
@@ -352,17 +408,18 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         }
     }
 
-    /// The package that was made last is there for the members.
+    /// The package that was made for the members is theirs to fetch.
     pub(super) fn publish_package(&self) {
         if let Some(exchanging) = &self.exchanging {
-            exchanging.courier.publish(What::Package, self.cluster.files.package());
+            exchanging.courier.publish(What::Package, self.cluster.files.published());
         }
     }
 
     fn try_again(&mut self) {
         if let Some(exchanging) = &mut self.exchanging {
             exchanging.stale = true;
-            exchanging.not_before = Some(Instant::now() + RETRY);
+            exchanging.not_before = Some(Instant::now() + exchanging.pause);
+            exchanging.pause = (exchanging.pause * 2).min(RETRY_MAX);
         }
     }
 }

@@ -20,7 +20,7 @@ use super::{Loop, Waiting};
 use crate::cli::CONFIRM_LAST_TRY;
 use crate::devices::{Applications, Hsm, Store};
 use crate::names::Peer;
-use crate::problem::Problem;
+use crate::problem::{Own, Problem};
 use crate::wire::{self, Ask, CardTask, Order, SecretRole, SoCardsUse};
 use crate::{config, control};
 
@@ -68,6 +68,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::AnswerCeremony { .. }
             | Order::CancelCeremony { .. }
             | Order::Export { .. }
+            | Order::RestoreByPassphrase { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
             | Order::Found
@@ -157,6 +158,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::AnswerCeremony { .. }
             | Order::CancelCeremony { .. }
             | Order::Export { .. }
+            | Order::RestoreByPassphrase { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
             | Order::Found
@@ -225,6 +227,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::AnswerCeremony { .. }
             | Order::CancelCeremony { .. }
             | Order::Export { .. }
+            | Order::RestoreByPassphrase { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
             | Order::Found
@@ -269,7 +272,6 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::CardLost { .. }
             | Order::AnswerCeremony { .. }
             | Order::CancelCeremony { .. }
-            | Order::Export { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
             | Order::Found
@@ -285,6 +287,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::EndReceive
             | Order::Zeroize { .. }
             | Order::EndRestore => &[],
+            Order::Export { .. } => &[SecretRole::NewPassphrase],
+            Order::RestoreByPassphrase { .. } => &[SecretRole::Passphrase],
             Order::BySoCards { then: SoCardsUse::Unblock { .. }, .. } => &[SecretRole::NewCode],
             Order::AdministratorCards { .. } => &[SecretRole::SoPin],
             Order::Activate { .. } | Order::Split { .. } | Order::Share { .. } => &[SecretRole::Code],
@@ -297,14 +301,17 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         for (place, (role, secret)) in secrets.iter().enumerate() {
             let twice = secrets.iter().take(place).any(|(before, _)| before == role);
             if twice || !wanted.contains(role) {
-                let not_wanted =
-                    if *role == SecretRole::NewCode { Refusal::NewCodeNotWanted } else { Refusal::CodeNotWanted };
+                let not_wanted = match role {
+                    SecretRole::NewCode => Refusal::NewCodeNotWanted,
+                    SecretRole::Code | SecretRole::SoPin => Refusal::CodeNotWanted,
+                    SecretRole::NewPassphrase | SecretRole::Passphrase => Refusal::PassphraseNotWanted,
+                };
                 return Err(not_wanted.into());
             }
             let bytes_max = if *role == SecretRole::SoPin { CODE_CHARS_MAX } else { PLACE_BYTES };
             if secret.len() > bytes_max {
                 let too_long = match role {
-                    SecretRole::SoPin => Refusal::SecretTooLong,
+                    SecretRole::SoPin | SecretRole::NewPassphrase | SecretRole::Passphrase => Refusal::SecretTooLong,
                     SecretRole::Code if looks_like_share(secret) => Refusal::ShareMistyped,
                     SecretRole::Code | SecretRole::NewCode => Refusal::CodeTooLong,
                 };
@@ -415,7 +422,22 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 Command::AnswerCeremony { id, yes: *yes, confirmed: *confirmed }
             }
             Order::CancelCeremony { .. } => Command::CancelCeremony { id: cards.id.ok_or(Refusal::NoCeremony)? },
-            Order::Export { slots, left_out } => Command::Transfer { order: self.export_order(slots, left_out)? },
+            Order::Export { slots, left_out } => {
+                let passphrase = id(SecretRole::NewPassphrase);
+                let order = self.export_order(slots, left_out, passphrase).inspect_err(|_| {
+                    passphrase.into_iter().for_each(|id| self.service.wipe(id));
+                });
+                Command::Transfer { order: order? }
+            }
+            Order::RestoreByPassphrase { uid, key_id, file, .. } => {
+                let passphrase = id(SecretRole::Passphrase);
+                if self.devices.files.spooled() != Some(*file) {
+                    passphrase.into_iter().for_each(|id| self.service.wipe(id));
+                    return Err(Own::FileNotSpooled.into());
+                }
+                let (uid, key_id, file) = (*uid, *key_id, *file);
+                Command::Transfer { order: TransferOrder::Restore { slot, uid, key_id, file, passphrase } }
+            }
             Order::Import { file, .. } => Command::Transfer { order: TransferOrder::Import { slot, file: *file } },
             Order::Zeroize { .. } => Command::Zeroize,
             Order::EndRestore => Command::Transfer { order: TransferOrder::EndRestore },
@@ -425,7 +447,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Follow { .. }
             | Order::Remove { .. }
             | Order::Renew
-            | Order::Choose { .. } => self.cluster_order(order)?,
+            | Order::Choose { .. } => self.cluster_order(who, order)?,
             Order::Package { slots, to } => Command::Transfer { order: self.package_order(slots, to)? },
             Order::Receive { file } => {
                 Command::Transfer { order: TransferOrder::Receive { hash: *file, slots: SlotSet::NONE } }
@@ -465,6 +487,7 @@ impl Order {
             | Order::Zeroize { .. }
             | Order::EndRestore => None,
             Order::Import { slot, .. }
+            | Order::RestoreByPassphrase { slot, .. }
             | Order::CountKeys { slot }
             | Order::SlotCards { slot, .. }
             | Order::AdministratorCards { slot, .. }

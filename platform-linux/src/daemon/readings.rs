@@ -107,6 +107,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             random: self.first_source.map_or("not drawn yet", FirstSource::pair).to_owned(),
             readers: self.devices.cards.readers(),
             wall_s: self.now().wall_s,
+            coverage: self.coverage,
+            last_export_s: self.devices.files.last_export_s(),
+            progress: self.devices.hsm.progress(),
             cluster: self.cluster_view(),
             node_fingerprint: self.cluster.files.fingerprint(),
             synchronised: self.synchronised(),
@@ -128,6 +131,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             if let Command::AdoptConfiguration { digest } = approval.operation {
                 shown.differences = config::differences(&kept(&policy.configuration), &kept(&digest));
             }
+            if let Command::Cluster { order } = approval.operation {
+                shown.differences = self.roster_differences(&order.hash());
+            }
         }
         view
     }
@@ -138,6 +144,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let record = self.service.slot_record(slot);
         Ok(SlotDetail {
             schema: SCHEMA,
+            transfer: status.transfer.filter(|transfer| transfer.slot.as_ref() == Some(&found.name)),
             slot: found,
             uid: record.map(|record| record.uid.iter().map(|byte| format!("{byte:02x}")).collect()),
             serial: record

@@ -3,15 +3,17 @@
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
-use slotwarden_core::Refusal;
 use slotwarden_core::effect::{HsmCall, Input, Outcome, SlotId, Ticket};
-use slotwarden_core::fault::HsmFailure;
+use slotwarden_core::fault::{Fault, HsmFailure};
 use slotwarden_core::reception;
 use slotwarden_core::status::StateName;
 use slotwarden_core::transfer::{Export, FileOrder, Purpose, State, TransferOrder};
+use slotwarden_core::{Refusal, SecretId};
 use tracing::warn;
+use zeroize::Zeroizing;
 
 use super::Loop;
+use crate::config::SecurityLevel;
 use crate::devices::{Applications, ExportAbout, Hsm, ProgramResult, Store};
 use crate::problem::Problem;
 use crate::wire::Spooled;
@@ -24,7 +26,12 @@ const LISTS_MAX: usize = 32;
 impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     /// The core's order: names of keys are the platform's, so it carries their digest, and an approval
     /// binds them all the same (P27).
-    pub(super) fn export_order(&mut self, slots: &[String], left_out: &[String]) -> Result<TransferOrder, Problem> {
+    pub(super) fn export_order(
+        &mut self,
+        slots: &[String],
+        left_out: &[String],
+        passphrase: Option<SecretId>,
+    ) -> Result<TransferOrder, Problem> {
         let slots = self.slot_set(slots)?;
         let mut names = Vec::with_capacity(left_out.len());
         for name in left_out {
@@ -47,25 +54,28 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             self.left_out.pop_front();
         }
         self.left_out.push_back((digest, names));
-        Ok(TransferOrder::Export { slots, left_out: digest })
+        Ok(TransferOrder::Export { slots, left_out: digest, passphrase })
     }
 
     /// Has the keys of each open slot counted that could be exported: when it was opened, after a
     /// transfer, and once in an hour.
     pub(super) fn count_keys(&mut self) {
+        self.notice_new_tokens();
         let status = self.service.status(self.now());
         if status.transfer.is_some() {
             self.counted.clear();
             return;
         }
         for slot in &status.slots {
+            let can_be_exported = match self.security_level {
+                SecurityLevel::None => false,
+                SecurityLevel::Passphrase => true,
+                SecurityLevel::Cards => slot.backup_key == Some(true),
+            };
             let number = slot.slot.0;
             let active = slot.state == StateName::Active;
-            if !active || slot.backup_key != Some(true) {
+            if !active || !can_be_exported {
                 self.counted.remove(&number);
-                if active && slot.backup_key == Some(false) {
-                    self.token_is_new(slot.slot);
-                }
             } else if self.counted.get(&number).is_none_or(|at| at.elapsed() >= self.count_interval()) {
                 self.counted.insert(number, Instant::now());
                 self.count(slot.slot);
@@ -81,6 +91,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
 
     /// Has the platform's files do something.
     pub(super) fn file(&mut self, ticket: Ticket, order: FileOrder) {
+        if let FileOrder::Stretch { passphrase, of } = order {
+            // A place that was wiped meanwhile gives a key that fits no file.
+            let lent = self.service.with(passphrase, |bytes| Zeroizing::new(bytes.to_vec())).unwrap_or_default();
+            return self.devices.files.stretch(ticket, passphrase, lent, of);
+        }
         let left_out = match order {
             FileOrder::Begin(Export { purpose: Purpose::Backup { left_out }, .. }) => {
                 let found = self.left_out.iter().find(|(digest, _)| *digest == left_out);
@@ -90,7 +105,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             FileOrder::Received { hash } => return self.received(ticket, hash),
             FileOrder::Begin(Export { purpose: Purpose::Package { .. }, .. })
             | FileOrder::Finish
-            | FileOrder::Discard => Vec::new(),
+            | FileOrder::Discard
+            | FileOrder::Stretch { .. } => Vec::new(),
         };
         let wall_s = self.now().wall_s;
         let package = self.package_about(order, wall_s);
@@ -98,11 +114,26 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         self.devices.files.perform(ticket, order, about);
     }
 
+    /// A passphrase became a key, which takes its place before the core hears of it.
+    pub(super) fn stretched(&mut self, ticket: Ticket, place: SecretId, result: Result<Zeroizing<[u8; 32]>, Fault>) {
+        let result = result.and_then(|key| {
+            let placed = self.service.refill(place, |bytes| {
+                bytes[..key.len()].copy_from_slice(&*key);
+                key.len()
+            });
+            if placed { Ok(()) } else { Err(Fault::StoreFailed) }
+        });
+        self.turn(Input::Done { ticket, outcome: Outcome::File(result) });
+    }
+
     /// Takes a part of a file that somebody brings, unless keys are on their way already.
     pub(super) fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<Spooled>, Problem> {
         match self.service.transfer_state() {
             State::Idle => {}
-            State::Beginning { .. }
+            State::Stretching { .. }
+            | State::Unlocking { .. }
+            | State::Proving { .. }
+            | State::Beginning { .. }
             | State::AtSection { .. }
             | State::Finishing { .. }
             | State::Preparing { .. }
@@ -111,7 +142,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | State::AtToken { .. }
             | State::Halfway { .. } => return Err(Refusal::TransferUnderWay.into()),
         }
-        if self.service.reception_state() != reception::State::Idle {
+        if self.service.reception_state() != reception::State::Idle || self.is_looking() {
             return Err(Refusal::TransferUnderWay.into());
         }
         let brought = self.devices.files.spool(offset, total, bytes)?;

@@ -235,7 +235,7 @@ mod tests {
         let program = VendorProgram { path: script, label: "ca".into(), serial: "1".into() };
         let files = DiskFiles::new(dir.path().to_owned(), events, Arc::new(|_| [0; 64]), [0; 32]);
         let mut files = files.with_programs(BTreeMap::from([("ca".to_owned(), program)]));
-        let call = HsmCall::ExportSection { key_id: [1; 16], uid: [2; 16] };
+        let call = HsmCall::ExportSection { key_id: [1; 16], uid: [2; 16], once: None };
         let ticket = Ticket { slot: None, number: 7 };
         assert!(!files.run_program(ticket, SlotId(0), "ca", call), "no export was begun");
         files.begun = Some(Begun { header: [0; 32], left_out: Vec::new(), package: None });

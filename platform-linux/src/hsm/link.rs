@@ -76,6 +76,11 @@ impl InFlight {
         }
     }
 
+    /// Whether its progress is told.
+    pub(super) const fn may_take_long(&self) -> bool {
+        is_long(&self.order)
+    }
+
     /// Whether a change of a PIN, of the backup keys or of the keys themselves makes such a call, and makes
     /// another after it.
     pub(super) fn may_be_of_a_change(&self) -> bool {
@@ -98,6 +103,18 @@ impl InFlight {
             Order::Inventory { .. } | Order::Observe | Order::Settle | Order::Random | Order::Look => false,
         }
     }
+}
+
+/// Whether an order goes through all keys of a token.
+pub(super) const fn is_long(order: &Order) -> bool {
+    matches!(
+        order,
+        Order::ExportSection { .. }
+            | Order::PrepareImport { .. }
+            | Order::Import { .. }
+            | Order::PlanPackage { .. }
+            | Order::ImportPackage { .. }
+    )
 }
 
 /// Who waits for the answer.

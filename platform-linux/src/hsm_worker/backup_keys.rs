@@ -232,6 +232,25 @@ impl<'a> Bench<'a> {
         checked
     }
 
+    /// Makes such a key as an object of the session, which ends with it, and checks it in the same way.
+    pub(super) fn put_for_session(
+        &mut self,
+        purpose: Purpose,
+        id: &[u8],
+        bytes: &[u8],
+    ) -> Result<ObjectHandle, HsmFailure> {
+        let wanted = attributes(purpose, id).into_iter().map(|attribute| match attribute {
+            Attribute::Token(_) => Attribute::Token(false),
+            other => other,
+        });
+        let made = self.importer.import(wanted.collect(), bytes)?;
+        if self.does_as_software(purpose, made, bytes)? {
+            Ok(made)
+        } else {
+            Err(does_something_else(purpose.function()))
+        }
+    }
+
     /// Whether the key in the token gives what software gives with these bytes.
     fn does_as_software(&mut self, purpose: Purpose, object: ObjectHandle, bytes: &[u8]) -> Result<bool, HsmFailure> {
         match purpose {

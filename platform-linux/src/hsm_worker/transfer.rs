@@ -15,6 +15,7 @@ mod calls;
 mod known;
 mod mechanism;
 mod object;
+mod progress;
 mod restored;
 mod section;
 mod spool;
@@ -37,6 +38,7 @@ pub(super) use self::calls::{Calls, Value};
 pub(super) use self::known::Known;
 use self::mechanism::KeyWrap;
 use self::object::Sheet;
+use self::progress::Progress;
 use self::restored::{Restorer, known_by};
 use self::section::{Maker, Told, is_key, key_name, objects, why_no_export_holds};
 use self::spool::{Spool, by_key};
@@ -82,22 +84,34 @@ impl Token {
         kept.map_err(|error| self.failed_file("the names of the keys", &error))
     }
 
-    /// Appends the slot's section to the export that the daemon began.
-    pub(super) fn export_section(&mut self, session: &mut Kept, (key_id, uid): Names) -> Result<HsmAnswer, HsmFailure> {
+    /// Appends the slot's section to the export that the daemon began. `once`: under the keys that came with
+    /// the order, as objects of this session, which end with it.
+    pub(super) fn export_section(
+        &mut self,
+        session: &mut Kept,
+        (call, once): (&Call, bool),
+        (key_id, uid): Names,
+    ) -> Result<HsmAnswer, HsmFailure> {
         let own = self.own_session(session, Function::WrapKey)?;
         let (id, place) = (id_of(key_id, uid), self.place()?);
-        let right_keys = self.known.keys(&self.module, &own, place, &id);
+        let right_keys =
+            if once { self.keys_for_once(&own, call, &id) } else { self.known.keys(&self.module, &own, place, &id) };
         let dir = Arc::clone(&self.transfer_dir);
         let job = transfer_dir::read_job(&dir).map_err(|error| self.failed_file("the order of an export", &error))?;
         let mut file =
             OpenOptions::new().append(true).open(dir.join(EXPORT)).map_err(|error| self.failed_file(EXPORT, &error))?;
         let begin = file.seek(SeekFrom::End(0)).map_err(|error| self.failed_file(EXPORT, &error))?;
         let (mut refused, mut names) = (Vec::new(), BTreeSet::new());
-        let made = right_keys.and_then(|(w, mak)| {
-            if job.vendor {
+        let right_keys = right_keys.and_then(|(w, mak)| {
+            // A module without such a mechanism may have a program of its vendor's.
+            let wrap = if job.vendor { None } else { Some(self.known.wrap(&self.module, &own, place)?) };
+            Ok((w, mak, wrap))
+        });
+        let mut progress = Progress::new(&self.replies, self.slot, call.request);
+        let made = right_keys.and_then(|(w, mak, wrap)| {
+            let Some(wrap) = wrap else {
                 return self.append_vendor_section(&own, (place, uid, mak), &job, &file, &mut names);
-            }
-            let wrap = self.known.wrap(&self.module, &own, place)?;
+            };
             let maker = Maker {
                 module: &self.module,
                 place,
@@ -108,7 +122,7 @@ impl Token {
                 mak,
                 sessions_max: self.module.callers.calls_max(),
             };
-            maker.append(&own, &file, &mut refused, &mut names)
+            maker.append(&own, &file, &mut refused, &mut names, &mut progress)
         });
         let made = made.and_then(|told| self.keep_names(uid, &names).map(|()| told));
         match made {
@@ -122,6 +136,18 @@ impl Token {
                 Err(failed)
             }
         }
+    }
+
+    /// W and MAK of a key that is for this export only.
+    fn keys_for_once(&self, own: &Session, call: &Call, id: &[u8]) -> Result<(u64, u64), HsmFailure> {
+        let (kek, mak) = (key(call, 0)?, key(call, 1)?);
+        let mut bench = Bench::new(&self.module, own);
+        let made = bench
+            .put_for_session(Purpose::Wrap, id, kek)
+            .and_then(|w| Ok((w, bench.put_for_session(Purpose::Authenticate, id, mak)?)));
+        bench.finish();
+        let (w, mak) = made?;
+        Ok((w.handle(), mak.handle()))
     }
 
     /// Takes back what was appended. A file that cannot even be cut has no MAC, and nobody takes it.
@@ -147,13 +173,15 @@ impl Token {
         if spool.is_vendor() {
             return self.plan_vendor_part(names.1, hash);
         }
+        let mut progress = Progress::new(&self.replies, self.slot, call.request);
+        progress.begin(spool.count());
         let id = id_of(names.0, names.1);
         // That of a member of a cluster stays, whatever comes of this.
         let stays = Objects { module: &self.module, open: &own }.right(Purpose::Unwrap, &id)?.map(|_| names);
         let mut bench = Bench::new(&self.module, &own);
         let put = bench.put(Purpose::Unwrap, &id, kek);
         bench.finish();
-        let planned = put.and_then(|()| self.plan(&own, PlanOf::Restore, names, &mut spool, hash));
+        let planned = put.and_then(|()| self.plan(&own, PlanOf::Restore, names, (&mut spool, hash), &mut progress));
         if planned.is_err() {
             // The first failure says more; the daemon orders it again.
             let _ = self.drop_unwrap_keys(&own, stays);
@@ -162,7 +190,7 @@ impl Token {
     }
 
     /// Tries every entry of a package's section by the U of a member, and keeps what is to be made.
-    pub(super) fn plan_package(&self, session: &mut Kept, names: Names) -> Result<HsmAnswer, HsmFailure> {
+    pub(super) fn plan_package(&self, session: &mut Kept, call: &Call, names: Names) -> Result<HsmAnswer, HsmFailure> {
         let own = self.own_session(session, Function::UnwrapKey)?;
         let calls = Calls::new(&self.module, &own)?;
         let objects = Objects { module: &self.module, open: &own };
@@ -185,7 +213,10 @@ impl Token {
         if !bool::from(calls.authenticate(mak, &message)?.as_slice().ct_eq(&mac)) {
             return Err(HsmFailure::Refused(Refusal::ExportOfAnotherKey));
         }
-        self.plan(&own, PlanOf::Package(names.1), names, &mut spool, hash).map(HsmAnswer::ImportPrepared)
+        let mut progress = Progress::new(&self.replies, self.slot, call.request);
+        progress.begin(spool.count());
+        let which = PlanOf::Package(names.1);
+        self.plan(&own, which, names, (&mut spool, hash), &mut progress).map(HsmAnswer::ImportPrepared)
     }
 
     fn plan(
@@ -193,27 +224,34 @@ impl Token {
         own: &Session,
         which: PlanOf,
         (key_id, uid): Names,
-        spool: &mut Spool,
-        hash: [u8; 32],
+        (spool, hash): (&mut Spool, [u8; 32]),
+        progress: &mut Progress<'_>,
     ) -> Result<ImportPlan, HsmFailure> {
-        let unwanted = match which {
-            PlanOf::Restore => BTreeSet::new(),
+        let (unwanted, seen) = match which {
+            PlanOf::Restore => (BTreeSet::new(), BTreeSet::new()),
             PlanOf::Package(uid) => self
                 .module
                 .callers
-                .aside(|| transfer_dir::read_unwanted(&self.transfer_dir, uid))
+                .aside(|| {
+                    let seen = transfer_dir::read_names(&self.transfer_dir, uid)?.unwrap_or_default();
+                    Ok((transfer_dir::read_unwanted(&self.transfer_dir, uid)?, seen))
+                })
                 .map_err(|error| self.failed_file("what is recorded as removed", &error))?,
         };
         let mut restorer = self.restorer(own, &id_of(key_id, uid))?;
         let index = restorer.index()?;
         let (mut plan, mut new) = (ImportPlan::default(), Vec::new());
         spool.entries(|entry| {
-            if KeyName::of_entry(&uid, entry).is_some_and(|name| unwanted.contains(&name)) {
+            progress.step();
+            let name = KeyName::of_entry(&uid, entry);
+            let there = index.get(&known_by(entry.class, entry.id, entry.label));
+            // What was there at the last look and is not now was destroyed since: that counts already (P25).
+            let gone = there.is_none() && name.is_some_and(|name| seen.contains(&name));
+            if gone || name.is_some_and(|name| unwanted.contains(&name)) {
                 plan.removed = plan.removed.saturating_add(1);
                 return Ok(());
             }
             let made = restorer.make(entry, false).map_err(|failed| self.failed_entry(entry, failed))?;
-            let there = index.get(&known_by(entry.class, entry.id, entry.label));
             let mut same = Ok(false);
             for object in there.into_iter().flatten() {
                 same = restorer.has_value_of(entry, made, *object);
@@ -257,6 +295,7 @@ impl Token {
     pub(super) fn import(
         &self,
         session: &mut Kept,
+        call: &Call,
         which: PlanOf,
         (key_id, uid): Names,
     ) -> Result<HsmAnswer, HsmFailure> {
@@ -298,7 +337,10 @@ impl Token {
             transfer_dir::begin_import(&self.transfer_dir, which, &plan).map_err(failed)?;
         }
         let (mut made, mut claimed) = (0u32, HashSet::new());
+        let mut progress = Progress::new(&self.replies, self.slot, call.request);
+        progress.begin(spool.count());
         let all = spool.entries(|entry| {
+            progress.step();
             if plan.new.binary_search(&entry.index).is_err() {
                 return Ok(());
             }
@@ -327,10 +369,13 @@ impl Token {
             self.module.callers.aside(|| ());
             Ok(())
         });
+        let failed_file = |error: std::io::Error| self.failed_file("the plan of an import", &error);
         match all {
             Ok(()) => {}
             Err(failed) if is_full(failed) => {
                 self.take_back(&mut restorer, &mut spool, &plan)?;
+                // What somebody makes under such a name from here on is theirs.
+                transfer_dir::end_import(&self.transfer_dir, which).map_err(failed_file)?;
                 return Err(HsmFailure::Refused(Refusal::TokenFull));
             }
             Err(failed) => return Err(failed),

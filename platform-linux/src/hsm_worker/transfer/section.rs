@@ -27,6 +27,7 @@ use super::calls::Calls;
 use super::files_failed;
 use super::mechanism::KeyWrap;
 use super::object::Sheet;
+use super::progress::Progress;
 use crate::transfer_dir::{ExportJob, JobPurpose, name_of};
 use slotwarden_core::fault::Function;
 use slotwarden_core::ledger::{KeyName, Named};
@@ -280,17 +281,20 @@ impl Maker<'_> {
         file: &File,
         refused: &mut Vec<String>,
         names: &mut BTreeSet<KeyName>,
+        progress: &mut Progress<'_>,
     ) -> Result<Told, HsmFailure> {
         let mut out = Out::new(file, self.module);
         let origin = Origin::of(self.module, self.place)?;
         let section = origin.section(self.uid, &self.job.name, Strategy::Kwp);
         let calls = Calls::new(self.module, open)?;
         let all = objects(&calls)?;
+        progress.begin(all.len());
         let mut hand = Hand::new(calls, self);
         let mut writer = SectionWriter::begin(&mut out, self.job.header_hash, &section).map_err(|_| files_failed())?;
         let mut told = Told::default();
         let mut index = 0u32;
         let mut put = |leaf: &Leaf| {
+            progress.step();
             names.extend(leaf.name);
             self.put(&mut writer, leaf, &mut index, &mut told, refused)
         };

@@ -18,6 +18,8 @@ use crate::transfer_dir::RESTORE;
 pub(super) struct Spool {
     file: File,
     uid: [u8; 16],
+    /// Entries of the section, once it was verified.
+    count: u32,
     /// Whether the section is for the vendor's own program.
     vendor: bool,
 }
@@ -54,7 +56,7 @@ impl embedded_io::Read for Hashing<'_> {
 
 impl Spool {
     pub(super) fn open(dir: &Path, uid: [u8; 16]) -> Result<Self, HsmFailure> {
-        Ok(Spool { file: File::open(dir.join(RESTORE)).map_err(|_| files_failed())?, uid, vendor: false })
+        Ok(Spool { file: File::open(dir.join(RESTORE)).map_err(|_| files_failed())?, uid, count: 0, vendor: false })
     }
 
     /// Verifies the whole file; `is_mac` judges the section's message and MAC. Returns the file's SHA-256.
@@ -80,6 +82,7 @@ impl Spool {
                 Part::Piece(_) => pieces |= inside,
                 Part::SectionEnd { end, message } => {
                     if inside {
+                        self.count = end.entries;
                         is_authentic = is_mac(&message, &end.mac)?;
                         // A vendor's section holds its program's part and nothing that we would make or leave out.
                         is_usable = match is_for {
@@ -107,6 +110,11 @@ impl Spool {
         }
         self.vendor = is_for == Strategy::Vendor;
         Ok(hash)
+    }
+
+    /// How many entries the section has.
+    pub(super) const fn count(&self) -> usize {
+        self.count as usize
     }
 
     /// Whether the section is for the vendor's own program, once the file was verified.
