@@ -289,6 +289,8 @@ struct Loop<'n, H, S, A> {
     counted: HashMap<u8, Instant>,
     cluster: ClusterLoop,
     exchanging: Option<Exchanging>,
+    /// What belongs to the call that waits for a vendor's program.
+    lent: Option<transfers::Lent>,
 }
 
 impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
@@ -364,6 +366,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             counted: HashMap::new(),
             cluster,
             exchanging,
+            lent: None,
         })
     }
 
@@ -453,6 +456,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
                 if matches!(call, HsmCall::ExportSection { .. } | HsmCall::Import { .. })
                     && self.devices.files.program_first(ticket, slot, &self.names.slot_name(slot), call)
                 {
+                    self.lent = Some(transfers::Lent::new(ticket, call, secrets));
                     return;
                 }
                 self.devices.hsm.perform(ticket, slot, call, secrets);

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::Loop;
 use crate::config::SecurityLevel;
-use crate::devices::{Applications, ExportAbout, Hsm, ProgramResult, Store};
+use crate::devices::{Applications, ExportAbout, Hsm, Lend, ProgramResult, Store};
 use crate::problem::Problem;
 use crate::wire::Spooled;
 
@@ -22,6 +22,33 @@ use crate::wire::Spooled;
 const COUNT_INTERVAL: Duration = Duration::from_secs(3_600);
 /// Lists of names that orders are remembered with: as many as orders can wait for an approval, and some.
 const LISTS_MAX: usize = 32;
+
+/// What a call was lent that waits for a vendor's program: the core wipes its own places when it has given the
+/// effect away. As the frames on their way to the worker it is wiped when it is dropped: with the end of the
+/// program at the latest, which whoever gives the call up brings about.
+pub(super) struct Lent {
+    ticket: Ticket,
+    secrets: Vec<(SecretId, Zeroizing<Vec<u8>>)>,
+}
+
+impl Lent {
+    pub(super) fn new(ticket: Ticket, call: HsmCall, from: &dyn Lend) -> Self {
+        let mut secrets = Vec::new();
+        if let HsmCall::ExportSection { once: Some(ids), .. } = call {
+            for id in ids {
+                from.lend(id, &mut |secret| secrets.push((id, Zeroizing::new(secret.to_vec()))));
+            }
+        }
+        Lent { ticket, secrets }
+    }
+}
+
+impl Lend for Lent {
+    fn lend(&self, id: SecretId, read: &mut dyn FnMut(&[u8])) -> bool {
+        let found = self.secrets.iter().find(|(known, _)| *known == id);
+        found.map(|(_, secret)| read(secret)).is_some()
+    }
+}
 
 impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     /// The core's order: names of keys are the platform's, so it carries their digest, and an approval
@@ -151,11 +178,10 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
 
     /// A program of the HSM's vendor ended: the worker goes on, or the call that waited for it failed.
     pub(super) fn program_ended(&mut self, ticket: Ticket, slot: SlotId, call: HsmCall, result: ProgramResult) {
-        if !self.devices.files.program_ended(ticket, &result) {
-            return;
-        }
+        let lent = self.lent.take_if(|lent| lent.ticket == ticket);
+        let Some(lent) = lent.filter(|_| self.devices.files.program_ended(ticket, &result)) else { return };
         match result {
-            Ok(()) => self.devices.hsm.perform(ticket, slot, call, &*self.service),
+            Ok(()) => self.devices.hsm.perform(ticket, slot, call, &lent),
             Err((refusal, said)) => {
                 warn!(slot = self.names.slot_name(slot), "the vendor's program: {said}");
                 let failed = Outcome::Hsm(Err(HsmFailure::Refused(refusal)));
