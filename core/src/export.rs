@@ -11,6 +11,7 @@
 //! | 4 | [`LeftOut`] | in a section |
 //! | 5 | [`SectionEnd`] | ends a section |
 //! | 6 | [`Trailer`] | after as many sections as the header says; nothing follows |
+//! | 7 | [`Piece`] | in a section of [`Strategy::Vendor`], after its entries; indices rise by one from 0 |
 //!
 //! Each section is authenticated by its slot's MAK ([`crate::backup`]), which is in the slot's
 //! token and comes from the backup key: HMAC with SHA-256 over "slotwarden/export-section/v1" ‖
@@ -18,6 +19,9 @@
 //! before its end). That is the authority for a restore, and it ties a section to one header.
 //! The node signs the whole (Ed25519, RFC 8032): "slotwarden/export/v1" ‖ the header's hash ‖
 //! SHA-256(every byte from there to the trailer's frame). Wrapped keys are RFC 5649's.
+//!
+//! What the vendor's own program made of a slot is the *vendor part* of its section: any bytes, cut
+//! into pieces. It is authenticated as entries are, and what is in it nobody here knows.
 //!
 //! The [`Reader`] holds one frame, so that a file of any length is read in the same memory. It
 //! checks everything but the MACs, for which it gives the message: those keys are not here.
@@ -45,6 +49,9 @@ pub const VERSION: u8 = 1;
 /// Bytes of a frame's body at most: a wrapped RSA-4096 key takes about 2,400 with its attributes, and a
 /// firmware can hold one such frame.
 pub const FRAME_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of every piece of a vendor part but its last: with its frame's numbers it fits a body, and a
+/// reader needs no more memory for it than for an entry.
+pub const PIECE_BYTES: usize = 8_000;
 /// Sections of a file at most: one for each slot.
 pub const SECTIONS_MAX: usize = SLOTS_APPLIANCE;
 /// Bytes of a SHA-256.
@@ -112,7 +119,7 @@ pub struct Header {
 pub enum Strategy {
     /// AES key wrap with padding (RFC 5649) under the slot's KEK.
     Kwp,
-    /// As the vendor of the HSM does it: only such an HSM unwraps it.
+    /// As the program of the HSM's vendor does it, in a vendor part: only such an HSM takes it back.
     Vendor,
 }
 
@@ -223,6 +230,17 @@ pub struct LeftOut<'a> {
     pub why: Why,
 }
 
+/// A piece of a vendor part. Every one but the last has [`PIECE_BYTES`], so that a part has one form only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece<'a> {
+    /// Which piece of its part, from 0.
+    pub index: u32,
+    /// Whether the part ends with it.
+    pub last: bool,
+    /// What the vendor's program wrote; never empty.
+    pub bytes: &'a [u8],
+}
+
 /// Ends what comes from one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -273,10 +291,12 @@ enum Kind {
     LeftOut,
     SectionEnd,
     Trailer,
+    Piece,
 }
 
 impl Kind {
-    const ALL: [Kind; 6] = [Kind::Header, Kind::Section, Kind::Entry, Kind::LeftOut, Kind::SectionEnd, Kind::Trailer];
+    const ALL: [Kind; 7] =
+        [Kind::Header, Kind::Section, Kind::Entry, Kind::LeftOut, Kind::SectionEnd, Kind::Trailer, Kind::Piece];
 
     const fn number(self) -> u8 {
         match self {
@@ -286,6 +306,7 @@ impl Kind {
             Kind::LeftOut => 4,
             Kind::SectionEnd => 5,
             Kind::Trailer => 6,
+            Kind::Piece => 7,
         }
     }
 
@@ -311,5 +332,73 @@ impl Entry<'_> {
     /// Whether its attributes are in order.
     fn has_attributes(&self) -> bool {
         self.set.are_in_order() && self.recorded.are_in_order()
+    }
+}
+
+impl Piece<'_> {
+    /// Whether it is as long as its place in the part wants it.
+    const fn is_possible(&self) -> bool {
+        if self.last {
+            !self.bytes.is_empty() && self.bytes.len() <= PIECE_BYTES
+        } else {
+            self.bytes.len() == PIECE_BYTES
+        }
+    }
+}
+
+/// How much of its vendor part a section has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum VendorPart {
+    /// The section can have none.
+    NotHere,
+    /// It may have one, and ends without it.
+    None,
+    /// So many pieces, and more follow.
+    Begun(u32),
+    /// All of it: the section ends.
+    Whole,
+}
+
+impl VendorPart {
+    const fn of(strategy: Strategy) -> Self {
+        match strategy {
+            Strategy::Kwp => VendorPart::NotHere,
+            Strategy::Vendor => VendorPart::None,
+        }
+    }
+
+    /// The same with one more piece, if that may be the next.
+    fn with(self, piece: &Piece<'_>) -> Result<Self, Problem> {
+        let next = match self {
+            VendorPart::NotHere | VendorPart::Whole => return Err(Problem::OutOfOrder),
+            VendorPart::None => 0,
+            VendorPart::Begun(pieces) => pieces,
+        };
+        if piece.index != next {
+            return Err(Problem::Index);
+        }
+        if !piece.is_possible() {
+            return Err(Problem::Malformed);
+        }
+        if piece.last {
+            return Ok(VendorPart::Whole);
+        }
+        Ok(VendorPart::Begun(next.checked_add(1).ok_or(Problem::Counts)?))
+    }
+
+    /// Whether entries and left-out keys may still come: they are before it.
+    const fn takes_entries(self) -> bool {
+        match self {
+            VendorPart::NotHere | VendorPart::None => true,
+            VendorPart::Begun(_) | VendorPart::Whole => false,
+        }
+    }
+
+    /// Whether the section may end.
+    const fn may_end(self) -> bool {
+        match self {
+            VendorPart::NotHere | VendorPart::None | VendorPart::Whole => true,
+            VendorPart::Begun(_) => false,
+        }
     }
 }

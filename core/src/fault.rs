@@ -489,6 +489,10 @@ refusals! {
         "the passphrase is not the one of this file" "type it again; nothing was imported";
     1019 FileOfOtherLevel "file-of-other-level" Wrong
         "the file is protected in another way than this appliance's security level allows" "`slotwarden verify FILE` names its level: set `security_level` to it, restart, restore, and set it back";
+    1031 VendorProgramFailed "vendor-program-failed" Wrong
+        "the backup program of the HSM's vendor did not do what it was told" "mend the cause that the log names, in the program's own words; then give the order again, or end a restore with `slotwarden backup end-restore`";
+    1032 VendorProgramMissing "vendor-program-missing" Wrong
+        "what the file holds of this slot only the backup program of the HSM's vendor takes back, and the slot names none" "name it in the slot's [[slot]] by export = \"vendor\" and `export_program`; nothing was imported";
 }
 
 /// A device failed, or we did.

@@ -777,6 +777,20 @@ impl Transfer {
                     self.state
                 }
             }
+            // Nothing of ours is in the token. What a vendor's program did until it failed nobody else can take
+            // back, and it may never end well.
+            (
+                State::Halfway {
+                    restoration,
+                    why: Answer::Refused(Refusal::VendorProgramFailed | Refusal::VendorProgramMissing),
+                },
+                On::EndOrdered { caller },
+            ) => {
+                out.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::EndRestore));
+                let restoration = restoration.given_up();
+                out.remember(Some(restoration));
+                undo(restoration, Some(caller))
+            }
             (State::Halfway { .. }, On::EndOrdered { caller }) => {
                 refuse(out, caller, CommandKind::EndRestore, Refusal::ImportHalfway);
                 self.state

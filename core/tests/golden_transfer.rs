@@ -102,6 +102,7 @@ fn states() -> Vec<(&'static str, State)> {
     let sum = Sum { sections: 1, keys: 7, left_out: 1 };
     let some = Some(CALLER);
     let why = Answer::Failed(Fault::TokenGone);
+    let by_program = Answer::Refused(Refusal::VendorProgramFailed);
     let import = Step::Import { lost: 0 };
     vec![
         ("Idle", State::Idle),
@@ -135,6 +136,7 @@ fn states() -> Vec<(&'static str, State)> {
             State::AtToken { restoration: COMMITTED, step: Step::Import { lost: 1 }, caller: None },
         ),
         ("Halfway", State::Halfway { restoration: COMMITTED, why }),
+        ("Halfway, by a vendor's program", State::Halfway { restoration: COMMITTED, why: by_program }),
         ("Waiting to end", State::Waiting { restoration, step: Step::Drop, caller: some }),
         ("AtToken, ending", State::AtToken { restoration, step: Step::Drop, caller: some }),
         ("AtToken, ending an import", State::AtToken { restoration: MADE, step: Step::Drop, caller: some }),
@@ -238,6 +240,28 @@ fn p24_nothing_is_made_before_the_import_is_durable_and_u_never_stays_unknown() 
         assert_eq!(transfer.waits_for(), Some(owner));
         assert_eq!(run(&mut transfer, &mut wanted, TransferEvent::SlotReady), [first]);
     }
+}
+
+#[test]
+fn p24_a_restore_that_a_vendors_program_failed_at_can_be_given_up() {
+    let mut transfer = Transfer::in_state(State::AtToken {
+        restoration: COMMITTED,
+        step: Step::Import { lost: 0 },
+        caller: Some(CALLER),
+    });
+    let mut on = |event| {
+        let mut wanted = Wanted::default();
+        transfer.handle(event, &mut wanted);
+        wanted.0
+    };
+    let failed = HsmFailure::Refused(Refusal::VendorProgramFailed);
+    let told = on(TransferEvent::TokenDone(Err(failed)));
+    assert_eq!(told.last().map(String::as_str), Some("reply 5 Refused(VendorProgramFailed)"));
+    // From here on a restart does not run it again.
+    assert!(on(TransferEvent::EndOrdered { caller: OTHER }).contains(&"remember preparing".to_owned()));
+    assert_eq!(on(TransferEvent::SlotReady), ["owner 3: DropUnwrapKey"]);
+    let ended = on(TransferEvent::TokenDone(Ok(HsmAnswer::UnwrapKeyDropped)));
+    assert!(ended.contains(&"remember nothing".to_owned()) && ended.contains(&"reply 6 Done".to_owned()), "{ended:?}");
 }
 
 #[test]

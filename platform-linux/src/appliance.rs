@@ -12,6 +12,7 @@
 #[cfg(feature = "pkcs11")]
 mod run;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,7 @@ use crate::exchange::{self, Courier, CourierSettings};
 use crate::names::Names;
 use crate::problem::{Own, Problem};
 use crate::store::{self, DiskStore, Refused, StoreSettings};
+use crate::vendor_program::VendorProgram;
 use crate::wire::SPOOL_BYTES_MAX;
 use crate::{harden, output};
 
@@ -178,6 +180,16 @@ pub fn exchange(settings: &Settings, events: &Events) -> Result<Option<Courier>,
 #[must_use]
 pub fn transfer_dir(settings: &Settings) -> PathBuf {
     settings.state_dir.join("transfer")
+}
+
+/// The programs that make exports, by the names of their slots.
+#[must_use]
+pub fn vendor_programs(settings: &Settings) -> BTreeMap<String, VendorProgram> {
+    let programs = settings.slots.iter().filter_map(|slot| {
+        let (label, serial) = (slot.token.label.clone()?, slot.token.serial.clone()?);
+        Some((slot.name.clone(), VendorProgram { path: slot.export_program.clone()?, label, serial }))
+    });
+    programs.collect()
 }
 
 /// What this node is called in its cluster where nobody said: as its host, as far as that can be a name.

@@ -114,6 +114,8 @@ pub struct SlotSettings {
     pub applications: Vec<usize>,
     /// The longest token PIN that all of them can read, characters. Bounds new codes only.
     pub pin_chars_max: Option<u16>,
+    /// The vendor's backup program, where exports are made by it: `export = "vendor"`.
+    pub export_program: Option<PathBuf>,
 }
 
 /// One person.
@@ -196,6 +198,12 @@ pub fn check_machine(settings: &Settings) -> Vec<ConfigProblem> {
             problems.add(&place, format!("there is no group {group:?}"), "make the group, or correct `group`");
         }
         check_adapter(&place, &application.adapter, &mut problems);
+    }
+    for slot in &settings.slots {
+        if let Some(program) = &slot.export_program {
+            let command = [program.display().to_string()];
+            check_program(&format!("slot {}", slot.name), "export_program", &command, &mut problems);
+        }
     }
     if let Some(sync) = &settings.sync {
         sync::check_sync_machine(sync, &mut problems);
@@ -416,6 +424,34 @@ roles = ["administrator", "auditor"]
             let to = format!("[hsm]\nlook_interval_s = {seconds}");
             assert!(the_problem("[hsm]", &to).contains("out of range"));
         }
+    }
+
+    #[test]
+    fn a_vendors_program_is_named_by_its_path_and_told_which_token_it_is() {
+        let text = |token: &str, more: &str| {
+            let slot = format!("[[slot]]\nname = \"ca\"\ntoken = \"pkcs11:{token}\"\n{more}");
+            format!("state_dir = \"/s\"\nsocket = \"/r/c\"\n[hsm]\nmodule = \"/m.so\"\n{slot}\n")
+        };
+        let both = "token=ca;serial=0123";
+        let vendor = "export = \"vendor\"\nexport_program = \"/opt/hsm/backup\"";
+        for (token, more, wanted) in [
+            (both, "export = \"vendor\"", "a key is missing: `export_program`"),
+            (both, "export_program = \"/opt/hsm/backup\"", "no key of export = \"kwp\""),
+            (both, "export = \"kwp\"\nexport_program = \"/opt/hsm/backup\"", "no key of export = \"kwp\""),
+            (both, "export = \"vendor\"\nexport_program = \"backup\"", "not an absolute path"),
+            (both, "export = \"copy\"", "line"),
+            ("token=ca", vendor, "does not say label and serial"),
+            ("serial=0123", vendor, "does not say label and serial"),
+        ] {
+            let problems = check(&text(token, more)).expect_err(more);
+            assert!(problems.len() == 1 && problems[0].to_string().contains(wanted), "{more}: {problems:?}");
+        }
+        let program = |more: &str| check(&text(both, more)).expect("in order").slots[0].export_program.clone();
+        assert_eq!(program(vendor), Some(PathBuf::from("/opt/hsm/backup")));
+        assert_eq!(program("export = \"kwp\""), None);
+        let settings = check(&text(both, vendor)).expect("in order");
+        let missing = check_machine(&settings).iter().any(|found| found.to_string().contains("/opt/hsm/backup is not"));
+        assert!(missing, "said at the start, before anybody needs it");
     }
 
     #[test]

@@ -289,6 +289,8 @@ struct Loop<'n, H, S, A> {
     counted: HashMap<u8, Instant>,
     cluster: ClusterLoop,
     exchanging: Option<Exchanging>,
+    /// What belongs to the call that waits for a vendor's program.
+    lent: Option<transfers::Lent>,
 }
 
 impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
@@ -364,6 +366,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             counted: HashMap::new(),
             cluster,
             exchanging,
+            lent: None,
         })
     }
 
@@ -407,6 +410,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             Event::Control(request) => self.request(request),
             Event::Looked => self.looks_ended += 1,
             Event::Stop => self.stop(),
+            Event::ProgramEnded { ticket, slot, call, result } => self.program_ended(ticket, slot, call, result),
             Event::Arrived(arrival) => self.arrived(arrival),
             Event::Note(text) => warn!("{text}"),
         }
@@ -448,6 +452,12 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
                 if let HsmCall::ExportSection { .. } = call {
                     // Read by the worker before anything else; without it the section is refused.
                     self.devices.files.begin_section(&self.names.slot_name(slot));
+                }
+                if matches!(call, HsmCall::ExportSection { .. } | HsmCall::Import { .. })
+                    && self.devices.files.program_first(ticket, slot, &self.names.slot_name(slot), call)
+                {
+                    self.lent = Some(transfers::Lent::new(ticket, call, secrets));
+                    return;
                 }
                 self.devices.hsm.perform(ticket, slot, call, secrets);
             }

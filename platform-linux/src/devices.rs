@@ -64,6 +64,17 @@ pub enum Event {
     Control(crate::control::Request),
     /// SIGTERM or SIGINT.
     Stop,
+    /// The program of an HSM's vendor ended, which had to come before a call of the worker.
+    ProgramEnded {
+        /// Of the call.
+        ticket: Ticket,
+        /// Whose token.
+        slot: SlotId,
+        /// What the worker does next.
+        call: HsmCall,
+        /// Whether the program did what it was told.
+        result: ProgramResult,
+    },
     /// A file of another member came by the exchange.
     Arrived(Arrival),
     /// A look of [`Hsm::look`] ended; what it found was sent before this.
@@ -74,6 +85,9 @@ pub enum Event {
 
 /// Where devices send events.
 pub type Events = Sender<Event>;
+
+/// What a program of an HSM's vendor came to, and why it failed, for people.
+pub type ProgramResult = Result<(), (Refusal, String)>;
 
 /// A token that `slot init` could take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -252,6 +266,17 @@ pub trait Files {
     fn stretch(&mut self, ticket: Ticket, place: SecretId, passphrase: Zeroizing<Vec<u8>>, of: Salt);
     /// The worker is about to write the section of this slot.
     fn begin_section(&mut self, slot: &str);
+    /// Whether a program of the HSM's vendor has to run before the worker gets this call; then
+    /// [`Event::ProgramEnded`] follows. A later order ends it.
+    fn program_first(&mut self, ticket: Ticket, slot: SlotId, name: &str, call: HsmCall) -> bool;
+    /// Such a program ended; whether the call that waited for it is still wanted.
+    fn program_ended(&mut self, ticket: Ticket, result: &ProgramResult) -> bool;
+    /// Why the last one failed.
+    fn program_said(&self) -> String;
+    /// The program that makes the exports of a slot, where one does.
+    fn program(&self, slot: &str) -> Option<String>;
+    /// Bytes of the vendor part in this section of the spooled file, where it has one.
+    fn vendor_bytes(&self, uid: [u8; 16]) -> Option<u64>;
     /// Keys that the section written last could not hold and that nobody accepted, by name.
     fn left_out(&self) -> Vec<String>;
     /// A part of the export that was made last: how long it is, and bytes from `offset` on.

@@ -77,6 +77,8 @@ pub struct VerifiedSection {
     pub objects: Vec<VerifiedObject>,
     /// Keys that stayed behind.
     pub left_out: Vec<VerifiedObject>,
+    /// Bytes of the part that the vendor's own program wrote: what is in it only that program knows.
+    pub vendor_bytes: Option<u64>,
 }
 
 /// One object.
@@ -146,7 +148,7 @@ fn is_authentic<R: embedded_io::Read>(
                     return Ok(Err(slot.1));
                 }
             }
-            Part::Entry(_) | Part::LeftOut(_) => {}
+            Part::Entry(_) | Part::LeftOut(_) | Part::Piece(_) => {}
             Part::End { .. } => return Ok(Ok(())),
         }
     }
@@ -207,6 +209,7 @@ fn read<R: embedded_io::Read>(reader: &mut Reader<R>, node_key: Option<[u8; 32]>
                 },
                 objects: Vec::new(),
                 left_out: Vec::new(),
+                vendor_bytes: None,
             }),
             Part::Entry(entry) => {
                 let object = object(entry.class, entry.key_type, entry.id, entry.label, None);
@@ -220,6 +223,12 @@ fn read<R: embedded_io::Read>(reader: &mut Reader<R>, node_key: Option<[u8; 32]>
                 };
                 let object = object(key.class, key.key_type, key.id, key.label, Some(why));
                 found.sections.iter_mut().next_back().into_iter().for_each(|last| last.left_out.push(object.clone()));
+            }
+            Part::Piece(piece) => {
+                let length = piece.bytes.len() as u64;
+                found.sections.iter_mut().next_back().into_iter().for_each(|last| {
+                    last.vendor_bytes = Some(last.vendor_bytes.unwrap_or_default().saturating_add(length));
+                });
             }
             Part::SectionEnd { .. } => {}
             Part::End { .. } => return Ok(found),

@@ -9,6 +9,8 @@
 //! After a restart the last export and a whole spooled file are still there; what was not whole is
 //! begun anew.
 
+mod vendor;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
@@ -19,14 +21,15 @@ use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
 use slotwarden_core::SecretId;
-use slotwarden_core::effect::{Input, Outcome, Ticket};
-use slotwarden_core::export::{self, Header, Part, Protection, Reader, Trailer};
+use slotwarden_core::effect::{HsmCall, Input, Outcome, SlotId, Ticket};
+use slotwarden_core::export::{self, Header, Part, Protection, Reader, Strategy, Trailer};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::transfer::{Export, FileOrder, Purpose, Salt};
 use slotwarden_core::{join, package, roster};
 use zeroize::Zeroizing;
 
-use crate::devices::{Brought, Event, Events, ExportAbout, Files, Kind, PackageAbout, Signer};
+use self::vendor::Vendor;
+use crate::devices::{Brought, Event, Events, ExportAbout, Files, Kind, PackageAbout, ProgramResult, Signer};
 use crate::exchange::ROSTER_BYTES_MAX;
 use crate::export_file::Io;
 use crate::package_file;
@@ -63,6 +66,7 @@ pub struct DiskFiles {
     taking: Option<Kind>,
     /// The salt of the export that begins next.
     salt: [u8; 16],
+    vendor: Vendor,
 }
 
 /// The export under way.
@@ -79,13 +83,15 @@ impl DiskFiles {
     /// In this directory, which is made when it is needed. What an earlier run did not end is removed.
     #[must_use]
     pub fn new(dir: PathBuf, events: Events, sign: Signer, node: [u8; 32]) -> Self {
-        for name in [transfer_dir::EXPORT, SPOOL] {
+        for name in [transfer_dir::EXPORT, transfer_dir::VENDOR_PART, SPOOL] {
             // There is none, as a rule.
             let _ = fs::remove_file(dir.join(name));
         }
         // Read before: it has this name only then.
         let spooled = digest_of(&dir.join(transfer_dir::RESTORE)).ok();
-        DiskFiles { dir, events, sign, node, begun: None, spooled, taking: None, salt: [0; 16] }
+        let found = spooled.and_then(|_| look_into(&dir.join(transfer_dir::RESTORE)).ok());
+        let vendor = Vendor::new(found.as_ref().map(vendor_parts).unwrap_or_default());
+        DiskFiles { dir, events, sign, node, begun: None, spooled, taking: None, salt: [0; 16], vendor }
     }
 
     fn begin(&mut self, order: Export, about: ExportAbout) -> io::Result<()> {
@@ -174,6 +180,7 @@ impl DiskFiles {
         let whole = self.dir.join(transfer_dir::RESTORE);
         fs::rename(&path, &whole).and_then(|()| File::open(&self.dir)?.sync_all()).map_err(failed)?;
         self.spooled = Some(found.file);
+        self.vendor.spooled(vendor_parts(&found));
         Ok(Some(Brought::Export(found)))
     }
 }
@@ -197,6 +204,7 @@ impl Files for DiskFiles {
                 answer(&self.events, Err(io::Error::other("nobody said what the package is")));
             }
             FileOrder::Begin(export) => {
+                self.vendor.stop();
                 let begun = self.begin(export, about);
                 answer(&self.events, begun);
             }
@@ -222,7 +230,8 @@ impl Files for DiskFiles {
             FileOrder::Discard => {
                 self.begun = None;
                 self.spooled = None;
-                for name in [transfer_dir::EXPORT, transfer_dir::RESTORE, SPOOL] {
+                self.vendor.stop();
+                for name in [transfer_dir::EXPORT, transfer_dir::VENDOR_PART, transfer_dir::RESTORE, SPOOL] {
                     let _ = fs::remove_file(self.dir.join(name));
                 }
             }
@@ -258,7 +267,9 @@ impl Files for DiskFiles {
                 JobPurpose::Backup { accepted: left_out.iter().filter_map(of_slot).collect() }
             }
         };
-        let job = ExportJob { name: slot.to_owned(), header_hash: *header, purpose };
+        // A program's part is for the HSM that it is of: other members are sent what they can take.
+        let vendor = package.is_none() && self.vendor.makes(slot);
+        let job = ExportJob { name: slot.to_owned(), header_hash: *header, purpose, vendor };
         // The job first: where there is no room for the report, that of an earlier export must not stay.
         let written =
             transfer_dir::write_job(&self.dir, &job).and_then(|()| transfer_dir::write_report(&self.dir, &[]));
@@ -266,6 +277,26 @@ impl Files for DiskFiles {
             // The worker finds no job, or that of another slot, and refuses.
             let _ = self.events.send(Event::Note(format!("the export cannot be made: {error}")));
         }
+    }
+
+    fn program_first(&mut self, ticket: Ticket, slot: SlotId, name: &str, call: HsmCall) -> bool {
+        self.run_program(ticket, slot, name, call)
+    }
+
+    fn program_ended(&mut self, ticket: Ticket, result: &ProgramResult) -> bool {
+        self.take_program(ticket, result)
+    }
+
+    fn program_said(&self) -> String {
+        self.vendor.said().to_owned()
+    }
+
+    fn program(&self, slot: &str) -> Option<String> {
+        self.vendor.program(slot)
+    }
+
+    fn vendor_bytes(&self, uid: [u8; 16]) -> Option<u64> {
+        self.vendor.part(uid).filter(|_| self.spooled.is_some())
     }
 
     fn left_out(&self) -> Vec<String> {
@@ -382,12 +413,17 @@ fn close(dir: &Path, header: [u8; 32], sign: &Signer) -> io::Result<BTreeMap<[u8
         match reader.next().map_err(|problem| damaged(&problem))? {
             Part::Section(section) => {
                 uid = section.uid;
-                covered.entry(uid).or_default();
+                let covered = covered.entry(uid).or_default();
+                match section.strategy {
+                    Strategy::Kwp => {}
+                    // What is in its part only the program knows: as far as we know, what was there before it ran.
+                    Strategy::Vendor => covered.extend(transfer_dir::read_held(dir, uid)?),
+                }
             }
             Part::Entry(entry) => {
                 covered.entry(uid).or_default().extend(transfer_dir::digests_of(&entry));
             }
-            Part::Header(_) | Part::LeftOut(_) | Part::SectionEnd { .. } => {}
+            Part::Header(_) | Part::LeftOut(_) | Part::Piece(_) | Part::SectionEnd { .. } => {}
             Part::End { .. } => return Err(damaged(&"it ended already")),
         }
     };
@@ -398,6 +434,9 @@ fn close(dir: &Path, header: [u8; 32], sign: &Signer) -> io::Result<BTreeMap<[u8
     let mut file = Io(OpenOptions::new().append(true).open(&path)?);
     export::write_trailer(&mut file, &Trailer { signature, ..trailer }).map_err(|problem| damaged(&problem))?;
     file.0.sync_all()?;
+    if file.0.metadata()?.len() > SPOOL_BYTES_MAX {
+        return Err(damaged(&"it is longer than what can be restored"));
+    }
     // What counts as covered is what can be read: once more, with the signature.
     look_into(&path).map_err(|problem| damaged(&problem))?;
     Ok(covered)
@@ -423,9 +462,14 @@ fn look_into(path: &Path) -> Result<SpooledFile, String> {
             }
             Part::Section(section) => {
                 let (uid, name) = (section.uid, transfer_dir::printable(section.name));
-                found.sections.push(SpooledSection { uid, name, entries: 0, left_out: 0 });
+                found.sections.push(SpooledSection { uid, name, entries: 0, left_out: 0, vendor_bytes: 0 });
             }
             Part::Entry(_) | Part::LeftOut(_) => {}
+            Part::Piece(piece) => {
+                if let Some(section) = found.sections.last_mut() {
+                    section.vendor_bytes = section.vendor_bytes.saturating_add(piece.bytes.len() as u64);
+                }
+            }
             Part::SectionEnd { end, .. } => {
                 if let Some(section) = found.sections.last_mut() {
                     (section.entries, section.left_out) = (end.entries, end.left_out);
@@ -434,6 +478,12 @@ fn look_into(path: &Path) -> Result<SpooledFile, String> {
             Part::End { .. } => return Ok(found),
         }
     }
+}
+
+/// Bytes of its vendor parts, by the uids of their sections.
+fn vendor_parts(found: &SpooledFile) -> BTreeMap<[u8; 16], u64> {
+    let all = found.sections.iter().map(|section| (section.uid, section.vendor_bytes));
+    all.filter(|(_, bytes)| *bytes > 0).collect()
 }
 
 fn digest_of(path: &Path) -> io::Result<[u8; 32]> {

@@ -47,4 +47,5 @@ pub mod sync_dir;
 pub mod token_uri;
 pub mod transcript;
 pub mod transfer_dir;
+pub mod vendor_program;
 pub mod wire;

@@ -159,7 +159,8 @@ pub fn status(format: Format, status: &StatusView) {
         transfers::lines(transfer).iter().for_each(|text| line(text));
     }
     for slot in &status.slots {
-        transfers::staying(&slot.name, slot.keys).iter().for_each(|text| line(text));
+        let program = slot.export_program.as_deref();
+        transfers::staying(&slot.name, slot.keys, program).iter().for_each(|text| line(text));
     }
     for warning in &status.coverage.warnings {
         line(warning);
@@ -261,7 +262,7 @@ pub fn slot(format: Format, detail: &SlotDetail) {
         None => {}
     }
     if let Some(keys) = slot.keys {
-        row("keys", &transfers::keys(keys));
+        row("keys", &transfers::keys(keys, slot.export_program.as_deref()));
     }
     for text in detail.transfer.iter().flat_map(transfers::lines) {
         row("transfer", &text);

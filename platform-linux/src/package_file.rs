@@ -535,6 +535,7 @@ fn write_export<R: embedded_io::Read>(
             | export::Part::Section(_)
             | export::Part::Entry(_)
             | export::Part::LeftOut(_)
+            | export::Part::Piece(_)
             | export::Part::SectionEnd { .. } => {}
             export::Part::End { .. } => break,
         }

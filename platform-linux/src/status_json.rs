@@ -133,6 +133,8 @@ pub struct SlotView {
     pub backup_key: Option<bool>,
     /// Its keys as they were counted last; null: not since the start.
     pub keys: Option<KeysView>,
+    /// The program of the HSM's vendor that makes its exports; null: they hold each key wrapped (RFC 5649).
+    pub export_program: Option<String>,
     /// How far its keys are on every node; null: this node is in no cluster.
     pub synchronised: Option<SynchronisedView>,
 }
@@ -558,6 +560,7 @@ fn slot_view(slot: &SlotStatus, names: &Names) -> SlotView {
         collection: slot.collection.as_ref().map(|collection| collection_view(collection, names)),
         backup_key: slot.backup_key,
         keys: slot.key_counts.map(KeysView::from),
+        export_program: None,
     }
 }
 

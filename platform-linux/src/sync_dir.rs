@@ -262,7 +262,10 @@ impl SyncDir {
                     }
                 }
                 export::Part::End { .. } => return Ok(unwanted),
-                export::Part::Header(_) | export::Part::LeftOut(_) | export::Part::SectionEnd { .. } => {}
+                export::Part::Header(_)
+                | export::Part::LeftOut(_)
+                | export::Part::Piece(_)
+                | export::Part::SectionEnd { .. } => {}
             }
         }
     }

@@ -22,6 +22,8 @@ use slotwarden_core::ledger::{KeyName, NAME_BYTES};
 pub const EXPORT: &str = "export.part";
 /// The file that is being restored.
 pub const RESTORE: &str = "restore.slwx";
+/// What the vendor's own program wrote of the slot whose section is next, or what it is given back.
+pub const VENDOR_PART: &str = "vendor.part";
 const JOB: &str = "export.job";
 const REPORT: &str = "export.report";
 /// What a restore makes; with the slot's uid what a package makes there.
@@ -30,6 +32,8 @@ const PLAN: &str = "restore.plan";
 const BEGUN: &str = "restore.begun";
 /// With the slot's uid: which of its keys the last export holds.
 const COVERED: &str = "covered";
+/// With the slot's uid: which keys were in its token before the vendor's program made its part of an export.
+const HELD: &str = "held";
 /// With the slot's uid: which objects are in its token.
 const NAMES: &str = "names";
 /// With the slot's uid: which keys of a package are not made, since they are recorded as removed.
@@ -51,6 +55,8 @@ pub struct ExportJob {
     pub header_hash: [u8; 32],
     /// What is exported for.
     pub purpose: JobPurpose,
+    /// Whether the section is what the vendor's own program wrote, in [`VENDOR_PART`].
+    pub vendor: bool,
 }
 
 /// What an export is for, as the worker has to know it.
@@ -324,7 +330,11 @@ pub fn cover(dir: &Path, uid: [u8; 16], digests: &BTreeSet<[u8; DIGEST_BYTES]>) 
 /// # Errors
 /// As of the system; `InvalidData` when it is not a list of digests.
 pub fn covered(dir: &Path, uid: [u8; 16]) -> io::Result<BTreeSet<[u8; DIGEST_BYTES]>> {
-    let bytes = match fs::read(dir.join(of_slot(COVERED, uid))) {
+    read_digests(dir, &of_slot(COVERED, uid))
+}
+
+fn read_digests(dir: &Path, name: &str) -> io::Result<BTreeSet<[u8; DIGEST_BYTES]>> {
+    let bytes = match fs::read(dir.join(name)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
         Err(error) => return Err(error),
@@ -334,6 +344,23 @@ pub fn covered(dir: &Path, uid: [u8; 16]) -> io::Result<BTreeSet<[u8; DIGEST_BYT
         return Err(io::Error::new(io::ErrorKind::InvalidData, "half a digest"));
     }
     Ok(digests.iter().copied().collect())
+}
+
+/// Keeps which keys were in a token before the vendor's program made its part of an export.
+///
+/// # Errors
+/// As of the system.
+pub fn write_held(dir: &Path, uid: [u8; 16], digests: &BTreeSet<[u8; DIGEST_BYTES]>) -> io::Result<()> {
+    let bytes: Vec<u8> = digests.iter().flatten().copied().collect();
+    write(dir, &of_slot(HELD, uid), &bytes)
+}
+
+/// Which keys those were.
+///
+/// # Errors
+/// As of the system; `InvalidData` when it is not a list of digests.
+pub fn read_held(dir: &Path, uid: [u8; 16]) -> io::Result<BTreeSet<[u8; DIGEST_BYTES]>> {
+    read_digests(dir, &of_slot(HELD, uid))
 }
 
 fn packed(value: &impl Serialize) -> io::Result<Vec<u8>> {
@@ -368,6 +395,7 @@ mod tests {
             name: "ca-root".into(),
             header_hash,
             purpose: JobPurpose::Backup { accepted: Vec::new() },
+            vendor: false,
         };
         write_job(dir, &job([1; 32])).expect("a directory");
         // What stands in its way is there at the moment of writing only, as a full disk is.
@@ -387,6 +415,7 @@ mod tests {
             name: "ca-root".into(),
             header_hash: [7; 32],
             purpose: JobPurpose::Backup { accepted: vec!["old".into()] },
+            vendor: true,
         };
         write_job(&dir, &job).expect("a fresh directory");
         assert_eq!(read_job(&dir).expect("it was written"), job);

@@ -688,6 +688,8 @@ pub struct SpooledSection {
     pub entries: u32,
     /// Keys that stayed behind.
     pub left_out: u32,
+    /// Bytes of the part that the vendor's own program wrote; 0: it has none.
+    pub vendor_bytes: u64,
 }
 
 /// The ceremony under way, and how the last one ended.

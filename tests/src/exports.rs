@@ -6,7 +6,7 @@ use std::fs;
 use ed25519_dalek::{Signer, SigningKey};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
-use slotwarden::transfer_dir::{self, DIGEST_BYTES, EXPORT, ExportJob, JobPurpose, RESTORE};
+use slotwarden::transfer_dir::{self, DIGEST_BYTES, EXPORT, ExportJob, JobPurpose, RESTORE, VENDOR_PART};
 use slotwarden_core::effect::{HsmAnswer, HsmCall};
 use slotwarden_core::export::{
     Attributes, Class, Entry, Header, Part, Protection, Reader, Section, SectionWriter, Strategy, Trailer, begin,
@@ -58,12 +58,30 @@ pub fn append(bench: &Bench, driver: &mut Driver, accepted: &[&str]) -> Result<H
 /// # Errors
 /// As the device answered.
 pub fn append_for(bench: &Bench, driver: &mut Driver, purpose: JobPurpose) -> Result<HsmAnswer, HsmFailure> {
+    append_job(bench, driver, purpose, false)
+}
+
+/// The same where the vendor's own program was run before; what it wrote, if it wrote anything.
+///
+/// # Errors
+/// As the device answered.
+pub fn append_vendor_part(bench: &Bench, driver: &mut Driver, written: Option<&[u8]>) -> Result<HsmAnswer, HsmFailure> {
+    let place = bench.transfer_dir().join(VENDOR_PART);
+    transfer_dir::make(&bench.transfer_dir()).expect("the bench's own directory");
+    match written {
+        Some(bytes) => fs::write(place, bytes).expect("the bench's own directory"),
+        None => assert!(!place.exists(), "no program ran"),
+    }
+    append_job(bench, driver, JobPurpose::Backup { accepted: Vec::new() }, true)
+}
+
+fn append_job(bench: &Bench, driver: &mut Driver, purpose: JobPurpose, vendor: bool) -> Result<HsmAnswer, HsmFailure> {
     let dir = bench.transfer_dir();
     transfer_dir::make(&dir).expect("the bench's own directory");
     let mut bytes = Vec::new();
     let header_hash = begin(&mut bytes, &header()).expect("a Vec takes everything");
     fs::write(dir.join(EXPORT), &bytes).expect("the bench's own directory");
-    let job = ExportJob { name: "ca-root".into(), header_hash, purpose };
+    let job = ExportJob { name: "ca-root".into(), header_hash, purpose, vendor };
     transfer_dir::write_job(&dir, &job).expect("the bench's own directory");
     driver.call(0, HsmCall::ExportSection { key_id: KEY_ID, uid: UID, once: None })
 }
@@ -158,6 +176,20 @@ pub fn entries(file: &[u8]) -> Vec<(Class, Vec<u8>, String)> {
             Part::Entry(entry) => {
                 all.push((entry.class, entry.id.to_vec(), String::from_utf8_lossy(entry.label).into_owned()));
             }
+            Part::End { .. } => return all,
+            _ => {}
+        }
+    }
+}
+
+/// The vendor part of a file with one section.
+#[must_use]
+pub fn vendor_part(file: &[u8]) -> Vec<u8> {
+    let (mut from, mut all) = (file, Vec::new());
+    let mut reader = Reader::new(&mut from);
+    loop {
+        match reader.next().expect("a whole file") {
+            Part::Piece(piece) => all.extend_from_slice(piece.bytes),
             Part::End { .. } => return all,
             _ => {}
         }

@@ -25,3 +25,5 @@ mod scene;
 mod secrets;
 #[path = "card_ceremonies/sizes.rs"]
 mod sizes;
+#[path = "card_ceremonies/vendor.rs"]
+mod vendor;

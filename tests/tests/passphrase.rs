@@ -2,6 +2,7 @@
 //! without our code, verified offline, and brought back into another vendor's module.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -17,11 +18,17 @@ const WRONG: &str = "plough lantern seven quiet harbours";
 
 /// An appliance at this level with one open slot.
 fn stage(kind: Kind, level: &str) -> Stage {
+    stage_with(kind, level, |_| {})
+}
+
+/// The same with more in its configuration.
+fn stage_with(kind: Kind, level: &str, more: impl FnOnce(&mut Stage)) -> Stage {
     let mut stage = Stage::new(kind, 1);
     stage.top = format!("security_level = \"{level}\"\n");
     stage.more = "[[person]]\nname = \"alice\"\nuids = [0]\nroles = [\"administrator\"]\n".to_owned();
     stage.bench.make_token_with("ca", SO_PIN, CODE);
     stage.slot("ca", "ca", "ca-app");
+    more(&mut stage);
     stage.start();
     stage.activate("ca", CODE).exits(0);
     stage
@@ -191,4 +198,27 @@ fn signed_by_somebody_else(whole: &[u8]) -> Vec<u8> {
     let signature = theirs.sign(&trailer_message(&hash, &trailer.hash)).to_bytes();
     write_trailer(&mut forged, &Trailer { signature, ..trailer }).expect("a Vec takes everything");
     forged
+}
+
+/// No HSM with such a program is here: what runs is a stand-in, a script that knows none.
+#[test]
+fn what_a_vendors_program_writes_is_restored_by_the_passphrase_and_by_no_other() {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
+    let (program, given) = (folder.path().join("stand-in"), folder.path().join("given"));
+    let script = "if test $1 = backup; then echo \"what only it knows of $2\"; else cat >";
+    fs::write(&program, format!("#!/bin/sh\n{script} {}; fi\n", given.display())).expect("a fresh folder");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let stage = stage_with(Kind::SoftHsm, "passphrase", |stage| stage.export_program("ca", "ca", &program));
+    tool(&stage, &["--keygen", "--key-type", "AES:32", "--label", "stays", "--id", "03"]);
+    let file = text(&folder.path().join("keys.slwx"));
+    with_passphrase(&stage, &["backup", "export", &file, "--slot", "ca"], PASSPHRASE).exits(0);
+    let shown = with_passphrase(&stage, &["verify", &file], PASSPHRASE).exits(0).stdout;
+    assert!(shown.contains("vendor part: 25 bytes") && shown.contains("its MACs are right"), "{shown}");
+    let restore = ["backup", "restore", &file, "--slot", "ca"];
+    with_passphrase(&stage, &restore, WRONG).refused(1, 1018);
+    with_passphrase(&stage, &restore, PASSPHRASE).exits(0);
+    assert!(!given.exists(), "a plan changes nothing");
+    stage.run(&["backup", "import", "ca", "--confirm", "import"]).exits(0);
+    assert_eq!(fs::read_to_string(&given).expect("it was given back"), "what only it knows of ca\n");
+    assert!(!tool(&stage, &["--list-objects"]).contains("slotwarden"), "nothing of ours stays in the token");
 }

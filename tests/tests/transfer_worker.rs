@@ -13,7 +13,9 @@ use slotwarden_core::export::Class;
 use slotwarden_core::fault::{HsmFailure, Refusal};
 use slotwarden_tests::build;
 use slotwarden_tests::driver::Driver;
-use slotwarden_tests::exports::{KEK, KEY_ID, MAK, UID, append, blobs, digests, entries, finish, spool};
+use slotwarden_tests::exports::{
+    KEK, KEY_ID, MAK, UID, append, append_vendor_part, blobs, digests, entries, finish, spool, vendor_part,
+};
 use slotwarden_tests::modules::{Bench, Kind, PIN, label};
 
 slotwarden_tests::on_both_modules! {
@@ -29,6 +31,7 @@ slotwarden_tests::on_both_modules! {
     an_import_that_was_interrupted_is_finished_by_the_same_order
     p17_a_slots_token_cannot_unwrap_what_it_exported
     the_inventory_counts_what_can_leave_and_what_is_covered
+    p20_a_section_of_a_vendors_program_is_whole_or_the_file_is_as_it_was
     many_sessions_write_what_one_does
     an_export_asks_two_things_of_each_key_and_little_besides
     a_secret_of_an_odd_length_comes_back_as_it_was_or_is_refused_by_name
@@ -297,6 +300,41 @@ fn the_inventory_counts_what_can_leave_and_what_is_covered(kind: Kind) {
         KeyCounts { keys: 4, can_leave: 3, uncovered: 1 },
         "what cannot leave is not covered"
     );
+}
+
+fn p20_a_section_of_a_vendors_program_is_whole_or_the_file_is_as_it_was(kind: Kind) {
+    let (bench, mut driver) = in_use(kind);
+    // Keys that cannot leave are no reason to refuse it: the program takes what it takes.
+    custody(&bench, &["locked", "tied"]);
+    let part = bench.transfer_dir().join(transfer_dir::EXPORT);
+    for nothing in [None, Some(&[][..])] {
+        assert_eq!(append_vendor_part(&bench, &mut driver, nothing), refused(Refusal::TransferFiles));
+        assert!(fs::metadata(&part).expect("it is there").len() < 200, "the header alone");
+    }
+    let written: Vec<u8> = (0..20_001_u32).map(|at| u8::try_from(at % 253).expect("small")).collect();
+    let answer = append_vendor_part(&bench, &mut driver, Some(&written));
+    assert_eq!(answer, Ok(HsmAnswer::SectionExported { keys: 0, left_out: 0 }), "{:?}", driver.notes);
+    let file = finish(&bench);
+    assert_eq!((vendor_part(&file), entries(&file)), (written, Vec::new()));
+    let held = transfer_dir::read_held(&bench.transfer_dir(), UID).expect("it was written");
+    assert_eq!(held.len(), 4, "the keys that were there, without ours");
+    // The MAC is checked by the key from the cards; nothing is put into the token, and nothing is made there.
+    let before = custody(&bench, &["show"]);
+    spool(&bench, &file);
+    assert_eq!(driver.prepare_import(0, (KEY_ID, UID), &KEK, &[9; 32]), refused(Refusal::ExportOfAnotherKey));
+    assert_eq!(import(&mut driver), refused(Refusal::TransferFiles), "no plan was made");
+    assert_eq!(prepare(&mut driver), planned(0, 0, 0));
+    assert!(!has_unwrap_key(&bench));
+    assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: 0 }));
+    assert_eq!(custody(&bench, &["show"]), before);
+    // Another file than the one that was planned is not taken for it.
+    spool(&bench, &exported_otherwise(&bench, &mut driver));
+    assert_eq!(import(&mut driver), refused(Refusal::ImportPlanOutdated));
+}
+
+fn exported_otherwise(bench: &Bench, driver: &mut Driver) -> Vec<u8> {
+    assert_eq!(append_vendor_part(bench, driver, Some(b"another")).map(drop), Ok(()));
+    finish(bench)
 }
 
 fn many_sessions_write_what_one_does(kind: Kind) {

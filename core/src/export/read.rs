@@ -6,8 +6,8 @@ use heapless::Vec;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Entry, FRAME_BYTES_MAX, HASH_BYTES, Header, Kind, LeftOut, MAGIC, MESSAGE_BYTES, SECTIONS_MAX, Section, SectionEnd,
-    Trailer, VERSION, section_message, trailer_message,
+    Entry, FRAME_BYTES_MAX, HASH_BYTES, Header, Kind, LeftOut, MAGIC, MESSAGE_BYTES, Piece, SECTIONS_MAX, Section,
+    SectionEnd, Trailer, VERSION, VendorPart, section_message, trailer_message,
 };
 use crate::frame::{self, HEAD_BYTES, decode, problems};
 
@@ -41,6 +41,8 @@ pub enum Part<'a> {
     Entry(Entry<'a>),
     /// A key that is not in the export.
     LeftOut(LeftOut<'a>),
+    /// A piece of the section's vendor part.
+    Piece(Piece<'a>),
     /// A section ends.
     SectionEnd {
         /// Its counts, which are right, and its MAC, which was not checked.
@@ -87,12 +89,14 @@ enum Stage {
     Start,
     /// A section, or the trailer.
     Between,
-    /// An object, a left-out key, or the section's end.
+    /// An object, a left-out key, a piece of a vendor part, or the section's end.
     Inside {
         /// Entries of this section so far.
         entries: u32,
         /// Left-out keys of this section so far.
         left_out: u32,
+        /// Its vendor part so far.
+        vendor: VendorPart,
     },
     /// Nothing: the file was read.
     End(Trailer),
@@ -190,7 +194,9 @@ impl Known {
         let may_be = match self.stage {
             Stage::Start => kind == Kind::Header,
             Stage::Between => matches!(kind, Kind::Section | Kind::Trailer),
-            Stage::Inside { .. } => matches!(kind, Kind::Entry | Kind::LeftOut | Kind::SectionEnd),
+            Stage::Inside { .. } => {
+                matches!(kind, Kind::Entry | Kind::LeftOut | Kind::Piece | Kind::SectionEnd)
+            }
             Stage::End(_) | Stage::Refused(_) => false,
         };
         if may_be { Ok(()) } else { Err(Problem::OutOfOrder) }
@@ -214,6 +220,10 @@ impl Known {
             Kind::LeftOut => {
                 self.note_in_section(head, body);
                 self.left_out(decode(body).ok_or(Problem::Malformed)?)
+            }
+            Kind::Piece => {
+                self.note_in_section(head, body);
+                self.piece(decode(body).ok_or(Problem::Malformed)?)
             }
             Kind::SectionEnd => {
                 self.note(head, body);
@@ -251,12 +261,12 @@ impl Known {
         if self.uids.len() >= usize::from(header.sections) || self.uids.push(section.uid).is_err() {
             return Err(Problem::Counts);
         }
-        self.stage = Stage::Inside { entries: 0, left_out: 0 };
+        self.stage = Stage::Inside { entries: 0, left_out: 0, vendor: VendorPart::of(section.strategy) };
         Ok(Part::Section(section))
     }
 
     fn entry<'body>(&mut self, entry: Entry<'body>) -> Result<Part<'body>, Problem> {
-        let (entries, left_out) = self.inside()?;
+        let (entries, left_out, vendor) = self.before_vendor_part()?;
         if entry.index != entries {
             return Err(Problem::Index);
         }
@@ -266,21 +276,28 @@ impl Known {
         if !entry.is_possible() {
             return Err(Problem::Malformed);
         }
-        self.stage = Stage::Inside { entries: entries.checked_add(1).ok_or(Problem::Counts)?, left_out };
+        self.stage = Stage::Inside { entries: entries.checked_add(1).ok_or(Problem::Counts)?, left_out, vendor };
         Ok(Part::Entry(entry))
     }
 
     fn left_out<'body>(&mut self, key: LeftOut<'body>) -> Result<Part<'body>, Problem> {
-        let (entries, left_out) = self.inside()?;
+        let (entries, left_out, vendor) = self.before_vendor_part()?;
         if !key.class.has(key.key_type) {
             return Err(Problem::Malformed);
         }
-        self.stage = Stage::Inside { entries, left_out: left_out.checked_add(1).ok_or(Problem::Counts)? };
+        self.stage = Stage::Inside { entries, left_out: left_out.checked_add(1).ok_or(Problem::Counts)?, vendor };
         Ok(Part::LeftOut(key))
     }
 
+    fn piece<'body>(&mut self, piece: Piece<'body>) -> Result<Part<'body>, Problem> {
+        let (entries, left_out, vendor) = self.inside()?;
+        self.stage = Stage::Inside { entries, left_out, vendor: vendor.with(&piece)? };
+        Ok(Part::Piece(piece))
+    }
+
     fn section_end(&mut self, end: SectionEnd) -> Result<Part<'static>, Problem> {
-        if self.inside()? != (end.entries, end.left_out) {
+        let (entries, left_out, vendor) = self.inside()?;
+        if (entries, left_out) != (end.entries, end.left_out) || !vendor.may_end() {
             return Err(Problem::Counts);
         }
         self.entries = self.entries.checked_add(end.entries).ok_or(Problem::Counts)?;
@@ -307,10 +324,16 @@ impl Known {
         Ok(Part::End { trailer })
     }
 
-    /// Entries and left-out keys of this section so far.
-    const fn inside(&self) -> Result<(u32, u32), Problem> {
+    /// The same, where an entry or a left-out key may come.
+    fn before_vendor_part(&self) -> Result<(u32, u32, VendorPart), Problem> {
+        let inside = self.inside()?;
+        if inside.2.takes_entries() { Ok(inside) } else { Err(Problem::OutOfOrder) }
+    }
+
+    /// Entries, left-out keys and vendor part of this section so far.
+    const fn inside(&self) -> Result<(u32, u32, VendorPart), Problem> {
         match self.stage {
-            Stage::Inside { entries, left_out } => Ok((entries, left_out)),
+            Stage::Inside { entries, left_out, vendor } => Ok((entries, left_out, vendor)),
             Stage::Start | Stage::Between | Stage::End(_) | Stage::Refused(_) => Err(Problem::OutOfOrder),
         }
     }

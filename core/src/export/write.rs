@@ -7,8 +7,8 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Entry, FRAME_BYTES_MAX, HASH_BYTES, Header, Kind, LeftOut, MAGIC, MESSAGE_BYTES, Section, SectionEnd, Trailer,
-    VERSION, section_message,
+    Entry, FRAME_BYTES_MAX, HASH_BYTES, Header, Kind, LeftOut, MAGIC, MESSAGE_BYTES, Piece, Section, SectionEnd,
+    Trailer, VERSION, VendorPart, section_message,
 };
 use crate::frame::{self, HEAD_BYTES, WriteProblem};
 
@@ -45,6 +45,7 @@ pub struct SectionWriter<W> {
     frames: Sha256,
     entries: u32,
     left_out: u32,
+    vendor: VendorPart,
 }
 
 impl<W: Write> SectionWriter<W> {
@@ -59,7 +60,8 @@ impl<W: Write> SectionWriter<W> {
     ) -> Result<Self, WriteProblem<W::Error>> {
         let mut frames = Sha256::new();
         write_frame(&mut w, Kind::Section, section, &mut frames)?;
-        Ok(SectionWriter { w, header_hash, frames, entries: 0, left_out: 0 })
+        let vendor = VendorPart::of(section.strategy);
+        Ok(SectionWriter { w, header_hash, frames, entries: 0, left_out: 0, vendor })
     }
 
     /// Writes an object; its index is [`SectionWriter::entries`].
@@ -67,7 +69,8 @@ impl<W: Write> SectionWriter<W> {
     /// # Errors
     /// [`WriteProblem`]
     pub fn entry(&mut self, entry: &Entry<'_>) -> Result<(), WriteProblem<W::Error>> {
-        let possible = entry.index == self.entries && entry.is_possible() && entry.has_attributes();
+        let possible =
+            self.vendor.takes_entries() && entry.index == self.entries && entry.is_possible() && entry.has_attributes();
         let next = self.entries.checked_add(1).filter(|_| possible).ok_or(WriteProblem::Impossible)?;
         write_frame(&mut self.w, Kind::Entry, entry, &mut self.frames)?;
         self.entries = next;
@@ -79,10 +82,21 @@ impl<W: Write> SectionWriter<W> {
     /// # Errors
     /// [`WriteProblem`]
     pub fn left_out(&mut self, left_out: &LeftOut<'_>) -> Result<(), WriteProblem<W::Error>> {
-        let possible = left_out.class.has(left_out.key_type);
+        let possible = self.vendor.takes_entries() && left_out.class.has(left_out.key_type);
         let next = self.left_out.checked_add(1).filter(|_| possible).ok_or(WriteProblem::Impossible)?;
         write_frame(&mut self.w, Kind::LeftOut, left_out, &mut self.frames)?;
         self.left_out = next;
+        Ok(())
+    }
+
+    /// Writes a piece of the vendor part; nothing but the section's end comes behind the last one.
+    ///
+    /// # Errors
+    /// [`WriteProblem`]
+    pub fn piece(&mut self, piece: &Piece<'_>) -> Result<(), WriteProblem<W::Error>> {
+        let next = self.vendor.with(piece).map_err(|_| WriteProblem::Impossible)?;
+        write_frame(&mut self.w, Kind::Piece, piece, &mut self.frames)?;
+        self.vendor = next;
         Ok(())
     }
 
@@ -109,6 +123,9 @@ impl<W: Write> SectionWriter<W> {
     /// # Errors
     /// [`WriteProblem`]
     pub fn end(mut self, mac: [u8; HASH_BYTES]) -> Result<SectionEnd, WriteProblem<W::Error>> {
+        if !self.vendor.may_end() {
+            return Err(WriteProblem::Impossible);
+        }
         let end = SectionEnd { entries: self.entries, left_out: self.left_out, mac };
         write_frame(&mut self.w, Kind::SectionEnd, &end, &mut self.frames)?;
         Ok(end)

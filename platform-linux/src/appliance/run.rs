@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use sd_notify::NotifyState;
 use tracing::{error, warn};
 
-use super::{Prepared, exchange, harden, prepare, start_log, transfer_dir};
+use super::{Prepared, exchange, harden, prepare, start_log, transfer_dir, vendor_programs};
 use crate::cli::DaemonStart;
 use crate::config::{self, Offered, Settings};
 use crate::daemon::{self, Devices, Ended, Notice};
@@ -51,6 +51,7 @@ pub fn run(config: &Path, start: DaemonStart) -> Result<(), Problem> {
     // From here on only devices, clients and signals send.
     let files_events = events;
     let files = DiskFiles::new(transfer_dir(&settings), files_events, store.signer(), store.node_keys().current);
+    let files = files.with_programs(vendor_programs(&settings));
     let devices = Devices { hsm, store, applications, cards, files: Box::new(files), exchange };
     let ended = daemon::run(setup, devices, &arriving, &mut tell_service_manager);
     drop(socket);

@@ -22,6 +22,7 @@ use crate::config::SecurityLevel;
 use crate::output::{self, Format, transfers};
 use crate::problem::{EXIT_DONE, Own, Problem};
 use crate::secret;
+use crate::status_json::{PlanView, StatusView};
 use crate::wire::{
     Answered, Ask, CardTask, Order, Outgoing, SPOOL_BYTES_MAX, SPOOL_PAGE, SecretRole, Spooled, SpooledSection,
 };
@@ -129,15 +130,19 @@ impl Session {
                 return Err(Own::SectionUnclear.with(format!("it has {}", names.join(", "))).into());
             }
         };
-        let SpooledSection { uid, name, entries, left_out } = found;
+        let SpooledSection { uid, name, entries, left_out, vendor_bytes } = found;
+        let opaque = if *vendor_bytes > 0 { format!(", a vendor part of {vendor_bytes} bytes") } else { String::new() };
         let signed = if spooled.own { "this node" } else { "another node" };
         output::aside(&format!(
-            "{}: signed by {signed} ({}); section {name}: {entries} objects, {left_out} keys stayed behind.",
+            "{}: signed by {signed} ({}); section {name}: {entries} objects, {left_out} keys stayed behind{opaque}.",
             file.display(),
             hex(&spooled.node)
         ));
         let (uid, key_id, digest) = (*uid, spooled.key_id, spooled.file);
-        let done = "every key was unwrapped and compared";
+        let done = match *vendor_bytes {
+            0 => "every key was unwrapped and compared",
+            _ => "the MAC of the section was checked",
+        };
         let ended = if spooled.passphrase {
             let passphrase = match given_passphrase {
                 None if secret::on_terminal() => {
@@ -155,13 +160,15 @@ impl Session {
             let task = CardTask::Restore { slot: slot.clone(), uid, key_id, file: digest };
             self.cards_begin(task, at, done)?
         };
-        let planned = self.status()?.transfer.and_then(|transfer| transfer.plan);
+        let status = self.status()?;
+        let planned = status.transfer.as_ref().and_then(|transfer| transfer.plan);
         if let (Some(plan), Format::Table) = (planned, self.format) {
-            output::line(&format!("{slot}: {}", transfers::plan(plan)));
+            output::line(&format!("{slot}: {}", plan_of(&status, &slot, plan)));
             if plan.conflict > 0 {
                 output::line("nothing can be imported; `slotwarden backup end-restore` takes its key away");
             } else {
-                output::line(&format!("`slotwarden backup import {slot}` makes what is new"));
+                let does = if *vendor_bytes > 0 { "hands the part to the program" } else { "makes what is new" };
+                output::line(&format!("`slotwarden backup import {slot}` {does}"));
             }
         }
         Ok(ended)
@@ -199,12 +206,13 @@ impl Session {
     /// Makes what the prepared restore calls new.
     pub(super) fn import(&self, slot: &str, confirm: Option<String>) -> Result<u8, Refused> {
         let name = self.slot(slot)?.slot.name;
-        let transfer = self.status()?.transfer.filter(|found| found.slot.as_deref() == Some(name.as_str()));
+        let status = self.status()?;
+        let transfer = status.transfer.clone().filter(|found| found.slot.as_deref() == Some(name.as_str()));
         let transfer = transfer.ok_or_else(|| Problem::from(Refusal::NothingPrepared))?;
         let file =
             transfer.file.as_deref().and_then(unhex::<32>).ok_or_else(|| Problem::from(Refusal::NothingPrepared))?;
         if let (Some(plan), Format::Table) = (transfer.plan, self.format) {
-            output::line(&format!("{name}: {}", transfers::plan(plan)));
+            output::line(&format!("{name}: {}", plan_of(&status, &name, plan)));
         }
         if !(Confirm { confirm }).is(CONFIRM_IMPORT)? {
             if !secret::on_terminal() {
@@ -213,8 +221,24 @@ impl Session {
             typed(&format!("Type `{CONFIRM_IMPORT}` to go on: "), CONFIRM_IMPORT)?;
         }
         self.with_progress(|| self.order(|_| Order::Import { slot: name.clone(), file }, true, &[]))?;
-        self.done(&format!("every new key is in {name}, read back; its applications were served anew"))?;
+        let done = match transfer.vendor_bytes {
+            None => format!("every new key is in {name}, read back; its applications were served anew"),
+            Some(_) => {
+                format!("the vendor's program has taken its part back into {name}; what it made only that knows")
+            }
+        };
+        self.done(&done)?;
         Ok(EXIT_DONE)
+    }
+}
+
+/// What an import would do, as far as anybody knows.
+fn plan_of(status: &StatusView, slot: &str, plan: PlanView) -> String {
+    let program =
+        status.slots.iter().find(|found| found.name == slot).and_then(|found| found.export_program.as_deref());
+    match status.transfer.as_ref().and_then(|transfer| transfer.vendor_bytes) {
+        Some(bytes) => transfers::vendor_plan(bytes, program),
+        None => transfers::plan(plan),
     }
 }
 

@@ -138,6 +138,16 @@ struct SlotTable {
     #[serde(default)]
     applications: Vec<String>,
     pin_chars_max: Option<u16>,
+    export: Option<ExportWord>,
+    export_program: Option<PathBuf>,
+}
+
+/// How the keys of a slot are exported.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ExportWord {
+    Kwp,
+    Vendor,
 }
 
 #[derive(Deserialize)]
@@ -246,6 +256,7 @@ fn check_slots(slots: &[SlotTable], known: &[String], problems: &mut Problems) -
                 "write it like \"pkcs11:token=ca-root\" or \"pkcs11:token=ca-root;serial=0123\"",
             ),
             Ok(token) => {
+                check_export(slot, &place, &token, problems);
                 if let Some(other) = checked.iter().find(|other| other.token.overlaps(&token)) {
                     problems.add(
                         &place,
@@ -254,11 +265,41 @@ fn check_slots(slots: &[SlotTable], known: &[String], problems: &mut Problems) -
                     );
                 }
                 let (name, pin_chars_max) = (slot.name.clone(), slot.pin_chars_max);
-                checked.push(SlotSettings { name, token, applications, pin_chars_max });
+                let export_program = slot.export_program.clone();
+                checked.push(SlotSettings { name, token, applications, pin_chars_max, export_program });
             }
         }
     }
     checked
+}
+
+/// A program of the vendor's is told which token is meant by what the configuration says, not by what a module says.
+fn check_export(slot: &SlotTable, place: &str, token: &TokenUri, problems: &mut Problems) {
+    match (slot.export.unwrap_or(ExportWord::Kwp), &slot.export_program) {
+        (ExportWord::Kwp, None) => {}
+        (ExportWord::Kwp, Some(_)) => problems.add(
+            place,
+            "`export_program` is no key of export = \"kwp\"",
+            "write export = \"vendor\", or remove the key",
+        ),
+        (ExportWord::Vendor, None) => problems.add(
+            place,
+            "a key is missing: `export_program`",
+            "name the backup program of the HSM's vendor, or leave `export` out",
+        ),
+        (ExportWord::Vendor, Some(program)) => {
+            if !program.is_absolute() || program.as_os_str().as_encoded_bytes().contains(&0) {
+                problems.add(place, "`export_program` is not an absolute path", "begin it with a slash");
+            }
+            if token.label.is_none() || token.serial.is_none() {
+                problems.add(
+                    place,
+                    "`export_program` has to be told which token it is, and `token` does not say label and serial",
+                    "write both, as `slotwarden slot show` prints them: \"pkcs11:token=ca-root;serial=0123\"",
+                );
+            }
+        }
+    }
 }
 
 fn check_persons(persons: &[PersonTable], problems: &mut Problems) -> Vec<PersonSettings> {

@@ -96,6 +96,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 if self.devices.files.spooled() != Some(*file) {
                     return Err(Own::FileNotSpooled.into());
                 }
+                // Before anybody is called to a reader.
+                let into = self.names.slot_name(self.names.slot(slot)?);
+                if self.devices.files.vendor_bytes(*uid).is_some() && self.devices.files.program(&into).is_none() {
+                    return Err(Refusal::VendorProgramMissing.into());
+                }
                 Task::Restore { slot: self.names.slot(slot)?, uid: *uid, key_id: *key_id, file: *file }
             }
             CardTask::ReplaceSet { m, n, .. } => Task::ReplaceSet { quorum: CardQuorum::new(*m, *n)?, holders },

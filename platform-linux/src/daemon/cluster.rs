@@ -723,7 +723,7 @@ fn sections(path: &Path) -> io::Result<BTreeMap<Uid, u32>> {
             export::Part::SectionEnd { end, .. } => {
                 sections.insert(uid, end.entries);
             }
-            export::Part::Header(_) | export::Part::Entry(_) | export::Part::LeftOut(_) => {}
+            export::Part::Header(_) | export::Part::Entry(_) | export::Part::LeftOut(_) | export::Part::Piece(_) => {}
             export::Part::End { .. } => return Ok(sections),
         }
     }

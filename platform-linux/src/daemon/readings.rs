@@ -13,6 +13,7 @@ use slotwarden_core::card::sets::SetSubject;
 use slotwarden_core::ceremony::CeremonyId;
 use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::SlotId;
+use slotwarden_core::transfer::Transfer;
 
 use tracing::warn;
 
@@ -119,6 +120,13 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let mut view = status_json::join(&self.service.status(self.now()), &self.names, &self.surroundings());
         let policy = self.service.policy();
         let kept = |digest: &[u8; 32]| self.devices.store.kept_configuration(digest).unwrap_or_default();
+        for slot in &mut view.slots {
+            slot.export_program = self.devices.files.program(&slot.name);
+        }
+        let restoration = Transfer::in_state(self.service.transfer_state()).restoration();
+        if let (Some(shown), Some(restoration)) = (&mut view.transfer, restoration) {
+            shown.vendor_bytes = self.devices.files.vendor_bytes(restoration.uid);
+        }
         for (shown, approval) in view.approvals.iter_mut().zip(&self.service.status(self.now()).approvals) {
             if let Command::AdoptConfiguration { digest } = approval.operation {
                 shown.differences = config::differences(&kept(&policy.configuration), &kept(&digest));

@@ -3,17 +3,18 @@
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
-use slotwarden_core::effect::{Input, Outcome, Ticket};
-use slotwarden_core::fault::Fault;
+use slotwarden_core::effect::{HsmCall, Input, Outcome, SlotId, Ticket};
+use slotwarden_core::fault::{Fault, HsmFailure};
 use slotwarden_core::reception;
 use slotwarden_core::status::StateName;
 use slotwarden_core::transfer::{Export, FileOrder, Purpose, State, TransferOrder};
 use slotwarden_core::{Refusal, SecretId};
+use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::Loop;
 use crate::config::SecurityLevel;
-use crate::devices::{Applications, ExportAbout, Hsm, Store};
+use crate::devices::{Applications, ExportAbout, Hsm, Lend, ProgramResult, Store};
 use crate::problem::Problem;
 use crate::wire::Spooled;
 
@@ -21,6 +22,33 @@ use crate::wire::Spooled;
 const COUNT_INTERVAL: Duration = Duration::from_secs(3_600);
 /// Lists of names that orders are remembered with: as many as orders can wait for an approval, and some.
 const LISTS_MAX: usize = 32;
+
+/// What a call was lent that waits for a vendor's program: the core wipes its own places when it has given the
+/// effect away. As the frames on their way to the worker it is wiped when it is dropped: with the end of the
+/// program at the latest, which whoever gives the call up brings about.
+pub(super) struct Lent {
+    ticket: Ticket,
+    secrets: Vec<(SecretId, Zeroizing<Vec<u8>>)>,
+}
+
+impl Lent {
+    pub(super) fn new(ticket: Ticket, call: HsmCall, from: &dyn Lend) -> Self {
+        let mut secrets = Vec::new();
+        if let HsmCall::ExportSection { once: Some(ids), .. } = call {
+            for id in ids {
+                from.lend(id, &mut |secret| secrets.push((id, Zeroizing::new(secret.to_vec()))));
+            }
+        }
+        Lent { ticket, secrets }
+    }
+}
+
+impl Lend for Lent {
+    fn lend(&self, id: SecretId, read: &mut dyn FnMut(&[u8])) -> bool {
+        let found = self.secrets.iter().find(|(known, _)| *known == id);
+        found.map(|(_, secret)| read(secret)).is_some()
+    }
+}
 
 impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     /// The core's order: names of keys are the platform's, so it carries their digest, and an approval
@@ -148,8 +176,25 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         brought.map(|brought| self.brought(brought)).transpose()
     }
 
-    /// Says which keys an export could not hold.
+    /// A program of the HSM's vendor ended: the worker goes on, or the call that waited for it failed.
+    pub(super) fn program_ended(&mut self, ticket: Ticket, slot: SlotId, call: HsmCall, result: ProgramResult) {
+        let lent = self.lent.take_if(|lent| lent.ticket == ticket);
+        let Some(lent) = lent.filter(|_| self.devices.files.program_ended(ticket, &result)) else { return };
+        match result {
+            Ok(()) => self.devices.hsm.perform(ticket, slot, call, &lent),
+            Err((refusal, said)) => {
+                warn!(slot = self.names.slot_name(slot), "the vendor's program: {said}");
+                let failed = Outcome::Hsm(Err(HsmFailure::Refused(refusal)));
+                self.turn(Input::Done { ticket, outcome: failed });
+            }
+        }
+    }
+
+    /// Says which keys an export could not hold, and what a vendor's program said.
     pub(super) fn with_names_of_keys(&self, problem: Problem) -> Problem {
+        if problem.is(Refusal::VendorProgramFailed) {
+            return problem.with(self.devices.files.program_said());
+        }
         if !problem.is(Refusal::KeysCannotLeave) {
             return problem;
         }

@@ -19,10 +19,12 @@ mod progress;
 mod restored;
 mod section;
 mod spool;
+mod vendor;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
+use std::sync::Arc;
 
 use cryptoki::object::Attribute;
 use cryptoki::session::Session;
@@ -94,15 +96,22 @@ impl Token {
         let (id, place) = (id_of(key_id, uid), self.place()?);
         let right_keys =
             if once { self.keys_for_once(&own, call, &id) } else { self.known.keys(&self.module, &own, place, &id) };
-        let right_keys = right_keys.and_then(|(w, mak)| Ok((w, mak, self.known.wrap(&self.module, &own, place)?)));
-        let dir = &self.transfer_dir;
-        let job = transfer_dir::read_job(dir).map_err(|error| self.failed_file("the order of an export", &error))?;
+        let dir = Arc::clone(&self.transfer_dir);
+        let job = transfer_dir::read_job(&dir).map_err(|error| self.failed_file("the order of an export", &error))?;
         let mut file =
             OpenOptions::new().append(true).open(dir.join(EXPORT)).map_err(|error| self.failed_file(EXPORT, &error))?;
         let begin = file.seek(SeekFrom::End(0)).map_err(|error| self.failed_file(EXPORT, &error))?;
         let (mut refused, mut names) = (Vec::new(), BTreeSet::new());
+        let right_keys = right_keys.and_then(|(w, mak)| {
+            // A module without such a mechanism may have a program of its vendor's.
+            let wrap = if job.vendor { None } else { Some(self.known.wrap(&self.module, &own, place)?) };
+            Ok((w, mak, wrap))
+        });
         let mut progress = Progress::new(&self.replies, self.slot, call.request);
         let made = right_keys.and_then(|(w, mak, wrap)| {
+            let Some(wrap) = wrap else {
+                return self.append_vendor_section(&own, (place, uid, mak), &job, &file, &mut names);
+            };
             let maker = Maker {
                 module: &self.module,
                 place,
@@ -121,7 +130,7 @@ impl Token {
             Err(failed) => {
                 self.cut(&file, begin);
                 if failed == HsmFailure::Refused(Refusal::KeysCannotLeave) {
-                    transfer_dir::write_report(dir, &refused)
+                    transfer_dir::write_report(&dir, &refused)
                         .map_err(|error| self.failed_file("the names of keys that cannot leave", &error))?;
                 }
                 Err(failed)
@@ -161,6 +170,9 @@ impl Token {
         // Nothing touches the token before the file was verified as a whole.
         let mut spool = Spool::open(&self.transfer_dir, names.1)?;
         let hash = self.module.callers.aside(|| spool.verify(&mut by_key(mak)))?;
+        if spool.is_vendor() {
+            return self.plan_vendor_part(names.1, hash);
+        }
         let mut progress = Progress::new(&self.replies, self.slot, call.request);
         progress.begin(spool.count());
         let id = id_of(names.0, names.1);
@@ -192,6 +204,10 @@ impl Token {
                 Ok(true)
             })
         })?;
+        if spool.is_vendor() {
+            // No node of ours sends one.
+            return Err(HsmFailure::Refused(Refusal::ExportFileInvalid));
+        }
         // The key is in the token alone: what it makes of the message is compared.
         let (message, mac) = section;
         if !bool::from(calls.authenticate(mak, &message)?.as_slice().ct_eq(&mac)) {
@@ -291,6 +307,10 @@ impl Token {
         let hash = self.module.callers.aside(|| spool.verify(&mut |_, _| Ok(true)))?;
         if plan.hash != hash || plan.uid != uid {
             return Err(HsmFailure::Refused(Refusal::ImportPlanOutdated));
+        }
+        if spool.is_vendor() {
+            // The program has taken its part back; the daemon saw to that before this order.
+            return self.settle().map(|()| HsmAnswer::Imported { made: 0 });
         }
         let mut restorer = self.restorer(&own, &id_of(key_id, uid))?;
         let index = restorer.index()?;

@@ -16,17 +16,31 @@ pub fn plan(plan: PlanView) -> String {
     format!("{new} new, {same} there already with the same value, {conflict} there with another value{removed}")
 }
 
-/// The keys of a slot, in one sentence.
-pub(super) fn keys(keys: KeysView) -> String {
+/// The same, where the vendor's own program takes a part back.
+#[must_use]
+pub fn vendor_plan(bytes: u64, program: Option<&str>) -> String {
+    let program = program.unwrap_or("the program of the slot");
+    format!("vendor part: {bytes} bytes, {program} makes of it what it does; what is new nobody else knows")
+}
+
+/// The keys of a slot, in one sentence. `program`: what makes its exports, where the vendor's own does.
+pub(super) fn keys(keys: KeysView, program: Option<&str>) -> String {
     let KeysView { keys, can_leave, uncovered } = keys;
+    if let Some(program) = program {
+        let before = keys.saturating_sub(uncovered);
+        return format!(
+            "{before} of {keys} keys were there when {program} last made an export; which of them it holds only that knows"
+        );
+    }
     let why = if can_leave < keys { ": CKA_EXTRACTABLE is false for the others" } else { "" };
     format!("{can_leave} of {keys} keys can leave{why}; {uncovered} are in no export")
 }
 
 /// What somebody who relies on exports should know of a slot.
-pub(super) fn staying(slot: &str, keys: Option<KeysView>) -> Option<String> {
+pub(super) fn staying(slot: &str, keys: Option<KeysView>, program: Option<&str>) -> Option<String> {
     let KeysView { keys, can_leave, .. } = keys?;
-    let staying = keys.saturating_sub(can_leave);
+    // A program of the vendor's may take those too.
+    let staying = if program.is_some() { 0 } else { keys.saturating_sub(can_leave) };
     let text =
         format!("{slot}: {staying} of {keys} keys cannot leave (CKA_EXTRACTABLE is false): no export holds them");
     (staying > 0).then_some(text)
@@ -50,7 +64,10 @@ pub(super) fn lines(transfer: &TransferView) -> Vec<String> {
         _ => format!("the restore into {slot} is over; its unwrapping key is taken away when the slot is active"),
     };
     let done = transfer.progress.map(|found| format!("  {}", progress(found)));
-    let planned = transfer.plan.map(|found| format!("  {}", plan(found)));
+    let planned = transfer.plan.map(|found| match transfer.vendor_bytes {
+        Some(bytes) => format!("  {}", vendor_plan(bytes, None)),
+        None => format!("  {}", plan(found)),
+    });
     let why = transfer.why.as_ref().map(|why| told("  why", why));
     std::iter::once(first).chain(done).chain(planned).chain(why).collect()
 }
@@ -77,6 +94,11 @@ pub fn verified(format: Format, file: &Path, found: &Verified) {
         line(&format!("slot {slot} (uid {uid}), token {label} {serial}, {hsm}"));
         section.objects.iter().for_each(|object| line(&object_line(object)));
         section.left_out.iter().for_each(|object| line(&object_line(object)));
+        if let Some(bytes) = section.vendor_bytes {
+            line(&format!(
+                "  vendor part: {bytes} bytes of the HSM vendor's own program; what keys it holds only that knows"
+            ));
+        }
     }
     line(match (found.authentic, found.level) {
         (true, _) => "its MACs are right: nobody without its passphrase altered it",

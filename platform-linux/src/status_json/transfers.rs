@@ -24,6 +24,8 @@ pub struct TransferView {
     pub package: bool,
     /// What an import would do, once that is known.
     pub plan: Option<PlanView>,
+    /// Bytes of the section's vendor part, which the slot's own program takes back: no plan counts what is in it.
+    pub vendor_bytes: Option<u64>,
     /// Why the import stands still.
     pub why: Option<Told>,
     /// How many of the slot's objects are done, once that was told.
@@ -140,6 +142,7 @@ pub(super) fn view_of_transfer(status: &TransferStatus, names: &Names, progress:
         file: status.file.map(|file| hex(&file)),
         package: status.package,
         plan: plan.map(|ImportPlan { new, same, conflict, removed }| PlanView { new, same, conflict, removed }),
+        vendor_bytes: None,
         why: why.map(Told::from),
         progress: progress.map(|KeysDone { done, of, .. }| KeysDoneView { done, of }),
     }

@@ -210,6 +210,20 @@ impl Origin {
             firmware: (firmware.major(), firmware.minor()),
         })
     }
+
+    /// How its section begins.
+    pub(super) fn section<'a>(&'a self, uid: [u8; 16], name: &'a str, strategy: Strategy) -> Section<'a> {
+        Section {
+            uid,
+            name,
+            strategy,
+            token_label: &self.label,
+            token_serial: &self.serial,
+            manufacturer: &self.manufacturer,
+            model: &self.model,
+            firmware: self.firmware,
+        }
+    }
 }
 
 /// The file behind a buffer; while it is written, other slots may make calls.
@@ -271,16 +285,7 @@ impl Maker<'_> {
     ) -> Result<Told, HsmFailure> {
         let mut out = Out::new(file, self.module);
         let origin = Origin::of(self.module, self.place)?;
-        let section = Section {
-            uid: self.uid,
-            name: &self.job.name,
-            strategy: Strategy::Kwp,
-            token_label: &origin.label,
-            token_serial: &origin.serial,
-            manufacturer: &origin.manufacturer,
-            model: &origin.model,
-            firmware: origin.firmware,
-        };
+        let section = origin.section(self.uid, &self.job.name, Strategy::Kwp);
         let calls = Calls::new(self.module, open)?;
         let all = objects(&calls)?;
         progress.begin(all.len());

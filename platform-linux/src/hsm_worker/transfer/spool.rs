@@ -9,7 +9,7 @@ use std::path::Path;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
-use slotwarden_core::export::{Entry, Part, Reader};
+use slotwarden_core::export::{Entry, Part, Reader, Strategy};
 use slotwarden_core::fault::{HsmFailure, Refusal};
 
 use super::files_failed;
@@ -20,6 +20,8 @@ pub(super) struct Spool {
     uid: [u8; 16],
     /// Entries of the section, once it was verified.
     count: u32,
+    /// Whether the section is for the vendor's own program.
+    vendor: bool,
 }
 
 /// Judges whether this MAC is the one of a message.
@@ -54,7 +56,7 @@ impl embedded_io::Read for Hashing<'_> {
 
 impl Spool {
     pub(super) fn open(dir: &Path, uid: [u8; 16]) -> Result<Self, HsmFailure> {
-        Ok(Spool { file: File::open(dir.join(RESTORE)).map_err(|_| files_failed())?, uid, count: 0 })
+        Ok(Spool { file: File::open(dir.join(RESTORE)).map_err(|_| files_failed())?, uid, count: 0, vendor: false })
     }
 
     /// Verifies the whole file; `is_mac` judges the section's message and MAC. Returns the file's SHA-256.
@@ -65,17 +67,28 @@ impl Spool {
         let mut reader = Reader::new(&mut from);
         let (mut inside, mut sections) = (false, 0u32);
         let mut is_authentic = true;
+        let (mut is_for, mut is_usable) = (Strategy::Kwp, true);
+        let mut pieces = false;
         loop {
             match reader.next().map_err(|_| invalid)? {
                 Part::Header(_) | Part::Entry(_) | Part::LeftOut(_) => {}
                 Part::Section(section) => {
                     inside = section.uid == self.uid;
+                    if inside {
+                        is_for = section.strategy;
+                    }
                     sections = sections.saturating_add(u32::from(inside));
                 }
+                Part::Piece(_) => pieces |= inside,
                 Part::SectionEnd { end, message } => {
                     if inside {
                         self.count = end.entries;
                         is_authentic = is_mac(&message, &end.mac)?;
+                        // A vendor's section holds its program's part and nothing that we would make or leave out.
+                        is_usable = match is_for {
+                            Strategy::Kwp => true,
+                            Strategy::Vendor => pieces && (end.entries, end.left_out) == (0, 0),
+                        };
                     }
                     inside = false;
                 }
@@ -92,12 +105,21 @@ impl Spool {
         if !is_authentic {
             return Err(HsmFailure::Refused(Refusal::ExportOfAnotherKey));
         }
+        if !is_usable {
+            return Err(invalid);
+        }
+        self.vendor = is_for == Strategy::Vendor;
         Ok(hash)
     }
 
     /// How many entries the section has.
     pub(super) const fn count(&self) -> usize {
         self.count as usize
+    }
+
+    /// Whether the section is for the vendor's own program, once the file was verified.
+    pub(super) const fn is_vendor(&self) -> bool {
+        self.vendor
     }
 
     /// Each entry of the section, in order.
@@ -115,7 +137,7 @@ impl Spool {
                 Part::Entry(entry) if inside => each(&entry)?,
                 Part::SectionEnd { .. } if inside => return Ok(()),
                 Part::End { .. } => return Err(invalid),
-                Part::Header(_) | Part::Entry(_) | Part::LeftOut(_) | Part::SectionEnd { .. } => {}
+                Part::Header(_) | Part::Entry(_) | Part::LeftOut(_) | Part::Piece(_) | Part::SectionEnd { .. } => {}
             }
         }
     }
