@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use crate::audit::AuditEvent;
-use crate::command::Command;
+use crate::command::{Command, CommandKind};
 use crate::fault::Refusal;
 use crate::limits::{
     APPROVAL_GIVEN_MS, APPROVAL_REQUESTED_MS, APPROVAL_TRIES, APPROVALS_MAX, APPROVALS_PER_PERSON_MAX,
@@ -413,6 +413,12 @@ impl Approvals {
         notes: &mut dyn Note,
     ) -> Result<(), Refusal> {
         self.told(id, &ApprovalEvent::WithdrawOrdered { who, administrator }, Some(who), now, notes)
+    }
+
+    /// Whether this request is for an order of that kind.
+    #[must_use]
+    pub fn is_about(&self, id: u32, kind: CommandKind) -> bool {
+        self.list.iter().any(|approval| approval.id == id && approval.operation.kind() == kind)
     }
 
     /// Ends everything: nobody needs a second person any more.

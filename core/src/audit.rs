@@ -205,11 +205,61 @@ pub enum AuditEvent {
         left_out: u32,
     },
     /// A file's keys were unwrapped and compared; the token has U.
-    ImportPlanned(ImportPlan),
+    ImportPlanned {
+        /// Objects that the token does not have.
+        new: u32,
+        /// Objects that it has already.
+        same: u32,
+        /// Objects of the same class and id with another value.
+        conflict: u32,
+    },
     /// Everything new is in the token, read back and settled.
     ImportDone {
         /// Objects that were made.
         made: u32,
+    },
+    /// This roster is in force from here on.
+    RosterInForce {
+        /// Its epoch.
+        epoch: u32,
+        /// Its hash.
+        hash: [u8; 32],
+    },
+    /// Another roster of the epoch in force was seen: no keys are exchanged until two persons choose.
+    ClusterDivided {
+        /// The epoch.
+        epoch: u32,
+    },
+    /// A package for other members is whole and has its name.
+    PackageMade {
+        /// Which of this node.
+        sequence: u64,
+        /// Slots in it.
+        sections: u8,
+        /// Keys in it.
+        keys: u32,
+        /// Keys that cannot leave.
+        left_out: u32,
+    },
+    /// What came in a package was compared with every slot's token.
+    PackagePlanned(ImportPlan),
+    /// Everything new of a package is there, and what its source knows is taken in.
+    PackageTaken {
+        /// Which of its source.
+        sequence: u64,
+        /// Objects that were made.
+        made: u32,
+    },
+    /// The data key was destroyed by a person's order, and every sealed code and key with it. Written by
+    /// the start that follows.
+    Zeroized,
+    /// The node signs with another key from here on: checkpoints up to this record are the old key's,
+    /// those from it on are the new key's.
+    NodeKeyReplaced {
+        /// The public key that was destroyed.
+        old: [u8; 32],
+        /// The public key that was made.
+        new: [u8; 32],
     },
 }
 

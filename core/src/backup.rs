@@ -39,6 +39,20 @@ pub fn mak_check(mak: &[u8; KEY_BYTES]) -> [u8; KEY_BYTES] {
     mac
 }
 
+/// What stands in a section's end: HMAC with SHA-256 of its message under the slot's MAK.
+#[must_use]
+pub fn section_mac(mak: &[u8; KEY_BYTES], message: &[u8]) -> [u8; KEY_BYTES] {
+    let mut mac = [0; KEY_BYTES];
+    derive::hmac(mak, &[message], &mut mac);
+    mac
+}
+
+/// Names a backup key: HMAC with SHA-256 of "slotwarden/key-id/v1" under it, the first half.
+#[must_use]
+pub fn key_id(backup_key: &[u8; KEY_BYTES]) -> [u8; 16] {
+    crate::share::card_set::key_id(backup_key)
+}
+
 fn child(backup_key: &[u8; KEY_BYTES], info: &[u8], slot_uid: &[u8; 16], out: &mut [u8; KEY_BYTES]) {
     let mut prk = Zeroizing::new([0; KEY_BYTES]);
     // The salt is shorter than a block and a key than HKDF's bound: nothing can be refused.

@@ -6,7 +6,9 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::derive;
 use crate::fault::{Fault, Refusal};
-use crate::limits::{CODE_CHARS_MAX, CODE_CHARS_MIN, GENERATED_CHARS, GENERATED_CHARS_MIN};
+use crate::limits::{
+    CODE_CHARS_MAX, CODE_CHARS_MIN, GENERATED_CHARS, GENERATED_CHARS_MIN, PASSPHRASE_CHARS_MAX, PASSPHRASE_CHARS_MIN,
+};
 use crate::safe::{SecretId, Secrets};
 use crate::share::{TypedShare, looks_like_share};
 
@@ -45,6 +47,23 @@ pub fn check_in_safe(secrets: &dyn Secrets, id: SecretId, token_chars_max: u16) 
         verdict = if is_share { Err(Refusal::ShareForeign) } else { check_typed(bytes, token_chars_max) };
     });
     verdict
+}
+
+/// Checks the passphrase of a new export.
+///
+/// # Errors
+/// [`Refusal::CodeNotPrintable`], [`Refusal::PassphraseTooShort`], [`Refusal::SecretTooLong`].
+pub fn check_passphrase(passphrase: &[u8]) -> Result<(), Refusal> {
+    if !passphrase.iter().all(|byte| (0x20..=0x7E).contains(byte)) {
+        return Err(Refusal::CodeNotPrintable);
+    }
+    if passphrase.len() < PASSPHRASE_CHARS_MIN {
+        return Err(Refusal::PassphraseTooShort);
+    }
+    if passphrase.len() > PASSPHRASE_CHARS_MAX {
+        return Err(Refusal::SecretTooLong);
+    }
+    Ok(())
 }
 
 /// Whether two secrets are equal, in constant time for equal lengths.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::approval::ApprovalCode;
 use crate::card::{CardSerial, Credential};
 use crate::ceremony::order::{CardOrder, CeremonyId, Places, SoUse};
+use crate::cluster::ClusterOrder;
 use crate::effect::{ApplicationSet, SlotId};
 use crate::fault::{Fault, Refusal};
 use crate::person::{PersonId, Roster};
@@ -255,11 +256,19 @@ pub enum Command {
         /// Which.
         id: CeremonyId,
     },
-    /// Something about an export or a file to restore.
+    /// Something about an export, a file to restore or a package.
     Transfer {
         /// What.
         order: TransferOrder,
     },
+    /// Something about the cluster.
+    Cluster {
+        /// What.
+        order: ClusterOrder,
+    },
+    /// Destroy the data key, and with it every sealed code and the node key; take everything back,
+    /// and end. The platform has seen the typed confirmation.
+    Zeroize,
 }
 
 /// A [`Command`] or a reading without its parameters: what a role is checked against.
@@ -334,7 +343,7 @@ pub enum CommandKind {
     CancelCeremony,
     /// [`TransferOrder::Export`]
     Export,
-    /// [`Task::Restore`](crate::ceremony::order::Task)
+    /// [`Task::Restore`](crate::ceremony::order::Task), [`TransferOrder::Restore`]
     Restore,
     /// [`TransferOrder::Import`]
     Import,
@@ -342,11 +351,35 @@ pub enum CommandKind {
     EndRestore,
     /// [`TransferOrder::Count`]
     CountKeys,
+    /// [`TransferOrder::Package`]
+    MakePackage,
+    /// [`TransferOrder::Receive`]
+    ReceivePackage,
+    /// [`TransferOrder::Apply`]
+    ApplyPackage,
+    /// [`TransferOrder::EndReceive`]
+    EndReceive,
+    /// [`ClusterOrder::Found`]
+    FoundCluster,
+    /// [`ClusterOrder::Invite`]
+    InviteMember,
+    /// [`ClusterOrder::Remove`]
+    RemoveMember,
+    /// [`ClusterOrder::Renew`]
+    RenewRoster,
+    /// [`ClusterOrder::Join`]
+    JoinCluster,
+    /// [`ClusterOrder::Follow`]
+    FollowRoster,
+    /// [`ClusterOrder::Choose`]
+    ChooseRoster,
+    /// [`Command::Zeroize`]
+    Zeroize,
 }
 
 impl CommandKind {
     /// Every kind, in the order of the enum. New ones go to its end: audit records hold their places.
-    pub const ALL: [CommandKind; 38] = [
+    pub const ALL: [CommandKind; 50] = [
         CommandKind::Boot,
         CommandKind::Activate,
         CommandKind::Deactivate,
@@ -385,6 +418,18 @@ impl CommandKind {
         CommandKind::Import,
         CommandKind::EndRestore,
         CommandKind::CountKeys,
+        CommandKind::MakePackage,
+        CommandKind::ReceivePackage,
+        CommandKind::ApplyPackage,
+        CommandKind::EndReceive,
+        CommandKind::FoundCluster,
+        CommandKind::InviteMember,
+        CommandKind::RemoveMember,
+        CommandKind::RenewRoster,
+        CommandKind::JoinCluster,
+        CommandKind::FollowRoster,
+        CommandKind::ChooseRoster,
+        CommandKind::Zeroize,
     ];
 }
 
@@ -420,6 +465,8 @@ impl Command {
             Command::AnswerCeremony { .. } => CommandKind::AnswerCeremony,
             Command::CancelCeremony { .. } => CommandKind::CancelCeremony,
             Command::Transfer { order } => order.kind(),
+            Command::Cluster { order } => order.kind(),
+            Command::Zeroize => CommandKind::Zeroize,
         }
     }
 
@@ -429,6 +476,7 @@ impl Command {
         match self {
             Command::Boot
             | Command::Stop
+            | Command::Zeroize
             | Command::Approve { .. }
             | Command::Withdraw { .. }
             | Command::DualControl { .. }
@@ -437,10 +485,20 @@ impl Command {
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
-            | Command::Transfer { order: TransferOrder::Export { .. } | TransferOrder::EndRestore } => None,
-            Command::Transfer { order: TransferOrder::Import { slot, .. } | TransferOrder::Count { slot } } => {
-                Some(*slot)
-            }
+            | Command::Cluster { .. }
+            | Command::Transfer {
+                order:
+                    TransferOrder::Export { .. }
+                    | TransferOrder::EndRestore
+                    | TransferOrder::Package { .. }
+                    | TransferOrder::Receive { .. }
+                    | TransferOrder::Apply { .. }
+                    | TransferOrder::EndReceive,
+            } => None,
+            Command::Transfer {
+                order:
+                    TransferOrder::Import { slot, .. } | TransferOrder::Count { slot } | TransferOrder::Restore { slot, .. },
+            } => Some(*slot),
             Command::Activate { slot, .. }
             | Command::Deactivate { slot }
             | Command::EndCall { slot }
@@ -464,6 +522,7 @@ impl Command {
         match self {
             Command::Boot
             | Command::Stop
+            | Command::Zeroize
             | Command::Deactivate { .. }
             | Command::EndCall { .. }
             | Command::Approve { .. }
@@ -475,8 +534,21 @@ impl Command {
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
-            | Command::Transfer { .. }
+            | Command::Transfer {
+                order:
+                    TransferOrder::Import { .. }
+                    | TransferOrder::EndRestore
+                    | TransferOrder::Count { .. }
+                    | TransferOrder::Package { .. }
+                    | TransferOrder::Receive { .. }
+                    | TransferOrder::Apply { .. }
+                    | TransferOrder::EndReceive,
+            }
+            | Command::Cluster { .. }
             | Command::BySoCards { then: SoUse::Init { .. } | SoUse::Decommission { .. }, .. } => [None, None],
+            Command::Transfer {
+                order: TransferOrder::Export { passphrase, .. } | TransferOrder::Restore { passphrase, .. },
+            } => [*passphrase, None],
             Command::BySoCards { then: SoUse::Unblock { new_code, .. }, .. } => [None, *new_code],
             Command::AdministratorCards { so_pin, .. } => [*so_pin, None],
             Command::Activate { code, .. } | Command::Split { code, .. } | Command::Share { code, .. } => [*code, None],
@@ -495,6 +567,7 @@ impl Command {
         match &mut self {
             Command::Boot
             | Command::Stop
+            | Command::Zeroize
             | Command::Deactivate { .. }
             | Command::EndCall { .. }
             | Command::Approve { .. }
@@ -506,8 +579,27 @@ impl Command {
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
-            | Command::Transfer { .. }
+            | Command::Transfer {
+                order:
+                    TransferOrder::Import { .. }
+                    | TransferOrder::EndRestore
+                    | TransferOrder::Count { .. }
+                    | TransferOrder::Package { .. }
+                    | TransferOrder::Receive { .. }
+                    | TransferOrder::Apply { .. }
+                    | TransferOrder::EndReceive,
+            }
+            | Command::Cluster { .. }
             | Command::BySoCards { then: SoUse::Init { .. } | SoUse::Decommission { .. }, .. } => {}
+            // Whether a passphrase protects it is part of what is approved; which one nobody but its
+            // requester knows.
+            Command::Transfer {
+                order: TransferOrder::Export { passphrase, .. } | TransferOrder::Restore { passphrase, .. },
+            } => {
+                if let Some(passphrase) = passphrase {
+                    *passphrase = SecretId::NONE;
+                }
+            }
             Command::BySoCards { then: SoUse::Unblock { new_code, .. }, .. } => *new_code = None,
             // Whether the SO PIN is typed or comes from cards is part of what is approved.
             Command::AdministratorCards { so_pin, .. } => {

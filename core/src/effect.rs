@@ -12,6 +12,7 @@ use crate::card::{CardAnswer, CardCall, CardFailure, ReaderEvent, ReaderId};
 use crate::ceremony::order::CeremonyId;
 use crate::command::{Answer, Caller, Command, ReplyId};
 use crate::fault::{Fault, HsmFailure};
+use crate::person::PersonId;
 use crate::record::{Record, SecretKey};
 use crate::safe::SecretId;
 use crate::token::{Presence, TokenState};
@@ -159,6 +160,14 @@ pub enum Effect {
     EndWorker,
     /// Everything is wiped and taken back: the platform may exit.
     Stopped,
+    /// Destroy the data key and the node key now, in memory and on the disk, behind a durable intent: a
+    /// start finishes what a power cut left. Yielded before everything else, whatever the store does.
+    Zeroize {
+        /// Carried by the answer.
+        ticket: Ticket,
+        /// Who ordered it, for the audit record that the next start writes.
+        who: PersonId,
+    },
 }
 
 /// One PKCS#11 operation. The platform opens sessions as needed and keeps one per token.
@@ -220,6 +229,8 @@ pub enum HsmCall {
         kek: SecretId,
         /// The authentication key, 32 bytes.
         mak: SecretId,
+        /// Whether U (unwrap only) is made as well, of `kek`: for members of a cluster.
+        unwrap: bool,
     },
     /// Look for the slot's keys of this backup key and destroy those of every other one (`None`: of all).
     KeepBackupKeys {
@@ -227,6 +238,8 @@ pub enum HsmCall {
         key_id: Option<[u8; 16]>,
         /// The slot uid.
         uid: [u8; 16],
+        /// Whether U of it may stay; otherwise that is destroyed too.
+        unwrap: bool,
     },
     /// `C_Login` as SO, `C_SetPIN` in that session, `C_Logout`: another SO PIN.
     SetSoPin {
@@ -244,10 +257,13 @@ pub enum HsmCall {
     /// by W, with public keys and certificates, and a MAC by MAK. A key that cannot leave and was not
     /// accepted by name refuses the export.
     ExportSection {
-        /// The backup key in force.
+        /// Names the backup key.
         key_id: [u8; 16],
         /// The slot uid.
         uid: [u8; 16],
+        /// KEK and MAK of a backup key that is for this export only: they become objects of the session,
+        /// and end with it. `None`: those of the key in force, which the token has.
+        once: Option<[SecretId; 2]>,
     },
     /// Put U (unwrap only) into the token, check the spooled section's MAC, unwrap each of its keys
     /// as an object of the session, compare and destroy it; keep the plan. The token's own objects stay
@@ -270,8 +286,28 @@ pub enum HsmCall {
         /// The section's slot uid.
         uid: [u8; 16],
     },
-    /// Destroy every U in the token.
-    DropUnwrapKey,
+    /// Destroy every U in the token but this one.
+    DropUnwrapKey {
+        /// Key id and slot uid of the U of a member of a cluster, which stays.
+        keep: Option<([u8; 16], [u8; 16])>,
+    },
+    /// Check the MAC of this slot's section of the spooled package, unwrap each of its keys by the member's
+    /// own U as an object of the session, compare and destroy it; keep the plan. The token's own
+    /// objects stay as they are. Keys that the ledger does not want are counted, and are not in the plan.
+    PlanPackage {
+        /// Names the backup key.
+        key_id: [u8; 16],
+        /// The slot uid.
+        uid: [u8; 16],
+    },
+    /// Make what the plan of this slot calls new: absent objects are made, those that differ made again; each is
+    /// read back. Repeating it does nothing more. Refused only before anything is made.
+    ImportPackage {
+        /// Names the backup key.
+        key_id: [u8; 16],
+        /// The slot uid.
+        uid: [u8; 16],
+    },
 }
 
 /// An order to an application's adapter.
@@ -303,6 +339,8 @@ pub enum Outcome {
     Card(Result<CardAnswer, CardFailure>),
     /// Of [`Effect::File`].
     File(Result<(), Fault>),
+    /// Of [`Effect::Zeroize`]: the disk confirmed that the data key is gone.
+    Zeroized(Result<(), Fault>),
 }
 
 /// What the device confirmed.
@@ -331,8 +369,10 @@ pub enum HsmAnswer {
     BackupKeysKept {
         /// Whether W and MAK of the backup key are there.
         present: bool,
-        /// Objects of other backup keys that were destroyed.
+        /// Objects of other backup keys, and U where it may not stay, that were destroyed.
         destroyed: u8,
+        /// Whether U of the backup key is there.
+        unwrap: bool,
     },
     /// `CKR_OK` from `C_SetPIN` in the SO's session, and the SO is logged out.
     SoPinSet,
@@ -345,14 +385,14 @@ pub enum HsmAnswer {
         /// Keys that cannot leave, accepted by name.
         left_out: u32,
     },
-    /// Of [`HsmCall::PrepareImport`].
+    /// Of [`HsmCall::PrepareImport`] and [`HsmCall::PlanPackage`].
     ImportPrepared(ImportPlan),
-    /// Everything new is there, read back.
+    /// Everything new is there, read back: of [`HsmCall::Import`] and [`HsmCall::ImportPackage`].
     Imported {
         /// Objects that this call made.
         made: u32,
     },
-    /// No U is in the token.
+    /// No U is in the token but the one that stays.
     UnwrapKeyDropped,
 }
 
@@ -378,6 +418,8 @@ pub struct ImportPlan {
     pub same: u32,
     /// Objects of the same class and id with another value: any of them refuses the import.
     pub conflict: u32,
+    /// Objects that are recorded as removed: they are not made again.
+    pub removed: u32,
 }
 
 /// What a commit came to.

@@ -1,8 +1,7 @@
 //! Exports of keys: the file format `SLWX`, version 1, written and read as a stream.
 //!
-//! A file is the magic `SLWX`, the version byte 1 and frames {kind u8, length u32 big-endian,
-//! body}; a body is the [postcard](https://postcard.jamesmunns.com) form of a struct below,
-//! in its only canonical form, and never longer than [`FRAME_BYTES_MAX`]:
+//! A file is the magic `SLWX`, the version byte 1 and [frames](crate::frame), whose bodies are the structs
+//! below and never longer than [`FRAME_BYTES_MAX`]:
 //!
 //! | kind | body | where |
 //! |---|---|---|
@@ -12,6 +11,7 @@
 //! | 4 | [`LeftOut`] | in a section |
 //! | 5 | [`SectionEnd`] | ends a section |
 //! | 6 | [`Trailer`] | after as many sections as the header says; nothing follows |
+//! | 7 | [`Piece`] | in a section of [`Strategy::Vendor`], after its entries; indices rise by one from 0 |
 //!
 //! Each section is authenticated by its slot's MAK ([`crate::backup`]), which is in the slot's
 //! token and comes from the backup key: HMAC with SHA-256 over "slotwarden/export-section/v1" ‖
@@ -19,6 +19,9 @@
 //! before its end). That is the authority for a restore, and it ties a section to one header.
 //! The node signs the whole (Ed25519, RFC 8032): "slotwarden/export/v1" ‖ the header's hash ‖
 //! SHA-256(every byte from there to the trailer's frame). Wrapped keys are RFC 5649's.
+//!
+//! What the vendor's own program made of a slot is the *vendor part* of its section: any bytes, cut
+//! into pieces. It is authenticated as entries are, and what is in it nobody here knows.
 //!
 //! The [`Reader`] holds one frame, so that a file of any length is read in the same memory. It
 //! checks everything but the MACs, for which it gives the message: those keys are not here.
@@ -34,7 +37,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::attributes::{ATTRIBUTE_HEADER_BYTES, Attributes, Iter, push};
 pub use self::read::{Part, Problem, Reader};
-pub use self::write::{SectionWriter, WriteProblem, begin, write_trailer};
+pub use self::write::{SectionWriter, begin, write_trailer};
+pub use crate::frame::WriteProblem;
+use crate::frame::joined;
 use crate::limits::SLOTS_APPLIANCE;
 
 /// The first bytes of a file.
@@ -44,8 +49,9 @@ pub const VERSION: u8 = 1;
 /// Bytes of a frame's body at most: a wrapped RSA-4096 key takes about 2,400 with its attributes, and a
 /// firmware can hold one such frame.
 pub const FRAME_BYTES_MAX: usize = 8 * 1024;
-/// Bytes before a body: kind and length.
-pub const FRAME_HEADER_BYTES: usize = 5;
+/// Bytes of every piece of a vendor part but its last: with its frame's numbers it fits a body, and a
+/// reader needs no more memory for it than for an entry.
+pub const PIECE_BYTES: usize = 8_000;
 /// Sections of a file at most: one for each slot.
 pub const SECTIONS_MAX: usize = SLOTS_APPLIANCE;
 /// Bytes of a SHA-256.
@@ -113,7 +119,7 @@ pub struct Header {
 pub enum Strategy {
     /// AES key wrap with padding (RFC 5649) under the slot's KEK.
     Kwp,
-    /// As the vendor of the HSM does it: only such an HSM unwraps it.
+    /// As the program of the HSM's vendor does it, in a vendor part: only such an HSM takes it back.
     Vendor,
 }
 
@@ -224,6 +230,17 @@ pub struct LeftOut<'a> {
     pub why: Why,
 }
 
+/// A piece of a vendor part. Every one but the last has [`PIECE_BYTES`], so that a part has one form only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece<'a> {
+    /// Which piece of its part, from 0.
+    pub index: u32,
+    /// Whether the part ends with it.
+    pub last: bool,
+    /// What the vendor's program wrote; never empty.
+    pub bytes: &'a [u8],
+}
+
 /// Ends what comes from one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -256,21 +273,13 @@ pub struct Trailer {
 /// What the MAC of a section covers; `frames` is the hash of its frames before its end.
 #[must_use]
 pub fn section_message(header_hash: &[u8; HASH_BYTES], frames: &[u8; HASH_BYTES]) -> [u8; MESSAGE_BYTES] {
-    joined(SECTION_DOMAIN, header_hash, frames)
+    joined(SECTION_DOMAIN, &[header_hash, frames])
 }
 
 /// What the node signs; `body_hash` is [`Trailer::hash`].
 #[must_use]
 pub fn trailer_message(header_hash: &[u8; HASH_BYTES], body_hash: &[u8; HASH_BYTES]) -> [u8; TRAILER_MESSAGE_BYTES] {
-    joined(FILE_DOMAIN, header_hash, body_hash)
-}
-
-fn joined<const BYTES: usize>(domain: &[u8], first: &[u8; HASH_BYTES], second: &[u8; HASH_BYTES]) -> [u8; BYTES] {
-    let mut message = [0; BYTES];
-    for (place, byte) in message.iter_mut().zip(domain.iter().chain(first).chain(second)) {
-        *place = *byte;
-    }
-    message
+    joined(FILE_DOMAIN, &[header_hash, body_hash])
 }
 
 /// The kinds of frames.
@@ -282,10 +291,12 @@ enum Kind {
     LeftOut,
     SectionEnd,
     Trailer,
+    Piece,
 }
 
 impl Kind {
-    const ALL: [Kind; 6] = [Kind::Header, Kind::Section, Kind::Entry, Kind::LeftOut, Kind::SectionEnd, Kind::Trailer];
+    const ALL: [Kind; 7] =
+        [Kind::Header, Kind::Section, Kind::Entry, Kind::LeftOut, Kind::SectionEnd, Kind::Trailer, Kind::Piece];
 
     const fn number(self) -> u8 {
         match self {
@@ -295,18 +306,13 @@ impl Kind {
             Kind::LeftOut => 4,
             Kind::SectionEnd => 5,
             Kind::Trailer => 6,
+            Kind::Piece => 7,
         }
     }
 
     fn from_number(number: u8) -> Option<Self> {
         Kind::ALL.into_iter().find(|kind| kind.number() == number)
     }
-}
-
-/// What comes before a body: kind and length.
-const fn frame_header(kind: Kind, body_bytes: u32) -> [u8; FRAME_HEADER_BYTES] {
-    let [a, b, c, d] = body_bytes.to_be_bytes();
-    [kind.number(), a, b, c, d]
 }
 
 impl Header {
@@ -326,5 +332,73 @@ impl Entry<'_> {
     /// Whether its attributes are in order.
     fn has_attributes(&self) -> bool {
         self.set.are_in_order() && self.recorded.are_in_order()
+    }
+}
+
+impl Piece<'_> {
+    /// Whether it is as long as its place in the part wants it.
+    const fn is_possible(&self) -> bool {
+        if self.last {
+            !self.bytes.is_empty() && self.bytes.len() <= PIECE_BYTES
+        } else {
+            self.bytes.len() == PIECE_BYTES
+        }
+    }
+}
+
+/// How much of its vendor part a section has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum VendorPart {
+    /// The section can have none.
+    NotHere,
+    /// It may have one, and ends without it.
+    None,
+    /// So many pieces, and more follow.
+    Begun(u32),
+    /// All of it: the section ends.
+    Whole,
+}
+
+impl VendorPart {
+    const fn of(strategy: Strategy) -> Self {
+        match strategy {
+            Strategy::Kwp => VendorPart::NotHere,
+            Strategy::Vendor => VendorPart::None,
+        }
+    }
+
+    /// The same with one more piece, if that may be the next.
+    fn with(self, piece: &Piece<'_>) -> Result<Self, Problem> {
+        let next = match self {
+            VendorPart::NotHere | VendorPart::Whole => return Err(Problem::OutOfOrder),
+            VendorPart::None => 0,
+            VendorPart::Begun(pieces) => pieces,
+        };
+        if piece.index != next {
+            return Err(Problem::Index);
+        }
+        if !piece.is_possible() {
+            return Err(Problem::Malformed);
+        }
+        if piece.last {
+            return Ok(VendorPart::Whole);
+        }
+        Ok(VendorPart::Begun(next.checked_add(1).ok_or(Problem::Counts)?))
+    }
+
+    /// Whether entries and left-out keys may still come: they are before it.
+    const fn takes_entries(self) -> bool {
+        match self {
+            VendorPart::NotHere | VendorPart::None => true,
+            VendorPart::Begun(_) | VendorPart::Whole => false,
+        }
+    }
+
+    /// Whether the section may end.
+    const fn may_end(self) -> bool {
+        match self {
+            VendorPart::NotHere | VendorPart::None | VendorPart::Whole => true,
+            VendorPart::Begun(_) => false,
+        }
     }
 }

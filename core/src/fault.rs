@@ -401,7 +401,7 @@ refusals! {
     1004 ImportHalfway "import-halfway" WaitsForPeople
         "the import began and did not end" "mend the cause that `slotwarden status` shows, then `slotwarden backup import` goes on";
     1005 ExportLevelNone "export-level-none" Wrong
-        "no export is made at this appliance security level" "set `security_level = \"cards\"` and make a backup key with `slotwarden backup create-set`";
+        "nothing is exported or restored at this appliance security level" "set `security_level = \"cards\"` and make a backup key with `slotwarden backup create-set`, or, for exports alone, set it to \"passphrase\"";
     1006 SlotWithoutBackupKey "slot-without-backup-key" WaitsForPeople
         "a slot's token does not have the keys of the backup key" "`slotwarden backup restore-key --slot NAME` brings them";
     1007 NoSlotChosen "no-slot-chosen" Wrong
@@ -420,6 +420,79 @@ refusals! {
         "the file is not the one that the restore was planned for" "begin the restore again";
     1014 TransferFiles "transfer-files" Wrong
         "files of the export or restore could not be read or written" "read the log, free space in the state directory, then try again";
+
+    1101 NoCluster "no-cluster" Wrong
+        "this node is in no cluster" "`slotwarden cluster request FILE` here and `slotwarden cluster invite` at a member bring it into one";
+    1102 HasOwnCluster "has-own-cluster" Wrong
+        "this node has a backup key, card sets or a cluster of its own, which joining would end" "have it join with a new state directory, or have the other node join this one; nothing was changed";
+    1103 OtherCluster "other-cluster" Wrong
+        "this is of another cluster" "take it to a node of that cluster; nothing was changed";
+    1104 TooManyMembers "too-many-members" Wrong
+        "a cluster has at most 8 nodes" "remove one first: `slotwarden cluster remove NODE FILE`";
+    1105 MemberAlready "member-already" Wrong
+        "this node is a member already" "nothing needs to be done; `slotwarden cluster export-roster FILE` writes the roster for it once more";
+    1106 UnknownMember "unknown-member" Wrong
+        "no member of the cluster has this name" "`slotwarden cluster show` names them";
+    1107 JoinRequestInvalid "join-request-invalid" Wrong
+        "the file is no whole request to join: it was cut, altered or written by something else" "take another copy of it, or have the node make one anew; nothing was changed";
+    1108 FingerprintDiffers "fingerprint-differs" Wrong
+        "the fingerprint is not that of the file" "compare again with the person at the other node; if it stays so, somebody altered the file: find out where";
+    1109 RosterFileInvalid "roster-file-invalid" Wrong
+        "the file is no whole roster: it was cut, altered or written by something else" "take another copy of it; nothing was changed";
+    1110 NotRosterMember "not-roster-member" Wrong
+        "this node is no member in that roster" "have a member invite it: `slotwarden cluster request FILE` here, `slotwarden cluster invite` there; nothing was changed";
+    1111 RosterOld "roster-old" Wrong
+        "this comes from an older roster than the one in force here" "`slotwarden cluster export-roster FILE` here and `slotwarden cluster follow FILE` at the other node, then have it made anew; nothing was changed";
+    1112 RosterNewer "roster-newer" Wrong
+        "this comes from a newer roster than the one in force here" "take the newer roster first: `slotwarden cluster follow FILE`, then give this once more; nothing was changed";
+    1113 RosterNotNext "roster-not-next" Wrong
+        "a roster between the one in force and this one is missing" "take a file with all of them: `slotwarden cluster export-roster FILE` at a node that has the newest; nothing was changed";
+    1114 RosterDiverged "roster-diverged" WaitsForPeople
+        "there are two rosters of one epoch: the cluster is divided, and no keys are exchanged" "compare `slotwarden cluster show` at all nodes and agree on one; nodes that have the other one leave and join anew";
+    1115 UnknownSource "unknown-source" Wrong
+        "the package is of a node that is not in our roster" "if the node was removed, throw the package away; if it is new, `slotwarden cluster follow FILE` first; nothing was imported";
+    1116 NotForUs "not-for-us" Wrong
+        "the package is not for this node" "have its source make one that is: `slotwarden sync export FILE --to NODE`; nothing was imported";
+    1117 PackageInvalid "package-invalid" Wrong
+        "the file is no whole package: it was cut, altered or written by something else" "take another copy of it; nothing was imported";
+    1118 PackageOld "package-old" Wrong
+        "a later package of its source was taken already" "nothing needs to be done: the later one brought all that this one could";
+    1119 PackageForked "package-forked" WaitsForPeople
+        "its source made another package with the same number: its disk was put back, or its key is in other hands" "find out which; until then take nothing from it; `slotwarden cluster remove NODE FILE` shuts it out; nothing was imported";
+    1120 PackageOfAnotherKey "package-of-another-key" Wrong
+        "the keys in the package are not wrapped under the backup key of this cluster" "have its source take the newest roster and bring the backup key (`slotwarden backup restore-key`), then make it anew; nothing was imported";
+    1121 PackageNotOpened "package-not-opened" Wrong
+        "the package does not open with the keys of this node" "it was made for keys that this node had before, or was forged by its source; have it made anew; nothing was imported";
+    1122 NothingReceived "nothing-received" Wrong
+        "no package waits to be imported" "`slotwarden sync import FILE` plans one";
+    1123 NoTarget "no-target" Wrong
+        "the package would be for nobody else" "name at least one other member; `slotwarden cluster show` names them";
+    1124 PackageHalfway "package-halfway" WaitsForPeople
+        "the import of a package began and did not end" "mend the cause that `slotwarden status` shows, then `slotwarden sync import` without a file goes on";
+    1125 RosterNotOffered "roster-not-offered" Wrong
+        "the roster is not the one that the order was approved for" "give the order again with the same file";
+    1126 SlotWithoutUnwrapKey "slot-without-unwrap-key" WaitsForPeople
+        "a slot's token does not have the key that unwraps what other members send" "`slotwarden backup restore-key --slot NAME` brings it";
+    114 Zeroizing "zeroizing" Later
+        "zeroize is under way" "wait until the daemon has started anew; then `slotwarden slot unblock NAME` gives a token another code";
+    115 ZeroizeUnconfirmed "zeroize-unconfirmed" WaitsForPeople
+        "this destroys every sealed code and the node key, and deactivates every slot" "be sure, then repeat with --confirm zeroize";
+    1030 TokenFull "token-full" Wrong
+        "the token has no room for all keys of the import; what it made was destroyed again" "make room in the token, or restore into another one, then begin the restore again";
+    1015 PassphraseMissing "passphrase-missing" Wrong
+        "this needs a passphrase" "give it at the prompt, with --passphrase-file or with --passphrase-fd";
+    1016 PassphraseTooShort "passphrase-too-short" Wrong
+        "the passphrase has fewer than 14 characters" "take a longer one, for example five random words; nothing was exported";
+    1017 PassphraseNotWanted "passphrase-not-wanted" Wrong
+        "this is protected by cards, not by a passphrase" "leave the passphrase away";
+    1018 PassphraseWrong "passphrase-wrong" Wrong
+        "the passphrase is not the one of this file" "type it again; nothing was imported";
+    1019 FileOfOtherLevel "file-of-other-level" Wrong
+        "the file is protected in another way than this appliance's security level allows" "`slotwarden verify FILE` names its level: set `security_level` to it, restart, restore, and set it back";
+    1031 VendorProgramFailed "vendor-program-failed" Wrong
+        "the backup program of the HSM's vendor did not do what it was told" "mend the cause that the log names, in the program's own words; then give the order again, or end a restore with `slotwarden backup end-restore`";
+    1032 VendorProgramMissing "vendor-program-missing" Wrong
+        "what the file holds of this slot only the backup program of the HSM's vendor takes back, and the slot names none" "name it in the slot's [[slot]] by export = \"vendor\" and `export_program`; nothing was imported";
 }
 
 /// A device failed, or we did.
@@ -457,6 +530,10 @@ pub enum Fault {
     ModuleLies(Function),
     /// An invariant of ours is broken, with the number of the place; the service halts.
     Bug(u16),
+    /// A zeroize was ordered: the service lets go of everything and ends.
+    Zeroized,
+    /// No memory, or no thread, to turn a passphrase into a key.
+    OutOfMemory,
 }
 
 /// Why an application could not be served.
@@ -611,7 +688,9 @@ impl Fault {
             Fault::StoreFailed => 510,
             Fault::SettleFailed => 511,
             Fault::ModuleLies(_) => 512,
+            Fault::Zeroized => 513,
             Fault::Bug(_) => 599,
+            Fault::OutOfMemory => 513,
         }
     }
 
@@ -631,7 +710,9 @@ impl Fault {
             Fault::StoreFailed => "store-failed",
             Fault::SettleFailed => "settle-failed",
             Fault::ModuleLies(_) => "module-lies",
+            Fault::Zeroized => "zeroized",
             Fault::Bug(_) => "bug",
+            Fault::OutOfMemory => "out-of-memory",
         }
     }
 
@@ -651,7 +732,9 @@ impl Fault {
             Fault::StoreFailed => "the store could not make a record durable",
             Fault::SettleFailed => "the module's files could not be made durable",
             Fault::ModuleLies(_) => "the PKCS#11 module answered what it cannot answer",
+            Fault::Zeroized => "zeroize was ordered: the sealed codes are destroyed, and the service ends",
             Fault::Bug(_) => "Slotwarden broke a rule of its own and has halted",
+            Fault::OutOfMemory => "the machine has not the memory that turns a passphrase into a key",
         }
     }
 
@@ -672,7 +755,11 @@ impl Fault {
             Fault::StoreFailed => "mend the disk and restart the daemon",
             Fault::SettleFailed => "mend the disk of `settle_dir`, then change the code again",
             Fault::ModuleLies(_) => "report it to the module's vendor with the audit log",
+            Fault::Zeroized => "wait until the daemon has started anew; then `slotwarden slot unblock NAME`",
             Fault::Bug(_) => "restart the daemon and report the number; no code is lost",
+            Fault::OutOfMemory => {
+                "free memory: `slotwarden verify` says how much the file takes, a new export takes 256 MiB"
+            }
         }
     }
 }

@@ -25,6 +25,11 @@
 //! | [`share`] | what m of n persons hold together: quorum, typed shares, shares on cards, sets |
 //! | [`backup`] | keys that come from the backup key |
 //! | [`export`] | files of wrapped keys, written and read as a stream |
+//! | [`roster`] | which nodes are a cluster, one epoch after the other |
+//! | [`join`] | a node's request to join a cluster |
+//! | [`ledger`] | which keys a slot has had, has, and must not get back |
+//! | [`package`] | files of keys for other members, and which of them are taken |
+//! | [`frame`] | what all files of ours have in common |
 //! | [`mod@derive`] | keys from keys |
 //! | [`safe`] | where secrets live, and the only place |
 //! | [`record`] | what is durable |
@@ -48,18 +53,25 @@ pub mod audit;
 pub mod backup;
 pub mod card;
 pub mod ceremony;
+pub mod cluster;
 pub mod code;
 pub mod command;
 pub mod derive;
 pub mod effect;
 pub mod export;
 pub mod fault;
+pub mod frame;
+pub mod join;
+pub mod ledger;
 pub mod limits;
 pub mod outbox;
+pub mod package;
 pub mod person;
 pub mod pin_change;
 pub mod quorum;
+pub mod reception;
 pub mod record;
+pub mod roster;
 pub mod safe;
 pub mod service;
 pub mod share;

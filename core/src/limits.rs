@@ -50,6 +50,12 @@ pub const COPIES_MAX: usize = 5;
 /// Former sets of a subject whose shares are refused by what became of them.
 pub const FORMER_CARD_SETS_MAX: usize = 6;
 
+/// Nodes of a cluster: two sites with a pair each and as many spare ones. A roster of eight has
+/// 712 bytes, a package a sealed key for each, and a bit set of them is a byte.
+pub const MEMBERS_MAX: usize = 8;
+/// Keys of a slot that a ledger knows, removed ones counted: ten times what an export was measured with.
+pub const FACTS_MAX: u32 = 100_000;
+
 /// Wait for the answer to what a ceremony asks, milliseconds (5 min).
 pub const QUESTION_MS: u64 = 300_000;
 /// Longest ceremony, milliseconds (4 h): sixteen people with a card each, called in one by one.
@@ -59,6 +65,12 @@ pub const CEREMONY_MS: u64 = 14_400_000;
 pub const CODE_CHARS_MIN: usize = 8;
 /// Longest authentication code, characters (the product page: "at most 64").
 pub const CODE_CHARS_MAX: usize = 64;
+/// Shortest passphrase of an export, characters. Unlike a code, which the token counts, a passphrase is tried on
+/// a copy of the file as often as somebody likes, a second and 256 MiB each: what a person makes up has
+/// perhaps 3 bit a character, so 14 of them are some 2⁴² tries, and four random words are longer.
+pub const PASSPHRASE_CHARS_MIN: usize = 14;
+/// Longest passphrase: a place of the Safe holds it.
+pub const PASSPHRASE_CHARS_MAX: usize = PLACE_BYTES;
 /// Persons of one quorum (the product page: "n ≤ 16").
 pub const ROSTER_MAX: usize = 16;
 /// Persons in conjunction: as many parts of 8 characters as fit the longest code.
@@ -85,6 +97,12 @@ pub const APPLICATION_DEADLINE_MS: u64 = 30_000;
 pub const PLATFORM_DEADLINE_MS: u64 = 30_000;
 /// Wait at a stop for what is under way, milliseconds. A supervisor kills after 90 s.
 pub const STOP_DEADLINE_MS: u64 = 20_000;
+/// Wait of a zeroize for calls under way, milliseconds, before the HSM worker is ended: SoftHSM and
+/// Kryoptic log out within 10 ms, network HSMs within 100 ms.
+pub const ZEROIZE_WORKER_MS: u64 = 500;
+/// Longest zeroize, milliseconds: the product promises one second to whoever ordered it, and the answer
+/// takes some of it.
+pub const ZEROIZE_DEADLINE_MS: u64 = 900;
 /// Wait for the next share or part, milliseconds (10 min): after it what was entered is wiped,
 /// so that nobody can block the others by staying away (P29).
 pub const COLLECTION_IDLE_MS: u64 = 600_000;

@@ -8,6 +8,7 @@ use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::ceremony::order::Task;
+use crate::cluster::ClusterOrder;
 use crate::command::{Command, CommandKind};
 use crate::fault::Refusal;
 use crate::limits::{PERSONS_MAX, ROSTER_MAX};
@@ -217,6 +218,7 @@ pub const fn needs_two(command: &Command, lowers: bool) -> bool {
         | Command::Unblock { .. }
         | Command::Decommission { .. }
         | Command::AdoptConfiguration { .. }
+        | Command::Zeroize
         | Command::Mode { to: Mode::Generated, .. } => true,
         // A last try: the confirmation is the second person's.
         Command::Activate { confirmed, .. }
@@ -244,9 +246,33 @@ pub const fn needs_two(command: &Command, lowers: bool) -> bool {
         | Command::Reset { .. }
         | Command::AnswerCeremony { .. }
         | Command::CancelCeremony { .. }
-        | Command::Transfer { order: TransferOrder::EndRestore | TransferOrder::Count { .. } }
+        | Command::Transfer {
+            order:
+                TransferOrder::EndRestore
+                | TransferOrder::Count { .. }
+                | TransferOrder::Receive { .. }
+                | TransferOrder::EndReceive,
+        }
+        // Whoever made that roster had two persons for it.
+        | Command::Cluster { order: ClusterOrder::Follow { .. } }
         | Command::Stop => false,
-        Command::Transfer { order: TransferOrder::Export { .. } | TransferOrder::Import { .. } } => true,
+        Command::Transfer {
+            order:
+                TransferOrder::Export { .. }
+                | TransferOrder::Import { .. }
+                | TransferOrder::Restore { .. }
+                | TransferOrder::Package { .. }
+                | TransferOrder::Apply { .. },
+        } => true,
+        Command::Cluster {
+            order:
+                ClusterOrder::Found { .. }
+                | ClusterOrder::Invite { .. }
+                | ClusterOrder::Remove { .. }
+                | ClusterOrder::Renew { .. }
+                | ClusterOrder::Join { .. }
+                | ClusterOrder::Choose { .. },
+        } => true,
     }
 }
 
@@ -264,7 +290,9 @@ pub const fn may(roles: Roles, what: CommandKind) -> bool {
     let operator = roles.has(Role::Operator);
     let auditor = roles.has(Role::Auditor);
     match what {
-        CommandKind::Boot | CommandKind::Activate | CommandKind::Deactivate => administrator || operator,
+        CommandKind::Boot | CommandKind::Activate | CommandKind::Deactivate | CommandKind::FollowRoster => {
+            administrator || operator
+        }
         CommandKind::Init
         | CommandKind::ChangeCode
         | CommandKind::Mode
@@ -284,6 +312,17 @@ pub const fn may(roles: Roles, what: CommandKind) -> bool {
         | CommandKind::Import
         | CommandKind::EndRestore
         | CommandKind::CountKeys
+        | CommandKind::MakePackage
+        | CommandKind::ReceivePackage
+        | CommandKind::ApplyPackage
+        | CommandKind::EndReceive
+        | CommandKind::FoundCluster
+        | CommandKind::InviteMember
+        | CommandKind::RemoveMember
+        | CommandKind::RenewRoster
+        | CommandKind::JoinCluster
+        | CommandKind::ChooseRoster
+        | CommandKind::Zeroize
         | CommandKind::ReplaceSet
         | CommandKind::RotateKey
         | CommandKind::EraseCard

@@ -231,6 +231,20 @@ impl State {
             State::Waiting | State::ClosingApplications | State::Doubtful { .. } | State::Ended => None,
         }
     }
+
+    /// What the token was asked, if it was asked something.
+    #[must_use]
+    pub const fn function(&self) -> Option<Function> {
+        match self {
+            State::AtToken { step, .. } | State::Doubtful { step, .. } => Some(step.function()),
+            State::Waiting
+            | State::ClosingApplications
+            | State::Drawing { .. }
+            | State::UnsealingOld { .. }
+            | State::UnsealingForDecision { .. }
+            | State::Ended => None,
+        }
+    }
 }
 
 /// The groups of states that answer alike.
@@ -605,7 +619,8 @@ impl blocking::Superstate<Rules> for Superstate {
                     | EffectOutcome::Random(_)
                     | EffectOutcome::Unsealed(_)
                     | EffectOutcome::File(_)
-                    | EffectOutcome::Card(_),
+                    | EffectOutcome::Card(_)
+                    | EffectOutcome::Zeroized(_),
                 )
                 | On::DeadlinePassed
                 | On::WorkerLost => Outcome::Handled,

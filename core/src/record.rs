@@ -11,9 +11,12 @@ use crate::card::registry::CardEntry;
 use crate::card::sets::{CardSets, SetSubject};
 use crate::ceremony::order::CeremonyId;
 use crate::ceremony::transcript::Line;
+use crate::cluster::Membership;
 use crate::fault::Refusal;
 use crate::limits::FORMER_SETS_MAX;
+use crate::package::Marks;
 use crate::person::Roster;
+use crate::reception::Reception;
 use crate::safe::SecretId;
 use crate::share::Set;
 use crate::share::card_set::CardQuorum;
@@ -94,6 +97,12 @@ pub enum Record {
     },
     /// The restoration under way; replaces the one before.
     Restoration(Option<Restoration>),
+    /// The roster in force; replaces the one before.
+    Roster(Membership),
+    /// What was taken from other members and sent to them; replaces what was before.
+    SyncMarks(Marks),
+    /// The package under way whose making was ordered; replaces the one before.
+    Reception(Option<Reception>),
 }
 
 /// Version of the encoding of [`PolicyRecord`]. A store with a higher one is refused.
@@ -463,6 +472,41 @@ impl SlotRecord {
         let mut record = SlotRecord::new(self.uid);
         record.next_generation = self.next_generation;
         record
+    }
+
+    /// The record of this slot after every sealed code was destroyed. What only people know stays, and
+    /// so does the mode: a generated slot without a code is what a zeroize leaves. A change that began
+    /// with a sealed code or was to end with one can be decided by nobody any more: the slot opens with
+    /// a code that people know, or by the SO PIN.
+    #[must_use]
+    pub fn without_sealed_codes(&self) -> Self {
+        let of_people = |change: &Change| match change.kind {
+            ChangeKind::ManualToManual | ChangeKind::UnblockToManual | ChangeKind::Decommission => true,
+            ChangeKind::Initialise
+            | ChangeKind::GeneratedToGenerated
+            | ChangeKind::ManualToGenerated
+            | ChangeKind::GeneratedToManual
+            | ChangeKind::Unblock => false,
+        };
+        let change = self.change.filter(of_people);
+        let by_so = self.by_so.filter(|by_so| of_people(by_so) && self.mode == Mode::Manual);
+        let kept = self.mode == Mode::Manual && (change.is_some() || self.doubt == Some(Doubt::OldOrNew));
+        SlotRecord {
+            accepted: None,
+            pending: None,
+            unblocking: None,
+            change,
+            by_so,
+            knowledge_next: self.knowledge_next.filter(|_| kept),
+            doubt: self.doubt.filter(|doubt| kept && *doubt == Doubt::OldOrNew),
+            ..*self
+        }
+    }
+
+    /// Whether its code was generated and is gone.
+    #[must_use]
+    pub fn lacks_its_code(&self) -> bool {
+        self.mode == Mode::Generated && self.sealed().iter().all(Option::is_none)
     }
 
     /// The sealed codes it names.

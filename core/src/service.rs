@@ -18,6 +18,8 @@ mod cards;
 mod cards;
 #[cfg(feature = "cards")]
 mod ceremonies;
+#[cfg(feature = "cards")]
+mod cluster;
 mod door;
 mod dual_control;
 mod entry;
@@ -25,7 +27,10 @@ mod entry;
 mod judge;
 mod people;
 #[cfg(feature = "cards")]
+mod receptions;
+#[cfg(feature = "cards")]
 mod transfers;
+mod zeroize;
 
 use heapless::Vec;
 
@@ -33,6 +38,7 @@ use self::cards::Cards;
 use self::door::{REFUSED_PERSONS_MAX, RefusedLately};
 use self::entry::{Armed, Entry, Waits};
 use self::people::Collecting;
+use self::zeroize::Zeroizing;
 
 use crate::approval::Approvals;
 use crate::audit::{AuditEvent, CeremonyEnd, Chain};
@@ -51,6 +57,7 @@ use crate::limits::{
 use crate::outbox::{Act, Next, Outbox, bug_fault};
 use crate::person::{self, PersonId, Persons};
 use crate::pin_change::{self, ChangeEnd, ChangeEvent, ChangeOrder, PinChange};
+use crate::reception::Reception;
 use crate::record::{Owner, PolicyRecord, Record, Sets, SlotRecord};
 use crate::safe::{Safe, SecretId};
 use crate::slot::{SlotEvent, SlotMachine, State};
@@ -142,10 +149,16 @@ pub struct Service<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize>
     cards: Cards<SLOTS>,
     #[cfg(feature = "cards")]
     transfer: transfers::Transfers,
+    #[cfg(feature = "cards")]
+    reception: receptions::Receptions,
+    #[cfg(feature = "cards")]
+    clustering: cluster::Clustering<SLOTS>,
     watch: RandomWatch,
     /// The time of the last input: effects polled after it are timed from here.
     now: Now,
     phase: Phase,
+    /// The data key is to be destroyed: before anything else is performed.
+    destroy: Option<(Ticket, PersonId)>,
     halted: Option<Fault>,
     room: Room,
     worker: bool,
@@ -167,6 +180,7 @@ enum Phase {
     Loading,
     Running,
     Stopping { caller: Caller, deadline_ms: u64 },
+    Zeroizing(Zeroizing),
     Stopped,
 }
 
@@ -209,9 +223,14 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             cards: Cards::new(),
             #[cfg(feature = "cards")]
             transfer: transfers::Transfers::new(),
+            #[cfg(feature = "cards")]
+            reception: receptions::Receptions::new(),
+            #[cfg(feature = "cards")]
+            clustering: cluster::Clustering::new(),
             watch: RandomWatch::new(),
             now: Now { mono_ms: 0, wall_s: None },
             phase: Phase::Loading,
+            destroy: None,
             halted: None,
             room: Room::Plenty,
             worker: false,
@@ -292,6 +311,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// configuration.
     pub fn load_restoration(&mut self, restoration: Restoration) {
         self.take_up_transfer(restoration);
+    }
+
+    /// Hands over the package found in the store whose making was ordered. Before `Input::Start` only, after the
+    /// slots' configuration.
+    pub fn load_reception(&mut self, reception: &Reception) {
+        self.take_up_reception(reception);
     }
 
     /// Hands over the end of the audit chain found in the store. Before `Input::Start` only.
@@ -375,11 +400,14 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     /// The next effect to perform, in order; `None` while a commit is unanswered.
     pub fn poll_effect(&mut self) -> Option<Effect> {
+        if let Some((ticket, who)) = self.destroy.take() {
+            return Some(Effect::Zeroize { ticket, who });
+        }
         loop {
             let (entries, policy, policy_dirty) = (&mut self.entries, self.policy, &mut self.policy_dirty);
             let cards = &mut self.cards;
             #[cfg(feature = "cards")]
-            let transfer = &mut self.transfer;
+            let (transfer, reception, clustering) = (&mut self.transfer, &mut self.reception, &mut self.clustering);
             let next = self.outbox.poll(|| {
                 if core::mem::take(policy_dirty) {
                     return Some(Record::Policy(policy));
@@ -388,7 +416,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                     return Some(record);
                 }
                 #[cfg(feature = "cards")]
-                if let Some(record) = transfer.take_record() {
+                if let Some(record) = transfer
+                    .take_record()
+                    .or_else(|| clustering.take_record())
+                    .or_else(|| reception.take_record(|slot| Some(entries.get(usize::from(slot.0))?.data.owner)))
+                {
                     return Some(record);
                 }
                 let entry = entries.iter_mut().find(|entry| entry.data.dirty || entry.data.sets_dirty)?;
@@ -434,6 +466,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         let of_collections = self.collections.iter().map(|collecting| collecting.collection.due_ms()).min();
         let of_stop = match self.phase {
             Phase::Stopping { deadline_ms, .. } => Some(deadline_ms),
+            Phase::Zeroizing(zeroizing) => Some(zeroizing.due_ms()),
             Phase::Loading | Phase::Running | Phase::Stopped => None,
         };
         let of_approvals = self.approvals.due_ms();
@@ -464,6 +497,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             last_ceremony: self.cards.last(),
             backup: self.cards.backup_status(),
             transfer: self.transfer_status(),
+            cluster: self.cluster_status(),
         }
     }
 
@@ -532,7 +566,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     pub fn secrets_taken_and_owned(&self) -> (usize, usize) {
         let owned = self.entries.iter().map(Entry::secrets).fold(0usize, usize::saturating_add);
         let collected = self.collections.iter().map(|collecting| collecting.collection.secrets());
-        let owned = owned.saturating_add(self.cards.secrets());
+        let of_transfer = if self.halted.is_some() { 0 } else { self.transfer_secrets() };
+        let owned = owned.saturating_add(self.cards.secrets()).saturating_add(of_transfer);
         (self.safe.taken(), collected.fold(owned, usize::saturating_add))
     }
 
@@ -563,11 +598,15 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             self.outbox.journal(None, entry.data.id, AuditEvent::SlotConfigured { owner: entry.data.owner });
             entry.recover(&mut self.outbox);
         }
+        self.go_on_with_roster();
         self.outbox.act(Act::Checkpoint);
         self.checkpoint_due_ms = Some(self.now.after_ms(CHECKPOINT_INTERVAL_MS));
     }
 
     fn done(&mut self, ticket: Ticket, outcome: Outcome) {
+        if let Outcome::Zeroized(result) = outcome {
+            return self.key_destroyed(ticket, result);
+        }
         if ticket.slot.is_none() {
             let _ = self.card_done(ticket, outcome) || self.service_call_done(ticket, outcome);
             return;
@@ -631,6 +670,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.tick_collections();
         self.tick_cards();
         self.tick_transfer();
+        self.tick_cluster();
+        self.tick_zeroize();
         // A disk that does not answer is as good as one that fails; what it may still write is
         // what a power cut would have left.
         if self.commit_due_ms.is_some_and(|due_ms| due_ms <= self.now.mono_ms) {
@@ -664,7 +705,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     /// Runs one event, then whatever the two machines of the slot have for each other.
     fn run(&mut self, slot: SlotId, first: Work) {
-        let stopping = matches!(self.phase, Phase::Stopping { .. }) || self.halted.is_some();
+        let stopping = matches!(self.phase, Phase::Stopping { .. } | Phase::Zeroizing(_)) || self.halted.is_some();
         let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { return };
         let mut next = Some(first);
         for _ in 0..WORKS_PER_INPUT_MAX {
@@ -744,6 +785,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         {
             self.stop(caller);
         }
+        self.conclude_zeroize();
         if let Some(place) = self.outbox.broken()
             && self.halted.is_none()
         {
@@ -779,6 +821,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.outbox.halt(refusal);
         let stopping = match self.phase {
             Phase::Stopping { caller, .. } => Some(caller.reply),
+            Phase::Zeroizing(zeroizing) => Some(zeroizing.caller().reply),
             Phase::Loading | Phase::Running | Phase::Stopped => None,
         };
         self.answer_all_open(stopping, refusal);

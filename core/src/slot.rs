@@ -150,6 +150,8 @@ pub enum SlotEvent {
     WorkerLost,
     /// The token PIN change ended.
     ChangeEnded(ChangeEnd),
+    /// Let go of the token PIN, whatever is under way; never while a call of it is at the token.
+    ZeroizeOrdered,
 }
 
 /// Where a slot is.
@@ -283,6 +285,47 @@ impl State {
             | State::CoolingDown { .. }
             | State::Active { .. }
             | State::Doubtful { .. } => false,
+        }
+    }
+
+    /// Whether a zeroize has something to take back here.
+    #[must_use]
+    pub const fn holds_on(&self) -> bool {
+        match self {
+            State::Unsealing { .. }
+            | State::AtToken { .. }
+            | State::HandingOver { .. }
+            | State::Active { .. }
+            | State::Reconnecting { .. }
+            | State::Changing => true,
+            State::Absent
+            | State::Uninitialised
+            | State::Blocked
+            | State::Locked
+            | State::InDoubt
+            | State::CoolingDown { .. }
+            | State::TakingBack { .. }
+            | State::Doubtful { .. } => false,
+        }
+    }
+
+    /// What the token was asked, if it was asked something.
+    #[must_use]
+    pub const fn function(&self) -> Option<Function> {
+        match self {
+            State::AtToken { step, .. } | State::Doubtful { step, .. } => Some(step.function()),
+            State::Absent
+            | State::Uninitialised
+            | State::Blocked
+            | State::Locked
+            | State::InDoubt
+            | State::CoolingDown { .. }
+            | State::Unsealing { .. }
+            | State::HandingOver { .. }
+            | State::Active { .. }
+            | State::TakingBack { .. }
+            | State::Reconnecting { .. }
+            | State::Changing => None,
         }
     }
 
@@ -589,6 +632,26 @@ impl blocking::State<Rules> for State {
             // The change saw it first and answers by `ChangeEnded`, if it has to.
             (State::Changing, On::WorkerLost | On::DeadlinePassed) => Handled,
 
+            // A call that is at the token has the word; what is being taken back, goes on.
+            (State::Doubtful { .. } | State::TakingBack { .. }, On::ZeroizeOrdered) => Handled,
+            (State::AtToken { step: Step::Logout(_), .. }, On::ZeroizeOrdered) => Handled,
+            (State::Reconnecting { pin }, On::ZeroizeOrdered) => {
+                turn.wipe(pin);
+                hand_over::take_back(turn, After::Rest(None))
+            }
+            // Whoever waits is answered by the service, which answers everybody.
+            (
+                state @ (State::Unsealing { .. }
+                | State::AtToken { .. }
+                | State::HandingOver { .. }
+                | State::Active { .. }
+                | State::Changing),
+                On::ZeroizeOrdered,
+            ) => {
+                turn.wipe_any(state.secret());
+                hand_over::take_back(turn, After::Logout(None))
+            }
+
             (_, _) => Super,
         }
     }
@@ -684,6 +747,9 @@ impl blocking::Superstate<Rules> for Superstate {
                 order::refuse(turn, caller, CommandKind::Init, refusal, [Some(so_pin), None])
             }
 
+            (Superstate::Resting, On::ZeroizeOrdered) if turn.slot.application_fault().is_some() => {
+                hand_over::take_back(turn, After::Rest(None))
+            }
             (Superstate::Closed | Superstate::Resting | Superstate::Working, _) => Super,
 
             (Superstate::Top, event) => match event {
@@ -692,6 +758,8 @@ impl blocking::Superstate<Rules> for Superstate {
                 On::DeadlinePassed | On::WaitOver | On::BootOrdered | On::WorkerLost => Handled,
                 // Whoever is not active serves nobody now, and everybody when it is.
                 On::ServeOrdered => Handled,
+                // Nobody has anything of a slot that rests.
+                On::ZeroizeOrdered => Handled,
                 On::InitOrdered { caller, so_pin, .. } => {
                     order::refuse(turn, caller, CommandKind::Init, Refusal::SlotHasToken, [Some(so_pin), None])
                 }
@@ -758,7 +826,8 @@ fn leftover_answer(turn: &mut Turn<'_>, ticket: Ticket, outcome: EffectOutcome) 
         | EffectOutcome::Random(_)
         | EffectOutcome::Unsealed(_)
         | EffectOutcome::Card(_)
-        | EffectOutcome::File(_) => {}
+        | EffectOutcome::File(_)
+        | EffectOutcome::Zeroized(_) => {}
     }
     Outcome::Handled
 }

@@ -67,6 +67,8 @@ pub struct SlotData {
     pub so_proven_set: Option<[u8; 16]>,
     /// Whether the token has the keys of the backup key in force; `None`: it was not asked.
     pub backup_key: Option<bool>,
+    /// Whether the token has U of the backup key in force; `None`: it was not asked.
+    pub unwrap_key: Option<bool>,
     /// Its keys as they were counted last; `None`: never since the start.
     pub key_counts: Option<KeyCounts>,
     /// Applications that the order under way, or the last one, need not reach: a person named them.
@@ -114,6 +116,7 @@ impl SlotData {
             so_tried_set: None,
             so_proven_set: None,
             backup_key: None,
+            unwrap_key: None,
             key_counts: None,
             accept: ApplicationSet::NONE,
         }

@@ -49,11 +49,30 @@ pub struct Status<const SLOTS: usize> {
     pub last_ceremony: Option<(CeremonyId, CommandKind, CeremonyEnd)>,
     /// The backup key's set in force.
     pub backup: Option<BackupStatus>,
-    /// The export or restoration under way.
+    /// The export, restoration or package under way.
     pub transfer: Option<TransferStatus>,
+    /// The cluster that this node is, or was, a member of.
+    pub cluster: Option<ClusterStatus>,
 }
 
-/// An export or a restoration as everybody may see it.
+/// The cluster as everybody may see it; the roster itself is [`crate::Service::roster`], and how members
+/// stand comes from the platform's ledgers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct ClusterStatus {
+    /// Which roster is in force.
+    pub epoch: u32,
+    /// How many members it has.
+    pub members: u8,
+    /// This node's place among them; `None`: it was shut out.
+    pub own: Option<u8>,
+    /// Whether the platform has the roster signed and in its file.
+    pub filed: bool,
+    /// Whether there are two rosters of this epoch, of which two persons have to choose one.
+    pub divided: bool,
+}
+
+/// An export, a restoration or a package as everybody may see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct TransferStatus {
@@ -61,17 +80,19 @@ pub struct TransferStatus {
     pub stage: TransferStage,
     /// Of which slot, now.
     pub slot: Option<SlotId>,
-    /// SHA-256 of the file that is restored.
+    /// SHA-256 of the file that is restored, or the hash that names the package which is received.
     pub file: Option<[u8; 32]>,
+    /// Whether it is a package of the cluster, sent or received.
+    pub package: bool,
 }
 
-/// How far an export or a restoration is.
+/// How far an export, a restoration or a package is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum TransferStage {
     /// Keys are written into an export.
     Exporting,
-    /// Cards are gathered for a restore, or its keys are unwrapped and compared.
+    /// Cards are gathered for a restore, or keys of a file are unwrapped and compared.
     Preparing,
     /// The plan is known; a person orders its import or gives it up.
     Prepared(ImportPlan),
@@ -195,6 +216,9 @@ pub struct SlotStatus {
     /// Whether the token has the derived keys of the backup key in force; `None`: not known, since
     /// it was not open yet, or there is no backup key.
     pub backup_key: Option<bool>,
+    /// Whether a member's token has the key that unwraps what other members send; `None`: not known, or
+    /// this node is in no cluster with others.
+    pub unwrap_key: Option<bool>,
     /// Its keys as they were counted last; `None`: never since the start.
     pub key_counts: Option<KeyCounts>,
     /// Who is wanted, if somebody is.
@@ -389,6 +413,8 @@ pub enum Attention {
     FinalTry,
     /// An application could not be served.
     ApplicationFailed,
+    /// The generated code of the slot was destroyed by a zeroize: the SO PIN gives the token another.
+    CodeGone,
 }
 
 /// One application of one slot.

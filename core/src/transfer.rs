@@ -2,13 +2,15 @@
 //!
 //! Keys do not flow through here: the HSM worker writes and reads the file, this machine says what
 //! comes next. It answers the people who ordered it, and remembers what has to survive a power cut
-//! as one [`Restoration`]. Where U (unwrap only) may be in a token is durable before it is put there,
+//! as one [`Restoration`]. Where cards protect, a ceremony brings the backup key; where a passphrase
+//! does, the platform makes the key of it, for this one export or restore. Where U (unwrap only) may be in a token is durable before it is put there,
 //! so that it does not stay; what is going to be made is durable before the first object is (P24).
 //!
 //! ```text
-//! Idle ─ export ─▶ Beginning ─▶ AtSection (one slot after the other) ─▶ Finishing ─▶ Idle
+//! Idle ─ export ─▶ (Stretching) ─▶ Beginning ─▶ AtSection (one slot after the other) ─▶ Finishing ─▶ Idle
 //! Idle ─ restore ─▶ Preparing ─▶ Prepared ─ import ─▶ Waiting{Import} ⇄ AtToken{Import} ─▶ Halfway
 //!                        │          │                                          │  ◀─ import ─┘
+//! Idle ─ restore by passphrase ─▶ Unlocking ─▶ Proving ─▶ Prepared
 //!                        └── end ───┴──▶ Waiting{Drop} ⇄ AtToken{Drop} ◀───────┘ ─▶ Idle
 //! ```
 //!
@@ -25,6 +27,7 @@ use crate::effect::{HsmAnswer, HsmCall, ImportPlan, SlotId};
 use crate::fault::{Fault, Function, HsmFailure, Refusal};
 use crate::person::PersonId;
 use crate::record::{self, Owner};
+use crate::safe::SecretId;
 
 /// Version of the encoding of [`Restoration`]. A store with a higher one is refused.
 pub const RESTORATION_VERSION: u8 = 1;
@@ -44,6 +47,8 @@ pub enum TransferOrder {
         /// SHA-256 of the names of the keys that stay behind, which a person accepted. The platform
         /// keeps the names.
         left_out: [u8; 32],
+        /// What protects it at level `passphrase`.
+        passphrase: Option<SecretId>,
     },
     /// Make what the plan of the restoration calls new.
     Import {
@@ -59,6 +64,43 @@ pub enum TransferOrder {
         /// Which slot.
         slot: SlotId,
     },
+    /// Write the keys that other members of the cluster lack into a package for them.
+    Package {
+        /// For which members, a bit for each place in the roster.
+        targets: u8,
+        /// The roster that the places are of: an approval is of these members and no others.
+        roster_epoch: u32,
+        /// Of which slots; none: it only says what is known of the keys.
+        slots: SlotSet,
+    },
+    /// Compare what a package holds with the tokens. It was spooled, checked and admitted
+    /// ([`crate::Service::admit_package`]).
+    Receive {
+        /// Names the package.
+        hash: [u8; 32],
+        /// Slots that it has keys for.
+        slots: SlotSet,
+    },
+    /// Make what the plan of the package calls new.
+    Apply {
+        /// Names the package.
+        hash: [u8; 32],
+    },
+    /// Give up a package that was only planned.
+    EndReceive,
+    /// See what a section of a file that a passphrase protects would import into a slot.
+    Restore {
+        /// Into which slot.
+        slot: SlotId,
+        /// The section's slot uid.
+        uid: [u8; 16],
+        /// Names the file's backup key.
+        key_id: [u8; 16],
+        /// SHA-256 of the file.
+        file: [u8; 32],
+        /// Its passphrase.
+        passphrase: Option<SecretId>,
+    },
 }
 
 impl TransferOrder {
@@ -70,6 +112,11 @@ impl TransferOrder {
             TransferOrder::Import { .. } => CommandKind::Import,
             TransferOrder::EndRestore => CommandKind::EndRestore,
             TransferOrder::Count { .. } => CommandKind::CountKeys,
+            TransferOrder::Package { .. } => CommandKind::MakePackage,
+            TransferOrder::Receive { .. } => CommandKind::ReceivePackage,
+            TransferOrder::Apply { .. } => CommandKind::ApplyPackage,
+            TransferOrder::EndReceive => CommandKind::EndReceive,
+            TransferOrder::Restore { .. } => CommandKind::Restore,
         }
     }
 }
@@ -103,6 +150,16 @@ pub enum Reached {
 }
 
 impl Restoration {
+    /// The same given up: what was made stays, U goes as soon as the slot is open.
+    #[must_use]
+    pub const fn given_up(self) -> Self {
+        let reached = match self.reached {
+            Reached::Preparing | Reached::Committed => Reached::Preparing,
+            Reached::Made => Reached::Made,
+        };
+        Restoration { reached, ..self }
+    }
+
     /// Writes version and record into `out`; returns the part written. No bytes: there is none.
     ///
     /// # Errors
@@ -131,8 +188,41 @@ pub struct Export {
     pub set_id: [u8; 16],
     /// Names the backup key.
     pub key_id: [u8; 16],
-    /// SHA-256 of the names of the keys that were accepted as staying behind.
-    pub left_out: [u8; 32],
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Where its passphrase is, then the backup key made of it; `None`: the key in force protects it.
+    pub passphrase: Option<SecretId>,
+}
+
+/// What an export is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Purpose {
+    /// A file that people keep, opened with their cards.
+    Backup {
+        /// SHA-256 of the names of the keys that were accepted as staying behind.
+        left_out: [u8; 32],
+    },
+    /// A package for other members of the cluster. Keys that cannot leave are only listed.
+    Package {
+        /// For which members, a bit for each place in the roster.
+        targets: u8,
+        /// Which package of this node.
+        sequence: u64,
+        /// The roster that the places are of.
+        roster_epoch: u32,
+    },
+}
+
+impl Export {
+    /// What was ordered.
+    #[must_use]
+    pub const fn kind(&self) -> CommandKind {
+        match self.purpose {
+            Purpose::Backup { .. } => CommandKind::Export,
+            Purpose::Package { .. } => CommandKind::MakePackage,
+        }
+    }
 }
 
 /// A [`FileOrder`] on its way out, without what it begins with.
@@ -142,6 +232,9 @@ pub enum FileStep {
     Begin,
     Finish,
     Discard,
+    KeepRoster,
+    Received,
+    Stretch,
 }
 
 /// What the platform does with files.
@@ -152,8 +245,38 @@ pub enum FileOrder {
     Begin(Export),
     /// Every section is in it: read it, sign it, make it durable, give it its name.
     Finish,
-    /// Remove a file that is not whole, or was restored.
+    /// Remove a file that is not whole, or was restored or received.
     Discard,
+    /// Sign the roster with this hash, where this node made it; file it with its annex, and all rosters before
+    /// it. It is in force and durable already ([`crate::Service::roster`]). Once more is the same.
+    KeepRoster {
+        /// Of the roster.
+        hash: [u8; 32],
+    },
+    /// Every key of the package is there: file what its source knows, durably, and keep what was spooled. Once
+    /// more is the same. The keys that were planned of this very package are there, and are taken in as seen; for
+    /// all others what the source knows counts from the next look at each token on ([`crate::ledger::Known::look`]).
+    Received {
+        /// Names the package.
+        hash: [u8; 32],
+    },
+    /// Put the backup key that a passphrase gives (Argon2id) in its place.
+    Stretch {
+        /// Where it is.
+        passphrase: SecretId,
+        /// Of which file.
+        of: Salt,
+    },
+}
+
+/// Whose salt and costs make a key of a passphrase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Salt {
+    /// A new one, for the export that begins next.
+    New,
+    /// Those of the file to restore.
+    Spooled,
 }
 
 /// Where the transfer is.
@@ -162,6 +285,13 @@ pub enum FileOrder {
 pub enum State {
     /// None is under way.
     Idle,
+    /// The platform makes the backup key of an export of its passphrase.
+    Stretching {
+        /// Who ordered it.
+        caller: Caller,
+        /// What is exported.
+        export: Export,
+    },
     /// The platform begins the file of an export.
     Beginning {
         /// Who ordered it.
@@ -184,8 +314,26 @@ pub enum State {
     Finishing {
         /// Who ordered it.
         caller: Caller,
+        /// What is exported.
+        export: Export,
         /// What is in it.
         sum: Sum,
+    },
+    /// The platform makes the backup key of a file to restore of its passphrase.
+    Unlocking {
+        /// Who ordered it.
+        caller: Caller,
+        /// Of what.
+        restoration: Restoration,
+        /// Where the passphrase is, then the key.
+        passphrase: SecretId,
+    },
+    /// The token unwraps the file's keys to see whether it can.
+    Proving {
+        /// Of what.
+        restoration: Restoration,
+        /// Who waits for it, if anybody does.
+        caller: Option<Caller>,
     },
     /// A ceremony gathers cards, and the token unwraps the file's keys to see whether it can. Left by
     /// the plan, or when the ceremony ended without one.
@@ -262,6 +410,15 @@ pub enum TransferEvent {
         /// Of what.
         export: Export,
     },
+    /// The restore of a file is ordered that a passphrase protects.
+    RestoreOrdered {
+        /// By whom.
+        caller: Caller,
+        /// Of what.
+        restoration: Restoration,
+        /// Where its passphrase is.
+        passphrase: SecretId,
+    },
     /// A ceremony for a restoration begins.
     RestoreBegan {
         /// Of what.
@@ -307,6 +464,18 @@ pub trait TransferOut {
     fn call_of(&mut self, owner: Owner, call: HsmCall);
     /// The uid of a slot.
     fn uid(&self, slot: SlotId) -> [u8; 16];
+    /// Names the backup key in this place; `None`: none is there.
+    fn key_id(&self, place: SecretId) -> Option<[u8; 16]>;
+    /// The same as [`HsmCall::ExportSection`] under the keys that come from the backup key in this place.
+    fn export_once(&mut self, slot: SlotId, key_id: [u8; 16], place: SecretId);
+    /// [`HsmCall::PrepareImport`] with the keys that come from the backup key in this place.
+    fn prepare(&mut self, restoration: Restoration, place: SecretId);
+    /// A secret is not needed any more.
+    fn wipe(&mut self, place: SecretId);
+    /// Key id and uid of the U that stays in the token of the slot with this owner number.
+    fn keeps(&self, owner: Owner) -> Option<([u8; 16], [u8; 16])>;
+    /// The number of this package is used up from here on.
+    fn sent(&mut self, sequence: u64);
     /// This is what is durable from here on.
     fn remember(&mut self, restoration: Option<Restoration>);
     /// A line in the audit log.
@@ -362,8 +531,14 @@ impl Transfer {
     #[must_use]
     pub const fn restoration(&self) -> Option<Restoration> {
         match self.state {
-            State::Idle | State::Beginning { .. } | State::AtSection { .. } | State::Finishing { .. } => None,
+            State::Idle
+            | State::Stretching { .. }
+            | State::Beginning { .. }
+            | State::AtSection { .. }
+            | State::Finishing { .. } => None,
             State::Preparing { restoration }
+            | State::Unlocking { restoration, .. }
+            | State::Proving { restoration, .. }
             | State::Prepared { restoration, .. }
             | State::Waiting { restoration, .. }
             | State::AtToken { restoration, .. }
@@ -377,11 +552,33 @@ impl Transfer {
         match self.state {
             State::Waiting { restoration, .. } => Some(restoration.owner),
             State::Idle
+            | State::Stretching { .. }
             | State::Beginning { .. }
             | State::AtSection { .. }
             | State::Finishing { .. }
+            | State::Unlocking { .. }
+            | State::Proving { .. }
             | State::Preparing { .. }
             | State::Prepared { .. }
+            | State::AtToken { .. }
+            | State::Halfway { .. } => None,
+        }
+    }
+
+    /// The place of the Safe that it owns.
+    #[must_use]
+    pub const fn secret(&self) -> Option<SecretId> {
+        match self.state {
+            State::Stretching { export, .. } | State::Beginning { export, .. } | State::AtSection { export, .. } => {
+                export.passphrase
+            }
+            State::Unlocking { passphrase, .. } => Some(passphrase),
+            State::Idle
+            | State::Finishing { .. }
+            | State::Proving { .. }
+            | State::Preparing { .. }
+            | State::Prepared { .. }
+            | State::Waiting { .. }
             | State::AtToken { .. }
             | State::Halfway { .. } => None,
         }
@@ -392,9 +589,25 @@ impl Transfer {
         use TransferEvent as On;
         self.state = match (self.state, event) {
             (State::Idle, On::ExportOrdered { caller, export }) => {
-                out.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Export));
-                out.file(FileOrder::Begin(export));
-                State::Beginning { caller, export }
+                out.journal(Some(caller.who), AuditEvent::Ordered(export.kind()));
+                if let Purpose::Package { sequence, .. } = export.purpose {
+                    out.sent(sequence);
+                }
+                match export.passphrase {
+                    Some(passphrase) => {
+                        out.file(FileOrder::Stretch { passphrase, of: Salt::New });
+                        State::Stretching { caller, export }
+                    }
+                    None => {
+                        out.file(FileOrder::Begin(export));
+                        State::Beginning { caller, export }
+                    }
+                }
+            }
+            (State::Idle, On::RestoreOrdered { caller, restoration, passphrase }) => {
+                out.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Restore));
+                out.file(FileOrder::Stretch { passphrase, of: Salt::Spooled });
+                State::Unlocking { caller, restoration, passphrase }
             }
             (State::Idle, On::RestoreBegan { restoration }) => {
                 out.remember(Some(restoration));
@@ -409,10 +622,26 @@ impl Transfer {
                 self.state
             }
 
+            (State::Stretching { caller, export }, On::FileDone(Ok(()))) => {
+                match export.passphrase.and_then(|place| out.key_id(place)) {
+                    Some(key_id) => {
+                        let export = Export { key_id, ..export };
+                        out.file(FileOrder::Begin(export));
+                        State::Beginning { caller, export }
+                    }
+                    None => give_up(out, caller, export, Err(Fault::OutOfMemory)),
+                }
+            }
+            (State::Stretching { caller, export }, On::FileDone(Err(fault))) => {
+                give_up(out, caller, export, about_files(fault))
+            }
+
             (State::Beginning { caller, export }, On::FileDone(Ok(()))) => {
                 next_section(out, caller, export, Sum::default(), None)
             }
-            (State::Beginning { caller, .. }, On::FileDone(Err(fault))) => give_up(out, caller, Err(fault)),
+            (State::Beginning { caller, export }, On::FileDone(Err(fault))) => {
+                give_up(out, caller, export, about_files(fault))
+            }
 
             (
                 State::AtSection { caller, export, slot, sum },
@@ -425,33 +654,97 @@ impl Transfer {
                 };
                 next_section(out, caller, export, sum, Some(slot))
             }
-            (State::AtSection { caller, .. }, On::TokenDone(Err(HsmFailure::Refused(refusal)))) => {
-                give_up(out, caller, Ok(refusal))
+            (State::AtSection { caller, export, .. }, On::TokenDone(Err(HsmFailure::Refused(refusal)))) => {
+                give_up(out, caller, export, Ok(refusal))
             }
-            (State::AtSection { caller, .. }, On::TokenDone(Err(failure))) => {
-                give_up(out, caller, Err(failure.fault(Function::WrapKey)))
+            (State::AtSection { caller, export, .. }, On::TokenDone(Err(failure))) => {
+                give_up(out, caller, export, Err(failure.fault(Function::WrapKey)))
             }
-            (State::AtSection { caller, .. }, On::TokenDone(Ok(_))) => {
-                give_up(out, caller, Err(Fault::ModuleLies(Function::WrapKey)))
+            (State::AtSection { caller, export, .. }, On::TokenDone(Ok(_))) => {
+                give_up(out, caller, export, Err(Fault::ModuleLies(Function::WrapKey)))
             }
-            (State::AtSection { caller, .. }, On::WorkerLost) => {
-                give_up(out, caller, Err(Fault::WorkerLost(Function::WrapKey)))
+            (State::AtSection { caller, export, .. }, On::WorkerLost) => {
+                give_up(out, caller, export, Err(Fault::WorkerLost(Function::WrapKey)))
             }
-            (State::AtSection { caller, .. }, On::DeadlinePassed) => {
-                give_up(out, caller, Err(Fault::Unanswered(Function::WrapKey)))
+            (State::AtSection { caller, export, .. }, On::DeadlinePassed) => {
+                give_up(out, caller, export, Err(Fault::Unanswered(Function::WrapKey)))
             }
 
-            (State::Finishing { caller, sum }, On::FileDone(Ok(()))) => {
+            (State::Finishing { caller, export, sum }, On::FileDone(Ok(()))) => {
                 let Sum { sections, keys, left_out } = sum;
-                out.journal(Some(caller.who), AuditEvent::ExportMade { sections, keys, left_out });
-                out.journal(Some(caller.who), AuditEvent::Completed(CommandKind::Export));
+                out.journal(
+                    Some(caller.who),
+                    match export.purpose {
+                        Purpose::Backup { .. } => AuditEvent::ExportMade { sections, keys, left_out },
+                        Purpose::Package { sequence, .. } => {
+                            AuditEvent::PackageMade { sequence, sections, keys, left_out }
+                        }
+                    },
+                );
+                out.journal(Some(caller.who), AuditEvent::Completed(export.kind()));
                 out.reply(caller, Answer::Done);
                 State::Idle
             }
-            (State::Finishing { caller, .. }, On::FileDone(Err(fault))) => give_up(out, caller, Err(fault)),
+            (State::Finishing { caller, export, .. }, On::FileDone(Err(fault))) => {
+                give_up(out, caller, export, about_files(fault))
+            }
+
+            // The MAC is asked next, in the worker; a passphrase that gives another key never gets there.
+            (State::Unlocking { caller, restoration, passphrase }, On::FileDone(Ok(()))) => {
+                if out.key_id(passphrase) == Some(restoration.key_id) {
+                    out.remember(Some(restoration));
+                    out.prepare(restoration, passphrase);
+                    State::Proving { restoration, caller: Some(caller) }
+                } else {
+                    out.wipe(passphrase);
+                    refuse(out, caller, CommandKind::Restore, Refusal::PassphraseWrong);
+                    State::Idle
+                }
+            }
+            (State::Unlocking { caller, passphrase, .. }, On::FileDone(Err(fault))) => {
+                out.wipe(passphrase);
+                match about_files(fault) {
+                    Ok(refusal) => refuse(out, caller, CommandKind::Restore, refusal),
+                    Err(fault) => fail(out, caller, CommandKind::Restore, fault),
+                }
+                State::Idle
+            }
+            (State::Proving { restoration, caller }, On::TokenDone(Ok(HsmAnswer::ImportPrepared(plan)))) => {
+                let ImportPlan { new, same, conflict, removed: _ } = plan;
+                out.journal(None, AuditEvent::ImportPlanned { new, same, conflict });
+                if let Some(caller) = caller {
+                    out.journal(Some(caller.who), AuditEvent::Completed(CommandKind::Restore));
+                    out.reply(caller, Answer::Done);
+                }
+                State::Prepared { restoration, plan }
+            }
+            (State::Proving { restoration, caller }, On::TokenDone(result)) => {
+                if let Some(caller) = caller {
+                    match result {
+                        Err(HsmFailure::Refused(refusal)) => refuse(out, caller, CommandKind::Restore, refusal),
+                        Err(failure) => {
+                            fail(out, caller, CommandKind::Restore, failure.fault(Function::UnwrapKey));
+                        }
+                        Ok(_) => fail(out, caller, CommandKind::Restore, Fault::ModuleLies(Function::UnwrapKey)),
+                    }
+                }
+                undo(restoration, None)
+            }
+            (State::Proving { restoration, caller }, On::WorkerLost) => {
+                if let Some(caller) = caller {
+                    fail(out, caller, CommandKind::Restore, Fault::WorkerLost(Function::UnwrapKey));
+                }
+                undo(restoration, None)
+            }
+            // Only the device ends a call; whoever waits is told.
+            (State::Proving { restoration, caller: Some(caller) }, On::DeadlinePassed) => {
+                fail(out, caller, CommandKind::Restore, Fault::Unanswered(Function::UnwrapKey));
+                State::Proving { restoration, caller: None }
+            }
 
             (State::Preparing { restoration }, On::Planned(plan)) => {
-                out.journal(None, AuditEvent::ImportPlanned(plan));
+                let ImportPlan { new, same, conflict, removed: _ } = plan;
+                out.journal(None, AuditEvent::ImportPlanned { new, same, conflict });
                 State::Prepared { restoration, plan }
             }
             // Whether a call put U there before it failed nobody knows.
@@ -484,6 +777,20 @@ impl Transfer {
                     self.state
                 }
             }
+            // Nothing of ours is in the token. What a vendor's program did until it failed nobody else can take
+            // back, and it may never end well.
+            (
+                State::Halfway {
+                    restoration,
+                    why: Answer::Refused(Refusal::VendorProgramFailed | Refusal::VendorProgramMissing),
+                },
+                On::EndOrdered { caller },
+            ) => {
+                out.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::EndRestore));
+                let restoration = restoration.given_up();
+                out.remember(Some(restoration));
+                undo(restoration, Some(caller))
+            }
             (State::Halfway { .. }, On::EndOrdered { caller }) => {
                 refuse(out, caller, CommandKind::EndRestore, Refusal::ImportHalfway);
                 self.state
@@ -491,11 +798,12 @@ impl Transfer {
 
             (State::Waiting { restoration, step, caller }, On::SlotReady) => {
                 let Restoration { owner, key_id, uid, .. } = restoration;
+                let keep = out.keeps(owner);
                 out.call_of(
                     owner,
                     match step {
                         Step::Import { .. } => HsmCall::Import { key_id, uid },
-                        Step::Drop => HsmCall::DropUnwrapKey,
+                        Step::Drop => HsmCall::DropUnwrapKey { keep },
                     },
                 );
                 State::AtToken { restoration, step, caller }
@@ -510,12 +818,13 @@ impl Transfer {
                 out.remember(Some(restoration));
                 State::Waiting { restoration, step: Step::Drop, caller }
             }
-            // Somebody made such a key since the plan, and nothing was made yet: theirs stays.
+            // Nothing of it is in the token. Somebody made such a key since the plan, and nothing was made yet:
+            // theirs stays. Or there was no room for all, and the worker destroyed what it had made.
             (
                 State::AtToken { restoration, step: Step::Import { .. }, caller },
-                On::TokenDone(Err(HsmFailure::Refused(Refusal::ImportConflicts))),
+                On::TokenDone(Err(HsmFailure::Refused(refusal @ (Refusal::ImportConflicts | Refusal::TokenFull)))),
             ) => {
-                end_badly(out, caller, Answer::Refused(Refusal::ImportConflicts));
+                end_badly(out, caller, Answer::Refused(refusal));
                 let restoration = Restoration { reached: Reached::Preparing, ..restoration };
                 out.remember(Some(restoration));
                 undo(restoration, None)
@@ -569,9 +878,12 @@ impl Transfer {
             }
 
             (
-                State::Beginning { .. }
+                State::Stretching { .. }
+                | State::Beginning { .. }
                 | State::AtSection { .. }
                 | State::Finishing { .. }
+                | State::Unlocking { .. }
+                | State::Proving { .. }
                 | State::Preparing { .. }
                 | State::Waiting { .. }
                 | State::AtToken { .. },
@@ -581,9 +893,12 @@ impl Transfer {
                 self.state
             }
             (
-                State::Beginning { .. }
+                State::Stretching { .. }
+                | State::Beginning { .. }
                 | State::AtSection { .. }
                 | State::Finishing { .. }
+                | State::Unlocking { .. }
+                | State::Proving { .. }
                 | State::Preparing { .. }
                 | State::Waiting { .. }
                 | State::AtToken { .. },
@@ -593,17 +908,41 @@ impl Transfer {
                 self.state
             }
             (
-                State::Beginning { .. }
+                State::Stretching { .. }
+                | State::Beginning { .. }
                 | State::AtSection { .. }
                 | State::Finishing { .. }
+                | State::Unlocking { .. }
+                | State::Proving { .. }
                 | State::Preparing { .. }
                 | State::Prepared { .. }
                 | State::Waiting { .. }
                 | State::AtToken { .. }
                 | State::Halfway { .. },
-                On::ExportOrdered { caller, .. },
+                On::ExportOrdered { caller, export },
             ) => {
-                refuse(out, caller, CommandKind::Export, Refusal::TransferUnderWay);
+                if let Some(place) = export.passphrase {
+                    out.wipe(place);
+                }
+                refuse(out, caller, export.kind(), Refusal::TransferUnderWay);
+                self.state
+            }
+            (
+                State::Stretching { .. }
+                | State::Beginning { .. }
+                | State::AtSection { .. }
+                | State::Finishing { .. }
+                | State::Unlocking { .. }
+                | State::Proving { .. }
+                | State::Preparing { .. }
+                | State::Prepared { .. }
+                | State::Waiting { .. }
+                | State::AtToken { .. }
+                | State::Halfway { .. },
+                On::RestoreOrdered { caller, passphrase, .. },
+            ) => {
+                out.wipe(passphrase);
+                refuse(out, caller, CommandKind::Restore, Refusal::TransferUnderWay);
                 self.state
             }
             // Late or spurious: by contract harmless. A ceremony is begun only where nothing is under way.
@@ -627,25 +966,42 @@ fn next_section(out: &mut dyn TransferOut, caller: Caller, export: Export, sum: 
     let next = export.slots.slots().find(|slot| last.is_none_or(|last| *slot > last));
     match next {
         Some(slot) => {
-            let uid = out.uid(slot);
-            out.call(slot, HsmCall::ExportSection { key_id: export.key_id, uid });
+            match export.passphrase {
+                Some(place) => out.export_once(slot, export.key_id, place),
+                None => {
+                    let uid = out.uid(slot);
+                    out.call(slot, HsmCall::ExportSection { key_id: export.key_id, uid, once: None });
+                }
+            }
             State::AtSection { caller, export, slot, sum }
         }
         None => {
+            if let Some(place) = export.passphrase {
+                out.wipe(place);
+            }
             out.file(FileOrder::Finish);
-            State::Finishing { caller, sum }
+            // What is wiped is not its own any more.
+            State::Finishing { caller, export: Export { passphrase: None, ..export }, sum }
         }
     }
 }
 
 /// The export comes to nothing; its file goes (P20).
-fn give_up(out: &mut dyn TransferOut, caller: Caller, why: Result<Refusal, Fault>) -> State {
+fn give_up(out: &mut dyn TransferOut, caller: Caller, export: Export, why: Result<Refusal, Fault>) -> State {
+    if let Some(place) = export.passphrase {
+        out.wipe(place);
+    }
     out.file(FileOrder::Discard);
     match why {
-        Ok(refusal) => refuse(out, caller, CommandKind::Export, refusal),
-        Err(fault) => fail(out, caller, CommandKind::Export, fault),
+        Ok(refusal) => refuse(out, caller, export.kind(), refusal),
+        Err(fault) => fail(out, caller, export.kind(), fault),
     }
     State::Idle
+}
+
+/// Why a file of a transfer came to nothing. Its disk is not the store's: nothing has to be restarted.
+fn about_files(fault: Fault) -> Result<Refusal, Fault> {
+    if fault == Fault::StoreFailed { Ok(Refusal::TransferFiles) } else { Err(fault) }
 }
 
 /// What whoever waits for its end ordered.

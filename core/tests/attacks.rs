@@ -403,19 +403,19 @@ fn p40_a_login_answered_after_the_halt_is_logged_out() {
 
 #[test]
 fn p42_refused_orders_cannot_halt_an_appliance() {
-    let mut service = Box::new(
-        slotwarden_core::Appliance::new(Configuration {
-            slots: heapless::Vec::new(),
-            persons: Persons::single(),
-            tries: 3,
-            digest: [0; 32],
-            in_force: [0; 32],
-            offered: [0; 32],
-            level: SecurityLevel::None,
-            cluster: [0; 16],
-        })
-        .unwrap(),
-    );
+    let configuration = Configuration {
+        slots: heapless::Vec::new(),
+        persons: Persons::single(),
+        tries: 3,
+        digest: [0; 32],
+        in_force: [0; 32],
+        offered: [0; 32],
+        level: SecurityLevel::None,
+        cluster: [0; 16],
+    };
+    // In place, as the daemon has it: handed on by value it takes its size of stack each time.
+    let mut service = Box::new(slotwarden_core::Appliance::empty());
+    service.configure(&configuration).unwrap();
     let now = Now { mono_ms: 0, wall_s: None };
     service.handle(now, Input::Start).unwrap();
     while service.poll_effect().is_some() {} // a commit is under way

@@ -7,8 +7,9 @@
 use ed25519_dalek::{Signer as _, SigningKey};
 use proptest::prelude::*;
 use slotwarden_core::export::{
-    Attributes, Class, Entry, FRAME_BYTES_MAX, Header, LeftOut, NO_KEY_TYPE, Part, Problem, Protection, Reader,
-    Section, SectionWriter, Strategy, Trailer, Why, WriteProblem, begin, push, trailer_message, write_trailer,
+    Attributes, Class, Entry, FRAME_BYTES_MAX, Header, LeftOut, NO_KEY_TYPE, PIECE_BYTES, Part, Piece, Problem,
+    Protection, Reader, Section, SectionWriter, Strategy, Trailer, Why, WriteProblem, begin, push, trailer_message,
+    write_trailer,
 };
 
 /// A file that grows in memory.
@@ -89,6 +90,23 @@ fn file(sections: u8, sequence: u64) -> Vec<u8> {
         let mac = [number; 32];
         writer.end(mac).expect("a vector grows");
     }
+    sign(&mut bytes, &hash);
+    bytes.0
+}
+
+/// A whole file with one section, whose vendor part has so many bytes.
+fn file_of_vendor(length: usize) -> Vec<u8> {
+    let mut bytes = Growing::default();
+    let hash = begin(&mut bytes, &header(1, 1)).expect("a vector grows");
+    let section = Section { strategy: Strategy::Vendor, ..section("slot-0", 0) };
+    let mut writer = SectionWriter::begin(&mut bytes, hash, &section).expect("a vector grows");
+    let part: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).expect("small")).collect();
+    let count = part.chunks(PIECE_BYTES).count();
+    for (index, bytes) in (0u32..).zip(part.chunks(PIECE_BYTES)) {
+        let last = usize::try_from(index).expect("small") + 1 == count;
+        writer.piece(&Piece { index, last, bytes }).expect("the next one");
+    }
+    writer.end([0; 32]).expect("a vector grows");
     sign(&mut bytes, &hash);
     bytes.0
 }
@@ -268,6 +286,113 @@ fn the_writer_writes_nothing_that_the_reader_refuses() {
     writer.end([0; 32]).expect("a vector grows");
     sign(&mut bytes, &hash);
     assert_eq!(read(&bytes.0), Ok(5));
+}
+
+#[test]
+fn a_vendor_part_is_read_as_it_was_written() {
+    for (length, pieces) in [(1, 1), (PIECE_BYTES, 1), (PIECE_BYTES + 1, 2), (3 * PIECE_BYTES, 3)] {
+        let bytes = file_of_vendor(length);
+        let mut reader = Reader::new(&bytes[..]);
+        let (mut found, mut count) = (Vec::new(), 0);
+        loop {
+            match reader.next().expect("whole") {
+                Part::Piece(piece) => {
+                    assert_eq!((piece.index, piece.last), (count, count + 1 == pieces));
+                    found.extend_from_slice(piece.bytes);
+                    count += 1;
+                }
+                Part::End { trailer } => {
+                    assert_eq!((trailer.entries, trailer.left_out), (0, 0));
+                    break;
+                }
+                _ => {}
+            }
+        }
+        assert_eq!((found.len(), count), (length, pieces));
+        assert!((0..).zip(&found).all(|(at, byte): (usize, _)| usize::from(*byte) == at % 251));
+    }
+}
+
+#[test]
+fn p21_every_bit_flip_and_every_prefix_of_a_vendor_part_is_refused() {
+    let bytes = file_of_vendor(40);
+    for at in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << bit;
+            assert!(read(&flipped).is_err(), "byte {at}, bit {bit}");
+        }
+        let problem = read(&bytes[..at]).expect_err("it was cut");
+        assert!(matches!(problem, Problem::Truncated | Problem::NotOurs), "{at}: {problem:?}");
+    }
+}
+
+#[test]
+fn p21_a_vendor_part_with_a_piece_too_few_too_many_or_elsewhere_is_refused_where_it_is() {
+    let bytes = file_of_vendor(2 * PIECE_BYTES + 5);
+    let all = frames(&bytes);
+    let build = |order: &[usize]| {
+        let mut built = bytes[..5].to_vec();
+        order.iter().for_each(|number| built.extend_from_slice(&bytes[all[*number].clone()]));
+        read(&built)
+    };
+    // Header, section, three pieces, section end, trailer.
+    assert_eq!(build(&[0, 1, 2, 3, 4, 5, 6]), Ok(7));
+    for (order, problem) in [
+        (&[0, 1, 3, 4, 5, 6][..], Problem::Index),
+        (&[0, 1, 2, 4, 5, 6], Problem::Index),
+        (&[0, 1, 2, 3, 5, 6], Problem::Counts),
+        (&[0, 1, 2, 2, 3, 4, 5, 6], Problem::Index),
+        (&[0, 1, 2, 3, 4, 4, 5, 6], Problem::OutOfOrder),
+        (&[0, 1, 3, 2, 4, 5, 6], Problem::Index),
+        (&[0, 2, 1, 3, 4, 5, 6], Problem::OutOfOrder),
+        (&[0, 1, 2, 3, 4, 5, 2, 6], Problem::OutOfOrder),
+        // Without its part the section could be one; the file is another.
+        (&[0, 1, 5, 6], Problem::Hash),
+    ] {
+        assert_eq!(build(order), Err(problem), "{order:?}");
+    }
+    // In the section of a slot whose keys are wrapped by RFC 5649 there is none.
+    let kwp = file(1, 1);
+    let of_kwp = frames(&kwp);
+    let mixed = [&kwp[..of_kwp[2].start], &bytes[all[2].clone()], &kwp[of_kwp[2].start..]].concat();
+    assert_eq!(read(&mixed), Err(Problem::OutOfOrder));
+    // Entries are before it.
+    let late = [&bytes[..all[5].start], &kwp[of_kwp[2].clone()], &bytes[all[5].start..]].concat();
+    assert_eq!(read(&late), Err(Problem::OutOfOrder));
+}
+
+#[test]
+fn a_writer_of_a_vendor_part_writes_nothing_that_the_reader_refuses() {
+    let mut bytes = Growing::default();
+    let hash = begin(&mut bytes, &header(1, 1)).expect("a vector grows");
+    let whole = [7; PIECE_BYTES];
+    let mut other = Growing::default();
+    let mut kwp = SectionWriter::begin(&mut other, hash, &section("s", 1)).expect("a vector grows");
+    let piece = |index, last, bytes| Piece { index, last, bytes };
+    assert!(matches!(kwp.piece(&piece(0, true, &whole)), Err(WriteProblem::Impossible)), "not in such a section");
+    let vendor = Section { strategy: Strategy::Vendor, ..section("s", 1) };
+    let mut writer = SectionWriter::begin(&mut bytes, hash, &vendor).expect("a vector grows");
+    for wrong in [
+        piece(1, true, &whole),
+        piece(0, false, &whole[1..]),
+        piece(0, true, &[]),
+        piece(0, true, &[7; PIECE_BYTES + 1]),
+    ] {
+        assert!(matches!(writer.piece(&wrong), Err(WriteProblem::Impossible)), "{}", wrong.bytes.len());
+    }
+    writer.piece(&piece(0, false, &whole)).expect("the first");
+    let mut place = [0; 64];
+    let set = attributes(&mut place);
+    assert!(matches!(writer.entry(&entry(0, set, &[1; 40])), Err(WriteProblem::Impossible)), "entries are before it");
+    writer.piece(&piece(1, true, &whole)).expect("the last");
+    assert!(matches!(writer.piece(&piece(2, true, &whole)), Err(WriteProblem::Impossible)), "behind the last");
+    writer.end([0; 32]).expect("a vector grows");
+    sign(&mut bytes, &hash);
+    assert_eq!(read(&bytes.0), Ok(6));
+    let mut writer = SectionWriter::begin(Growing::default(), hash, &vendor).expect("a vector grows");
+    writer.piece(&piece(0, false, &whole)).expect("the first");
+    assert!(matches!(writer.end([0; 32]), Err(WriteProblem::Impossible)), "more was announced");
 }
 
 #[test]

@@ -331,6 +331,7 @@ fn slot_events(s: &Secrets) -> Vec<(String, SlotEvent)> {
         ("decommission without token".into(), decommission(None)),
         ("wait over".into(), SlotEvent::WaitOver),
         ("serve ordered".into(), SlotEvent::ServeOrdered),
+        ("zeroize ordered".into(), SlotEvent::ZeroizeOrdered),
         ("worker lost".into(), SlotEvent::WorkerLost),
         ("deadline passed".into(), SlotEvent::DeadlinePassed),
         ("change ended: hand over".into(), ended(Then::HandOver(s.pin))),

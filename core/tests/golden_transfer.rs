@@ -17,8 +17,9 @@ use slotwarden_core::effect::{HsmAnswer, HsmCall, ImportPlan, SlotId};
 use slotwarden_core::fault::{Fault, Function, HsmFailure, Refusal};
 use slotwarden_core::person::PersonId;
 use slotwarden_core::record::Owner;
+use slotwarden_core::safe::SecretId;
 use slotwarden_core::transfer::{
-    Export, FileOrder, Reached, Restoration, State, Step, Sum, Transfer, TransferEvent, TransferOut,
+    Export, FileOrder, Purpose, Reached, Restoration, State, Step, Sum, Transfer, TransferEvent, TransferOut,
 };
 use table::{check, diagram, first_word, grouped};
 
@@ -28,11 +29,21 @@ const RESTORATION: Restoration =
     Restoration { owner: Owner(3), uid: [1; 16], key_id: [2; 16], file: [3; 32], reached: Reached::Preparing };
 const COMMITTED: Restoration = Restoration { reached: Reached::Committed, ..RESTORATION };
 const MADE: Restoration = Restoration { reached: Reached::Made, ..RESTORATION };
-const PLAN: ImportPlan = ImportPlan { new: 2, same: 1, conflict: 0 };
+const PLAN: ImportPlan = ImportPlan { new: 2, same: 1, conflict: 0, removed: 0 };
 
 fn export() -> Export {
     let slots = SlotSet::NONE.with(SlotId(0)).with(SlotId(2));
-    Export { slots, set_id: [4; 16], key_id: [2; 16], left_out: [5; 32] }
+    let purpose = Purpose::Backup { left_out: [5; 32] };
+    Export { slots, set_id: [4; 16], key_id: [2; 16], purpose, passphrase: None }
+}
+
+fn package() -> Export {
+    Export { purpose: Purpose::Package { targets: 2, sequence: 6, roster_epoch: 3 }, ..export() }
+}
+
+/// What people keep, under a passphrase.
+fn under_passphrase() -> Export {
+    Export { passphrase: Some(SecretId::NONE), ..export() }
 }
 
 /// Writes down what is wanted.
@@ -52,6 +63,24 @@ impl TransferOut for Wanted {
     fn uid(&self, _: SlotId) -> [u8; 16] {
         [1; 16]
     }
+    fn key_id(&self, _: SecretId) -> Option<[u8; 16]> {
+        Some([2; 16])
+    }
+    fn export_once(&mut self, slot: SlotId, _: [u8; 16], _: SecretId) {
+        self.0.push(format!("slot {}: ExportSection, under keys for once", slot.0));
+    }
+    fn prepare(&mut self, restoration: Restoration, _: SecretId) {
+        self.0.push(format!("owner {}: PrepareImport, and wipe", restoration.owner.0));
+    }
+    fn wipe(&mut self, _: SecretId) {
+        self.0.push("wipe".to_owned());
+    }
+    fn keeps(&self, _: Owner) -> Option<([u8; 16], [u8; 16])> {
+        None
+    }
+    fn sent(&mut self, sequence: u64) {
+        self.0.push(format!("sent {sequence}"));
+    }
     fn remember(&mut self, restoration: Option<Restoration>) {
         let shown = restoration.map_or("nothing".to_owned(), |found| format!("{:?}", found.reached).to_lowercase());
         self.0.push(format!("remember {shown}"));
@@ -69,16 +98,33 @@ impl TransferOut for Wanted {
 
 fn states() -> Vec<(&'static str, State)> {
     let (caller, export, restoration, plan) = (CALLER, export(), RESTORATION, PLAN);
+    let once = under_passphrase();
     let sum = Sum { sections: 1, keys: 7, left_out: 1 };
     let some = Some(CALLER);
     let why = Answer::Failed(Fault::TokenGone);
+    let by_program = Answer::Refused(Refusal::VendorProgramFailed);
     let import = Step::Import { lost: 0 };
     vec![
         ("Idle", State::Idle),
+        ("Stretching", State::Stretching { caller, export: once }),
         ("Beginning", State::Beginning { caller, export }),
+        ("Beginning, under a passphrase", State::Beginning { caller, export: once }),
         ("AtSection, of two", State::AtSection { caller, export, slot: SlotId(0), sum: Sum::default() }),
         ("AtSection, last", State::AtSection { caller, export, slot: SlotId(2), sum }),
-        ("Finishing", State::Finishing { caller, sum }),
+        ("AtSection, last, under a passphrase", State::AtSection { caller, export: once, slot: SlotId(2), sum }),
+        ("Finishing", State::Finishing { caller, export, sum }),
+        ("Finishing a package", State::Finishing { caller, export: package(), sum }),
+        ("Unlocking", State::Unlocking { caller, restoration, passphrase: SecretId::NONE }),
+        (
+            "Unlocking, a file of another passphrase",
+            State::Unlocking {
+                caller,
+                restoration: Restoration { key_id: [9; 16], ..restoration },
+                passphrase: SecretId::NONE,
+            },
+        ),
+        ("Proving", State::Proving { restoration, caller: some }),
+        ("Proving, nobody waits", State::Proving { restoration, caller: None }),
         ("Preparing", State::Preparing { restoration }),
         ("Prepared", State::Prepared { restoration, plan }),
         ("Prepared, conflict", State::Prepared { restoration, plan: ImportPlan { conflict: 1, ..plan } }),
@@ -90,6 +136,7 @@ fn states() -> Vec<(&'static str, State)> {
             State::AtToken { restoration: COMMITTED, step: Step::Import { lost: 1 }, caller: None },
         ),
         ("Halfway", State::Halfway { restoration: COMMITTED, why }),
+        ("Halfway, by a vendor's program", State::Halfway { restoration: COMMITTED, why: by_program }),
         ("Waiting to end", State::Waiting { restoration, step: Step::Drop, caller: some }),
         ("AtToken, ending", State::AtToken { restoration, step: Step::Drop, caller: some }),
         ("AtToken, ending an import", State::AtToken { restoration: MADE, step: Step::Drop, caller: some }),
@@ -102,6 +149,12 @@ fn events() -> Vec<(&'static str, TransferEvent)> {
     let failed = HsmFailure::Pkcs11 { code: 0x30, function: Function::WrapKey };
     vec![
         ("export ordered", On::ExportOrdered { caller: OTHER, export: export() }),
+        ("export under a passphrase ordered", On::ExportOrdered { caller: OTHER, export: under_passphrase() }),
+        (
+            "restore by passphrase ordered",
+            On::RestoreOrdered { caller: OTHER, restoration: RESTORATION, passphrase: SecretId::NONE },
+        ),
+        ("package ordered", On::ExportOrdered { caller: OTHER, export: package() }),
         ("restore began", On::RestoreBegan { restoration: RESTORATION }),
         ("planned", On::Planned(PLAN)),
         ("ceremony ended", On::CeremonyEnded),
@@ -112,11 +165,13 @@ fn events() -> Vec<(&'static str, TransferEvent)> {
         ("file done", On::FileDone(Ok(()))),
         ("file failed", On::FileDone(Err(Fault::StoreFailed))),
         ("section exported", On::TokenDone(Ok(HsmAnswer::SectionExported { keys: 7, left_out: 1 }))),
+        ("import prepared", On::TokenDone(Ok(HsmAnswer::ImportPrepared(PLAN)))),
         ("imported", On::TokenDone(Ok(HsmAnswer::Imported { made: 2 }))),
         ("U dropped", On::TokenDone(Ok(HsmAnswer::UnwrapKeyDropped))),
         ("token failed", On::TokenDone(Err(failed))),
         ("token refused", On::TokenDone(Err(HsmFailure::Refused(Refusal::SlotNotActive)))),
         ("token has such a key", On::TokenDone(Err(HsmFailure::Refused(Refusal::ImportConflicts)))),
+        ("token is full", On::TokenDone(Err(HsmFailure::Refused(Refusal::TokenFull)))),
         ("slot ready", On::SlotReady),
         ("worker lost", On::WorkerLost),
         ("deadline passed", On::DeadlinePassed),
@@ -188,9 +243,62 @@ fn p24_nothing_is_made_before_the_import_is_durable_and_u_never_stays_unknown() 
 }
 
 #[test]
+fn p24_a_restore_that_a_vendors_program_failed_at_can_be_given_up() {
+    let mut transfer = Transfer::in_state(State::AtToken {
+        restoration: COMMITTED,
+        step: Step::Import { lost: 0 },
+        caller: Some(CALLER),
+    });
+    let mut on = |event| {
+        let mut wanted = Wanted::default();
+        transfer.handle(event, &mut wanted);
+        wanted.0
+    };
+    let failed = HsmFailure::Refused(Refusal::VendorProgramFailed);
+    let told = on(TransferEvent::TokenDone(Err(failed)));
+    assert_eq!(told.last().map(String::as_str), Some("reply 5 Refused(VendorProgramFailed)"));
+    // From here on a restart does not run it again.
+    assert!(on(TransferEvent::EndOrdered { caller: OTHER }).contains(&"remember preparing".to_owned()));
+    assert_eq!(on(TransferEvent::SlotReady), ["owner 3: DropUnwrapKey"]);
+    let ended = on(TransferEvent::TokenDone(Ok(HsmAnswer::UnwrapKeyDropped)));
+    assert!(ended.contains(&"remember nothing".to_owned()) && ended.contains(&"reply 6 Done".to_owned()), "{ended:?}");
+}
+
+#[test]
+fn p16_every_end_of_an_export_or_restore_under_a_passphrase_wipes_it() {
+    for (name, state) in states() {
+        let owned = Transfer::in_state(state).secret().is_some();
+        for (event, happened) in events() {
+            let mut transfer = Transfer::in_state(state);
+            let mut wanted = Wanted::default();
+            transfer.handle(happened, &mut wanted);
+            let brought = event.contains("passphrase ordered");
+            let has = transfer.secret().is_some();
+            let wiped = wanted.0.iter().filter(|line| line.contains("wipe")).count();
+            let lost = usize::from(owned) + usize::from(brought) - usize::from(has);
+            assert_eq!(wiped, lost, "{name}: {event}: {:?}", wanted.0);
+        }
+    }
+}
+
+#[test]
+fn p19_a_passphrase_of_another_key_never_reaches_the_token() {
+    let restoration = Restoration { key_id: [9; 16], ..RESTORATION };
+    let mut transfer = Transfer::in_state(State::Unlocking { caller: CALLER, restoration, passphrase: SecretId::NONE });
+    let mut wanted = Wanted::default();
+    transfer.handle(TransferEvent::FileDone(Ok(())), &mut wanted);
+    assert_eq!(transfer.state(), State::Idle);
+    assert!(!wanted.0.iter().any(|line| line.contains("owner") || line.contains("remember")), "{:?}", wanted.0);
+    assert!(wanted.0.contains(&"reply 5 Refused(PassphraseWrong)".to_owned()), "{:?}", wanted.0);
+}
+
+#[test]
 fn p20_an_export_that_does_not_end_well_is_discarded() {
     for (name, state) in states() {
-        if !matches!(state, State::Beginning { .. } | State::AtSection { .. } | State::Finishing { .. }) {
+        if !matches!(
+            state,
+            State::Stretching { .. } | State::Beginning { .. } | State::AtSection { .. } | State::Finishing { .. }
+        ) {
             continue;
         }
         for (event, happened) in events() {

@@ -12,10 +12,14 @@
 #[cfg(feature = "pkcs11")]
 mod run;
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use slotwarden_core::Configuration;
 use slotwarden_core::Refusal;
+use slotwarden_core::join;
 use slotwarden_core::limits::SLOTS_APPLIANCE;
 use slotwarden_core::person::Persons;
 use slotwarden_core::service::SlotConfiguration;
@@ -27,14 +31,20 @@ use tracing_subscriber::fmt::MakeWriter;
 pub use run::run;
 
 use crate::apps::Adapters;
-use crate::config::{self, Offered, Places, Settings};
-use crate::daemon::{Setup, StoredCards};
+use crate::config::{self, Offered, Places, Settings, SyncSettings};
+use crate::daemon::{Setup, StoredCards, StoredCluster, SyncSetup};
 use crate::devices::Applications as _;
-use crate::devices::{Events, Store as _};
+use crate::devices::{Event, Events, Store as _};
+use crate::exchange::{self, Courier, CourierSettings};
 use crate::names::Names;
-use crate::problem::Problem;
+use crate::problem::{Own, Problem};
 use crate::store::{self, DiskStore, Refused, StoreSettings};
+use crate::vendor_program::VendorProgram;
+use crate::wire::SPOOL_BYTES_MAX;
 use crate::{harden, output};
+
+/// First pause before the exchange is asked again.
+const EXCHANGE_PAUSE_MIN: Duration = Duration::from_millis(200);
 
 /// An appliance but for its HSM.
 pub struct Prepared {
@@ -91,7 +101,18 @@ pub fn prepare(offered: &Offered, new_store: bool, events: &Events) -> Result<Pr
     let (records, sets, chain) = (loaded.slots.clone(), loaded.sets.clone(), loaded.chain);
     let cards = StoredCards { sets: loaded.card_sets.clone(), cards: loaded.cards.clone(), cluster: loaded.cluster_id };
     info!(seal = store.seal(), records = chain.sequence, "the store is open");
+    let cluster = StoredCluster {
+        membership: store.loaded().membership.clone(),
+        marks: store.loaded().marks.clone(),
+        reception: store.loaded().reception.clone(),
+    };
     let policy = store.loaded().policy;
+    let sync = SyncSetup {
+        dir: settings.state_dir.join("sync"),
+        transfer_dir: transfer_dir(&settings),
+        name: settings.sync.as_ref().and_then(|sync| sync.name.clone()).unwrap_or_else(host_name),
+        settings: settings.sync.clone(),
+    };
     let setup = Setup {
         names: Arc::new(names),
         configuration,
@@ -100,8 +121,11 @@ pub fn prepare(offered: &Offered, new_store: bool, events: &Events) -> Result<Pr
         cards,
         policy,
         restoration: store.loaded().restoration,
+        cluster,
+        sync,
         chain,
         protected: settings.protected.clone(),
+        coverage: settings.coverage,
         configuration_file: offered.path.clone(),
     };
     Ok(Prepared { setup, store, applications, settings })
@@ -128,6 +152,52 @@ fn in_force(offered: &Offered, store: &mut DiskStore) -> Result<Settings, Proble
         Err(wrong) => warn!("{wrong}; what two persons approved stays in force"),
     }
     config::approved(approved, &offered.places)
+}
+
+/// What carries packages between the members of the cluster, where the configuration names something.
+///
+/// # Errors
+/// It cannot be begun. That it cannot be reached is none: it is tried again, and `sync status` says so.
+pub fn exchange(settings: &Settings, events: &Events) -> Result<Option<Courier>, Problem> {
+    let Some(SyncSettings { engine: Some(engine), interval, .. }) = &settings.sync else { return Ok(None) };
+    let failed = |error: std::io::Error| Own::SpawnFailed.with(format!("the exchange: {error}"));
+    let courier = CourierSettings {
+        spool_dir: settings.state_dir.join("sync"),
+        interval: *interval,
+        pause_min: EXCHANGE_PAUSE_MIN,
+        bytes_max: SPOOL_BYTES_MAX,
+    };
+    let events = events.clone();
+    let deliver = move |arrival| {
+        // A loop that ended takes nothing.
+        let _ = events.send(Event::Arrived(arrival));
+    };
+    let engine = exchange::open(engine).map_err(failed)?;
+    Courier::start(engine, courier, deliver).map(Some).map_err(failed)
+}
+
+/// Where exports are made and files to restore are kept.
+#[must_use]
+pub fn transfer_dir(settings: &Settings) -> PathBuf {
+    settings.state_dir.join("transfer")
+}
+
+/// The programs that make exports, by the names of their slots.
+#[must_use]
+pub fn vendor_programs(settings: &Settings) -> BTreeMap<String, VendorProgram> {
+    let programs = settings.slots.iter().filter_map(|slot| {
+        let (label, serial) = (slot.token.label.clone()?, slot.token.serial.clone()?);
+        Some((slot.name.clone(), VendorProgram { path: slot.export_program.clone()?, label, serial }))
+    });
+    programs.collect()
+}
+
+/// What this node is called in its cluster where nobody said: as its host, as far as that can be a name.
+fn host_name() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let plain = |found: char| if join::is_name(found.encode_utf8(&mut [0; 4])) { found } else { '-' };
+    let name: String = host.chars().map(plain).take(join::NAME_CHARS_MAX).collect();
+    if name.is_empty() { "node".to_owned() } else { name }
 }
 
 /// Begins the log. The service manager takes it from standard error; a closed terminal

@@ -20,35 +20,79 @@
 
 mod log;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, BufRead, Read as _, Write};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use slotwarden_core::audit::{AUDIT_RECORD_BYTES_MAX, AuditRecord, Chain, ChainBreak};
+use slotwarden_core::audit::{AUDIT_RECORD_BYTES_MAX, AuditEvent, AuditRecord, Chain, ChainBreak};
+use slotwarden_core::ceremony::CeremonyId;
 
-use crate::devices::Checkpoint;
+use crate::devices::{Checkpoint, TranscriptEnd};
+use crate::transcript;
 pub use log::Log;
 
 /// Version of the export's lines. A higher one is refused.
-const EXPORT_VERSION: u32 = 1;
+const EXPORT_VERSION: u32 = 2;
+/// Version of an export of a node that had no other key: as it always was.
+const EXPORT_VERSION_FIRST: u32 = 1;
 /// Most checkpoints taken from a file of them: one an hour for more than ten years.
 const CHECKPOINT_LINES_MAX: usize = 100_000;
 /// Longest line of an export, bytes: four times the longest record there is.
 const LINE_BYTES_MAX: u64 = 4096;
 
+/// The public keys of a node: each zeroize destroyed one, and the next followed it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeKeys {
+    /// Those that were destroyed, oldest first.
+    pub former: Vec<[u8; 32]>,
+    /// The one that signs now.
+    pub current: [u8; 32],
+}
+
+impl NodeKeys {
+    /// A node that had no other key.
+    #[must_use]
+    pub fn only(current: [u8; 32]) -> Self {
+        NodeKeys { former: Vec::new(), current }
+    }
+
+    /// Whether it is, or was, the node's.
+    #[must_use]
+    pub fn has(&self, key: &[u8; 32]) -> bool {
+        self.current == *key || self.former.contains(key)
+    }
+
+    /// The key that signed this end of a transcript, if one of them did.
+    #[must_use]
+    pub fn signer_of(&self, id: CeremonyId, end: &TranscriptEnd) -> Option<[u8; 32]> {
+        let all = self.former.iter().chain([&self.current]);
+        all.copied().find(|key| transcript::is_signed(id, end, key))
+    }
+
+    /// From the first on.
+    fn in_order(&self) -> VecDeque<[u8; 32]> {
+        self.former.iter().chain([&self.current]).copied().collect()
+    }
+}
+
 /// Follows a log, record by record.
 #[derive(Clone, Debug)]
 pub struct Verifier {
     chain: Chain,
+    /// The key that signs at this place of the log.
     node: VerifyingKey,
+    /// Those that follow it.
+    next: VecDeque<[u8; 32]>,
+    former: Vec<FormerKey>,
+    known: Option<[u8; 32]>,
     signed: u64,
     checkpoints: u64,
     /// Heads from elsewhere that were not met yet.
     awaited: Vec<(u64, [u8; 32])>,
     at_least: u64,
-    trusted: bool,
 }
 
 /// What is wrong with a log.
@@ -108,30 +152,34 @@ impl From<ChainBreak> for Finding {
 }
 
 impl Verifier {
-    /// At the beginning of a log of the node with this key.
+    /// At the beginning of a log of the node with these keys.
     ///
     /// # Errors
     /// [`Finding::NodeKey`] for bytes that are no Ed25519 key.
-    pub fn new(node: [u8; 32]) -> Result<Self, Finding> {
-        Self::knowing(node, &Known::default())
+    pub fn new(nodes: &NodeKeys) -> Result<Self, Finding> {
+        Self::knowing(nodes, &Known::default())
     }
 
     /// The same, for a verifier who knows something beforehand.
     ///
     /// # Errors
     /// [`Finding::NodeKey`], also for another key than the known one.
-    pub fn knowing(node: [u8; 32], known: &Known) -> Result<Self, Finding> {
-        if known.node_key.is_some_and(|expected| expected != node) {
+    pub fn knowing(nodes: &NodeKeys, known: &Known) -> Result<Self, Finding> {
+        if known.node_key.is_some_and(|expected| !nodes.has(&expected)) {
             return Err(Finding::NodeKey);
         }
+        let mut next = nodes.in_order();
+        let first = next.pop_front().ok_or(Finding::NodeKey)?;
         Ok(Verifier {
             chain: Chain::default(),
-            node: VerifyingKey::from_bytes(&node).map_err(|_| Finding::NodeKey)?,
+            node: VerifyingKey::from_bytes(&first).map_err(|_| Finding::NodeKey)?,
+            next,
+            former: Vec::new(),
+            known: known.node_key,
             signed: 0,
             checkpoints: 0,
             awaited: known.heads.clone(),
             at_least: known.at_least,
-            trusted: known.node_key.is_some(),
         })
     }
 
@@ -147,6 +195,19 @@ impl Verifier {
             return Err(Finding::Checkpoint(sequence));
         }
         self.awaited.retain(|(at, _)| *at != sequence);
+        if let AuditEvent::NodeKeyReplaced { old, new } = record.event {
+            self.key_replaced(sequence, old, new)?;
+        }
+        Ok(())
+    }
+
+    /// The record that names another key: what stands before it was signed by the old one.
+    fn key_replaced(&mut self, sequence: u64, old: [u8; 32], new: [u8; 32]) -> Result<(), Finding> {
+        if self.node.to_bytes() != old || self.next.pop_front() != Some(new) {
+            return Err(Finding::NodeKey);
+        }
+        self.former.push(FormerKey { key: old, until: sequence, signed: self.signed });
+        self.node = VerifyingKey::from_bytes(&new).map_err(|_| Finding::NodeKey)?;
         Ok(())
     }
 
@@ -193,13 +254,27 @@ impl Verifier {
         if self.chain.sequence < reached || !self.awaited.is_empty() {
             return Err(Finding::Truncated(reached));
         }
+        // A key that no record names: the log of another, or one that was cut before that record.
+        if !self.next.is_empty() {
+            return Err(Finding::NodeKey);
+        }
+        let node_key = self.node.to_bytes();
+        let known = |key: &[u8; 32]| self.known == Some(*key);
+        // What a former key signed is trusted up to its last signature, and no further.
+        let trusted_to = match self.former.iter().find(|former| known(&former.key)) {
+            Some(former) => former.signed,
+            None if known(&node_key) => self.signed,
+            None => 0,
+        };
         Ok(Verified {
             records: self.chain.sequence,
             head: self.chain.head,
             checkpoints: self.checkpoints,
             signed: self.signed,
-            node_key: self.node.to_bytes(),
-            trusted: self.trusted,
+            trusted: known(&node_key),
+            node_key,
+            trusted_to,
+            former: self.former,
         })
     }
 }
@@ -231,6 +306,21 @@ pub struct Verified {
     pub node_key: [u8; 32],
     /// Whether the verifier knew the node key; otherwise compare the fingerprint.
     pub trusted: bool,
+    /// The last record under a signature of the key that the verifier knew, be it a former one; 0: none.
+    pub trusted_to: u64,
+    /// The keys that the node had before, oldest first.
+    pub former: Vec<FormerKey>,
+}
+
+/// A node key that a zeroize destroyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FormerKey {
+    /// The public key.
+    pub key: [u8; 32],
+    /// The record that names its successor.
+    pub until: u64,
+    /// The last record under a signature of it; 0: none.
+    pub signed: u64,
 }
 
 /// Writes an export: every record from the first, and the checkpoints, oldest first.
@@ -239,14 +329,17 @@ pub struct Verified {
 /// Of the writer.
 pub fn export(
     out: &mut dyn Write,
-    node_key: [u8; 32],
+    node_keys: &NodeKeys,
     records: impl Iterator<Item = AuditRecord>,
     checkpoints: &[Checkpoint],
 ) -> io::Result<()> {
     let mut awaited = checkpoints.iter().peekable();
     let mut last = 0;
     let mut signed = 0;
-    write_line(out, &Begin { slotwarden_audit: EXPORT_VERSION, node_key: hex(&node_key) })?;
+    let former_node_keys: Vec<String> = node_keys.former.iter().map(|key| hex(key)).collect();
+    // A program that knows of no former keys says that it is older, instead of "altered".
+    let slotwarden_audit = if former_node_keys.is_empty() { EXPORT_VERSION_FIRST } else { EXPORT_VERSION };
+    write_line(out, &Begin { slotwarden_audit, node_key: hex(&node_keys.current), former_node_keys })?;
     for record in records {
         write_line(out, &RecordLine::of(&record)?)?;
         last = record.sequence;
@@ -269,11 +362,13 @@ pub fn verify(input: &mut dyn BufRead, known: &Known) -> Result<Verified, Findin
     if parsed.slotwarden_audit > EXPORT_VERSION {
         return Err(Finding::Newer(parsed.slotwarden_audit));
     }
-    if parsed.slotwarden_audit != EXPORT_VERSION {
+    let wanted = if parsed.former_node_keys.is_empty() { EXPORT_VERSION_FIRST } else { EXPORT_VERSION };
+    if parsed.slotwarden_audit != wanted {
         return Err(lines.altered());
     }
-    let node_key: [u8; 32] = unhex(&parsed.node_key).ok_or_else(|| lines.altered())?;
-    let mut verifier = Verifier::knowing(node_key, known)?;
+    let former = parsed.former_node_keys.iter().map(|key| unhex(key)).collect::<Option<Vec<_>>>();
+    let nodes = former.and_then(|former| Some(NodeKeys { former, current: unhex(&parsed.node_key)? }));
+    let mut verifier = Verifier::knowing(&nodes.ok_or_else(|| lines.altered())?, known)?;
     loop {
         let line = lines.next()?;
         if line.starts_with(b"{\"sequence\":") {
@@ -300,12 +395,12 @@ pub fn verify(input: &mut dyn BufRead, known: &Known) -> Result<Verified, Findin
 /// # Errors
 /// The first [`Finding`].
 pub fn verify_records(
-    node_key: [u8; 32],
+    node_keys: &NodeKeys,
     records: impl Iterator<Item = AuditRecord>,
     checkpoints: &[Checkpoint],
     known: &Known,
 ) -> Result<Verified, Finding> {
-    let mut verifier = Verifier::knowing(node_key, known)?;
+    let mut verifier = Verifier::knowing(node_keys, known)?;
     let mut awaited = checkpoints.iter().peekable();
     for record in records {
         verifier.record(&record)?;
@@ -355,6 +450,9 @@ pub fn earlier(input: &mut dyn BufRead, known: Known) -> Result<Known, Finding> 
 struct Begin {
     slotwarden_audit: u32,
     node_key: String,
+    /// Left out where there is none, as every file of version 1 has it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    former_node_keys: Vec<String>,
 }
 
 /// The last line: without it the file was cut.
@@ -429,10 +527,19 @@ impl CheckpointLine {
 /// None that is known; serde's signature has one.
 pub fn event_json(record: &AuditRecord) -> io::Result<Value> {
     let mut event = serde_json::to_value(record.event)?;
-    if let slotwarden_core::audit::AuditEvent::Started { configuration } = record.event
-        && let Some(place) = event.pointer_mut("/Started/configuration")
-    {
-        *place = Value::String(hex(&configuration));
+    let mut put = |pointer: &str, bytes: &[u8]| {
+        if let Some(place) = event.pointer_mut(pointer) {
+            *place = Value::String(hex(bytes));
+        }
+    };
+    match record.event {
+        AuditEvent::Started { configuration } => put("/Started/configuration", &configuration),
+        AuditEvent::NodeKeyReplaced { old, new } => {
+            put("/NodeKeyReplaced/old", &old);
+            put("/NodeKeyReplaced/new", &new);
+        }
+        // Nothing else that was ever written has a hash as text.
+        _ => {}
     }
     Ok(event)
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use slotwarden_core::audit::AuditRecord;
 
-use crate::audit::{self, Finding, Known, Log, Verified};
+use crate::audit::{self, Finding, Known, Log, NodeKeys, Verified};
 use crate::client::{Client, Refused};
 use crate::devices::Checkpoint;
 use crate::problem::{Own, Problem};
@@ -49,9 +49,9 @@ pub fn last(client: &Client, count: u32) -> Result<AuditPage, Refused> {
 /// # Errors
 /// What the daemon refused; [`Own::AuditBroken`] with the finding.
 pub fn verify_live(client: &Client, known: &Known) -> Result<Verified, Refused> {
-    let (node_key, checkpoints) = checkpoints(client)?;
+    let (node_keys, checkpoints) = checkpoints(client)?;
     let mut pages = Pages::new(client);
-    let found = audit::verify_records(node_key, &mut pages, &checkpoints, known);
+    let found = audit::verify_records(&node_keys, &mut pages, &checkpoints, known);
     match (pages.refused, found) {
         (Some(refused), _) => Err(refused),
         (None, Ok(found)) => Ok(Verified { trusted: true, ..found }),
@@ -90,10 +90,10 @@ pub fn earlier(path: &Path, known: Known) -> Result<Known, Problem> {
 /// # Errors
 /// What the daemon refused; [`Own::FileUnwritable`], also for a file that exists.
 pub fn export(client: &Client, path: &Path) -> Result<(), Refused> {
-    let (node_key, checkpoints) = checkpoints(client)?;
+    let (node_keys, checkpoints) = checkpoints(client)?;
     let mut pages = Pages::new(client);
     into_new_file(path, |out| {
-        let written = audit::export(out, node_key, &mut pages, &checkpoints);
+        let written = audit::export(out, &node_keys, &mut pages, &checkpoints);
         pages.refused.take().map_or(Ok(written), Err)
     })
 }
@@ -169,17 +169,17 @@ fn page(client: &Client, first: Option<u64>, count: u32) -> Result<AuditPage, Re
     }
 }
 
-/// All checkpoints, page by page, and the node's key.
-fn checkpoints(client: &Client) -> Result<([u8; 32], Vec<Checkpoint>), Refused> {
+/// All checkpoints, page by page, and the node's keys.
+fn checkpoints(client: &Client) -> Result<(NodeKeys, Vec<Checkpoint>), Refused> {
     let mut found: Vec<Checkpoint> = Vec::new();
     loop {
         let skip = u32::try_from(found.len()).unwrap_or(u32::MAX);
         let Answered::Checkpoints(page) = client.ask(Ask::Checkpoints { skip }, &[])? else {
             return Err(Own::OtherVersion.into());
         };
-        let CheckpointPage { all: _, node_key, checkpoints } = page;
+        let CheckpointPage { all: _, node_keys, checkpoints } = page;
         if checkpoints.is_empty() {
-            return Ok((node_key, found));
+            return Ok((node_keys, found));
         }
         for (sequence, head, signature) in checkpoints {
             let signature = signature.try_into().map_err(|_| Refused::from(Own::OtherVersion))?;

@@ -9,6 +9,8 @@ mod audit;
 mod card_arguments;
 mod cards;
 mod ceremony;
+mod cluster;
+mod cluster_arguments;
 mod follow;
 mod man;
 mod meaning;
@@ -26,8 +28,9 @@ use crate::client::{Client, Refused};
 use crate::config::Settings;
 use crate::output::Format;
 use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_USAGE, Problem};
-use crate::wire::{Answered, Ask};
-use crate::{config, harden, output};
+use crate::secret::Source;
+use crate::wire::{Answered, Ask, SecretRole};
+use crate::{config, harden, output, secret};
 use arguments::{Arguments, Verb};
 use session::Session;
 
@@ -42,6 +45,10 @@ pub const CONFIRM_DECOMMISSION: &str = "decommission NAME";
 pub const CONFIRM_ERASE: &str = "erase";
 /// What a person types to make keys from a file in a token.
 pub const CONFIRM_IMPORT: &str = "import";
+/// What confirms that a node leaves the cluster, as the help names it.
+pub const CONFIRM_REMOVE: &str = "remove NODE";
+/// What confirms that every sealed code is destroyed.
+pub const CONFIRM_ZEROIZE: &str = crate::wire::ZEROIZE_TEXT;
 
 /// How a daemon starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,12 +100,9 @@ fn run(program: &Program, arguments: Arguments) -> u8 {
         Verb::Completions { shell } => Ok(print(&shell.completions(shown(&Arguments::command())))),
         Verb::Man => Ok(print(man::page(shown(&Arguments::command())).as_bytes())),
         Verb::CheckConfig => check_config(&config, format).map_err(Refused::from),
-        Verb::Verify { file, node_key } => crate::export_file::verify(&file, node_key)
-            .map(|found| {
-                output::transfers::verified(format, &file, &found);
-                EXIT_DONE
-            })
-            .map_err(Refused::from),
+        Verb::Verify { file, node_key, with_passphrase, passphrase } => {
+            verify(format, &file, node_key, (with_passphrase, &passphrase.source())).map_err(Refused::from)
+        }
         Verb::Audit(verb) => audit::run(&config, format, verb),
         verb => Session::open(&config, format).and_then(|session| session.run(verb)),
     };
@@ -130,6 +134,22 @@ fn shown(command: &Command) -> Command {
 fn print(text: &[u8]) -> u8 {
     output::text(text);
     EXIT_DONE
+}
+
+fn verify(
+    format: Format,
+    file: &Path,
+    node_key: Option<[u8; 32]>,
+    (asks, source): (bool, &Source),
+) -> Result<u8, Problem> {
+    let given = source.read(SecretRole::Passphrase)?;
+    let passphrase = match given {
+        None if asks => Some(secret::ask(SecretRole::Passphrase, &format!("Passphrase of {}", file.display()), false)?),
+        given => given,
+    };
+    let found = crate::export_file::verify(file, node_key, passphrase.as_ref().map(|secret| secret.as_slice()))?;
+    output::transfers::verified(format, file, &found);
+    Ok(EXIT_DONE)
 }
 
 fn check_config(path: &Path, format: Format) -> Result<u8, Problem> {
@@ -219,7 +239,16 @@ mod tests {
         for exit in [EXIT_DONE, EXIT_ERROR, EXIT_WAITS, EXIT_USAGE, EXIT_LATER, EXIT_NOT_ALLOWED, EXIT_INTERRUPTED] {
             assert!(exits.lines().any(|line| line.trim_start().starts_with(&format!("{exit} "))), "{exit}");
         }
-        for text in [CONFIRM_LAST_TRY, CONFIRM_END_CALL, CONFIRM_DECOMMISSION, CONFIRM_ERASE, CONFIRM_IMPORT] {
+        let texts = [
+            CONFIRM_LAST_TRY,
+            CONFIRM_END_CALL,
+            CONFIRM_DECOMMISSION,
+            CONFIRM_ERASE,
+            CONFIRM_IMPORT,
+            CONFIRM_ZEROIZE,
+            CONFIRM_REMOVE,
+        ];
+        for text in texts {
             assert!(help.contains(&format!("\"{text}\"")), "{text}");
         }
     }
@@ -251,7 +280,7 @@ mod tests {
         }
         let mut seen = Vec::new();
         walk(&Arguments::command(), &mut seen);
-        for name in seen.iter().filter(|name| name.contains("code") || name.contains("pin")) {
+        for name in seen.iter().filter(|name| name.contains("code") || name.contains("pin") || name.contains("pass")) {
             assert!(name.ends_with("-file") || name.ends_with("-fd"), "--{name}");
         }
         assert!(seen.iter().any(|name| name == "so-pin-fd"));
@@ -275,6 +304,7 @@ mod tests {
         assert!(Refusal::LastTryUnconfirmed.remedy().contains(CONFIRM_LAST_TRY));
         assert!(Refusal::SlotDoubtful.remedy().contains(CONFIRM_END_CALL));
         assert!(Refusal::DecommissionUnconfirmed.remedy().contains(CONFIRM_DECOMMISSION));
+        assert!(Refusal::ZeroizeUnconfirmed.remedy().contains(CONFIRM_ZEROIZE));
         assert_eq!(crate::wire::decommission_text("NAME"), CONFIRM_DECOMMISSION);
         assert!(crate::problem::Problem::from(crate::problem::Own::EraseUnconfirmed).remedy.contains(CONFIRM_ERASE));
     }

@@ -8,9 +8,11 @@
 
 mod application;
 mod cards;
+mod coverage;
 mod file;
 mod places;
 mod protected;
+mod sync;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -26,9 +28,11 @@ pub use application::{
     SystemdSettings, TlsSettings,
 };
 pub use cards::{CardsSettings, NamePattern, PadSettings, SecurityLevel};
+pub use coverage::CoverageSettings;
 pub use file::check;
 pub use places::check_places;
 pub use protected::{Offered, Places, approved, differences, digest, names_two};
+pub use sync::{Engine, EtcdSettings, SyncSettings};
 
 use crate::problem::{Own, Problem};
 use crate::token_uri::TokenUri;
@@ -75,6 +79,10 @@ pub struct Settings {
     pub security_level: SecurityLevel,
     /// The card readers.
     pub cards: CardsSettings,
+    /// When exports do not cover what they should.
+    pub coverage: CoverageSettings,
+    /// How packages travel by themselves; `None`: by hand only.
+    pub sync: Option<SyncSettings>,
     /// SHA-256 of the text.
     pub digest: [u8; 32],
     /// The part that counts only as approved, once dual control is on: see [`digest`].
@@ -106,6 +114,8 @@ pub struct SlotSettings {
     pub applications: Vec<usize>,
     /// The longest token PIN that all of them can read, characters. Bounds new codes only.
     pub pin_chars_max: Option<u16>,
+    /// The vendor's backup program, where exports are made by it: `export = "vendor"`.
+    pub export_program: Option<PathBuf>,
 }
 
 /// One person.
@@ -188,6 +198,15 @@ pub fn check_machine(settings: &Settings) -> Vec<ConfigProblem> {
             problems.add(&place, format!("there is no group {group:?}"), "make the group, or correct `group`");
         }
         check_adapter(&place, &application.adapter, &mut problems);
+    }
+    for slot in &settings.slots {
+        if let Some(program) = &slot.export_program {
+            let command = [program.display().to_string()];
+            check_program(&format!("slot {}", slot.name), "export_program", &command, &mut problems);
+        }
+    }
+    if let Some(sync) = &settings.sync {
+        sync::check_sync_machine(sync, &mut problems);
     }
     problems.0
 }
@@ -405,6 +424,34 @@ roles = ["administrator", "auditor"]
             let to = format!("[hsm]\nlook_interval_s = {seconds}");
             assert!(the_problem("[hsm]", &to).contains("out of range"));
         }
+    }
+
+    #[test]
+    fn a_vendors_program_is_named_by_its_path_and_told_which_token_it_is() {
+        let text = |token: &str, more: &str| {
+            let slot = format!("[[slot]]\nname = \"ca\"\ntoken = \"pkcs11:{token}\"\n{more}");
+            format!("state_dir = \"/s\"\nsocket = \"/r/c\"\n[hsm]\nmodule = \"/m.so\"\n{slot}\n")
+        };
+        let both = "token=ca;serial=0123";
+        let vendor = "export = \"vendor\"\nexport_program = \"/opt/hsm/backup\"";
+        for (token, more, wanted) in [
+            (both, "export = \"vendor\"", "a key is missing: `export_program`"),
+            (both, "export_program = \"/opt/hsm/backup\"", "no key of export = \"kwp\""),
+            (both, "export = \"kwp\"\nexport_program = \"/opt/hsm/backup\"", "no key of export = \"kwp\""),
+            (both, "export = \"vendor\"\nexport_program = \"backup\"", "not an absolute path"),
+            (both, "export = \"copy\"", "line"),
+            ("token=ca", vendor, "does not say label and serial"),
+            ("serial=0123", vendor, "does not say label and serial"),
+        ] {
+            let problems = check(&text(token, more)).expect_err(more);
+            assert!(problems.len() == 1 && problems[0].to_string().contains(wanted), "{more}: {problems:?}");
+        }
+        let program = |more: &str| check(&text(both, more)).expect("in order").slots[0].export_program.clone();
+        assert_eq!(program(vendor), Some(PathBuf::from("/opt/hsm/backup")));
+        assert_eq!(program("export = \"kwp\""), None);
+        let settings = check(&text(both, vendor)).expect("in order");
+        let missing = check_machine(&settings).iter().any(|found| found.to_string().contains("/opt/hsm/backup is not"));
+        assert!(missing, "said at the start, before anybody needs it");
     }
 
     #[test]

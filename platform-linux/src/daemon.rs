@@ -11,13 +11,15 @@
 //! back. After a crash the next start does the same from the records.
 
 mod card_orders;
+mod cluster;
+mod exchange;
 mod held;
 mod orders;
 mod readings;
 mod transfers;
 mod watch;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, OnceLock};
@@ -27,11 +29,16 @@ use slotwarden_core::audit::Chain;
 use slotwarden_core::card::registry::CardEntry;
 use slotwarden_core::card::sets::{CardSets, SetSubject};
 use slotwarden_core::card::{CardAnswer, CardFailure};
+use slotwarden_core::ceremony::order::SlotSet;
+use slotwarden_core::cluster::Membership;
 use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
-use slotwarden_core::effect::{Effect, HsmCall, Input, Outcome, Ticket};
+use slotwarden_core::effect::{Effect, HsmCall, Input, Outcome, SlotId, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
+use slotwarden_core::ledger::KeyName;
 use slotwarden_core::limits::{SLOTS_APPLIANCE, STOP_DEADLINE_MS};
+use slotwarden_core::package::Marks;
 use slotwarden_core::person::PersonId;
+use slotwarden_core::reception::Reception;
 use slotwarden_core::record::{Owner, PolicyRecord, Sets, SlotRecord};
 use slotwarden_core::status::Status;
 use slotwarden_core::transfer::Restoration;
@@ -39,14 +46,19 @@ use slotwarden_core::{Appliance, Configuration, Now, SecretId, Service};
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
-use crate::config::SecurityLevel;
+use crate::cluster::ClusterFiles;
+use crate::config::{CoverageSettings, SecurityLevel};
 use crate::control;
 use crate::devices::{Applications, Cards, Event, Files, Hsm, Lend, Store};
+use crate::exchange::Courier;
 use crate::names::Names;
 use crate::problem::{self, Problem};
 use crate::random::{self, FirstSource};
 use crate::status_json::{self, ProgressView, StatusView};
 use crate::wire::{Answered, Ask};
+use cluster::ClusterLoop;
+pub use cluster::SyncSetup;
+use exchange::Exchanging;
 use held::Held;
 use watch::{WATCH_WAIT, Watcher};
 
@@ -70,6 +82,8 @@ pub struct Devices<H, S, A> {
     pub cards: Box<dyn Cards + Send>,
     /// Files of exports and restores.
     pub files: Box<dyn Files + Send>,
+    /// What carries packages between the members of a cluster, where the configuration names something.
+    pub exchange: Option<Courier>,
 }
 
 /// What the loop begins with.
@@ -89,12 +103,29 @@ pub struct Setup {
     pub cards: StoredCards,
     /// The restoration under way when the last run ended.
     pub restoration: Option<Restoration>,
+    /// What the store holds of the cluster.
+    pub cluster: StoredCluster,
+    /// Where the rest of it is.
+    pub sync: SyncSetup,
     /// The end of the audit chain found in the store.
     pub chain: Chain,
     /// The protected part of the configuration in force.
     pub protected: Vec<u8>,
+    /// When exports do not cover what they should.
+    pub coverage: CoverageSettings,
     /// The configuration file, to be read again when somebody wants it adopted.
     pub configuration_file: Option<PathBuf>,
+}
+
+/// What the store holds of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct StoredCluster {
+    /// The roster in force.
+    pub membership: Option<Membership>,
+    /// What was taken from other members, and sent to them.
+    pub marks: Marks,
+    /// The package under way whose making was ordered.
+    pub reception: Option<Reception>,
 }
 
 /// What the store holds of cards.
@@ -119,6 +150,17 @@ pub enum Notice<'s> {
     Stopping,
 }
 
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// The data key was destroyed: whoever runs the loop starts anew, which finishes it.
+    Zeroized,
+    /// The disk did not confirm that the data key is destroyed: nothing starts by itself.
+    ZeroizeUnconfirmed,
+}
+
 /// Runs until the service has stopped. Blocks its thread.
 ///
 /// # Errors
@@ -128,9 +170,11 @@ pub fn run<H: Hsm, S: Store, A: Applications>(
     devices: Devices<H, S, A>,
     events: &Receiver<Event>,
     notice: &mut dyn FnMut(Notice<'_>),
-) -> Result<(), Problem> {
+) -> Result<Ended, Problem> {
     let mut running = Loop::new(setup, devices, notice)?;
     running.turn(Input::Start);
+    running.renew_cluster_view();
+    running.tell_exchange();
     running.order(PersonId::SERVICE, Waiting::Boot, Command::Boot);
     let mut untold = 0;
     while !running.ended {
@@ -143,6 +187,7 @@ pub fn run<H: Hsm, S: Store, A: Applications>(
                 untold = 0;
                 running.tell_changes();
                 running.count_keys();
+                running.publish_what_changed();
                 events.recv_timeout(running.sleep())
             }
         };
@@ -155,10 +200,25 @@ pub fn run<H: Hsm, S: Store, A: Applications>(
         }
         running.release_held();
         running.release_watchers();
+        running.go_on_with_looks();
         running.check_stop();
     }
+    // Whoever stops the service meanwhile has it stay down; the next start finishes the zeroize.
+    let mut confirmed = running.zeroized.filter(|_| running.stop_by.is_none());
     running.end();
-    Ok(())
+    // A slow disk is waited for where the store is closed, which is over now.
+    while let Ok(event) = events.try_recv() {
+        if let (Event::Input(Input::Done { outcome: Outcome::Zeroized(result), .. }), Some(confirmed)) =
+            (event, &mut confirmed)
+        {
+            *confirmed = result.is_ok();
+        }
+    }
+    Ok(match confirmed {
+        None => Ended::Stopped,
+        Some(true) => Ended::Zeroized,
+        Some(false) => Ended::ZeroizeUnconfirmed,
+    })
 }
 
 impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Lend for Service<SLOTS, PLACES, OUTBOX> {
@@ -173,8 +233,22 @@ enum Waiting {
     Client(SyncSender<control::Reply>),
     /// The loop itself: boot.
     Boot,
-    /// The loop itself: a count of keys; the status has it.
-    Count,
+    /// The loop itself: a look through a slot's token; the status and the ledger have what it found.
+    Count(SlotId),
+    /// The exchange: what it brought was ordered to be taken.
+    Arrived {
+        /// SHA-256 of the file.
+        file: [u8; 32],
+        /// Whether a roster is followed; else a package is received.
+        roster: bool,
+    },
+    /// The exchange: a package is made.
+    Package {
+        /// Whose keys are in it.
+        slots: SlotSet,
+        /// What it leaves out, by the name of the slot.
+        skip: BTreeMap<String, Vec<KeyName>>,
+    },
     /// The loop itself: stop.
     Stop,
 }
@@ -197,7 +271,10 @@ struct Loop<'n, H, S, A> {
     notice: &'n mut dyn FnMut(Notice<'_>),
     stop_by: Option<Instant>,
     ended: bool,
+    /// Whether the disk confirmed it; `None`: no zeroize was ordered.
+    zeroized: Option<bool>,
     protected: Vec<u8>,
+    coverage: CoverageSettings,
     security_level: SecurityLevel,
     /// The number that each slot has for ever, in the order of the configuration.
     owners: Vec<Owner>,
@@ -210,10 +287,18 @@ struct Loop<'n, H, S, A> {
     left_out: VecDeque<([u8; 32], Vec<String>)>,
     /// When the keys of each slot were counted last.
     counted: HashMap<u8, Instant>,
+    cluster: ClusterLoop,
+    exchanging: Option<Exchanging>,
+    /// What belongs to the call that waits for a vendor's program.
+    lent: Option<transfers::Lent>,
 }
 
 impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
-    fn new(setup: Setup, devices: Devices<H, S, A>, notice: &'n mut dyn FnMut(Notice<'_>)) -> Result<Self, Problem> {
+    fn new(
+        setup: Setup,
+        mut devices: Devices<H, S, A>,
+        notice: &'n mut dyn FnMut(Notice<'_>),
+    ) -> Result<Self, Problem> {
         let security_level = setup.configuration.level;
         let owners = setup.configuration.slots.iter().map(|slot| slot.owner).collect();
         // In place: a service that is handed on by value takes its size of stack each time.
@@ -238,7 +323,21 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
         if let Some(restoration) = setup.restoration {
             service.load_restoration(restoration);
         }
+        service.load_node(devices.store.node_keys().current);
+        if let Some(membership) = setup.cluster.membership {
+            service.load_roster(membership);
+        }
+        service.load_marks(setup.cluster.marks);
+        if let Some(reception) = &setup.cluster.reception {
+            service.load_reception(reception);
+        }
         service.load_chain(setup.chain);
+        service.load_automatic(setup.sync.settings.as_ref().is_some_and(|settings| settings.automatic));
+        let keys = devices.store.node_secrets()?.public(devices.store.node_keys().current)?;
+        let (dir, name) = (setup.sync.dir.clone(), setup.sync.name.clone());
+        let files = ClusterFiles::open(dir, name, keys, devices.store.signer())?;
+        let cluster = ClusterLoop::new(files, setup.sync);
+        let exchanging = devices.exchange.take().map(Exchanging::new);
         Ok(Loop {
             service,
             devices,
@@ -255,7 +354,9 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             notice,
             stop_by: None,
             ended: false,
+            zeroized: None,
             protected: setup.protected,
+            coverage: setup.coverage,
             security_level,
             owners,
             watching: Vec::new(),
@@ -263,6 +364,9 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             configuration_file: setup.configuration_file,
             left_out: VecDeque::new(),
             counted: HashMap::new(),
+            cluster,
+            exchanging,
+            lent: None,
         })
     }
 
@@ -282,16 +386,32 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
         let stop = self.stop_by.map(|by| by.saturating_duration_since(Instant::now()));
         let watching =
             self.watching.iter().map(|watcher| watcher.until.saturating_duration_since(Instant::now())).min();
-        [deadline, held, stop, watching].into_iter().flatten().fold(SLEEP_MAX, Duration::min)
+        let exchange = self.exchanging.as_ref().and_then(Exchanging::due);
+        let exchange = exchange.map(|at| at.saturating_duration_since(Instant::now()));
+        let looks = self.looks_due().map(|at| at.saturating_duration_since(Instant::now()));
+        let counting = self.count_interval().max(Duration::from_secs(1));
+        [deadline, held, stop, watching, exchange, looks, Some(counting)]
+            .into_iter()
+            .flatten()
+            .fold(SLEEP_MAX, Duration::min)
     }
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Input(input) => self.turn(input),
+            Event::Input(input) => {
+                if let Input::Done { outcome: Outcome::Zeroized(Ok(())), .. } = input {
+                    warn!("zeroize: the data key is destroyed");
+                    self.zeroized = Some(true);
+                }
+                self.turn(input);
+            }
             Event::Card { ticket, result, y } => self.card_answered(ticket, result, y),
+            Event::Stretched { ticket, place, result } => self.stretched(ticket, place, result),
             Event::Control(request) => self.request(request),
             Event::Looked => self.looks_ended += 1,
             Event::Stop => self.stop(),
+            Event::ProgramEnded { ticket, slot, call, result } => self.program_ended(ticket, slot, call, result),
+            Event::Arrived(arrival) => self.arrived(arrival),
             Event::Note(text) => warn!("{text}"),
         }
     }
@@ -333,6 +453,12 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
                     // Read by the worker before anything else; without it the section is refused.
                     self.devices.files.begin_section(&self.names.slot_name(slot));
                 }
+                if matches!(call, HsmCall::ExportSection { .. } | HsmCall::Import { .. })
+                    && self.devices.files.program_first(ticket, slot, &self.names.slot_name(slot), call)
+                {
+                    self.lent = Some(transfers::Lent::new(ticket, call, secrets));
+                    return;
+                }
                 self.devices.hsm.perform(ticket, slot, call, secrets);
             }
             Effect::Random { ticket, id } => self.random(ticket, id),
@@ -356,6 +482,11 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             Effect::File { ticket, order } => self.file(ticket, order),
             Effect::EndWorker => self.devices.hsm.end_worker(),
             Effect::Stopped => self.ended = true,
+            Effect::Zeroize { ticket, who } => {
+                warn!(by = self.names.person_name(who), "zeroize: destroying the data key");
+                self.zeroized = Some(false);
+                self.devices.store.zeroize(ticket, who);
+            }
         }
     }
 
@@ -408,25 +539,33 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
 
     fn reply(&mut self, reply: ReplyId, answer: Answer) {
         match self.waiting.remove(&reply.0) {
-            Some(Waiting::Client(client)) => {
+            Some(waiting) => self.tell(waiting, answer),
+            None => error!(reply = reply.0, "an answer nobody waits for"),
+        }
+    }
+
+    fn tell(&mut self, waiting: Waiting, answer: Answer) {
+        match waiting {
+            Waiting::Client(client) => {
                 // A client that left is not told; its order is done all the same.
                 let _ = client.try_send(self.told(answer));
             }
-            Some(Waiting::Boot) => {
+            Waiting::Boot => {
                 let status = self.status();
                 info!("{}", status.sentence());
                 (self.notice)(Notice::Ready(&status));
             }
             // Why one could not be counted is the slot's state; it is tried again in an hour.
-            Some(Waiting::Count) => {}
+            Waiting::Arrived { file, roster } => self.arrived_answered(file, roster, answer),
+            Waiting::Package { slots, skip } => self.package_made(slots, skip, answer),
+            Waiting::Count(slot) => self.looked_through(slot, answer),
             // `Effect::Stopped` ends the loop. A refusal means that the service cannot
             // stop in order; the deadline of the stop ends it then.
-            Some(Waiting::Stop) => {
+            Waiting::Stop => {
                 if let Err(problem) = problem::of_answer(answer) {
                     error!("stop: {problem}");
                 }
             }
-            None => error!(reply = reply.0, "an answer nobody waits for"),
         }
     }
 

@@ -4,6 +4,8 @@
 //! The loop (`daemon.rs`) is the only one that talks to the core. Devices answer by
 //! sending [`Event`]s into the loop's channel; none of them decides anything.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -15,11 +17,18 @@ use slotwarden_core::ceremony::CeremonyId;
 use slotwarden_core::ceremony::transcript::Line;
 use slotwarden_core::effect::{ApplicationId, ApplicationOrder, HsmCall, Input, SlotId, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
+use slotwarden_core::ledger::KeyName;
+use slotwarden_core::package::Header;
+use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Record, SecretKey};
-use slotwarden_core::transfer::FileOrder;
+use slotwarden_core::transfer::{FileOrder, Salt};
 use zeroize::Zeroizing;
 
+use crate::audit::NodeKeys;
+use crate::exchange::Arrival;
+use crate::package_file::{self, NodeSecrets};
 use crate::problem::Problem;
+use crate::sync_dir::{SyncDir, Uid};
 use crate::wire::SpooledFile;
 
 /// Lends a secret of the Safe while an effect is performed.
@@ -42,10 +51,32 @@ pub enum Event {
         /// What goes into the Safe, and where: y of a record that was read.
         y: Option<(SecretId, Zeroizing<[u8; 32]>)>,
     },
+    /// A passphrase became the backup key of an export.
+    Stretched {
+        /// Of the order.
+        ticket: Ticket,
+        /// Where the passphrase is.
+        place: SecretId,
+        /// What takes its place.
+        result: Result<Zeroizing<[u8; 32]>, Fault>,
+    },
     /// A frame from a client of the control socket.
     Control(crate::control::Request),
     /// SIGTERM or SIGINT.
     Stop,
+    /// The program of an HSM's vendor ended, which had to come before a call of the worker.
+    ProgramEnded {
+        /// Of the call.
+        ticket: Ticket,
+        /// Whose token.
+        slot: SlotId,
+        /// What the worker does next.
+        call: HsmCall,
+        /// Whether the program did what it was told.
+        result: ProgramResult,
+    },
+    /// A file of another member came by the exchange.
+    Arrived(Arrival),
     /// A look of [`Hsm::look`] ended; what it found was sent before this.
     Looked,
     /// Something an operator should read in the log: the loader's reason, a lost worker.
@@ -55,6 +86,9 @@ pub enum Event {
 /// Where devices send events.
 pub type Events = Sender<Event>;
 
+/// What a program of an HSM's vendor came to, and why it failed, for people.
+pub type ProgramResult = Result<(), (Refusal, String)>;
+
 /// A token that `slot init` could take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FreeToken {
@@ -62,6 +96,17 @@ pub struct FreeToken {
     pub slot_number: u64,
     /// `CK_SLOT_INFO.slotDescription`, trimmed.
     pub description: String,
+}
+
+/// How far the transfer of a slot's keys is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeysDone {
+    /// Whose keys.
+    pub slot: SlotId,
+    /// Objects that are done.
+    pub done: u32,
+    /// Of so many.
+    pub of: u32,
 }
 
 /// The HSM behind its worker.
@@ -82,6 +127,10 @@ pub trait Hsm {
     fn free_tokens(&self) -> Vec<FreeToken>;
     /// Fills one half of a random draw from the HSM, if it can; false when it cannot.
     fn random(&mut self, half: &mut [u8; 32]) -> bool;
+    /// How far the transfer of a slot's keys is, where that was told.
+    fn progress(&self) -> Option<KeysDone> {
+        None
+    }
     /// What `status` says about the module: path, vendor, version; or why it could not be started.
     fn description(&self) -> String;
     /// Ends the worker for good: finishes the call in progress, bounded, then exits.
@@ -130,10 +179,23 @@ pub trait Store {
     fn kept_configuration(&self, digest: &[u8; 32]) -> Option<Vec<u8>>;
     /// What protects the sealed codes, as `status` shows it: `key-file`, `systemd-credential`.
     fn seal(&self) -> &'static str;
-    /// The node's public key (Ed25519).
-    fn node_key(&self) -> [u8; 32];
+    /// The node's public keys (Ed25519): the one it signs with, and those that it had before.
+    fn node_keys(&self) -> &NodeKeys;
+    /// The node's public key.
+    fn node_key(&self) -> [u8; 32] {
+        self.node_keys().current
+    }
+    /// Destroys the data key and the node key: in memory before it returns, on the disk in another
+    /// thread, behind a durable intent that the next start finishes. `Input::Done` with `ticket` follows
+    /// when the disk confirmed it. From here on nothing is sealed, opened or signed.
+    fn zeroize(&mut self, ticket: Ticket, who: PersonId);
     /// Signs with the node key, in whatever thread: what it signs begins with a domain of its own.
     fn signer(&self) -> Signer;
+    /// The node's private keys for packages: made for as long as they are needed.
+    ///
+    /// # Errors
+    /// [`Fault::SealBroken`]: a zeroize destroyed what they follow from.
+    fn node_secrets(&self) -> Result<NodeSecrets, Fault>;
 }
 
 /// Signs a message with the node key (Ed25519).
@@ -199,8 +261,22 @@ pub struct ReaderView {
 pub trait Files {
     /// Carries out an order; the answer comes later as `Input::Done` with `ticket`, but for `Discard`.
     fn perform(&mut self, ticket: Ticket, order: FileOrder, about: ExportAbout);
+    /// Makes the backup key of a passphrase in a thread of its own; the answer comes later as
+    /// [`Event::Stretched`] with `ticket`. A new salt is that of the export that begins next.
+    fn stretch(&mut self, ticket: Ticket, place: SecretId, passphrase: Zeroizing<Vec<u8>>, of: Salt);
     /// The worker is about to write the section of this slot.
     fn begin_section(&mut self, slot: &str);
+    /// Whether a program of the HSM's vendor has to run before the worker gets this call; then
+    /// [`Event::ProgramEnded`] follows. A later order ends it.
+    fn program_first(&mut self, ticket: Ticket, slot: SlotId, name: &str, call: HsmCall) -> bool;
+    /// Such a program ended; whether the call that waited for it is still wanted.
+    fn program_ended(&mut self, ticket: Ticket, result: &ProgramResult) -> bool;
+    /// Why the last one failed.
+    fn program_said(&self) -> String;
+    /// The program that makes the exports of a slot, where one does.
+    fn program(&self, slot: &str) -> Option<String>;
+    /// Bytes of the vendor part in this section of the spooled file, where it has one.
+    fn vendor_bytes(&self, uid: [u8; 16]) -> Option<u64>;
     /// Keys that the section written last could not hold and that nobody accepted, by name.
     fn left_out(&self) -> Vec<String>;
     /// A part of the export that was made last: how long it is, and bytes from `offset` on.
@@ -208,17 +284,41 @@ pub trait Files {
     /// # Errors
     /// `Own::NoExport`; [`Refusal::StoreUnreadable`].
     fn read_export(&self, offset: u64, count: usize) -> Result<(u64, Vec<u8>), Problem>;
-    /// Takes a part of a file to restore; what it is, once it is whole.
+    /// Takes a part of a file that somebody brought; what it is, once it is whole.
     ///
     /// # Errors
     /// `Own::FileRefused` with the reason; [`Refusal::DiskReserve`].
-    fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<SpooledFile>, Problem>;
+    fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<Brought>, Problem>;
+    /// When the last export was made, seconds since 1970; `None`: there is none.
+    fn last_export_s(&self) -> Option<u64>;
     /// SHA-256 of the file that is spooled, if one is whole.
     fn spooled(&self) -> Option<[u8; 32]>;
+    /// What is spooled goes: a package takes its place. Answers where that is.
+    fn give_place(&mut self) -> PathBuf;
 }
 
-/// What stands in the header of an export.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A whole file that somebody brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Brought {
+    /// A protected export; it was read to its end.
+    Export(SpooledFile),
+    /// One whose first bytes say that it is this; nothing else is known. It is at the path until the next one.
+    Other(Kind, PathBuf),
+}
+
+/// What a file says that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A key synchronisation package.
+    Package,
+    /// Rosters.
+    Rosters,
+    /// A request to join.
+    JoinRequest,
+}
+
+/// What stands in the header of an export, and what is made of it.
+#[derive(Clone, Debug, Default)]
 pub struct ExportAbout {
     /// The cluster id.
     pub cluster: [u8; 16],
@@ -226,6 +326,27 @@ pub struct ExportAbout {
     pub left_out: Vec<String>,
     /// Seconds since 1970, where there is a clock.
     pub wall_s: Option<u64>,
+    /// Of a package: what it is.
+    pub package: Option<Box<PackageAbout>>,
+}
+
+/// A package that is to be made.
+#[derive(Clone, Debug)]
+pub struct PackageAbout {
+    /// What it says about itself.
+    pub header: Header,
+    /// The keys of its targets, in the order of the header.
+    pub targets: Vec<package_file::NodeKeys>,
+    /// By the name of a slot: what need not travel, sorted.
+    pub skip: BTreeMap<String, Vec<KeyName>>,
+    /// The slots whose keys are in it.
+    pub with_keys: Vec<Uid>,
+    /// The slots of which it tells what is known.
+    pub told: Vec<Uid>,
+    /// Where that is known from.
+    pub ledgers: SyncDir,
+    /// Its name once it is whole.
+    pub place: PathBuf,
 }
 
 /// An appliance without card readers.

@@ -1,17 +1,22 @@
 //! A protected export as a file: read from its first byte to its last, with nothing but itself.
 //!
 //! `slotwarden verify` needs no daemon and no HSM. What it says of keys is what the file says; that
-//! the file is whole, and whose node signed it, is checked. The MACs need the slots' keys, which
-//! come from cards or are in the tokens: a restore checks them, before it uses anything.
+//! the file is whole, and whose node signed it, is checked. The MACs need the slots' keys: a passphrase gives
+//! them here, in software; cards are read at pads by the daemon only, and a restore checks the MAC with
+//! them, before it uses anything.
 
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Seek as _, SeekFrom};
 use std::path::Path;
 
 use serde::Serialize;
+use slotwarden_core::code::equal;
 use slotwarden_core::export::{Class, Part, Problem as Wrong, Protection, Reader, Strategy, Why};
+use slotwarden_core::{Refusal, backup};
+use zeroize::Zeroizing;
 
 use crate::audit::hex;
+use crate::passphrase::{self, Cost};
 use crate::problem::{Own, Problem};
 use crate::transfer_dir::{name_of, printable};
 
@@ -36,8 +41,23 @@ pub struct Verified {
     pub signed_by: String,
     /// Whether that is the key that the verifier brought.
     pub trusted: bool,
+    /// Whether the MAC of every section was checked with its passphrase, and is right.
+    pub authentic: bool,
+    /// What one try of its passphrase costs.
+    pub cost: Option<VerifiedCost>,
     /// Its sections.
     pub sections: Vec<VerifiedSection>,
+}
+
+/// What one try of a passphrase costs: Argon2id, RFC 9106.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct VerifiedCost {
+    /// Memory, KiB.
+    pub memory_kib: u32,
+    /// Passes over it.
+    pub passes: u32,
+    /// Lanes.
+    pub lanes: u32,
 }
 
 /// What came from one slot.
@@ -57,6 +77,8 @@ pub struct VerifiedSection {
     pub objects: Vec<VerifiedObject>,
     /// Keys that stayed behind.
     pub left_out: Vec<VerifiedObject>,
+    /// Bytes of the part that the vendor's own program wrote: what is in it only that program knows.
+    pub vendor_bytes: Option<u64>,
 }
 
 /// One object.
@@ -74,20 +96,62 @@ pub struct VerifiedObject {
     pub why: Option<String>,
 }
 
-/// Reads a whole file. `node_key`: whose signature the verifier trusts.
+/// Reads a whole file. `node_key`: whose signature the verifier trusts. With its passphrase the MACs are
+/// checked too, before anything in it is shown.
 ///
 /// # Errors
-/// [`Own::FileUnreadable`]; [`Own::FileRefused`] with what is wrong with it.
-pub fn verify(path: &Path, node_key: Option<[u8; 32]>) -> Result<Verified, Problem> {
+/// [`Own::FileUnreadable`]; [`Own::FileRefused`] with what is wrong with it; [`Refusal::PassphraseWrong`],
+/// [`Refusal::PassphraseNotWanted`].
+pub fn verify(path: &Path, node_key: Option<[u8; 32]>, passphrase: Option<&[u8]>) -> Result<Verified, Problem> {
     let unreadable = |error: io::Error| Own::FileUnreadable.with(format!("{}: {error}", path.display()));
     let file = File::open(path).map_err(unreadable)?;
     if !file.metadata().map_err(unreadable)?.is_file() {
         return Err(Own::FileUnreadable.with(format!("{}: it is not a file", path.display())));
     }
-    read(&mut Reader::new(Io(BufReader::new(file))), node_key).map_err(|wrong| {
-        let refused = |what: &str| Own::FileRefused.with(format!("{}: {what} ({})", path.display(), wrong.name()));
-        refused(wrong.sentence())
-    })
+    let refused = |what: &str, name: &str| Own::FileRefused.with(format!("{}: {what} ({name})", path.display()));
+    let mut found = read(&mut Reader::new(Io(BufReader::new(&file))), node_key)
+        .map_err(|wrong| refused(wrong.sentence(), wrong.name()))?;
+    if let Some(passphrase) = passphrase {
+        (&file).seek(SeekFrom::Start(0)).map_err(unreadable)?;
+        match is_authentic(&mut Reader::new(Io(BufReader::new(&file))), passphrase)? {
+            Ok(()) => found.authentic = true,
+            Err(slot) => {
+                return Err(refused(&format!("the MAC of {slot} is not one of its passphrase"), "forged"));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the MAC of every section is right; else the slot of the first that is not. The file was read
+/// as a whole before.
+fn is_authentic<R: embedded_io::Read>(
+    reader: &mut Reader<R>,
+    passphrase: &[u8],
+) -> Result<Result<(), String>, Problem> {
+    let mut backup_key = Zeroizing::new([0; 32]);
+    let mut slot = ([0; 16], String::new());
+    loop {
+        match reader.next().map_err(|wrong| Own::FileRefused.with(wrong.sentence()))? {
+            Part::Header(header) => {
+                let (salt, cost) = passphrase::of_header(header.protection).ok_or(Refusal::PassphraseNotWanted)?;
+                backup_key = passphrase::backup_key(passphrase, &salt, cost)?;
+                if backup::key_id(&backup_key) != header.key_id {
+                    return Err(Refusal::PassphraseWrong.into());
+                }
+            }
+            Part::Section(section) => slot = (section.uid, printable(section.name)),
+            Part::SectionEnd { end, message } => {
+                let mut mak = Zeroizing::new([0; 32]);
+                backup::mak(&backup_key, &slot.0, &mut mak);
+                if !equal(&backup::section_mac(&mak, &message), &end.mac) {
+                    return Ok(Err(slot.1));
+                }
+            }
+            Part::Entry(_) | Part::LeftOut(_) | Part::Piece(_) => {}
+            Part::End { .. } => return Ok(Ok(())),
+        }
+    }
 }
 
 fn read<R: embedded_io::Read>(reader: &mut Reader<R>, node_key: Option<[u8; 32]>) -> Result<Verified, Wrong> {
@@ -101,6 +165,8 @@ fn read<R: embedded_io::Read>(reader: &mut Reader<R>, node_key: Option<[u8; 32]>
         made_s: None,
         signed_by: String::new(),
         trusted: false,
+        authentic: false,
+        cost: None,
         sections: Vec::new(),
     };
     loop {
@@ -120,6 +186,9 @@ fn read<R: embedded_io::Read>(reader: &mut Reader<R>, node_key: Option<[u8; 32]>
                     made_s: header.made_s,
                     signed_by: hex(&header.node),
                     trusted: node_key == Some(header.node),
+                    authentic: false,
+                    cost: passphrase::of_header(header.protection)
+                        .map(|(_, Cost { memory_kib, passes, lanes })| VerifiedCost { memory_kib, passes, lanes }),
                     sections: Vec::new(),
                 };
             }
@@ -140,6 +209,7 @@ fn read<R: embedded_io::Read>(reader: &mut Reader<R>, node_key: Option<[u8; 32]>
                 },
                 objects: Vec::new(),
                 left_out: Vec::new(),
+                vendor_bytes: None,
             }),
             Part::Entry(entry) => {
                 let object = object(entry.class, entry.key_type, entry.id, entry.label, None);
@@ -153,6 +223,12 @@ fn read<R: embedded_io::Read>(reader: &mut Reader<R>, node_key: Option<[u8; 32]>
                 };
                 let object = object(key.class, key.key_type, key.id, key.label, Some(why));
                 found.sections.iter_mut().next_back().into_iter().for_each(|last| last.left_out.push(object.clone()));
+            }
+            Part::Piece(piece) => {
+                let length = piece.bytes.len() as u64;
+                found.sections.iter_mut().next_back().into_iter().for_each(|last| {
+                    last.vendor_bytes = Some(last.vendor_bytes.unwrap_or_default().saturating_add(length));
+                });
             }
             Part::SectionEnd { .. } => {}
             Part::End { .. } => return Ok(found),

@@ -9,23 +9,34 @@
 //! After a restart the last export and a whole spooled file are still there; what was not whole is
 //! begun anew.
 
+mod vendor;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
-use slotwarden_core::effect::{Input, Outcome, Ticket};
-use slotwarden_core::export::{self, Header, Part, Protection, Reader, Trailer};
+use slotwarden_core::SecretId;
+use slotwarden_core::effect::{HsmCall, Input, Outcome, SlotId, Ticket};
+use slotwarden_core::export::{self, Header, Part, Protection, Reader, Strategy, Trailer};
 use slotwarden_core::fault::{Fault, Refusal};
-use slotwarden_core::transfer::{Export, FileOrder};
+use slotwarden_core::transfer::{Export, FileOrder, Purpose, Salt};
+use slotwarden_core::{join, package, roster};
+use zeroize::Zeroizing;
 
-use crate::devices::{Event, Events, ExportAbout, Files, Signer};
+use self::vendor::Vendor;
+use crate::devices::{Brought, Event, Events, ExportAbout, Files, Kind, PackageAbout, ProgramResult, Signer};
+use crate::exchange::ROSTER_BYTES_MAX;
 use crate::export_file::Io;
+use crate::package_file;
+use crate::passphrase::{self, Cost};
 use crate::problem::{Own, Problem};
-use crate::transfer_dir::{self, DIGEST_BYTES, ExportJob};
+use crate::store::directory::{create_private, remove_if_there, rename_durably};
+use crate::transfer_dir::{self, DIGEST_BYTES, ExportJob, JobPurpose};
 use crate::wire::{SPOOL_BYTES_MAX, SpooledFile, SpooledSection};
 
 /// The export that was made last, whole.
@@ -34,8 +45,14 @@ const LAST: &str = "last.slwx";
 const SPOOL: &str = "restore.part";
 /// What a file to restore leaves free for the store, which shares its file system: 16 times its reserve.
 const STORE_BYTES: u64 = 64 * 1024 * 1024;
-/// What every export begins with: enough to refuse ten gigabytes of zeros at their first byte.
-const BEGINNING: [u8; 5] = [b'S', b'L', b'W', b'X', export::VERSION];
+/// What is taken, by its first bytes: enough to refuse ten gigabytes of zeros at their first byte. Each with its
+/// version, what it is (`None`: an export) and how long it may be.
+const TAKEN: [([u8; 4], u8, Option<Kind>, u64); 4] = [
+    (export::MAGIC, export::VERSION, None, SPOOL_BYTES_MAX),
+    (package::MAGIC, package::VERSION, Some(Kind::Package), SPOOL_BYTES_MAX),
+    (roster::file::MAGIC, roster::file::VERSION, Some(Kind::Rosters), ROSTER_BYTES_MAX),
+    (join::MAGIC, join::VERSION, Some(Kind::JoinRequest), join::FILE_BYTES_MAX as u64),
+];
 
 /// The files of one daemon.
 pub struct DiskFiles {
@@ -43,36 +60,61 @@ pub struct DiskFiles {
     events: Events,
     sign: Signer,
     node: [u8; 32],
-    /// The export under way: hash of its header, and what stays behind, as SLOT/KEY.
-    begun: Option<([u8; 32], Vec<String>)>,
+    begun: Option<Begun>,
     spooled: Option<[u8; 32]>,
+    /// What the file that is being spooled says that it is.
+    taking: Option<Kind>,
+    /// The salt of the export that begins next.
+    salt: [u8; 16],
+    vendor: Vendor,
+}
+
+/// The export under way.
+struct Begun {
+    /// Hash of its header.
+    header: [u8; 32],
+    /// What stays behind, as SLOT/KEY.
+    left_out: Vec<String>,
+    /// Of a package: what it is.
+    package: Option<Box<PackageAbout>>,
 }
 
 impl DiskFiles {
     /// In this directory, which is made when it is needed. What an earlier run did not end is removed.
     #[must_use]
     pub fn new(dir: PathBuf, events: Events, sign: Signer, node: [u8; 32]) -> Self {
-        for name in [transfer_dir::EXPORT, SPOOL] {
+        for name in [transfer_dir::EXPORT, transfer_dir::VENDOR_PART, SPOOL] {
             // There is none, as a rule.
             let _ = fs::remove_file(dir.join(name));
         }
         // Read before: it has this name only then.
         let spooled = digest_of(&dir.join(transfer_dir::RESTORE)).ok();
-        DiskFiles { dir, events, sign, node, begun: None, spooled }
+        let found = spooled.and_then(|_| look_into(&dir.join(transfer_dir::RESTORE)).ok());
+        let vendor = Vendor::new(found.as_ref().map(vendor_parts).unwrap_or_default());
+        DiskFiles { dir, events, sign, node, begun: None, spooled, taking: None, salt: [0; 16], vendor }
     }
 
     fn begin(&mut self, order: Export, about: ExportAbout) -> io::Result<()> {
         transfer_dir::make(&self.dir)?;
-        let (sequence, previous) = last(&self.dir)?;
+        let (sequence, previous) = match &about.package {
+            Some(package) => (package.header.sequence, [0; 32]),
+            None => last(&self.dir).map(|(sequence, hash)| (sequence.saturating_add(1), hash))?,
+        };
         let mut export_id = [0; 16];
         getrandom::fill(&mut export_id).map_err(|error| io::Error::other(error.to_string()))?;
         let header = Header {
             export_id,
             cluster: about.cluster,
             node: self.node,
-            protection: Protection::Cards { set_id: order.set_id },
+            protection: match order.passphrase {
+                None => Protection::Cards { set_id: order.set_id },
+                Some(_) => {
+                    let Cost { memory_kib, passes, lanes } = passphrase::COST;
+                    Protection::Passphrase { salt: self.salt, memory_kib, passes, lanes }
+                }
+            },
             key_id: order.key_id,
-            sequence: sequence.saturating_add(1),
+            sequence,
             made_s: about.wall_s,
             previous,
             sections: u8::try_from(order.slots.slots().count()).unwrap_or(u8::MAX),
@@ -82,11 +124,11 @@ impl DiskFiles {
         let mut file = Io(file);
         let hash = export::begin(&mut file, &header).map_err(|error| io::Error::other(format!("{error:?}")))?;
         file.0.sync_all()?;
-        self.begun = Some((hash, about.left_out));
+        self.begun = Some(Begun { header: hash, left_out: about.left_out, package: about.package });
         Ok(())
     }
 
-    fn take(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<SpooledFile>, Problem> {
+    fn take(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<Brought>, Problem> {
         let refused = |detail: &str| Own::FileRefused.with(detail);
         let failed = |error: io::Error| Problem::from(Refusal::TransferFiles).with(error.to_string());
         if total > SPOOL_BYTES_MAX {
@@ -94,13 +136,20 @@ impl DiskFiles {
         }
         let path = self.dir.join(SPOOL);
         if offset == 0 {
-            let beginning = bytes.get(..BEGINNING.len());
-            if beginning.is_none_or(|found| found[..4] != BEGINNING[..4]) {
+            let found = bytes.split_first_chunk().and_then(|(magic, rest)| {
+                let known = TAKEN.iter().find(|(taken, ..)| taken == magic)?;
+                rest.first().map(|version| (*version, known))
+            });
+            let Some((version, (_, known, kind, bytes_max))) = found else {
                 return Err(refused("it does not begin as one"));
-            }
-            if beginning.is_some_and(|found| found[4] > BEGINNING[4]) {
+            };
+            if version > *known {
                 return Err(refused("it is of a newer version"));
             }
+            if total > *bytes_max {
+                return Err(refused(&format!("it is longer than {bytes_max} bytes")));
+            }
+            self.taking = *kind;
             self.spooled = None;
             transfer_dir::make(&self.dir).map_err(failed)?;
             let _ = fs::remove_file(self.dir.join(transfer_dir::RESTORE));
@@ -121,6 +170,9 @@ impl DiskFiles {
             return Ok(None);
         }
         file.sync_all().map_err(failed)?;
+        if let Some(kind) = self.taking {
+            return Ok(Some(Brought::Other(kind, path)));
+        }
         let found = look_into(&path).map_err(|problem| {
             let _ = fs::remove_file(&path);
             refused(&problem)
@@ -128,7 +180,8 @@ impl DiskFiles {
         let whole = self.dir.join(transfer_dir::RESTORE);
         fs::rename(&path, &whole).and_then(|()| File::open(&self.dir)?.sync_all()).map_err(failed)?;
         self.spooled = Some(found.file);
-        Ok(Some(found))
+        self.vendor.spooled(vendor_parts(&found));
+        Ok(Some(Brought::Export(found)))
     }
 }
 
@@ -143,16 +196,27 @@ impl Files for DiskFiles {
             let _ = events.send(Event::Input(Input::Done { ticket, outcome: Outcome::File(result) }));
         };
         match order {
+            // Those are the loop's own: the cluster's files are not of a transfer.
+            FileOrder::KeepRoster { .. } | FileOrder::Received { .. } => {
+                answer(&self.events, Err(io::Error::other("it is no order about an export")));
+            }
+            FileOrder::Begin(Export { purpose: Purpose::Package { .. }, .. }) if about.package.is_none() => {
+                answer(&self.events, Err(io::Error::other("nobody said what the package is")));
+            }
             FileOrder::Begin(export) => {
+                self.vendor.stop();
                 let begun = self.begin(export, about);
                 answer(&self.events, begun);
             }
             FileOrder::Finish => {
                 let (dir, sign, events) = (self.dir.clone(), self.sign.clone(), self.events.clone());
-                let header = self.begun.take().map(|(hash, _)| hash);
+                let begun = self.begun.take();
                 let spawned = thread::Builder::new().name("export".to_owned()).spawn(move || {
-                    let finished = match header {
-                        Some(header) => finish(&dir, header, &sign),
+                    let finished = match begun {
+                        Some(Begun { header, package: Some(package), .. }) => {
+                            finish_package(&dir, header, &sign, &package)
+                        }
+                        Some(Begun { header, package: None, .. }) => finish(&dir, header, &sign),
                         None => Err(io::Error::other("none was begun")),
                     };
                     answer(&events, finished);
@@ -161,27 +225,78 @@ impl Files for DiskFiles {
                     answer(&self.events, Err(error));
                 }
             }
+            // By `Files::stretch`, which has the passphrase.
+            FileOrder::Stretch { .. } => {}
             FileOrder::Discard => {
                 self.begun = None;
                 self.spooled = None;
-                for name in [transfer_dir::EXPORT, transfer_dir::RESTORE, SPOOL] {
+                self.vendor.stop();
+                for name in [transfer_dir::EXPORT, transfer_dir::VENDOR_PART, transfer_dir::RESTORE, SPOOL] {
                     let _ = fs::remove_file(self.dir.join(name));
                 }
             }
         }
     }
 
+    fn stretch(&mut self, ticket: Ticket, place: SecretId, passphrase: Zeroizing<Vec<u8>>, of: Salt) {
+        let events = self.events.clone();
+        let answer = move |result| {
+            // A loop that ended needs no answer.
+            let _ = events.send(Event::Stretched { ticket, place, result });
+        };
+        let found = match of {
+            Salt::New => getrandom::fill(&mut self.salt).ok().map(|()| (self.salt, passphrase::COST)),
+            Salt::Spooled => first_part(&self.dir.join(transfer_dir::RESTORE)).and_then(passphrase::of_header),
+        };
+        let Some((salt, cost)) = found else { return answer(Err(Fault::StoreFailed)) };
+        let failing = answer.clone();
+        let spawned = thread::Builder::new()
+            .name("passphrase".to_owned())
+            .spawn(move || answer(passphrase::backup_key(&passphrase, &salt, cost)));
+        if spawned.is_err() {
+            failing(Err(Fault::OutOfMemory));
+        }
+    }
+
     fn begin_section(&mut self, slot: &str) {
-        let Some((header_hash, left_out)) = &self.begun else { return };
-        let of_slot = |name: &String| Some(name.strip_prefix(slot)?.strip_prefix('/')?.to_owned());
-        let accepted = left_out.iter().filter_map(of_slot).collect();
-        let job = ExportJob { name: slot.to_owned(), header_hash: *header_hash, accepted };
+        let Some(Begun { header, left_out, package }) = &self.begun else { return };
+        let purpose = match package {
+            Some(package) => JobPurpose::Package { skip: package.skip.get(slot).cloned().unwrap_or_default() },
+            None => {
+                let of_slot = |name: &String| Some(name.strip_prefix(slot)?.strip_prefix('/')?.to_owned());
+                JobPurpose::Backup { accepted: left_out.iter().filter_map(of_slot).collect() }
+            }
+        };
+        // A program's part is for the HSM that it is of: other members are sent what they can take.
+        let vendor = package.is_none() && self.vendor.makes(slot);
+        let job = ExportJob { name: slot.to_owned(), header_hash: *header, purpose, vendor };
+        // The job first: where there is no room for the report, that of an earlier export must not stay.
         let written =
-            transfer_dir::write_report(&self.dir, &[]).and_then(|()| transfer_dir::write_job(&self.dir, &job));
+            transfer_dir::write_job(&self.dir, &job).and_then(|()| transfer_dir::write_report(&self.dir, &[]));
         if let Err(error) = written {
             // The worker finds no job, or that of another slot, and refuses.
             let _ = self.events.send(Event::Note(format!("the export cannot be made: {error}")));
         }
+    }
+
+    fn program_first(&mut self, ticket: Ticket, slot: SlotId, name: &str, call: HsmCall) -> bool {
+        self.run_program(ticket, slot, name, call)
+    }
+
+    fn program_ended(&mut self, ticket: Ticket, result: &ProgramResult) -> bool {
+        self.take_program(ticket, result)
+    }
+
+    fn program_said(&self) -> String {
+        self.vendor.said().to_owned()
+    }
+
+    fn program(&self, slot: &str) -> Option<String> {
+        self.vendor.program(slot)
+    }
+
+    fn vendor_bytes(&self, uid: [u8; 16]) -> Option<u64> {
+        self.vendor.part(uid).filter(|_| self.spooled.is_some())
     }
 
     fn left_out(&self) -> Vec<String> {
@@ -203,12 +318,31 @@ impl Files for DiskFiles {
         Ok((total, bytes))
     }
 
-    fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<SpooledFile>, Problem> {
+    fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<Brought>, Problem> {
         self.take(offset, total, bytes)
+    }
+
+    fn last_export_s(&self) -> Option<u64> {
+        let made = fs::metadata(self.dir.join(LAST)).and_then(|about| about.modified()).ok()?;
+        made.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
+    }
+
+    fn give_place(&mut self) -> PathBuf {
+        self.spooled = None;
+        self.dir.join(transfer_dir::RESTORE)
     }
 
     fn spooled(&self) -> Option<[u8; 32]> {
         self.spooled
+    }
+}
+
+/// What protects a file.
+fn first_part(path: &Path) -> Option<Protection> {
+    let mut reader = Reader::new(Io(BufReader::new(File::open(path).ok()?)));
+    match reader.next() {
+        Ok(Part::Header(header)) => Some(header.protection),
+        Ok(_) | Err(_) => None,
     }
 }
 
@@ -234,6 +368,39 @@ fn last(dir: &Path) -> io::Result<(u64, [u8; 32])> {
 
 /// Reads every section back, signs, makes it durable, and gives it its name; then its keys are covered.
 fn finish(dir: &Path, header: [u8; 32], sign: &Signer) -> io::Result<()> {
+    let covered = close(dir, header, sign)?;
+    fs::rename(dir.join(transfer_dir::EXPORT), dir.join(LAST))?;
+    File::open(dir)?.sync_all()?;
+    for (uid, digests) in covered {
+        transfer_dir::cover(dir, uid, &digests)?;
+    }
+    Ok(())
+}
+
+/// The same of a package: what is there now goes into the ledgers, and facts and keys into one sealed file.
+fn finish_package(dir: &Path, header: [u8; 32], sign: &Signer, about: &PackageAbout) -> io::Result<()> {
+    let keys = close(dir, header, sign)?;
+    for uid in &about.with_keys {
+        if let Some(names) = transfer_dir::read_names(dir, *uid)? {
+            about.ledgers.observe(*uid, &names)?;
+        }
+    }
+    let facts = about.ledgers.facts(&about.told)?;
+    let export = dir.join(transfer_dir::EXPORT);
+    let brings = keys.values().any(|found| !found.is_empty());
+    let mut name = about.place.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    let part = about.place.with_file_name(name);
+    remove_if_there(&part)?;
+    let file = create_private(&part)?;
+    package_file::seal(&file, &about.header, &about.targets, &facts, brings.then_some(&export), sign)?;
+    file.sync_all()?;
+    rename_durably(&part, &about.place)?;
+    remove_if_there(&export)
+}
+
+/// Reads every section back, signs the whole and makes it durable; which keys are in it, by the uids of their slots.
+fn close(dir: &Path, header: [u8; 32], sign: &Signer) -> io::Result<BTreeMap<[u8; 16], BTreeSet<[u8; DIGEST_BYTES]>>> {
     let damaged = |problem: &dyn std::fmt::Debug| io::Error::new(io::ErrorKind::InvalidData, format!("{problem:?}"));
     let path = dir.join(transfer_dir::EXPORT);
     let mut covered: BTreeMap<[u8; 16], BTreeSet<[u8; DIGEST_BYTES]>> = BTreeMap::new();
@@ -246,43 +413,63 @@ fn finish(dir: &Path, header: [u8; 32], sign: &Signer) -> io::Result<()> {
         match reader.next().map_err(|problem| damaged(&problem))? {
             Part::Section(section) => {
                 uid = section.uid;
-                covered.entry(uid).or_default();
+                let covered = covered.entry(uid).or_default();
+                match section.strategy {
+                    Strategy::Kwp => {}
+                    // What is in its part only the program knows: as far as we know, what was there before it ran.
+                    Strategy::Vendor => covered.extend(transfer_dir::read_held(dir, uid)?),
+                }
             }
             Part::Entry(entry) => {
                 covered.entry(uid).or_default().extend(transfer_dir::digests_of(&entry));
             }
-            Part::Header(_) | Part::LeftOut(_) | Part::SectionEnd { .. } => {}
+            Part::Header(_) | Part::LeftOut(_) | Part::Piece(_) | Part::SectionEnd { .. } => {}
             Part::End { .. } => return Err(damaged(&"it ended already")),
         }
     };
     let signature = sign(&export::trailer_message(&header, &trailer.hash));
+    if signature == [0; 64] {
+        return Err(damaged(&"the node key was destroyed"));
+    }
     let mut file = Io(OpenOptions::new().append(true).open(&path)?);
     export::write_trailer(&mut file, &Trailer { signature, ..trailer }).map_err(|problem| damaged(&problem))?;
     file.0.sync_all()?;
+    if file.0.metadata()?.len() > SPOOL_BYTES_MAX {
+        return Err(damaged(&"it is longer than what can be restored"));
+    }
     // What counts as covered is what can be read: once more, with the signature.
     look_into(&path).map_err(|problem| damaged(&problem))?;
-    fs::rename(&path, dir.join(LAST))?;
-    File::open(dir)?.sync_all()?;
-    for (uid, digests) in covered {
-        transfer_dir::cover(dir, uid, &digests)?;
-    }
-    Ok(())
+    Ok(covered)
 }
 
 /// Reads a whole file; what it is, or what is wrong with it.
 fn look_into(path: &Path) -> Result<SpooledFile, String> {
     let unreadable = |error: io::Error| error.to_string();
     let file = digest_of(path).map_err(unreadable)?;
-    let mut found = SpooledFile { file, key_id: [0; 16], node: [0; 32], own: false, sections: Vec::new() };
+    let mut found =
+        SpooledFile { file, key_id: [0; 16], node: [0; 32], own: false, passphrase: false, sections: Vec::new() };
     let mut reader = Reader::new(Io(BufReader::new(File::open(path).map_err(unreadable)?)));
     loop {
         match reader.next().map_err(|problem| problem.sentence().to_owned())? {
-            Part::Header(header) => (found.key_id, found.node) = (header.key_id, header.node),
+            Part::Header(header) => {
+                (found.key_id, found.node) = (header.key_id, header.node);
+                if let Some((_, cost)) = passphrase::of_header(header.protection) {
+                    found.passphrase = true;
+                    if !cost.is_sane() {
+                        return Err("its passphrase asks for more memory or time than any of ours".to_owned());
+                    }
+                }
+            }
             Part::Section(section) => {
                 let (uid, name) = (section.uid, transfer_dir::printable(section.name));
-                found.sections.push(SpooledSection { uid, name, entries: 0, left_out: 0 });
+                found.sections.push(SpooledSection { uid, name, entries: 0, left_out: 0, vendor_bytes: 0 });
             }
             Part::Entry(_) | Part::LeftOut(_) => {}
+            Part::Piece(piece) => {
+                if let Some(section) = found.sections.last_mut() {
+                    section.vendor_bytes = section.vendor_bytes.saturating_add(piece.bytes.len() as u64);
+                }
+            }
             Part::SectionEnd { end, .. } => {
                 if let Some(section) = found.sections.last_mut() {
                     (section.entries, section.left_out) = (end.entries, end.left_out);
@@ -291,6 +478,12 @@ fn look_into(path: &Path) -> Result<SpooledFile, String> {
             Part::End { .. } => return Ok(found),
         }
     }
+}
+
+/// Bytes of its vendor parts, by the uids of their sections.
+fn vendor_parts(found: &SpooledFile) -> BTreeMap<[u8; 16], u64> {
+    let all = found.sections.iter().map(|section| (section.uid, section.vendor_bytes));
+    all.filter(|(_, bytes)| *bytes > 0).collect()
 }
 
 fn digest_of(path: &Path) -> io::Result<[u8; 32]> {
@@ -310,6 +503,8 @@ mod tests {
     use super::*;
     use std::sync::Arc;
     use std::sync::mpsc::channel;
+
+    const BEGINNING: [u8; 5] = *b"SLWX\x01";
 
     fn files(dir: &Path) -> DiskFiles {
         let (events, _) = channel();

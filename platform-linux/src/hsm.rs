@@ -29,7 +29,7 @@ use slotwarden_core::effect::{HsmCall, Input, Outcome, SlotId, Ticket};
 use slotwarden_core::fault::{HsmFailure, Refusal};
 use zeroize::Zeroizing;
 
-use crate::devices::{Event, Events, FreeToken, Hsm, Lend};
+use crate::devices::{Event, Events, FreeToken, Hsm, KeysDone, Lend};
 use crate::hsm_wire::{Frame, Order};
 
 pub use crate::hsm_wire::WantedToken;
@@ -160,6 +160,8 @@ struct Shown {
     free: Vec<FreeToken>,
     module: String,
     process: Option<u32>,
+    /// How far the long order is that was given last.
+    progress: Option<KeysDone>,
 }
 
 /// Where random bytes go. They stay in one buffer all the way, which is wiped at the end.
@@ -229,24 +231,34 @@ impl Hsm for WorkerHsm {
             HsmCall::Settle => (Order::Settle, [None, None]),
             HsmCall::Unblock { so_pin, new } => (Order::Unblock, [Some(so_pin), Some(new)]),
             HsmCall::Erase { so_pin } => (Order::Erase, [Some(so_pin), None]),
-            HsmCall::PutBackupKeys { key_id, uid, kek, mak } => {
-                (Order::PutBackupKeys { key_id, uid }, [Some(kek), Some(mak)])
+            HsmCall::PutBackupKeys { key_id, uid, kek, mak, unwrap } => {
+                (Order::PutBackupKeys { key_id, uid, unwrap }, [Some(kek), Some(mak)])
             }
-            HsmCall::KeepBackupKeys { key_id, uid } => (Order::KeepBackupKeys { key_id, uid }, [None, None]),
+            HsmCall::KeepBackupKeys { key_id, uid, unwrap } => {
+                (Order::KeepBackupKeys { key_id, uid, unwrap }, [None, None])
+            }
             HsmCall::SetSoPin { old, new } => (Order::SetSoPin, [Some(old), Some(new)]),
             HsmCall::Inventory { uid } => (Order::Inventory { uid }, [None, None]),
-            HsmCall::ExportSection { key_id, uid } => (Order::ExportSection { key_id, uid }, [None, None]),
+            HsmCall::ExportSection { key_id, uid, once } => {
+                let order = Order::ExportSection { key_id, uid, once: once.is_some() };
+                (order, once.map_or([None, None], |keys| keys.map(Some)))
+            }
             HsmCall::PrepareImport { key_id, uid, kek, mak } => {
                 (Order::PrepareImport { key_id, uid }, [Some(kek), Some(mak)])
             }
             HsmCall::Import { key_id, uid } => (Order::Import { key_id, uid }, [None, None]),
-            HsmCall::DropUnwrapKey => (Order::DropUnwrapKey, [None, None]),
+            HsmCall::DropUnwrapKey { keep } => (Order::DropUnwrapKey { keep }, [None, None]),
+            HsmCall::PlanPackage { key_id, uid } => (Order::PlanPackage { key_id, uid }, [None, None]),
+            HsmCall::ImportPackage { key_id, uid } => (Order::ImportPackage { key_id, uid }, [None, None]),
         };
         let mut frames = Vec::with_capacity(2);
         for id in ids.into_iter().flatten() {
             if !secrets.lend(id, &mut |secret| frames.push(Frame::secret(0, slot, secret))) {
                 return self.fail(ticket, HsmFailure::Refused(Refusal::CodeMissing));
             }
+        }
+        if link::is_long(&order) {
+            self.shown.lock().unwrap_or_else(PoisonError::into_inner).progress = None;
         }
         self.tell(Happening::Perform { ticket, slot, order, secrets: frames });
     }
@@ -273,6 +285,10 @@ impl Hsm for WorkerHsm {
             }
             Ok(_) | Err(_) => false,
         }
+    }
+
+    fn progress(&self) -> Option<KeysDone> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).progress
     }
 
     fn description(&self) -> String {

@@ -124,6 +124,8 @@ pub(crate) enum Order {
         key_id: [u8; 16],
         /// The slot uid.
         uid: [u8; 16],
+        /// Whether U is made as well.
+        unwrap: bool,
     },
     /// `HsmCall::KeepBackupKeys`.
     KeepBackupKeys {
@@ -131,6 +133,8 @@ pub(crate) enum Order {
         key_id: Option<[u8; 16]>,
         /// The slot uid.
         uid: [u8; 16],
+        /// Whether U may stay.
+        unwrap: bool,
     },
     /// `HsmCall::SetSoPin`; two secrets, old and new.
     SetSoPin,
@@ -139,12 +143,14 @@ pub(crate) enum Order {
         /// The slot uid.
         uid: [u8; 16],
     },
-    /// `HsmCall::ExportSection`.
+    /// `HsmCall::ExportSection`; for a key that is for this export only two secrets, KEK and MAK.
     ExportSection {
-        /// The backup key in force.
+        /// Names the backup key.
         key_id: [u8; 16],
         /// The slot uid.
         uid: [u8; 16],
+        /// Whether it is for this export only.
+        once: bool,
     },
     /// `HsmCall::PrepareImport`; two secrets, KEK and MAK.
     PrepareImport {
@@ -161,7 +167,24 @@ pub(crate) enum Order {
         uid: [u8; 16],
     },
     /// `HsmCall::DropUnwrapKey`.
-    DropUnwrapKey,
+    DropUnwrapKey {
+        /// Key id and slot uid of the one that stays.
+        keep: Option<([u8; 16], [u8; 16])>,
+    },
+    /// `HsmCall::PlanPackage`.
+    PlanPackage {
+        /// Names the backup key.
+        key_id: [u8; 16],
+        /// The slot uid.
+        uid: [u8; 16],
+    },
+    /// `HsmCall::ImportPackage`.
+    ImportPackage {
+        /// Names the backup key.
+        key_id: [u8; 16],
+        /// The slot uid.
+        uid: [u8; 16],
+    },
 }
 
 /// A token that `slot init` could take, on the wire.
@@ -205,6 +228,13 @@ pub(crate) enum Report {
     NoRandom,
     /// Something an operator should read.
     Note(String),
+    /// How far an order is that takes long.
+    Progress {
+        /// Objects that are done.
+        done: u32,
+        /// Of so many.
+        of: u32,
+    },
 }
 
 /// What a frame's body is.

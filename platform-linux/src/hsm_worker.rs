@@ -123,6 +123,7 @@ fn run() -> io::Result<()> {
             replies: replies.clone(),
             settle_dir: settle_dir.clone(),
             transfer_dir: Arc::clone(&transfer_dir),
+            known: transfer::Known::default(),
         };
         desks.push(Arc::new(Desk::new(token, Duration::from_millis(loss_interval_ms))));
     }

@@ -3,6 +3,7 @@
 
 use slotwarden_core::card::Credential;
 use slotwarden_core::ceremony::{CardOrder, Places, SlotSet, SoUse, Task};
+use slotwarden_core::cluster::ClusterOrder;
 use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::{ApplicationId, ApplicationSet, SlotId};
 use slotwarden_core::person::Roster;
@@ -107,10 +108,21 @@ pub fn sentence(operation: &Command, names: &Names) -> String {
             format!("answer {answer} in ceremony {id}{typed}")
         }
         Command::CancelCeremony { id } => format!("cancel ceremony {id}"),
-        Command::Transfer { order: TransferOrder::Export { slots, left_out } } => {
+        Command::Transfer { order: TransferOrder::Export { slots, left_out, passphrase } } => {
             let named: Vec<String> = slots.slots().map(|slot| names.slot_name(slot)).collect();
             let behind = hex(&left_out[..8]);
-            format!("export the keys of {} (SHA-256 of what stays behind: {behind}…)", named.join(", "))
+            let by = if passphrase.is_some() { ", protected by a passphrase that its requester knows" } else { "" };
+            format!("export the keys of {}{by} (SHA-256 of what stays behind: {behind}…)", named.join(", "))
+        }
+        Command::Transfer { order: TransferOrder::Restore { slot, uid, key_id, file, .. } } => {
+            format!(
+                "bring the key that unwraps the file with SHA-256 {} into {}, by its passphrase (key {}, section {}), and \
+                 see what it would import",
+                hex(&file),
+                names.slot_name(slot),
+                hex(&key_id),
+                hex(&uid)
+            )
         }
         Command::Transfer { order: TransferOrder::Import { slot, file } } => {
             format!("import the file with SHA-256 {} into {}", hex(&file), names.slot_name(slot))
@@ -119,6 +131,36 @@ pub fn sentence(operation: &Command, names: &Names) -> String {
             format!("count the keys of {}", names.slot_name(slot))
         }
         Command::Transfer { order: TransferOrder::EndRestore } => "give the restore up".to_owned(),
+        Command::Transfer { order: TransferOrder::Package { targets, roster_epoch, slots } } => {
+            let named: Vec<String> = slots.slots().map(|slot| names.slot_name(slot)).collect();
+            let members: Vec<String> =
+                (0..8).filter(|place| targets & (1 << place) != 0).map(|place| format!("{}", place + 1)).collect();
+            let (members, named) = (members.join(", "), named.join(", "));
+            format!("send the keys of {named} to members {members} of the roster of epoch {roster_epoch}")
+        }
+        Command::Transfer { order: TransferOrder::Receive { hash, .. } } => {
+            format!("plan the import of the package {}", hex(&hash))
+        }
+        Command::Transfer { order: TransferOrder::Apply { hash } } => format!("import the package {}", hex(&hash)),
+        Command::Transfer { order: TransferOrder::EndReceive } => "give the package up".to_owned(),
+        Command::Cluster { order } => cluster(order),
+        Command::Zeroize => {
+            "zeroize: destroy every sealed code and the node key, and deactivate every slot; keys in tokens stay"
+                .to_owned()
+        }
+    }
+}
+
+fn cluster(order: ClusterOrder) -> String {
+    let roster = hex(&order.hash());
+    match order {
+        ClusterOrder::Found { .. } => format!("found a cluster by the roster {roster}"),
+        ClusterOrder::Invite { .. } => format!("let one more node into the cluster by the roster {roster}"),
+        ClusterOrder::Remove { .. } => format!("shut one node out of the cluster by the roster {roster}"),
+        ClusterOrder::Renew { .. } => format!("have the cluster use the backup key in force, by the roster {roster}"),
+        ClusterOrder::Join { .. } => format!("join the cluster of the roster {roster}"),
+        ClusterOrder::Follow { .. } => format!("take the roster {roster}"),
+        ClusterOrder::Choose { .. } => format!("end the division of the cluster by the roster {roster}"),
     }
 }
 

@@ -5,6 +5,7 @@
 //! went away (`| head`) is no error.
 
 mod cards;
+pub mod cluster;
 mod transcript;
 pub mod transfers;
 
@@ -151,11 +152,18 @@ pub fn status(format: Format, status: &StatusView) {
     } else if let Some(ended) = &status.last_ceremony {
         line(&cards::ended_line(ended));
     }
+    if let Some(found) = &status.cluster {
+        cluster::lines(found).iter().for_each(|text| line(text));
+    }
     if let Some(transfer) = &status.transfer {
         transfers::lines(transfer).iter().for_each(|text| line(text));
     }
     for slot in &status.slots {
-        transfers::coverage(&slot.name, slot.keys).iter().for_each(|text| line(text));
+        let program = slot.export_program.as_deref();
+        transfers::staying(&slot.name, slot.keys, program).iter().for_each(|text| line(text));
+    }
+    for warning in &status.coverage.warnings {
+        line(warning);
     }
     for text in status.backup.iter().flat_map(cards::backup_lines) {
         line(&text);
@@ -254,7 +262,10 @@ pub fn slot(format: Format, detail: &SlotDetail) {
         None => {}
     }
     if let Some(keys) = slot.keys {
-        row("keys", &transfers::keys(keys));
+        row("keys", &transfers::keys(keys, slot.export_program.as_deref()));
+    }
+    for text in detail.transfer.iter().flat_map(transfers::lines) {
+        row("transfer", &text);
     }
     row("SO PIN last proven", &slot.so_pin_proven_s.map_or_else(|| "never".to_owned(), utc));
     for application in &slot.applications {
@@ -384,6 +395,7 @@ fn attention_sentence(word: &str) -> &str {
         "count-low" => "the token counts at least one refused try",
         "final-try" => "one more refused try blocks the token",
         "application-failed" => "an application could not be served",
+        "code-gone" => "its stored code was destroyed by a zeroize: `slotwarden slot unblock` gives the token another",
         other => other,
     }
 }

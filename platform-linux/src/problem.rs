@@ -129,6 +129,14 @@ own_refusals! {
         "this makes the keys of a file in a token" "look at its plan with `slotwarden status`, then repeat with --confirm \"import\"";
     648 SectionUnclear "section-unclear" Wrong
         "it is not clear which section of the file is meant" "`slotwarden verify FILE` lists its sections; name one with --section";
+    650 FingerprintMissing "fingerprint-missing" Wrong
+        "the fingerprint that the other node shows is needed" "read it there with `slotwarden cluster show` and repeat with --fingerprint FINGERPRINT";
+    652 RemoveUnconfirmed "remove-unconfirmed" WaitsForPeople
+        "this takes a node out of the cluster" "be sure that it is the right one, then repeat with the text that the detail names";
+    655 NoPackage "no-package" Wrong
+        "no package was made on this node yet" "`slotwarden sync export FILE` makes one";
+    658 SlotsDiffer "slots-differ" Wrong
+        "the cluster has a slot that this node does not have" "name a [[slot]] of the same name in the configuration, initialise its token, and join again";
     627 UnknownPerson "unknown-person" Wrong
         "the configuration names no such person" "name persons as their [[person]] does";
 }
@@ -276,7 +284,9 @@ fn fault_detail(fault: Fault) -> Option<String> {
         | Fault::RandomUnavailable
         | Fault::SealBroken
         | Fault::StoreFailed
-        | Fault::SettleFailed => None,
+        | Fault::SettleFailed
+        | Fault::Zeroized
+        | Fault::OutOfMemory => None,
     }
 }
 

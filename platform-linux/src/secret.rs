@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use slotwarden_core::Refusal;
-use slotwarden_core::code::check_typed;
-use slotwarden_core::limits::CODE_CHARS_MAX;
+use slotwarden_core::code::{check_passphrase, check_typed};
+use slotwarden_core::limits::{CODE_CHARS_MAX, PASSPHRASE_CHARS_MAX};
 use slotwarden_core::share::looks_like_share;
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -121,7 +121,8 @@ pub fn on_terminal() -> bool {
 ///
 /// # Errors
 /// [`Refusal::CodeTooShort`] (new codes), [`Refusal::CodeTooLong`],
-/// [`Refusal::SecretTooLong`], [`Refusal::CodeNotPrintable`].
+/// [`Refusal::SecretTooLong`], [`Refusal::CodeNotPrintable`], [`Refusal::PassphraseTooShort`],
+/// [`Refusal::PassphraseMissing`].
 pub fn check(role: SecretRole, secret: &[u8]) -> Result<(), Refusal> {
     match role {
         SecretRole::NewCode => check_typed(secret, 0),
@@ -136,6 +137,11 @@ pub fn check(role: SecretRole, secret: &[u8]) -> Result<(), Refusal> {
         SecretRole::SoPin if secret.iter().any(u8::is_ascii_control) => Err(Refusal::CodeNotPrintable),
         SecretRole::SoPin if secret.is_empty() => Err(Refusal::CodeTooShort),
         SecretRole::SoPin => Ok(()),
+        SecretRole::NewPassphrase => check_passphrase(secret),
+        // What is wrong with it the file says.
+        SecretRole::Passphrase if secret.len() > PASSPHRASE_CHARS_MAX => Err(Refusal::SecretTooLong),
+        SecretRole::Passphrase if secret.is_empty() => Err(Refusal::PassphraseMissing),
+        SecretRole::Passphrase => Ok(()),
     }
 }
 
@@ -209,6 +215,9 @@ mod tests {
         assert_eq!(number(b"1234\x005678", SecretRole::NewCode), Refusal::CodeNotPrintable.number());
         assert_eq!(number("1234ü5678".as_bytes(), SecretRole::NewCode), Refusal::CodeNotPrintable.number());
         assert_eq!(number(b"so\npin", SecretRole::SoPin), Refusal::CodeNotPrintable.number());
+        assert_eq!(number(b"thirteen char", SecretRole::NewPassphrase), Refusal::PassphraseTooShort.number());
+        assert_eq!(number("über vierzehn Zeichen".as_bytes(), SecretRole::NewPassphrase), 203);
+        assert_eq!(number(&[b'x'; 81], SecretRole::NewPassphrase), Refusal::SecretTooLong.number());
         assert_eq!(number(&[b'x'; 65], SecretRole::SoPin), Refusal::SecretTooLong.number());
         let nowhere = Source { file: Some("/nowhere/code".into()), descriptor: None };
         assert_eq!(nowhere.read(SecretRole::Code).expect_err("not there").number, 610);

@@ -5,6 +5,7 @@
 
 mod cards;
 mod ceremony;
+mod cluster;
 mod transfers;
 
 use serde::{Deserialize, Serialize};
@@ -16,15 +17,16 @@ use slotwarden_core::status::{
     SlotStatus, StateName, Status, WaitKind,
 };
 
-use crate::config::SecurityLevel;
-use crate::devices::ReaderView;
+use crate::config::{CoverageSettings, SecurityLevel};
+use crate::devices::{KeysDone, ReaderView};
 use crate::names::Names;
 use crate::operation;
 use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_LATER, EXIT_WAITS, Problem};
 
 pub use cards::{BackupView, CardSetView, CardView, CardsView, card_view, credential_word};
 pub use ceremony::{CeremonyView, LastCeremonyView, end_word, view_of_ceremony};
-pub use transfers::{KeysView, PlanView, TransferView};
+pub use cluster::{ClusterMemberView, ClusterView, ExchangeView, SynchronisedView};
+pub use transfers::{CoverageView, KeysDoneView, KeysView, PlanView, TransferView};
 
 /// Version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -70,6 +72,12 @@ pub struct StatusView {
     pub backup: Option<BackupView>,
     /// The export or restore under way.
     pub transfer: Option<TransferView>,
+    /// What exports cover.
+    pub coverage: CoverageView,
+    /// The cluster that this node is in.
+    pub cluster: Option<ClusterView>,
+    /// What people compare when this node is invited, or invites.
+    pub node_fingerprint: String,
 }
 
 /// Counts of slots.
@@ -125,6 +133,10 @@ pub struct SlotView {
     pub backup_key: Option<bool>,
     /// Its keys as they were counted last; null: not since the start.
     pub keys: Option<KeysView>,
+    /// The program of the HSM's vendor that makes its exports; null: they hold each key wrapped (RFC 5649).
+    pub export_program: Option<String>,
+    /// How far its keys are on every node; null: this node is in no cluster.
+    pub synchronised: Option<SynchronisedView>,
 }
 
 /// One order that needs two persons. Its code is told to its requester only.
@@ -267,6 +279,8 @@ pub struct SlotDetail {
     pub seal: String,
     /// Who asks, by their configured name.
     pub you: Option<String>,
+    /// The export or restore under way, if it is about this slot now.
+    pub transfer: Option<TransferView>,
 }
 
 /// What the daemon knows beside the core's status.
@@ -284,12 +298,27 @@ pub struct Surroundings {
     pub readers: Vec<ReaderView>,
     /// Seconds since 1970, if there is a clock.
     pub wall_s: Option<u64>,
+    /// When exports do not cover what they should.
+    pub coverage: CoverageSettings,
+    /// When the last one was made.
+    pub last_export_s: Option<u64>,
+    /// How far the transfer under way is.
+    pub progress: Option<KeysDone>,
+    /// [`StatusView::cluster`].
+    pub cluster: Option<ClusterView>,
+    /// [`StatusView::node_fingerprint`].
+    pub node_fingerprint: String,
+    /// [`SlotView::synchronised`], in the order of the configuration.
+    pub synchronised: Vec<Option<SynchronisedView>>,
 }
 
 /// Joins numbers and names: the one place.
 #[must_use]
 pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &Surroundings) -> StatusView {
-    let slots: Vec<SlotView> = status.slots.iter().map(|slot| slot_view(slot, names)).collect();
+    let synchronised = |slot: &SlotStatus| around.synchronised.get(usize::from(slot.slot.0)).copied().flatten();
+    let view = |slot| SlotView { synchronised: synchronised(slot), ..slot_view(slot, names) };
+    let slots: Vec<SlotView> = status.slots.iter().map(view).collect();
+    let coverage = transfers::coverage_view(&slots, around);
     StatusView {
         schema: SCHEMA,
         summary: Summary { active: slots.iter().filter(|slot| slot.is_active()).count(), slots: slots.len() },
@@ -308,8 +337,14 @@ pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &
         kept_codes: names.left_out.clone(),
         ceremony: status.ceremony.as_ref().map(|found| view_of_ceremony(found, names, &around.readers)),
         last_ceremony: status.last_ceremony.map(ceremony::last_view),
-        transfer: status.transfer.as_ref().map(|transfer| transfers::view_of_transfer(transfer, names)),
+        transfer: status
+            .transfer
+            .as_ref()
+            .map(|transfer| transfers::view_of_transfer(transfer, names, around.progress)),
+        coverage,
         backup: status.backup.as_ref().map(|backup| cards::backup_view(backup, around.wall_s)),
+        cluster: around.cluster.clone(),
+        node_fingerprint: around.node_fingerprint.clone(),
     }
 }
 
@@ -502,6 +537,7 @@ fn slot_view(slot: &SlotStatus, names: &Names) -> SlotView {
         ApplicationView { name: names.application_name(application.application), state: state.to_owned(), fault }
     });
     SlotView {
+        synchronised: None,
         name: names.slot_name(slot.slot),
         token,
         mode: mode_word(slot.mode).to_owned(),
@@ -524,6 +560,7 @@ fn slot_view(slot: &SlotStatus, names: &Names) -> SlotView {
         collection: slot.collection.as_ref().map(|collection| collection_view(collection, names)),
         backup_key: slot.backup_key,
         keys: slot.key_counts.map(KeysView::from),
+        export_program: None,
     }
 }
 
@@ -599,6 +636,18 @@ fn collection_view(collection: &CollectionStatus, names: &Names) -> CollectionVi
             | CommandKind::Restore
             | CommandKind::Import
             | CommandKind::EndRestore
+            | CommandKind::MakePackage
+            | CommandKind::ReceivePackage
+            | CommandKind::ApplyPackage
+            | CommandKind::EndReceive
+            | CommandKind::FoundCluster
+            | CommandKind::InviteMember
+            | CommandKind::RemoveMember
+            | CommandKind::RenewRoster
+            | CommandKind::JoinCluster
+            | CommandKind::FollowRoster
+            | CommandKind::ChooseRoster
+            | CommandKind::Zeroize
             | CommandKind::CountKeys => "activate",
         }
         .to_owned(),
@@ -653,6 +702,7 @@ const fn attention_word(attention: Attention) -> &'static str {
         Attention::CountLow => "count-low",
         Attention::FinalTry => "final-try",
         Attention::ApplicationFailed => "application-failed",
+        Attention::CodeGone => "code-gone",
     }
 }
 
@@ -670,7 +720,7 @@ mod tests {
     use slotwarden_core::card::sets::CardSet;
     use slotwarden_core::card::{CardSerial, ReaderId};
     use slotwarden_core::ceremony::{CeremonyId, Question};
-    use slotwarden_core::command::Command;
+    use slotwarden_core::command::{Answer, Command};
     use slotwarden_core::effect::{ApplicationId, ApplicationSet, ImportPlan, KeyCounts, SlotId};
     use slotwarden_core::fault::{ApplicationFault, Function, Refusal};
     use slotwarden_core::person::{PersonId, Roster};
@@ -699,6 +749,7 @@ mod tests {
             so_proven_s: None,
             fault: None,
             backup_key: None,
+            unwrap_key: None,
             key_counts: None,
         }
     }
@@ -718,10 +769,15 @@ mod tests {
             last_ceremony: None,
             backup: None,
             transfer: None,
+            cluster: None,
         }
     }
 
     fn view(status: &Status<8>) -> StatusView {
+        view_around(status, &around())
+    }
+
+    fn view_around(status: &Status<8>, around: &Surroundings) -> StatusView {
         let slot = |name: &str| SlotName {
             name: name.to_owned(),
             token: TokenUri { label: Some(name.to_owned()), serial: None },
@@ -733,7 +789,11 @@ mod tests {
             numbered: vec![],
             left_out: vec!["old-root".to_owned()],
         };
-        let around = Surroundings {
+        join(status, &names, around)
+    }
+
+    fn around() -> Surroundings {
+        Surroundings {
             seal: "key-file".to_owned(),
             security_level: SecurityLevel::None,
             module: "/usr/lib/softhsm/libsofthsm2.so".to_owned(),
@@ -746,8 +806,78 @@ mod tests {
                 reason: None,
             }],
             wall_s: Some(1_767_225_600),
+            coverage: CoverageSettings::default(),
+            last_export_s: Some(1_757_225_600),
+            progress: None,
+            cluster: None,
+            node_fingerprint: "ABCDE-FGHIJ-KLMNO-PQRST".to_owned(),
+            synchronised: Vec::new(),
+        }
+    }
+
+    fn with_keys(keys: u32, can_leave: u32, uncovered: u32) -> Status<8> {
+        let mut found = slot(1, StateName::Active);
+        found.key_counts = Some(KeyCounts { keys, can_leave, uncovered });
+        status(vec![found])
+    }
+
+    #[test]
+    fn keys_that_could_be_exported_and_are_not_are_warned_of_from_the_configured_number_on() {
+        let warned = |counts: Status<8>, uncovered_keys_warn| {
+            let coverage = CoverageSettings { uncovered_keys_warn, export_age_warn_days: 0 };
+            let security_level = SecurityLevel::Passphrase;
+            view_around(&counts, &Surroundings { coverage, security_level, ..around() }).coverage.warnings
         };
-        join(status, &names, &around)
+        assert!(warned(with_keys(4, 3, 1), 1).is_empty(), "the one that is missing cannot leave");
+        assert!(warned(with_keys(9, 9, 0), 1).is_empty());
+        assert!(warned(with_keys(9, 9, 9), 0).is_empty(), "nobody wants to be told");
+        assert!(warned(with_keys(9, 9, 2), 3).is_empty());
+        let said = ["ocsp: 3 of 9 keys are in no export: `slotwarden backup export FILE`"];
+        assert_eq!(warned(with_keys(9, 8, 4), 3), said);
+        assert_eq!(warned(with_keys(9, 8, 4), 1), said);
+        let at_none = Surroundings { security_level: SecurityLevel::None, ..around() };
+        let said = view_around(&with_keys(9, 8, 4), &at_none).coverage.warnings;
+        assert!(said[0].ends_with("exports need the security level `passphrase` or `cards`"), "{said:?}");
+    }
+
+    #[test]
+    fn an_old_export_is_warned_of_where_there_are_keys_to_export() {
+        const DAY_S: u64 = 86_400;
+        let warned = |counts: Status<8>, age_s: Option<u64>, export_age_warn_days| {
+            let around = around();
+            let last_export_s = around.wall_s.zip(age_s).map(|(now_s, age_s)| now_s - age_s);
+            let coverage = CoverageSettings { uncovered_keys_warn: 1, export_age_warn_days };
+            view_around(&counts, &Surroundings { coverage, last_export_s, ..around }).coverage.warnings
+        };
+        assert!(warned(with_keys(2, 2, 0), Some(90 * DAY_S - 1), 90).is_empty());
+        assert!(warned(with_keys(2, 2, 0), Some(900 * DAY_S), 0).is_empty(), "nobody wants to be told");
+        assert!(warned(with_keys(2, 2, 0), None, 90).is_empty(), "its age is not known");
+        assert!(warned(with_keys(2, 0, 2), Some(90 * DAY_S), 90).is_empty(), "no export would hold any");
+        let said = warned(with_keys(2, 2, 0), Some(90 * DAY_S), 90);
+        assert!(said.len() == 1 && said[0].starts_with("the last export is 90 days old"), "{said:?}");
+        let later = around().wall_s.map(|now_s| now_s + DAY_S);
+        let ahead = view_around(&with_keys(2, 2, 0), &Surroundings { last_export_s: later, ..around() });
+        assert!(ahead.coverage.warnings.is_empty(), "the clock was set back: no age");
+    }
+
+    #[test]
+    fn progress_is_shown_of_the_slot_whose_keys_travel_and_of_no_other() {
+        let shown = |stage, slot, of_slot| {
+            let mut status = status(vec![]);
+            status.transfer = Some(TransferStatus { stage, slot: Some(SlotId(slot)), file: None, package: false });
+            let progress = Some(KeysDone { slot: SlotId(of_slot), done: 3, of: 10 });
+            let view = view_around(&status, &Surroundings { progress, ..around() });
+            view.transfer.and_then(|transfer| transfer.progress)
+        };
+        let plan = ImportPlan { new: 3, same: 2, conflict: 1, removed: 0 };
+        let halfway = TransferStage::Halfway(Answer::Refused(Refusal::ImportConflicts));
+        for stage in [TransferStage::Prepared(plan), halfway, TransferStage::Ending] {
+            assert_eq!(shown(stage, 1, 1), None, "{stage:?}: nothing travels");
+        }
+        for stage in [TransferStage::Exporting, TransferStage::Preparing, TransferStage::Importing] {
+            assert_eq!(shown(stage, 1, 2), None, "{stage:?}: of another slot");
+            assert_eq!(shown(stage, 1, 1), Some(KeysDoneView { done: 3, of: 10 }), "{stage:?}");
+        }
     }
 
     fn waiting(number: u8, kind: WaitKind) -> SlotStatus {
@@ -875,9 +1005,10 @@ mod tests {
         all.last_ceremony =
             Some((CeremonyId([0xCD; 8]), CommandKind::CopyCard, CeremonyEnd::Refused(Refusal::CeremonyCancelled)));
         all.transfer = Some(TransferStatus {
-            stage: TransferStage::Prepared(ImportPlan { new: 3, same: 2, conflict: 1 }),
+            stage: TransferStage::Prepared(ImportPlan { new: 3, same: 2, conflict: 1, removed: 4 }),
             slot: Some(SlotId(0)),
             file: Some([0x33; 32]),
+            package: false,
         });
         all.backup = Some(BackupStatus {
             set: CardSet {

@@ -19,16 +19,18 @@ pub mod format;
 mod lost;
 pub mod room;
 pub mod writer;
+pub mod zeroize;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use ::zeroize::Zeroizing;
 use ed25519_dalek::{Signer as _, SigningKey};
 use redb::Database;
 use redb::backends::FileBackend;
@@ -39,12 +41,14 @@ use slotwarden_core::card::registry::CardEntry;
 use slotwarden_core::card::sets::{CardSets, SetSubject};
 use slotwarden_core::ceremony::CeremonyId;
 use slotwarden_core::ceremony::transcript::signed_message;
-use slotwarden_core::effect::Ticket;
+use slotwarden_core::cluster::Membership;
+use slotwarden_core::effect::{Input, Outcome, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
+use slotwarden_core::package::Marks;
 use slotwarden_core::person::PersonId;
+use slotwarden_core::reception::Reception;
 use slotwarden_core::record::{Owner, PolicyRecord, Record, SecretKey, SecretKind, Sets, SlotRecord};
 use slotwarden_core::transfer::Restoration;
-use zeroize::Zeroizing;
 
 use self::directory::{
     Directory, Found, create_private, remove_if_there, rename_durably, sync_directory, write_durably,
@@ -52,7 +56,9 @@ use self::directory::{
 use self::format::{Change, Content};
 use self::room::Ballast;
 use self::writer::Job;
+use crate::audit::NodeKeys;
 use crate::devices::{Checkpoint, Event, Events, Lend, Signer, Store, TranscriptEnd, TranscriptPart};
+use crate::package_file::NodeSecrets;
 use crate::seal::{self, CREDENTIAL, DataKey, SealPlaces, SealSource};
 use crate::transcript;
 
@@ -133,6 +139,12 @@ pub struct Loaded {
     pub cluster_id: Option<[u8; 16]>,
     /// The restoration under way.
     pub restoration: Option<Restoration>,
+    /// The roster in force.
+    pub membership: Option<Membership>,
+    /// What was taken from other members, and sent to them.
+    pub marks: Marks,
+    /// The package under way whose making was ordered.
+    pub reception: Option<Reception>,
     /// The end of the audit chain, every record of which was checked.
     pub chain: Chain,
     /// The sealed codes and keys that are there.
@@ -153,9 +165,17 @@ pub struct DiskStore {
     persons: BTreeMap<String, PersonId>,
     configurations: BTreeMap<[u8; 32], Vec<u8>>,
     cluster: [u8; 16],
-    key: DataKey,
+    /// `None`: it was destroyed.
+    key: Option<DataKey>,
     source: SealSource,
-    node: Arc<SigningKey>,
+    /// Shared with those who sign in other threads; `None`: it was destroyed.
+    node: Arc<Mutex<Option<Box<SigningKey>>>>,
+    /// The public node keys.
+    nodes: NodeKeys,
+    directory: Directory,
+    key_file: PathBuf,
+    /// What destroys the data key on the disk.
+    destroying: Option<JoinHandle<()>>,
     events: Events,
     /// Held until the store is dropped; declared last, so that it goes after the database.
     _lock: File,
@@ -171,6 +191,7 @@ impl DiskStore {
         let directory = Directory::make(&settings.state_dir)?;
         let lock = directory.lock()?;
         let ballast = Ballast::new(&directory.path);
+        zeroize::finish(&directory, settings)?;
         let marked = match directory.look()? {
             Found::Store { marked } => marked,
             Found::Nothing => {
@@ -182,7 +203,8 @@ impl DiskStore {
         let blob = directory.blob();
         let bytes = fs::read(&blob).map_err(|error| Refused::of_file(Refusal::SealMissing, &blob, &error))?;
         let (key, source) = seal::open(&bytes, &settings.seal)?;
-        let node = Arc::from(unseal_node(&content, &key)?);
+        let node = Arc::new(Mutex::new(Some(unseal_node(&content, &key)?)));
+        let nodes = NodeKeys { former: content.former_nodes.clone(), current: content.node };
 
         // Everything is in order: from here on files are written. Room first, since redb may
         // have to repair after a power cut.
@@ -220,6 +242,9 @@ impl DiskStore {
                 cards: content.cards,
                 cluster_id: content.cluster_id,
                 restoration: content.restoration,
+                membership: content.membership,
+                marks: content.marks,
+                reception: content.reception,
                 chain: content.chain,
                 secrets: content.secrets.iter().map(|(key, _)| *key).collect(),
             },
@@ -227,9 +252,13 @@ impl DiskStore {
             persons: content.persons.into_iter().collect(),
             configurations: content.configurations.into_iter().collect(),
             cluster: content.cluster,
-            key,
+            key: Some(key),
             source,
             node,
+            nodes,
+            directory,
+            key_file: settings.seal.key_file.clone(),
+            destroying: None,
             events,
             _lock: lock,
         })
@@ -357,6 +386,9 @@ impl Store for DiskStore {
             Record::Card { place, entry } => Ok(Change::Card(*place, *entry)),
             Record::Cluster(id) => Ok(Change::Cluster(*id)),
             Record::Restoration(restoration) => Ok(Change::Restoration(*restoration)),
+            Record::Roster(membership) => Ok(Change::Roster(Box::new(membership.clone()))),
+            Record::SyncMarks(marks) => Ok(Change::SyncMarks(Box::new(marks.clone()))),
+            Record::Reception(reception) => Ok(Change::Reception(reception.clone().map(Box::new))),
             Record::Transcript { id, number, line } => Ok(Change::Transcript(*id, *number, Box::new(*line))),
         };
         self.add(change);
@@ -377,7 +409,8 @@ impl Store for DiskStore {
 
     fn unseal(&mut self, key: SecretKey, place: &mut [u8]) -> Result<usize, Fault> {
         let sealed = format::secret(&*self.database, key).map_err(|_| Fault::SealBroken)?;
-        self.key.unseal(&self.cluster, key, &sealed.ok_or(Fault::SealBroken)?, place)
+        let data_key = self.key.as_ref().ok_or(Fault::SealBroken)?;
+        data_key.unseal(&self.cluster, key, &sealed.ok_or(Fault::SealBroken)?, place)
     }
 
     fn checkpoint(&mut self, sequence: u64, head: [u8; 32]) {
@@ -387,7 +420,7 @@ impl Store for DiskStore {
             let _ = self.events.send(Event::Note(format!("no checkpoint was made: record {sequence} is another one")));
             return;
         }
-        let signature = self.node.sign(&Chain { sequence, head }.checkpoint_message()).to_bytes();
+        let Some(signature) = self.sign(&Chain { sequence, head }.checkpoint_message()) else { return };
         // With an open transaction it becomes part of that one: its record may be in it.
         let alone = self.batch.as_ref().is_ok_and(Vec::is_empty);
         self.add(Ok(Change::Checkpoint(Checkpoint { sequence, head, signature })));
@@ -402,7 +435,7 @@ impl Store for DiskStore {
             let _ = self.events.send(Event::Note(format!("the transcript {id} was not signed: its lines are others")));
             return;
         }
-        let signature = self.node.sign(&signed_message(id, &head)).to_bytes();
+        let Some(signature) = self.sign(&signed_message(id, &head)) else { return };
         let alone = self.batch.as_ref().is_ok_and(Vec::is_empty);
         self.add(Ok(Change::TranscriptEnd(id, TranscriptEnd { head, signature })));
         if alone {
@@ -442,13 +475,47 @@ impl Store for DiskStore {
         self.source.name()
     }
 
-    fn node_key(&self) -> [u8; 32] {
-        self.node.verifying_key().to_bytes()
+    fn node_keys(&self) -> &NodeKeys {
+        &self.nodes
     }
 
     fn signer(&self) -> Signer {
         let node = Arc::clone(&self.node);
-        Arc::new(move |message| node.sign(message).to_bytes())
+        // After a zeroize nothing is signed any more: what no key signed verifies under none.
+        Arc::new(move |message| signed(&node, message).unwrap_or([0; 64]))
+    }
+
+    fn zeroize(&mut self, ticket: Ticket, who: PersonId) {
+        // What is in memory first: it takes no disk.
+        self.key = None;
+        *self.node.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let destroy = {
+            let (directory, key_file, events) = (self.directory.clone(), self.key_file.clone(), self.events.clone());
+            Arc::new(move || {
+                let result = zeroize::order(&directory, &key_file, who).map_err(|error| {
+                    // A closed channel means that nobody reads notes any more.
+                    let _ = events.send(Event::Note(format!("zeroize: the disk refused: {error}")));
+                    Fault::StoreFailed
+                });
+                let _ = events.send(Event::Input(Input::Done { ticket, outcome: Outcome::Zeroized(result) }));
+            })
+        };
+        // In a thread of its own: a disk that hangs keeps no PIN with an application.
+        let spawned = thread::Builder::new().name("zeroize".into()).spawn({
+            let destroy = Arc::clone(&destroy);
+            move || destroy()
+        });
+        match spawned {
+            Ok(thread) => self.destroying = Some(thread),
+            Err(_) => destroy(),
+        }
+    }
+
+    fn node_secrets(&self) -> Result<NodeSecrets, Fault> {
+        let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+        // A zeroize took it out of memory.
+        let key = node.as_ref().ok_or(Fault::SealBroken)?;
+        NodeSecrets::of_node(&Zeroizing::new(key.to_bytes()))
     }
 }
 
@@ -475,10 +542,15 @@ impl DiskStore {
         (!lines.is_empty()).then(|| transcript::head(&lines))
     }
 
+    fn sign(&self, message: &[u8]) -> Option<[u8; 64]> {
+        signed(&self.node, message)
+    }
+
     /// Seals at once, so that no plaintext reaches the store thread.
     fn sealed(&self, key: SecretKey, id: SecretId, secrets: &dyn Lend) -> Result<Change, String> {
         let mut sealed = None;
-        let lent = secrets.lend(id, &mut |secret| sealed = Some(self.key.seal(&self.cluster, key, secret)));
+        let data_key = self.key.as_ref().ok_or("the data key was destroyed")?;
+        let lent = secrets.lend(id, &mut |secret| sealed = Some(data_key.seal(&self.cluster, key, secret)));
         match sealed {
             Some(Ok(sealed)) if lent => Ok(Change::Secret(key, sealed)),
             Some(Err(fault)) => Err(format!("a secret could not be sealed: {}", fault.sentence())),
@@ -487,8 +559,17 @@ impl DiskStore {
     }
 }
 
+fn signed(node: &Mutex<Option<Box<SigningKey>>>, message: &[u8]) -> Option<[u8; 64]> {
+    let node = node.lock().unwrap_or_else(PoisonError::into_inner);
+    node.as_ref().map(|node| node.sign(message).to_bytes())
+}
+
 impl Drop for DiskStore {
     fn drop(&mut self) {
+        if let Some(destroying) = self.destroying.take() {
+            // A destruction that is slow is not left halfway.
+            let _ = destroying.join();
+        }
         if let Some((jobs, worker)) = self.thread.take() {
             drop(jobs);
             // What was handed over is committed before the lock is given back.

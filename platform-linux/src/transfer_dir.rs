@@ -16,16 +16,28 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use slotwarden_core::export::{Attributes, Class, Entry};
+use slotwarden_core::ledger::{KeyName, NAME_BYTES};
 
 /// The export that is being made.
 pub const EXPORT: &str = "export.part";
 /// The file that is being restored.
 pub const RESTORE: &str = "restore.slwx";
+/// What the vendor's own program wrote of the slot whose section is next, or what it is given back.
+pub const VENDOR_PART: &str = "vendor.part";
 const JOB: &str = "export.job";
 const REPORT: &str = "export.report";
+/// What a restore makes; with the slot's uid what a package makes there.
 const PLAN: &str = "restore.plan";
 /// That an import may have made objects. A new plan begins without it.
 const BEGUN: &str = "restore.begun";
+/// With the slot's uid: which of its keys the last export holds.
+const COVERED: &str = "covered";
+/// With the slot's uid: which keys were in its token before the vendor's program made its part of an export.
+const HELD: &str = "held";
+/// With the slot's uid: which objects are in its token.
+const NAMES: &str = "names";
+/// With the slot's uid: which keys of a package are not made, since they are recorded as removed.
+const UNWANTED: &str = "unwanted";
 /// A plan of 100,000 entries takes less; a file that is longer is not ours.
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// First half of a SHA-256.
@@ -41,8 +53,25 @@ pub struct ExportJob {
     pub name: String,
     /// Of the header that is in the file already.
     pub header_hash: [u8; 32],
-    /// Names of keys that may be left out because they cannot leave.
-    pub accepted: Vec<String>,
+    /// What is exported for.
+    pub purpose: JobPurpose,
+    /// Whether the section is what the vendor's own program wrote, in [`VENDOR_PART`].
+    pub vendor: bool,
+}
+
+/// What an export is for, as the worker has to know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobPurpose {
+    /// A file that people keep.
+    Backup {
+        /// Names of keys that may be left out because they cannot leave.
+        accepted: Vec<String>,
+    },
+    /// A package for other nodes: keys that cannot leave are listed, and no reason to refuse it.
+    Package {
+        /// What every target has already, or must not get: sorted.
+        skip: Vec<KeyName>,
+    },
 }
 
 /// What an import makes.
@@ -70,6 +99,8 @@ pub fn make(dir: &Path) -> io::Result<()> {
 /// As of the system.
 pub fn write_job(dir: &Path, job: &ExportJob) -> io::Result<()> {
     make(dir)?;
+    // On a full disk that of another export would stay, and the section would belong to none.
+    remove(dir, JOB)?;
     write(dir, JOB, &packed(job)?)
 }
 
@@ -81,43 +112,137 @@ pub fn read_job(dir: &Path) -> io::Result<ExportJob> {
     read(dir, JOB)
 }
 
+/// Which plan is meant: there is one of a restore, and one of a package for each slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanOf {
+    /// Of the file that is restored.
+    Restore,
+    /// Of the package that was received, for the slot with this uid.
+    Package([u8; 16]),
+}
+
+impl PlanOf {
+    fn file(self, name: &str) -> String {
+        match self {
+            PlanOf::Restore => name.to_owned(),
+            PlanOf::Package(uid) => of_slot(name, uid),
+        }
+    }
+}
+
 /// Keeps the plan of an import.
 ///
 /// # Errors
 /// As of the system.
-pub fn write_plan(dir: &Path, plan: &RestorePlan) -> io::Result<()> {
-    match fs::remove_file(dir.join(BEGUN)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    write(dir, PLAN, &packed(plan)?)
+pub fn write_plan(dir: &Path, which: PlanOf, plan: &RestorePlan) -> io::Result<()> {
+    remove(dir, &which.file(BEGUN))?;
+    write(dir, &which.file(PLAN), &packed(plan)?)
 }
 
 /// The plan of the import that is under way.
 ///
 /// # Errors
 /// As of the system; `InvalidData` when it is not a plan.
-pub fn read_plan(dir: &Path) -> io::Result<RestorePlan> {
-    read(dir, PLAN)
+pub fn read_plan(dir: &Path, which: PlanOf) -> io::Result<RestorePlan> {
+    read(dir, &which.file(PLAN))
+}
+
+/// Forgets a plan: nothing of it is made from here on.
+///
+/// # Errors
+/// As of the system.
+pub fn forget_plan(dir: &Path, which: PlanOf) -> io::Result<()> {
+    remove(dir, &which.file(PLAN))
 }
 
 /// Keeps that the import of this plan may have made objects.
 ///
 /// # Errors
 /// As of the system.
-pub fn begin_import(dir: &Path, plan: &RestorePlan) -> io::Result<()> {
-    write(dir, BEGUN, &plan.hash)
+pub fn begin_import(dir: &Path, which: PlanOf, plan: &RestorePlan) -> io::Result<()> {
+    write(dir, &which.file(BEGUN), &plan.hash)
+}
+
+/// Keeps that nothing of an import is in the token any more.
+///
+/// # Errors
+/// As of the system.
+pub fn end_import(dir: &Path, which: PlanOf) -> io::Result<()> {
+    remove(dir, &which.file(BEGUN))
 }
 
 /// Whether the import of this plan may have made objects.
 ///
 /// # Errors
 /// As of the system.
-pub fn is_import_begun(dir: &Path, plan: &RestorePlan) -> io::Result<bool> {
-    match fs::read(dir.join(BEGUN)) {
+pub fn is_import_begun(dir: &Path, which: PlanOf, plan: &RestorePlan) -> io::Result<bool> {
+    match fs::read(dir.join(which.file(BEGUN))) {
         Ok(hash) => Ok(hash == plan.hash),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+/// Keeps which objects are in the token of a slot.
+///
+/// # Errors
+/// As of the system.
+pub fn write_names(dir: &Path, uid: [u8; 16], names: &BTreeSet<KeyName>) -> io::Result<()> {
+    make(dir)?;
+    write_list(dir, &of_slot(NAMES, uid), names)
+}
+
+/// Which objects were in the token of a slot when it was looked through last; `None`: it never was.
+///
+/// # Errors
+/// As of the system; `InvalidData` when it is not a list of names.
+pub fn read_names(dir: &Path, uid: [u8; 16]) -> io::Result<Option<BTreeSet<KeyName>>> {
+    read_list(dir, &of_slot(NAMES, uid))
+}
+
+/// Keeps which keys of a package are not to be made in a slot.
+///
+/// # Errors
+/// As of the system.
+pub fn write_unwanted(dir: &Path, uid: [u8; 16], names: &BTreeSet<KeyName>) -> io::Result<()> {
+    make(dir)?;
+    write_list(dir, &of_slot(UNWANTED, uid), names)
+}
+
+/// Which keys of a package are not to be made in a slot.
+///
+/// # Errors
+/// As of the system; `InvalidData` when it is not a list of names.
+pub fn read_unwanted(dir: &Path, uid: [u8; 16]) -> io::Result<BTreeSet<KeyName>> {
+    read_list(dir, &of_slot(UNWANTED, uid)).map(Option::unwrap_or_default)
+}
+
+fn of_slot(name: &str, uid: [u8; 16]) -> String {
+    uid.iter().fold(format!("{name}-"), |name, byte| name + &format!("{byte:02x}"))
+}
+
+fn write_list(dir: &Path, name: &str, names: &BTreeSet<KeyName>) -> io::Result<()> {
+    let bytes: Vec<u8> = names.iter().flat_map(|name| name.0).collect();
+    write(dir, name, &bytes)
+}
+
+fn read_list(dir: &Path, name: &str) -> io::Result<Option<BTreeSet<KeyName>>> {
+    let bytes = match fs::read(dir.join(name)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let (names, rest) = bytes.as_chunks::<NAME_BYTES>();
+    if !rest.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "half a name"));
+    }
+    Ok(Some(names.iter().map(|name| KeyName(*name)).collect()))
+}
+
+fn remove(dir: &Path, name: &str) -> io::Result<()> {
+    match fs::remove_file(dir.join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -197,7 +322,7 @@ pub fn digests_of(entry: &Entry<'_>) -> impl Iterator<Item = [u8; DIGEST_BYTES]>
 pub fn cover(dir: &Path, uid: [u8; 16], digests: &BTreeSet<[u8; DIGEST_BYTES]>) -> io::Result<()> {
     make(dir)?;
     let bytes: Vec<u8> = digests.iter().flatten().copied().collect();
-    write(dir, &covered_name(uid), &bytes)
+    write(dir, &of_slot(COVERED, uid), &bytes)
 }
 
 /// Which keys of a slot the last export holds; none when there was none.
@@ -205,7 +330,11 @@ pub fn cover(dir: &Path, uid: [u8; 16], digests: &BTreeSet<[u8; DIGEST_BYTES]>) 
 /// # Errors
 /// As of the system; `InvalidData` when it is not a list of digests.
 pub fn covered(dir: &Path, uid: [u8; 16]) -> io::Result<BTreeSet<[u8; DIGEST_BYTES]>> {
-    let bytes = match fs::read(dir.join(covered_name(uid))) {
+    read_digests(dir, &of_slot(COVERED, uid))
+}
+
+fn read_digests(dir: &Path, name: &str) -> io::Result<BTreeSet<[u8; DIGEST_BYTES]>> {
+    let bytes = match fs::read(dir.join(name)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
         Err(error) => return Err(error),
@@ -217,8 +346,21 @@ pub fn covered(dir: &Path, uid: [u8; 16]) -> io::Result<BTreeSet<[u8; DIGEST_BYT
     Ok(digests.iter().copied().collect())
 }
 
-fn covered_name(uid: [u8; 16]) -> String {
-    uid.iter().fold("covered-".to_owned(), |name, byte| name + &format!("{byte:02x}"))
+/// Keeps which keys were in a token before the vendor's program made its part of an export.
+///
+/// # Errors
+/// As of the system.
+pub fn write_held(dir: &Path, uid: [u8; 16], digests: &BTreeSet<[u8; DIGEST_BYTES]>) -> io::Result<()> {
+    let bytes: Vec<u8> = digests.iter().flatten().copied().collect();
+    write(dir, &of_slot(HELD, uid), &bytes)
+}
+
+/// Which keys those were.
+///
+/// # Errors
+/// As of the system; `InvalidData` when it is not a list of digests.
+pub fn read_held(dir: &Path, uid: [u8; 16]) -> io::Result<BTreeSet<[u8; DIGEST_BYTES]>> {
+    read_digests(dir, &of_slot(HELD, uid))
 }
 
 fn packed(value: &impl Serialize) -> io::Result<Vec<u8>> {
@@ -232,7 +374,7 @@ fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<T> {
 }
 
 /// Durable and whole, or as it was.
-fn write(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let fresh: PathBuf = dir.join(format!("{name}.new"));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
@@ -246,15 +388,52 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_job_that_cannot_be_written_leaves_none_of_an_earlier_export() {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
+        let dir = dir.path();
+        let job = |header_hash| ExportJob {
+            name: "ca-root".into(),
+            header_hash,
+            purpose: JobPurpose::Backup { accepted: Vec::new() },
+            vendor: false,
+        };
+        write_job(dir, &job([1; 32])).expect("a directory");
+        // What stands in its way is there at the moment of writing only, as a full disk is.
+        fs::create_dir(dir.join("export.job.new")).expect("a directory");
+        assert!(write_job(dir, &job([2; 32])).is_err());
+        assert_eq!(read_job(dir).map_err(|error| error.kind()), Err(io::ErrorKind::NotFound));
+        fs::remove_dir(dir.join("export.job.new")).expect("it is empty");
+        write_job(dir, &job([2; 32])).expect("a directory");
+        assert_eq!(read_job(dir).expect("it was written"), job([2; 32]));
+    }
+
+    #[test]
     fn what_was_written_is_read_and_a_slot_without_an_export_covers_nothing() {
         let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
         let dir = dir.path().join("transfer");
-        let job = ExportJob { name: "ca-root".into(), header_hash: [7; 32], accepted: vec!["old".into()] };
+        let job = ExportJob {
+            name: "ca-root".into(),
+            header_hash: [7; 32],
+            purpose: JobPurpose::Backup { accepted: vec!["old".into()] },
+            vendor: true,
+        };
         write_job(&dir, &job).expect("a fresh directory");
         assert_eq!(read_job(&dir).expect("it was written"), job);
         let plan = RestorePlan { hash: [1; 32], uid: [2; 16], new: (0..70_000).collect() };
-        write_plan(&dir, &plan).expect("a directory");
-        assert_eq!(read_plan(&dir).expect("it was written"), plan);
+        let other = RestorePlan { new: vec![], ..plan.clone() };
+        for (which, plan) in [(PlanOf::Restore, &plan), (PlanOf::Package([2; 16]), &other)] {
+            assert!(read_plan(&dir, which).is_err(), "each has a place of its own");
+            write_plan(&dir, which, plan).expect("a directory");
+            assert_eq!(&read_plan(&dir, which).expect("it was written"), plan);
+            assert!(!is_import_begun(&dir, which, plan).expect("it was written"));
+            begin_import(&dir, which, plan).expect("a directory");
+            assert!(is_import_begun(&dir, which, plan).expect("it was written"));
+        }
+        assert_eq!(read_names(&dir, [2; 16]).expect("none is none"), None);
+        let names = BTreeSet::from([KeyName([9; 16]), KeyName([3; 16])]);
+        write_names(&dir, [2; 16], &names).expect("a directory");
+        assert_eq!(read_names(&dir, [2; 16]).expect("it was written"), Some(names));
+        assert!(read_unwanted(&dir, [2; 16]).expect("none is none").is_empty());
         assert!(covered(&dir, [3; 16]).expect("none is none").is_empty());
         let digests = BTreeSet::from([[4; 16], [1; 16]]);
         cover(&dir, [3; 16], &digests).expect("a directory");

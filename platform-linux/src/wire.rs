@@ -11,12 +11,13 @@ use slotwarden_core::card::Credential;
 use slotwarden_core::ceremony::transcript::Line;
 use slotwarden_core::record::Mode;
 
+use crate::audit::NodeKeys;
 use crate::devices::ReaderView;
 use crate::problem::Problem;
 use crate::status_json::{CardsView, CeremonyView, LastCeremonyView, ProgressView, SlotDetail, StatusView};
 
 /// Version of this conversation. Program and daemon of different versions refuse each other.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 /// Secrets of one request: the present code and the new one.
 pub const SECRETS_MAX: usize = 2;
 /// Longest secret on the socket, bytes. Longer than a place of the Safe (80), so that what
@@ -29,9 +30,9 @@ pub const CHECKPOINT_PAGE: u32 = 256;
 /// Lines of a transcript in one answer: 768 bytes each at most, so they fit one frame.
 pub const TRANSCRIPT_PAGE: u16 = 512;
 
-/// Bytes of an export in one answer.
-pub const EXPORT_PAGE: usize = 256 * 1024;
-/// Bytes of a file to restore in one request.
+/// Bytes of a file in one answer.
+pub const READ_PAGE: usize = 256 * 1024;
+/// Bytes of a file in one request.
 pub const SPOOL_PAGE: usize = 48 * 1024;
 /// Longest file that is taken, bytes: 100,000 keys of 8 KiB would be less.
 pub const SPOOL_BYTES_MAX: u64 = 1 << 30;
@@ -88,13 +89,15 @@ pub enum Ask {
     },
     /// The cards that are known, and the readers.
     Cards,
-    /// A part of the export that was made last; at most [`EXPORT_PAGE`] bytes.
-    ReadExport {
+    /// A part of a file that the daemon made; at most [`READ_PAGE`] bytes.
+    Read {
+        /// Which file.
+        what: Outgoing,
         /// From this byte on.
         offset: u64,
     },
-    /// A part of a file that is to be restored, in order; at most [`SPOOL_PAGE`] bytes. With its last
-    /// byte the file is checked.
+    /// A part of a file for the daemon, in order; at most [`SPOOL_PAGE`] bytes. With its last
+    /// byte the file is checked; what it is it says by its first ones.
     Spool {
         /// From this byte on; 0 begins anew.
         offset: u64,
@@ -300,6 +303,17 @@ pub enum Order {
         /// Keys that stay behind, each as SLOT/KEY.
         left_out: Vec<String>,
     },
+    /// See what a section of the spooled file, which a passphrase protects, would import into a slot.
+    RestoreByPassphrase {
+        /// Name, label or URI.
+        slot: String,
+        /// The section's slot uid.
+        uid: [u8; 16],
+        /// Names the file's backup key.
+        key_id: [u8; 16],
+        /// SHA-256 of the file.
+        file: [u8; 32],
+    },
     /// Make in a slot what its prepared restore calls new.
     Import {
         /// Name, label or URI.
@@ -309,10 +323,63 @@ pub enum Order {
     },
     /// Give a restore up before its import.
     EndRestore,
+    /// Be the first node of a cluster.
+    Found,
+    /// Take the node into the cluster whose request was spooled.
+    Invite {
+        /// SHA-256 of the request.
+        request: [u8; 32],
+    },
+    /// Join the cluster whose rosters were spooled.
+    Join {
+        /// Hash of the newest roster.
+        roster: [u8; 32],
+    },
+    /// Take the newer roster of our cluster that was spooled.
+    Follow {
+        /// Its hash.
+        roster: [u8; 32],
+    },
+    /// Take a node out of the cluster.
+    Remove {
+        /// Its name.
+        node: String,
+    },
+    /// The same members with the backup key that is in force here.
+    Renew,
+    /// Let this roster count, of two of one epoch.
+    Choose {
+        /// Its hash.
+        roster: [u8; 32],
+    },
+    /// Make a package for other members.
+    Package {
+        /// The slots; empty: all of the cluster's that are active.
+        slots: Vec<String>,
+        /// Names of the members; empty: all others.
+        to: Vec<String>,
+    },
+    /// See what the spooled package would bring.
+    Receive {
+        /// SHA-256 of the package.
+        file: [u8; 32],
+    },
+    /// Make what the package brings.
+    Apply {
+        /// SHA-256 of the package.
+        file: [u8; 32],
+    },
+    /// Give a received package up before it is applied.
+    EndReceive,
     /// Count a slot's keys.
     CountKeys {
         /// Name, label or URI.
         slot: String,
+    },
+    /// Destroy the data key, and every sealed code and the node key with it.
+    Zeroize {
+        /// The text that was typed.
+        confirm: Option<String>,
     },
 }
 
@@ -440,6 +507,10 @@ pub enum SecretRole {
     NewCode,
     /// The security officer's PIN.
     SoPin,
+    /// The passphrase of a new export.
+    NewPassphrase,
+    /// The passphrase of a file.
+    Passphrase,
 }
 
 /// An answer.
@@ -488,15 +559,104 @@ pub enum Answered {
     Transcript(Box<TranscriptPage>),
     /// The cards that are known, and the readers.
     Cards(CardsView),
-    /// A part of an export.
-    Export {
+    /// A part of a file.
+    Part {
         /// Bytes of the whole.
         total: u64,
         /// The bytes.
         bytes: Vec<u8>,
     },
     /// The part was taken; with the last one: what the file is.
-    Spooled(Option<SpooledFile>),
+    Spooled(Option<Box<Spooled>>),
+}
+
+/// A file that the daemon made and a client takes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outgoing {
+    /// The export that was made last.
+    Export,
+    /// The key synchronisation package that was made last.
+    Package,
+    /// The rosters of the cluster, from the first to the one in force.
+    Roster,
+    /// What another node is asked with to be invited. Made anew when it is read from its first byte on.
+    JoinRequest,
+}
+
+/// What a file is that a client brought.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Spooled {
+    /// A protected export.
+    Export(SpooledFile),
+    /// A key synchronisation package that this node can open.
+    Package(SpooledPackage),
+    /// Rosters of a cluster.
+    Roster(SpooledRoster),
+    /// Another node asks to be invited.
+    JoinRequest(SpooledRequest),
+}
+
+/// A package, opened; its signature is that of a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpooledPackage {
+    /// SHA-256 of the file.
+    pub file: [u8; 32],
+    /// The name of the member that made it.
+    pub source: String,
+    /// Which of its packages it is.
+    pub sequence: u64,
+    /// Whether it was applied before: the same again does nothing.
+    pub known: bool,
+    /// The slots that it is about, by their names here.
+    pub slots: Vec<String>,
+    /// Objects in it, over all slots.
+    pub entries: u32,
+}
+
+/// The newest of some rosters, each checked against the one before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpooledRoster {
+    /// Its hash.
+    pub hash: [u8; 32],
+    /// The hashes of those that may be followed from the one in force on, in their order: the newer ones; before them
+    /// another one of its epoch, which divides the cluster; the one in force, where there is nothing else.
+    pub newer: Vec<[u8; 32]>,
+    /// The hash of the one that has the epoch of the one in force, if the file has it.
+    pub of_our_epoch: Option<[u8; 32]>,
+    /// Its number, from 1.
+    pub epoch: u32,
+    /// Names the backup key of the cluster.
+    pub key_id: [u8; 16],
+    /// Its members.
+    pub members: Vec<MemberView>,
+    /// The fingerprint of the member that signed it.
+    pub signer: String,
+    /// The slots whose keys are synchronised.
+    pub slots: Vec<String>,
+}
+
+/// A member of a cluster as people see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// Its name.
+    pub name: String,
+    /// What people compare.
+    pub fingerprint: String,
+    /// Its public key (Ed25519), hexadecimal.
+    pub node: String,
+    /// Whether it is this node.
+    pub own: bool,
+}
+
+/// A node that asks to be invited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpooledRequest {
+    /// SHA-256 of the file.
+    pub file: [u8; 32],
+    /// The name that it gives itself.
+    pub name: String,
+    /// What people compare.
+    pub fingerprint: String,
 }
 
 /// A file that is to be restored, as far as it says so itself. Nothing here is authentic before cards
@@ -511,6 +671,8 @@ pub struct SpooledFile {
     pub node: [u8; 32],
     /// Whether that is this node.
     pub own: bool,
+    /// Whether a passphrase protects it, and not cards.
+    pub passphrase: bool,
     /// Its sections.
     pub sections: Vec<SpooledSection>,
 }
@@ -526,6 +688,8 @@ pub struct SpooledSection {
     pub entries: u32,
     /// Keys that stayed behind.
     pub left_out: u32,
+    /// Bytes of the part that the vendor's own program wrote; 0: it has none.
+    pub vendor_bytes: u64,
 }
 
 /// The ceremony under way, and how the last one ended.
@@ -593,16 +757,25 @@ pub struct AuditPage {
 pub struct CheckpointPage {
     /// How many there are.
     pub all: u32,
-    /// The node's public key (Ed25519).
-    pub node_key: [u8; 32],
+    /// The node's public keys (Ed25519).
+    pub node_keys: NodeKeys,
     /// Sequence, head, signature.
     pub checkpoints: Vec<(u64, [u8; 32], Vec<u8>)>,
 }
+
+/// What confirms that every sealed code is destroyed.
+pub const ZEROIZE_TEXT: &str = "zeroize";
 
 /// What confirms that a slot's life ends; `name` as configured.
 #[must_use]
 pub fn decommission_text(name: &str) -> String {
     format!("decommission {name}")
+}
+
+/// What confirms that a node leaves the cluster.
+#[must_use]
+pub fn remove_text(node: &str) -> String {
+    format!("remove {node}")
 }
 
 impl From<Problem> for Answered {

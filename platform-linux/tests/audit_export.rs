@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 
-use slotwarden::audit::{Finding, Known, Log, Verified, earlier, export, unhex, verify};
+use slotwarden::audit::{Finding, Known, Log, NodeKeys, Verified, earlier, export, unhex, verify};
 use slotwarden::devices::{Checkpoint, Store as _};
 use slotwarden_core::audit::{AuditEvent, AuditRecord, Chain};
 use slotwarden_core::fault::Refusal;
@@ -172,7 +172,7 @@ fn p37_a_rewritten_log_is_found_by_its_signatures_or_by_a_checkpoint_from_elsewh
         .collect();
     let genuine = checkpoints(&node);
     let mut forged = Vec::new();
-    export(&mut forged, node.key, rewritten.iter().copied(), &genuine).expect("memory takes it");
+    export(&mut forged, &NodeKeys::only(node.key), rewritten.iter().copied(), &genuine).expect("memory takes it");
     assert_eq!(check(&forged), Err(Finding::Checkpoint(30)));
 
     // With the heads in the checkpoints made anew too, the signatures fail.
@@ -181,19 +181,19 @@ fn p37_a_rewritten_log_is_found_by_its_signatures_or_by_a_checkpoint_from_elsewh
         checkpoint.head = rewritten[checkpoint.sequence as usize - 1].hash();
     }
     let mut forged = Vec::new();
-    export(&mut forged, node.key, rewritten.iter().copied(), &resigned).expect("memory takes it");
+    export(&mut forged, &NodeKeys::only(node.key), rewritten.iter().copied(), &resigned).expect("memory takes it");
     assert_eq!(check(&forged), Err(Finding::Signature(30)));
 
     // With a node key of their own, only a verifier who knows the right one finds it.
     let mut forged = Vec::new();
-    export(&mut forged, other_key(), rewritten.iter().copied(), &[]).expect("memory takes it");
+    export(&mut forged, &NodeKeys::only(other_key()), rewritten.iter().copied(), &[]).expect("memory takes it");
     let known = Known { node_key: Some(node.key), ..Known::default() };
     assert_eq!(verify(&mut forged.as_slice(), &known), Err(Finding::NodeKey));
     assert!(!check(&forged).expect("nothing in it contradicts itself").trusted);
 
     // Without checkpoints, a head from elsewhere finds it.
     let mut forged = Vec::new();
-    export(&mut forged, node.key, rewritten.iter().copied(), &genuine[..1]).expect("memory takes it");
+    export(&mut forged, &NodeKeys::only(node.key), rewritten.iter().copied(), &genuine[..1]).expect("memory takes it");
     assert_eq!(check(&forged).map(|verified| verified.signed), Ok(10));
     let known = Known { heads: vec![node.head(30)], ..Known::default() };
     assert_eq!(verify(&mut forged.as_slice(), &known), Err(Finding::Checkpoint(30)));
@@ -207,7 +207,8 @@ fn p37_a_truncated_tail_is_found_up_to_the_last_checkpoint_that_the_verifier_has
         // Cut with care: only what is left, with a right last line.
         let kept: Vec<Checkpoint> = signed.iter().filter(|one| one.sequence <= length).cloned().collect();
         let mut cut = Vec::new();
-        export(&mut cut, node.key, log[..length as usize].iter().copied(), &kept).expect("memory takes it");
+        export(&mut cut, &NodeKeys::only(node.key), log[..length as usize].iter().copied(), &kept)
+            .expect("memory takes it");
         assert_eq!(check(&cut).map(|verified| verified.records), Ok(length));
         let known = Known { heads: vec![node.head(45)], ..Known::default() };
         let expected = if length < 45 { Err(Finding::Truncated(45)) } else { Ok(length) };
@@ -261,8 +262,11 @@ fn p42_a_hostile_export_is_refused_without_reading_it_whole() {
     ] {
         assert!(check(&hostile).is_err());
     }
-    let newer = String::from_utf8(file).expect("JSON is text").replacen("audit\":1", "audit\":2", 1);
-    assert_eq!(check(newer.as_bytes()), Err(Finding::Newer(2)));
+    let text = String::from_utf8(file).expect("JSON is text");
+    let version = |number: u32| text.replacen("audit\":1", &format!("audit\":{number}"), 1);
+    // The second version is that of a node that had other keys, which this one had not.
+    assert_eq!(check(version(2).as_bytes()), Err(Finding::Line(1)));
+    assert_eq!(check(version(3).as_bytes()), Err(Finding::Newer(3)));
 }
 
 #[test]
@@ -295,7 +299,9 @@ fn an_export_of_a_store_at_rest_verifies_and_changes_nothing() {
             checkpoints: 3,
             signed: 45,
             node_key: node.key,
-            trusted: true
+            trusted: true,
+            trusted_to: 45,
+            former: vec![],
         }
     );
     assert_eq!(log.verify(&known).expect("it is readable"), Ok(verified));

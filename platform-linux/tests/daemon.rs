@@ -5,15 +5,17 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use slotwarden::audit::NodeKeys;
 use slotwarden::config::SecurityLevel;
 use slotwarden::control::Request;
-use slotwarden::daemon::{self, Devices, Notice, Setup, StoredCards};
+use slotwarden::daemon::{self, Devices, Ended, Notice, Setup, StoredCards, StoredCluster, SyncSetup};
 use slotwarden::devices::{
     Applications, Cards, Checkpoint, Event, Events, FreeToken, Hsm, Lend, NoCards, ReaderView, Signer, Store,
     TranscriptPart,
 };
 use slotwarden::files::DiskFiles;
 use slotwarden::names::{Names, Peer, SlotName};
+use slotwarden::package_file::NodeSecrets;
 use slotwarden::problem::Problem;
 use slotwarden::token_uri::TokenUri;
 use slotwarden::wire::{Answered, Ask, At, CardTask, CeremonyNow, Order, SecretRole};
@@ -82,14 +84,16 @@ impl Hsm for TinyHsm {
             HsmCall::Unblock { .. } => Ok(HsmAnswer::Unblocked),
             HsmCall::PutBackupKeys { .. } => Ok(HsmAnswer::BackupKeysPut),
             HsmCall::KeepBackupKeys { key_id, .. } => {
-                Ok(HsmAnswer::BackupKeysKept { present: key_id.is_some(), destroyed: 0 })
+                Ok(HsmAnswer::BackupKeysKept { present: key_id.is_some(), destroyed: 0, unwrap: false })
             }
             HsmCall::SetSoPin { .. } => Ok(HsmAnswer::SoPinSet),
             HsmCall::Inventory { .. } => Ok(HsmAnswer::Counted(KeyCounts { keys: 3, can_leave: 2, uncovered: 1 })),
             HsmCall::ExportSection { .. }
             | HsmCall::PrepareImport { .. }
             | HsmCall::Import { .. }
-            | HsmCall::DropUnwrapKey => {
+            | HsmCall::PlanPackage { .. }
+            | HsmCall::ImportPackage { .. }
+            | HsmCall::DropUnwrapKey { .. } => {
                 Err(HsmFailure::Pkcs11 { code: rv::FUNCTION_NOT_SUPPORTED, function: Function::Other })
             }
             HsmCall::Erase { .. } => Ok(HsmAnswer::Erased(TokenState { user_pin: false, ..self.token() })),
@@ -134,9 +138,40 @@ impl Hsm for TinyHsm {
     }
 }
 
+/// How the disk takes a zeroize.
+#[derive(Clone, Copy, Debug, Default)]
+enum Disk {
+    /// At once.
+    #[default]
+    Confirms,
+    /// When the store is closed.
+    IsSlow,
+    /// Never.
+    Hangs,
+}
+
 struct TinyStore {
     events: Events,
     journal: Vec<AuditRecord>,
+    nodes: NodeKeys,
+    disk: Arc<Mutex<Disk>>,
+    /// A zeroize that is told when the store is closed.
+    late: Option<Ticket>,
+}
+
+impl TinyStore {
+    fn destroyed(&self, ticket: Ticket) {
+        let outcome = Outcome::Zeroized(Ok(()));
+        self.events.send(Event::Input(Input::Done { ticket, outcome })).expect("somebody listens");
+    }
+}
+
+impl Drop for TinyStore {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.late {
+            self.destroyed(ticket);
+        }
+    }
 }
 
 impl Store for TinyStore {
@@ -183,12 +218,25 @@ impl Store for TinyStore {
         "none at all"
     }
 
-    fn node_key(&self) -> [u8; 32] {
-        [3; 32]
+    fn node_keys(&self) -> &NodeKeys {
+        &self.nodes
+    }
+
+    fn zeroize(&mut self, ticket: Ticket, _who: PersonId) {
+        let disk = *self.disk.lock().expect("no test panics in it");
+        match disk {
+            Disk::Confirms => self.destroyed(ticket),
+            Disk::IsSlow => self.late = Some(ticket),
+            Disk::Hangs => {}
+        }
     }
 
     fn signer(&self) -> Signer {
         Arc::new(|_| [0; 64])
+    }
+
+    fn node_secrets(&self) -> Result<NodeSecrets, Fault> {
+        NodeSecrets::of_node(&[1; 32])
     }
 }
 
@@ -207,7 +255,8 @@ impl Applications for NoApplications {
 struct World {
     events: Sender<Event>,
     deeds: Deeds,
-    looped: JoinHandle<Result<(), Problem>>,
+    disk: Arc<Mutex<Disk>>,
+    looped: JoinHandle<Result<Ended, Problem>>,
 }
 
 /// A loop with one slot. `present`: the token is there from the start.
@@ -254,6 +303,7 @@ fn world_of(
 ) -> World {
     let (events, arriving): (_, Receiver<Event>) = channel();
     let deeds = Deeds::default();
+    let disk = Arc::default();
     let hsm = TinyHsm {
         events: events.clone(),
         deeds: Arc::clone(&deeds),
@@ -281,7 +331,13 @@ fn world_of(
     let names = Names { slots: vec![SlotName { name: "a".into(), token }], ..Names::default() };
     let devices = Devices {
         hsm,
-        store: TinyStore { events: events.clone(), journal: Vec::new() },
+        store: TinyStore {
+            events: events.clone(),
+            journal: Vec::new(),
+            nodes: NodeKeys::only([3; 32]),
+            disk: Arc::clone(&disk),
+            late: None,
+        },
         applications: NoApplications(Arc::clone(&deeds)),
         cards: cards(&events),
         files: Box::new(DiskFiles::new(
@@ -290,6 +346,7 @@ fn world_of(
             Arc::new(|_| [0; 64]),
             [0; 32],
         )),
+        exchange: None,
     };
     let setup = Setup {
         names: Arc::new(names),
@@ -299,8 +356,16 @@ fn world_of(
         cards: StoredCards::default(),
         policy: PolicyRecord::default(),
         restoration: None,
+        cluster: StoredCluster::default(),
+        sync: SyncSetup {
+            dir: std::env::temp_dir().join("slotwarden-nothing-is-written-here"),
+            transfer_dir: std::env::temp_dir().join("slotwarden-nothing-is-written-here"),
+            name: "node".to_owned(),
+            settings: None,
+        },
         chain: Chain::default(),
         protected: b"{}".to_vec(),
+        coverage: slotwarden::config::CoverageSettings::default(),
         configuration_file: None,
     };
     let (ready, is_ready) = channel();
@@ -312,7 +377,7 @@ fn world_of(
         })
     });
     is_ready.recv_timeout(Duration::from_secs(10)).expect("boot is tried without being asked");
-    World { events, deeds, looped }
+    World { events, deeds, disk, looped }
 }
 
 impl World {
@@ -461,6 +526,35 @@ fn stop_takes_everything_back_and_ends_the_worker() {
     assert!(begun.elapsed() < Duration::from_secs(5), "nothing had to be waited for");
 }
 
+#[test]
+fn p41_a_zeroize_takes_everything_back_whatever_the_disk_does_and_says_done_only_when_it_confirmed() {
+    for (disk, ends) in
+        [(Disk::Confirms, Ended::Zeroized), (Disk::IsSlow, Ended::Zeroized), (Disk::Hangs, Ended::ZeroizeUnconfirmed)]
+    {
+        let world = world(true, false);
+        *world.disk.lock().expect("no test panics in it") = disk;
+        assert_eq!(world.activate(&[(SecretRole::Code, PIN)]), Answered::Done);
+        let begun = Instant::now();
+        let order = |confirm: Option<&str>| Ask::Order(Order::Zeroize { confirm: confirm.map(str::to_owned) });
+        for wrong in [None, Some("Zeroize"), Some("")] {
+            let Answered::Problem { problem, .. } = world.ask(order(wrong), &[]) else { panic!("not confirmed") };
+            assert!(problem.is(Refusal::ZeroizeUnconfirmed), "{problem}");
+        }
+        let answered = world.ask(order(Some("zeroize")), &[]);
+        assert!(begun.elapsed() < Duration::from_secs(1), "{disk:?}: {:?}", begun.elapsed());
+        match disk {
+            Disk::Confirms => assert_eq!(answered, Answered::Done),
+            Disk::IsSlow | Disk::Hangs => {
+                let Answered::Problem { problem, .. } = answered else { panic!("{disk:?}: {answered:?}") };
+                assert_eq!(problem.name, Fault::StoreFailed.name());
+            }
+        }
+        assert_eq!(world.looped.join().expect("it does not panic").expect("it ends well"), ends, "{disk:?}");
+        let deeds = world.deeds.lock().expect("no test panics in it").clone();
+        assert_eq!(deeds, ["withdrawn", "hsm stopped"], "{disk:?}");
+    }
+}
+
 /// The trait is for the loop; a secret id that is stale finds nothing.
 #[test]
 fn a_stale_secret_is_not_lent() {
@@ -474,7 +568,8 @@ fn a_stale_secret_is_not_lent() {
         level: SecurityLevel::None,
         cluster: [0; 16],
     };
-    let mut service = slotwarden_core::Appliance::new(configuration).expect("nothing to serve");
+    let mut service = Box::new(slotwarden_core::Appliance::empty());
+    service.configure(&configuration).expect("nothing to serve");
     let id: SecretId = service.fill(|_| 0).expect("the Safe is empty");
     assert!(service.lend(id, &mut |_| {}));
     service.wipe(id);

@@ -253,7 +253,7 @@ impl World {
             let Some(token) = self.home(slot) else { continue };
             let is_wrong = token.live.backup_keys.iter().flatten().any(|held| {
                 let label: &[u8] = match held.purpose {
-                    Purpose::Wrap => b"slotwarden/kwp/v1",
+                    Purpose::Wrap | Purpose::Unwrap => b"slotwarden/kwp/v1",
                     Purpose::Authenticate => b"slotwarden/mak/v1",
                 };
                 held.key_id == set.key_id && held.value.bytes() != shares::slot_key(&key, label, &held.uid)

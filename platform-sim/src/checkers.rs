@@ -638,6 +638,7 @@ mod tests {
             state,
             applications: Vec::new(),
             backup_key: None,
+            unwrap_key: None,
             key_counts: None,
             waits_for: None,
             tries_left: 3,

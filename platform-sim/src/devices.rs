@@ -79,6 +79,7 @@ impl World {
             Effect::SignTranscript { .. } | Effect::File { .. } => {}
             Effect::EndWorker => self.end_worker(),
             Effect::Stopped => self.stopped(),
+            Effect::Zeroize { ticket, who } => self.destroy_key(ticket, who),
         }
     }
 
@@ -126,7 +127,12 @@ impl World {
             Record::Erase { key } => self.disk.erase(*key),
             Record::Policy(policy) => self.disk.put_policy(*policy),
             Record::Cluster(cluster) => self.disk.put_cluster(*cluster),
-            Record::Restoration(_) => self.checkers.violated("P24", 0, "a restoration that nobody ordered"),
+            Record::Restoration(_) | Record::Reception(_) => {
+                self.checkers.violated("P24", 0, "a restoration that nobody ordered");
+            }
+            Record::Roster(_) | Record::SyncMarks(_) => {
+                self.checkers.violated("P22", 0, "a cluster that nobody founded");
+            }
             Record::CardSets { subject, sets } => {
                 self.scan_stored(sets.encode(&mut [0; CARD_SETS_BYTES_MAX]));
                 self.disk.put_card_sets(*subject, sets.clone());
@@ -198,7 +204,9 @@ impl World {
             | HsmCall::Inventory { .. }
             | HsmCall::ExportSection { .. }
             | HsmCall::Import { .. }
-            | HsmCall::DropUnwrapKey => (Some(none), Some(none)),
+            | HsmCall::PlanPackage { .. }
+            | HsmCall::ImportPackage { .. }
+            | HsmCall::DropUnwrapKey { .. } => (Some(none), Some(none)),
             HsmCall::Login { pin } => (self.lend(pin), Some(none)),
             HsmCall::SetPin { old, new } | HsmCall::SetSoPin { old, new } => (self.lend(old), self.lend(new)),
             HsmCall::PutBackupKeys { kek, mak, .. } | HsmCall::PrepareImport { kek, mak, .. } => {
@@ -240,7 +248,9 @@ impl World {
             | HsmCall::ExportSection { .. }
             | HsmCall::PrepareImport { .. }
             | HsmCall::Import { .. }
-            | HsmCall::DropUnwrapKey
+            | HsmCall::PlanPackage { .. }
+            | HsmCall::ImportPackage { .. }
+            | HsmCall::DropUnwrapKey { .. }
             | HsmCall::SetSoPin { .. } => {}
         }
         if !self.worker {
@@ -322,6 +332,7 @@ impl World {
                 self.card_answered(reader, (ticket, call), result, &y);
             }
             Event::ReaderTells(reader, event) => self.reader_tells(reader, event),
+            Event::Zeroized(ticket) => self.zeroized(ticket),
         }
     }
 
@@ -576,20 +587,22 @@ impl World {
                     HsmCall::SetPin { .. } => token.set_pin(&pending.first, &pending.second),
                     HsmCall::Unblock { .. } => token.unblock(&pending.first, &pending.second),
                     HsmCall::Erase { .. } => token.erase(&pending.first),
-                    HsmCall::PutBackupKeys { key_id, uid, .. } => {
+                    HsmCall::PutBackupKeys { key_id, uid, unwrap, .. } => {
                         let extent = match pending.fault {
                             Some(Kind::WorkerKilledInside) => Extent::FirstStep,
                             _ => Extent::Whole,
                         };
-                        token.put_backup_keys((key_id, uid), &pending.first, &pending.second, extent)
+                        token.put_backup_keys((key_id, uid), &pending.first, &pending.second, unwrap, extent)
                     }
-                    HsmCall::KeepBackupKeys { key_id, uid } => token.keep_backup_keys(key_id, uid),
+                    HsmCall::KeepBackupKeys { key_id, uid, unwrap } => token.keep_backup_keys(key_id, uid, unwrap),
                     HsmCall::SetSoPin { .. } => token.set_so_pin(&pending.first, &pending.second),
                     HsmCall::Inventory { .. }
                     | HsmCall::ExportSection { .. }
                     | HsmCall::PrepareImport { .. }
                     | HsmCall::Import { .. }
-                    | HsmCall::DropUnwrapKey => token.transfer(&call),
+                    | HsmCall::PlanPackage { .. }
+                    | HsmCall::ImportPackage { .. }
+                    | HsmCall::DropUnwrapKey { .. } => token.transfer(&call),
                 }
             }
         };
@@ -678,6 +691,7 @@ fn function_of(call: &HsmCall) -> Function {
         HsmCall::Inventory { .. } => Function::FindObjects,
         HsmCall::ExportSection { .. } => Function::WrapKey,
         HsmCall::PrepareImport { .. } | HsmCall::Import { .. } => Function::UnwrapKey,
-        HsmCall::DropUnwrapKey => Function::DestroyObject,
+        HsmCall::PlanPackage { .. } | HsmCall::ImportPackage { .. } => Function::UnwrapKey,
+        HsmCall::DropUnwrapKey { .. } => Function::DestroyObject,
     }
 }

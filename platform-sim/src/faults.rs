@@ -149,7 +149,9 @@ impl Step {
             | HsmCall::ExportSection { .. }
             | HsmCall::PrepareImport { .. }
             | HsmCall::Import { .. }
-            | HsmCall::DropUnwrapKey => Step::Observe,
+            | HsmCall::PlanPackage { .. }
+            | HsmCall::ImportPackage { .. }
+            | HsmCall::DropUnwrapKey { .. } => Step::Observe,
         }
     }
 }

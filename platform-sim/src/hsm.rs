@@ -62,6 +62,8 @@ pub enum Purpose {
     Wrap,
     /// MAK: signs and verifies, nothing else.
     Authenticate,
+    /// U: unwraps, nothing else; only members of a cluster have it.
+    Unwrap,
 }
 
 /// One key of a backup key, as an object of a token.
@@ -335,13 +337,15 @@ impl Token {
         (key_id, uid): ([u8; 16], [u8; 16]),
         kek: &Code,
         mak: &Code,
+        unwrap: bool,
         extent: Extent,
     ) -> Result<HsmAnswer, HsmFailure> {
         self.needs_user(Function::CreateObject)?;
         if kek.bytes().len() != 32 || mak.bytes().len() != 32 {
             return Err(failure(rv::ARGUMENTS_BAD, Function::CreateObject));
         }
-        for (purpose, value) in [(Purpose::Wrap, *kek), (Purpose::Authenticate, *mak)] {
+        let unwraps = unwrap.then_some((Purpose::Unwrap, *kek));
+        for (purpose, value) in [(Purpose::Wrap, *kek), (Purpose::Authenticate, *mak)].into_iter().chain(unwraps) {
             let made = BackupKey { key_id, uid, purpose, value };
             let same_name = |key: &BackupKey| (key.key_id, key.uid, key.purpose) == (key_id, uid, purpose);
             let keys = &mut self.live.backup_keys;
@@ -364,12 +368,18 @@ impl Token {
     ///
     /// # Errors
     /// As the device or the worker answers.
-    pub fn keep_backup_keys(&mut self, key_id: Option<[u8; 16]>, uid: [u8; 16]) -> Result<HsmAnswer, HsmFailure> {
+    pub fn keep_backup_keys(
+        &mut self,
+        key_id: Option<[u8; 16]>,
+        uid: [u8; 16],
+        unwrap: bool,
+    ) -> Result<HsmAnswer, HsmFailure> {
         self.needs_user(Function::FindObjects)?;
         let is_ours = |key: &BackupKey| key_id == Some(key.key_id) && key.uid == uid;
         let mut destroyed = 0u8;
         for place in &mut self.live.backup_keys {
-            if place.take_if(|key| !is_ours(key)).is_some() {
+            let may_stay = |key: &BackupKey| is_ours(key) && (unwrap || key.purpose != Purpose::Unwrap);
+            if place.take_if(|key| !may_stay(key)).is_some() {
                 destroyed = destroyed.saturating_add(1);
             }
         }
@@ -379,7 +389,8 @@ impl Token {
         let ours = || self.live.backup_keys.iter().flatten().filter(|key| is_ours(key));
         let present =
             [Purpose::Wrap, Purpose::Authenticate].into_iter().all(|purpose| ours().any(|key| key.purpose == purpose));
-        Ok(HsmAnswer::BackupKeysKept { present, destroyed })
+        let unwrap = ours().any(|key| key.purpose == Purpose::Unwrap);
+        Ok(HsmAnswer::BackupKeysKept { present, destroyed, unwrap })
     }
 
     /// `C_Login` as SO, `C_SetPIN`, `C_Logout`.
@@ -414,7 +425,7 @@ impl Token {
             return Err(failure(rv::USER_NOT_LOGGED_IN, Function::FindObjects));
         }
         match call {
-            HsmCall::DropUnwrapKey => Ok(HsmAnswer::UnwrapKeyDropped),
+            HsmCall::DropUnwrapKey { .. } => Ok(HsmAnswer::UnwrapKeyDropped),
             HsmCall::Inventory { .. } => Ok(HsmAnswer::Counted(KeyCounts::default())),
             _ => Err(failure(rv::FUNCTION_NOT_SUPPORTED, Function::Other)),
         }
@@ -683,11 +694,11 @@ mod tests {
     const OTHER: ([u8; 16], [u8; 16]) = ([2; 16], [9; 16]);
 
     fn put(token: &mut Token, name: ([u8; 16], [u8; 16]), extent: Extent) -> Result<HsmAnswer, HsmFailure> {
-        token.put_backup_keys(name, &Code::new(&[3; 32]), &Code::new(&[4; 32]), extent)
+        token.put_backup_keys(name, &Code::new(&[3; 32]), &Code::new(&[4; 32]), false, extent)
     }
 
     fn kept(present: bool, destroyed: u8) -> Result<HsmAnswer, HsmFailure> {
-        Ok(HsmAnswer::BackupKeysKept { present, destroyed })
+        Ok(HsmAnswer::BackupKeysKept { present, destroyed, unwrap: false })
     }
 
     #[test]
@@ -696,11 +707,11 @@ mod tests {
         let without = Err(failure(rv::USER_NOT_LOGGED_IN, Function::CreateObject));
         assert_eq!(put(&mut token, NAME, Extent::Whole), without);
         let without = Err(failure(rv::USER_NOT_LOGGED_IN, Function::FindObjects));
-        assert_eq!(token.keep_backup_keys(None, NAME.1), without);
+        assert_eq!(token.keep_backup_keys(None, NAME.1, true), without);
         assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
-        let short = token.put_backup_keys(NAME, &Code::new(&[3; 16]), &Code::new(&[4; 32]), Extent::Whole);
+        let short = token.put_backup_keys(NAME, &Code::new(&[3; 16]), &Code::new(&[4; 32]), false, Extent::Whole);
         assert_eq!(short, Err(failure(rv::ARGUMENTS_BAD, Function::CreateObject)));
-        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1), kept(false, 0));
+        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1, true), kept(false, 0));
     }
 
     #[test]
@@ -708,11 +719,11 @@ mod tests {
         let mut token = token(Character::COUNTING);
         assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
         assert_eq!(put(&mut token, NAME, Extent::FirstStep), Err(HsmFailure::NoWorker));
-        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1), kept(false, 0));
+        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1, true), kept(false, 0));
         assert_eq!(put(&mut token, NAME, Extent::Whole), Ok(HsmAnswer::BackupKeysPut));
         assert_eq!(put(&mut token, NAME, Extent::Whole), Ok(HsmAnswer::BackupKeysPut));
-        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1), kept(true, 0));
-        assert_eq!(token.keep_backup_keys(None, NAME.1), kept(false, 2));
+        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1, true), kept(true, 0));
+        assert_eq!(token.keep_backup_keys(None, NAME.1, true), kept(false, 2));
     }
 
     #[test]
@@ -724,8 +735,8 @@ mod tests {
         }
         let full = Err(failure(rv::DEVICE_MEMORY, Function::CreateObject));
         assert_eq!(put(&mut token, ([6; 16], [9; 16]), Extent::Whole), full);
-        assert_eq!(token.keep_backup_keys(Some(OTHER.0), OTHER.1), kept(true, 4));
-        assert_eq!(token.keep_backup_keys(Some(OTHER.0), [0; 16]), kept(false, 2), "another slot's uid");
+        assert_eq!(token.keep_backup_keys(Some(OTHER.0), OTHER.1, true), kept(true, 4));
+        assert_eq!(token.keep_backup_keys(Some(OTHER.0), [0; 16], true), kept(false, 2), "another slot's uid");
     }
 
     #[test]
@@ -735,12 +746,12 @@ mod tests {
         assert_eq!(put(&mut token, NAME, Extent::Whole), Ok(HsmAnswer::BackupKeysPut));
         token.power_cut(false);
         assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
-        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1), kept(false, 0));
+        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1, true), kept(false, 0));
         assert_eq!(put(&mut token, NAME, Extent::Whole), Ok(HsmAnswer::BackupKeysPut));
         token.settle();
         token.power_cut(false);
         assert_eq!(token.login(&code("right-pin")), Ok(HsmAnswer::LoggedIn));
-        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1), kept(true, 0));
+        assert_eq!(token.keep_backup_keys(Some(NAME.0), NAME.1, true), kept(true, 0));
         assert!(token.erase(&code("S-so-pin")).is_ok());
         assert!(token.live.backup_keys.iter().all(Option::is_none));
     }

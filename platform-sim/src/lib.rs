@@ -11,6 +11,9 @@
 //! | [`hsm`] | tokens with counters, flags, sessions and a store of their own |
 //! | [`terminal`] | a PIN pad as the core's calls drive it |
 //! | [`room`] | one core, readers, cards, tokens: ceremonies step by step |
+//! | [`sync`] | what a member of a cluster keeps: its ledger, and packages |
+//! | [`members`] | rooms that are members of one cluster |
+//! | [`courier`] | one seed of a cluster: packages are lost, repeated, late, and power goes |
 //! | [`store`] | a disk that loses power |
 //! | [`cards`] | smart cards: ours, and what it takes to be any |
 //! | [`pin_pad`] | a reader with a keypad, and the person at it |
@@ -27,6 +30,7 @@
 //! | [`world`] | all of it in virtual time |
 //! | [`campaign`] | one seed: people work, faults strike, everything is opened at the end |
 //! | [`cuts`] | power cuts at every point of every order |
+//! | [`zeroize`] | the data key destroyed, and power that goes meanwhile |
 //! | [`appliance`] | the daemon's loop on these tokens, to try by hand |
 //! | [`explore`] | many seeds, counted, hashed and reported |
 
@@ -39,6 +43,7 @@ mod card_people;
 pub mod cards;
 pub mod checkers;
 pub mod code;
+pub mod courier;
 mod custodians;
 pub mod cuts;
 mod devices;
@@ -46,6 +51,7 @@ pub mod explore;
 pub mod faults;
 mod gather;
 pub mod hsm;
+pub mod members;
 pub mod model;
 pub mod people;
 pub mod pin_pad;
@@ -56,12 +62,14 @@ pub mod room;
 pub mod shares;
 pub mod store;
 mod strike;
+pub mod sync;
 pub mod table;
 pub mod terminal;
 pub mod together;
 pub mod trace;
 pub mod vault;
 pub mod world;
+pub mod zeroize;
 
 /// Slots of the simulated service: what one campaign watches at a time.
 pub const SLOTS: usize = 3;

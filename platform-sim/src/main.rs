@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use slotwarden_sim::appliance;
 use slotwarden_sim::cards::Manner;
+use slotwarden_sim::courier;
 use slotwarden_sim::cuts;
 use slotwarden_sim::explore::{Order, explore, live_guarded, print};
 use slotwarden_sim::reader::Server;
@@ -53,6 +54,10 @@ enum Verb {
         /// Print everything that enters and leaves the core.
         #[arg(long)]
         trace: bool,
+        /// Seeds of clusters instead: nodes that send each other packages, a courier who loses, repeats and
+        /// reorders them, and power that goes.
+        #[arg(long, conflicts_with_all = ["cuts", "replay_cut"])]
+        clusters: bool,
         /// Replay one sequence of power cuts, as a failure names it.
         #[arg(long, value_name = "NAME")]
         replay_cut: Option<String>,
@@ -89,6 +94,18 @@ fn main() -> ExitCode {
     match command {
         Some(Verb::Cli { arguments }) => appliance::command_line(arguments),
         Some(Verb::Explore { replay_cut: Some(name), .. }) => replay_cut(&name),
+        Some(Verb::Explore { seeds, seed, trace: true, clusters: true, .. }) => {
+            (seed..seed.saturating_add(seeds)).for_each(|seed| {
+                println!("seed {seed}");
+                let _ = courier::live(seed, true);
+            });
+            ExitCode::SUCCESS
+        }
+        Some(Verb::Explore { seeds, seed, jobs, clusters: true, .. }) => {
+            let report = courier::explore(seed, seeds, jobs);
+            courier::print(seed, seeds, &report);
+            if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
         Some(Verb::Explore { seeds, seed, trace: true, .. }) => replay(seed, seeds),
         Some(Verb::Explore { seeds, seed, jobs, cuts, .. }) => {
             let order = Order { first: seed, seeds, jobs, cuts_deep: cuts };

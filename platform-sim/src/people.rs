@@ -405,7 +405,19 @@ impl People {
             | CommandKind::Restore
             | CommandKind::Import
             | CommandKind::EndRestore
-            | CommandKind::CountKeys => {}
+            | CommandKind::CountKeys
+            | CommandKind::MakePackage
+            | CommandKind::ReceivePackage
+            | CommandKind::ApplyPackage
+            | CommandKind::EndReceive
+            | CommandKind::FoundCluster
+            | CommandKind::InviteMember
+            | CommandKind::RemoveMember
+            | CommandKind::RenewRoster
+            | CommandKind::JoinCluster
+            | CommandKind::FollowRoster
+            | CommandKind::ChooseRoster
+            | CommandKind::Zeroize => {}
         }
         Some(wish)
     }
@@ -506,7 +518,19 @@ impl People {
                     | CommandKind::Restore
                     | CommandKind::Import
                     | CommandKind::EndRestore
-                    | CommandKind::CountKeys => return Some(order),
+                    | CommandKind::CountKeys
+                    | CommandKind::MakePackage
+                    | CommandKind::ReceivePackage
+                    | CommandKind::ApplyPackage
+                    | CommandKind::EndReceive
+                    | CommandKind::FoundCluster
+                    | CommandKind::InviteMember
+                    | CommandKind::RemoveMember
+                    | CommandKind::RenewRoster
+                    | CommandKind::JoinCluster
+                    | CommandKind::FollowRoster
+                    | CommandKind::ChooseRoster
+                    | CommandKind::Zeroize => return Some(order),
                 };
                 if order.kind == CommandKind::Activate && (in_force.is_none() || !still_ordered.is_empty()) {
                     return Some(order);

@@ -22,6 +22,9 @@ impl World {
     pub fn start(&mut self) {
         self.counts.starts += 1;
         self.apps.withdraw_all();
+        if !self.finish_zeroize() {
+            return;
+        }
         let chain = match self.disk.check_chain() {
             Ok(chain) => chain,
             Err(_) => return self.checkers.violated("P37", 0, "the audit chain does not hold after a restart"),

@@ -13,23 +13,28 @@ use slotwarden_core::card::sets::{CardSets, SetSubject};
 use slotwarden_core::card::{CardCall, CardFailure, ReaderEvent, ReaderId};
 use slotwarden_core::ceremony::order::CeremonyId;
 use slotwarden_core::ceremony::transcript::{self, Line};
+use slotwarden_core::cluster::Membership;
 use slotwarden_core::command::{Answer, Caller, Command, ReplyId};
 use slotwarden_core::effect::{Effect, HsmAnswer, HsmCall, Input, Outcome, Room as Space, SlotId, StoreResult, Ticket};
 use slotwarden_core::fault::{Fault, HsmFailure, Refusal};
+use slotwarden_core::package::Marks;
 use slotwarden_core::person::{PersonId, Persons, Role, Roles};
+use slotwarden_core::reception::Reception;
 use slotwarden_core::record::{Owner, PolicyRecord, Record, SecretKey, Sets, SlotRecord};
+use slotwarden_core::roster::Roster;
 use slotwarden_core::safe::SecretId;
 use slotwarden_core::service::SecurityLevel;
 use slotwarden_core::status::{CeremonyStatus, CeremonyWait};
 use slotwarden_core::time::Now;
 use slotwarden_core::token::{LoginState, Presence};
-use slotwarden_core::transfer::{FileOrder, Restoration};
+use slotwarden_core::transfer::{FileOrder, Purpose, Restoration};
 use slotwarden_core::{Configuration, Service, SlotConfiguration};
 
 use crate::cards::Card;
 use crate::code::Code;
-use crate::hsm::{Character, Extent, Token};
+use crate::hsm::{self, Character, Extent, Token};
 use crate::pin_pad::{Entry, PinPad, Pull};
+use crate::sync::Sync;
 use crate::terminal::{Performed, Terminal, Y};
 use crate::vault::{Reach, Vault};
 
@@ -41,6 +46,12 @@ pub const PLACES: usize = 64;
 pub const OUTBOX: usize = 128;
 /// Effects of one input; more means that somebody goes round in circles.
 const EFFECTS_MAX: u32 = 20_000;
+
+/// The backup key that a passphrase gives here, without the second that it takes elsewhere.
+#[must_use]
+pub fn stretched(passphrase: &[u8]) -> [u8; 32] {
+    slotwarden_core::backup::section_mac(&[0x5A; 32], passphrase)
+}
 
 /// The service in a room.
 pub type Core = Service<SLOTS, PLACES, OUTBOX>;
@@ -60,6 +71,12 @@ pub struct Stored {
     pub cluster: Option<[u8; 16]>,
     /// The restoration under way.
     pub restoration: Option<Restoration>,
+    /// The roster in force.
+    pub membership: Option<Membership>,
+    /// What was taken from other members, and sent to them.
+    pub marks: Marks,
+    /// The package under way whose making was ordered.
+    pub reception: Option<Reception>,
     /// Transcripts.
     pub transcripts: BTreeMap<[u8; 8], Vec<Line>>,
     /// What two persons decided.
@@ -100,6 +117,8 @@ pub struct Room {
     pub tokens: Vec<Token>,
     /// Keys of the tokens, and files of exports and restores.
     pub vault: Vault,
+    /// What it keeps as a member of a cluster.
+    pub sync: Sync,
     /// The readers.
     pub terminals: Vec<Terminal<Card>>,
     /// The store.
@@ -130,6 +149,10 @@ pub struct Room {
     pub left: Option<usize>,
     /// Calls of the HSM that fail with this, by name.
     pub failing: Option<(&'static str, HsmFailure)>,
+    /// The node's public key.
+    pub node: [u8; 32],
+    /// Whether it makes and takes packages by itself.
+    pub automatic: bool,
     persons: Persons,
     level: SecurityLevel,
     open: Stored,
@@ -173,6 +196,7 @@ impl Room {
             core: None,
             tokens,
             vault: Vault::default(),
+            sync: Sync::default(),
             terminals: (0..readers).map(|_| Terminal::new(PinPad::default())).collect(),
             stored: Stored::default(),
             answers: HashMap::new(),
@@ -189,6 +213,8 @@ impl Room {
             shown: None,
             left: None,
             failing: None,
+            node: [0; 32],
+            automatic: false,
             persons,
             level: SecurityLevel::Cards,
             open: Stored::default(),
@@ -248,6 +274,15 @@ impl Room {
         if let Some(restoration) = self.stored.restoration {
             core.load_restoration(restoration);
         }
+        core.load_node(self.node);
+        core.load_automatic(self.automatic);
+        if let Some(membership) = &self.stored.membership {
+            core.load_roster(membership.clone());
+        }
+        core.load_marks(self.stored.marks.clone());
+        if let Some(reception) = &self.stored.reception {
+            core.load_reception(reception);
+        }
         core.load_policy(stored.policy);
         core.load_chain(stored.chain);
         self.open = self.stored.clone();
@@ -280,6 +315,7 @@ impl Room {
 
     fn power_off(&mut self) {
         self.core = None;
+        self.sync.power_off();
         for terminal in &mut self.terminals {
             terminal.pad.power_off();
             terminal.pad.forget();
@@ -508,6 +544,8 @@ impl Room {
             Effect::SignTranscript { id, head } => self.signed.push((id, head)),
             Effect::Checkpoint { .. } => {}
             Effect::File { ticket, order } => self.file(ticket, order),
+            // Its own world (`zeroize`) orders it; people at a table do not.
+            Effect::Zeroize { .. } => {}
             Effect::EndWorker => self.inputs.push_back(Input::WorkerLost),
             Effect::Stopped => {
                 self.left = Some(self.core().secrets_taken_and_owned().0);
@@ -547,6 +585,9 @@ impl Room {
             }
             Record::Cluster(cluster) => open.cluster = Some(cluster),
             Record::Restoration(restoration) => open.restoration = restoration,
+            Record::Roster(membership) => open.membership = Some(membership),
+            Record::SyncMarks(marks) => open.marks = marks,
+            Record::Reception(reception) => open.reception = reception,
             Record::Transcript { id, number, line } => {
                 let mut bytes = [0; slotwarden_core::ceremony::transcript::LINE_BYTES_MAX];
                 let encoded = line.encode(&mut bytes).unwrap_or_else(|refusal| panic!("{refusal:?}"));
@@ -576,7 +617,7 @@ impl Room {
         if matches!(way, Some(CutWay::Before | CutWay::Amid)) {
             return self.power_off();
         }
-        let done = self.vault.file(order);
+        let done = self.file_done(order);
         if way.is_some() {
             return self.power_off();
         }
@@ -586,11 +627,75 @@ impl Room {
         }
     }
 
+    /// What the platform does with files. False: it could not be done.
+    fn file_done(&mut self, order: FileOrder) -> bool {
+        match order {
+            FileOrder::Begin(export) if matches!(export.purpose, Purpose::Package { .. }) => {
+                let Some(roster) = self.core().roster().cloned() else { return false };
+                self.sync.begin(export, self.node, &roster);
+                true
+            }
+            FileOrder::Finish if self.sync.is_making() => {
+                self.sync.finish();
+                true
+            }
+            FileOrder::Received { hash } => self.sync.receive(hash),
+            FileOrder::KeepRoster { hash } => {
+                assert_eq!(self.core().roster().map(Roster::hash), Some(hash), "the roster in force is filed");
+                if !self.sync.filed.contains(&hash) {
+                    self.sync.filed.push(hash);
+                }
+                true
+            }
+            FileOrder::Discard => {
+                self.sync.discard();
+                self.vault.file(order)
+            }
+            FileOrder::Stretch { passphrase, .. } => {
+                let key = stretched(self.lent(passphrase).bytes());
+                self.core().refill(passphrase, |place| {
+                    place[..key.len()].copy_from_slice(&key);
+                    key.len()
+                })
+            }
+            FileOrder::Begin(_) | FileOrder::Finish => self.vault.file(order),
+        }
+    }
+
+    /// A call about what a package holds.
+    fn package_call(&mut self, slot: SlotId, call: &HsmCall, reach: Reach) -> Result<HsmAnswer, HsmFailure> {
+        let number = usize::from(slot.0);
+        let holder = self.tokens.get(number).ok_or(HsmFailure::TokenGone)?;
+        let token = self.vault.tokens.get_mut(number).ok_or(HsmFailure::TokenGone)?;
+        let has = |purpose, name| {
+            let mut held = holder.live.backup_keys.iter().flatten();
+            held.any(|key| key.purpose == purpose && (key.key_id, key.uid) == name)
+        };
+        match *call {
+            HsmCall::PlanPackage { key_id, uid } if has(hsm::Purpose::Unwrap, (key_id, uid)) => {
+                self.sync.plan(uid, token).map(HsmAnswer::ImportPrepared)
+            }
+            HsmCall::ImportPackage { key_id, uid } if has(hsm::Purpose::Unwrap, (key_id, uid)) => {
+                self.sync.import(uid, token, reach)
+            }
+            HsmCall::ExportSection { key_id, uid, once: None } if has(hsm::Purpose::Wrap, (key_id, uid)) => {
+                Ok(self.sync.export(uid, token))
+            }
+            _ => Err(HsmFailure::Refused(Refusal::NoBackupKey)),
+        }
+    }
+
     fn hsm(&mut self, ticket: Ticket, slot: SlotId, call: HsmCall) {
         let way = self.point();
         if matches!(way, Some(CutWay::Before | CutWay::Amid)) {
-            if let (Some(CutWay::Amid), HsmCall::Import { .. }) = (way, call) {
-                let _ = self.vault.call(slot, &call, Reach::First);
+            match (way, call) {
+                (Some(CutWay::Amid), HsmCall::Import { .. }) => {
+                    let _ = self.vault.call(slot, &call, Reach::First);
+                }
+                (Some(CutWay::Amid), HsmCall::ImportPackage { .. }) => {
+                    let _ = self.package_call(slot, &call, Reach::First);
+                }
+                _ => {}
             }
             return self.power_off();
         }
@@ -627,7 +732,9 @@ impl Room {
             HsmCall::SetPin { old, new } | HsmCall::SetSoPin { old, new } => (lent(old), lent(new)),
             HsmCall::Initialise { so_pin, new, .. } | HsmCall::Unblock { so_pin, new } => (lent(so_pin), lent(new)),
             HsmCall::Erase { so_pin } => (lent(so_pin), Code::NONE),
-            HsmCall::PutBackupKeys { kek, mak, .. } | HsmCall::PrepareImport { kek, mak, .. } => (lent(kek), lent(mak)),
+            HsmCall::PutBackupKeys { kek, mak, .. }
+            | HsmCall::PrepareImport { kek, mak, .. }
+            | HsmCall::ExportSection { once: Some([kek, mak]), .. } => (lent(kek), lent(mak)),
             HsmCall::Observe
             | HsmCall::Logout
             | HsmCall::Settle
@@ -635,7 +742,9 @@ impl Room {
             | HsmCall::Inventory { .. }
             | HsmCall::ExportSection { .. }
             | HsmCall::Import { .. }
-            | HsmCall::DropUnwrapKey => (Code::NONE, Code::NONE),
+            | HsmCall::PlanPackage { .. }
+            | HsmCall::ImportPackage { .. }
+            | HsmCall::DropUnwrapKey { .. } => (Code::NONE, Code::NONE),
         };
         let token = self.tokens.get_mut(usize::from(slot.0)).ok_or(HsmFailure::TokenGone)?;
         match call {
@@ -650,18 +759,34 @@ impl Room {
             }
             HsmCall::Unblock { .. } => token.unblock(&first, &second),
             HsmCall::Erase { .. } => token.erase(&first),
-            HsmCall::PutBackupKeys { key_id, uid, .. } => {
-                token.put_backup_keys((key_id, uid), &first, &second, Extent::Whole)
+            HsmCall::PutBackupKeys { key_id, uid, unwrap, .. } => {
+                token.put_backup_keys((key_id, uid), &first, &second, unwrap, Extent::Whole)
             }
-            HsmCall::KeepBackupKeys { key_id, uid } => token.keep_backup_keys(key_id, uid),
+            HsmCall::KeepBackupKeys { key_id, uid, unwrap } => {
+                let kept = token.keep_backup_keys(key_id, uid, unwrap);
+                if kept.is_ok() {
+                    self.vault.keep(slot, key_id.filter(|_| unwrap), uid);
+                }
+                kept
+            }
             HsmCall::SetSoPin { .. } => token.set_so_pin(&first, &second),
             HsmCall::Inventory { .. }
             | HsmCall::ExportSection { .. }
             | HsmCall::PrepareImport { .. }
             | HsmCall::Import { .. }
-            | HsmCall::DropUnwrapKey => {
+            | HsmCall::PlanPackage { .. }
+            | HsmCall::ImportPackage { .. }
+            | HsmCall::DropUnwrapKey { .. } => {
                 if token.session != LoginState::User {
                     return token.transfer(&call);
+                }
+                let of_package = match call {
+                    HsmCall::PlanPackage { .. } | HsmCall::ImportPackage { .. } => true,
+                    HsmCall::ExportSection { .. } => self.sync.is_making(),
+                    _ => false,
+                };
+                if of_package {
+                    return self.package_call(slot, &call, Reach::Whole);
                 }
                 self.vault.call(slot, &call, Reach::Whole)
             }
@@ -746,6 +871,8 @@ fn name(call: &HsmCall) -> &'static str {
         HsmCall::ExportSection { .. } => "export section",
         HsmCall::PrepareImport { .. } => "prepare import",
         HsmCall::Import { .. } => "import",
-        HsmCall::DropUnwrapKey => "drop unwrap key",
+        HsmCall::DropUnwrapKey { .. } => "drop unwrap key",
+        HsmCall::PlanPackage { .. } => "plan package",
+        HsmCall::ImportPackage { .. } => "import package",
     }
 }

@@ -12,6 +12,7 @@ use slotwarden_core::card::sets::{CardSets, SetSubject};
 use slotwarden_core::ceremony::order::CeremonyId;
 use slotwarden_core::ceremony::transcript::Line;
 use slotwarden_core::effect::{Room, StoreResult};
+use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Owner, PolicyRecord, SecretKey, Sets, SlotRecord};
 
 use crate::SLOTS;
@@ -63,6 +64,10 @@ pub struct Durable {
     pub transcripts: std::vec::Vec<(CeremonyId, std::vec::Vec<Line>)>,
     /// Whether a line came out of order.
     pub line_missing: bool,
+    /// The intent of a zeroize, and who ordered it.
+    pub zeroize: Option<PersonId>,
+    /// The data key is destroyed: nothing opens what is sealed.
+    pub key_is_gone: bool,
 }
 
 impl Durable {
@@ -109,6 +114,8 @@ impl Disk {
         self.durable.cards.clear();
         self.durable.transcripts.clear();
         self.durable.line_missing = false;
+        self.durable.zeroize = None;
+        self.durable.key_is_gone = false;
         self.open.clear();
         self.in_flight.clear();
         self.is_in_flight = false;
@@ -225,12 +232,14 @@ impl Disk {
     /// A sealed secret.
     #[must_use]
     pub fn unseal(&self, key: SecretKey) -> Option<&Code> {
-        self.durable.sealed.iter().find(|(present, _)| *present == key).map(|(_, code)| code)
+        let sealed = self.durable.sealed.iter().filter(|_| !self.durable.key_is_gone);
+        sealed.into_iter().find(|(present, _)| *present == key).map(|(_, code)| code)
     }
 
     /// The sealed codes of a slot.
     pub fn codes(&self, owner: Owner) -> impl Iterator<Item = &Code> {
-        self.durable.sealed.iter().filter(move |(key, _)| key.owner == owner).map(|(_, code)| code)
+        let is_readable = !self.durable.key_is_gone;
+        self.durable.sealed.iter().filter(move |(key, _)| is_readable && key.owner == owner).map(|(_, code)| code)
     }
 
     /// Checks what was added to the audit log since the last check (P37).

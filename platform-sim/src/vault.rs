@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use slotwarden_core::effect::{HsmAnswer, HsmCall, ImportPlan, KeyCounts, SlotId};
-use slotwarden_core::fault::{Function, HsmFailure, rv};
+use slotwarden_core::fault::{Function, HsmFailure, Refusal, rv};
 use slotwarden_core::transfer::FileOrder;
 
 /// The keys of one token or section: value by id.
@@ -19,12 +19,16 @@ pub struct Vault {
     pub tokens: [Keys; 2],
     /// U in each token, by the section's slot uid.
     pub unwraps: [Option<[u8; 16]>; 2],
+    /// Of which backup key it is.
+    pub unwrap_keys: [Option<[u8; 16]>; 2],
     /// The export that is being made.
     pub part: Option<BTreeMap<[u8; 16], Keys>>,
     /// The export that was made last, whole.
     pub last: Option<BTreeMap<[u8; 16], Keys>>,
     /// What a prepared restore is going to make.
     pub plan: Option<Keys>,
+    /// Keys that a token has room for; without a number for any.
+    pub room_for: Option<usize>,
 }
 
 /// How much of it is done when the power goes.
@@ -42,9 +46,20 @@ impl Vault {
         match order {
             FileOrder::Begin(_) => self.part = Some(BTreeMap::new()),
             FileOrder::Finish => self.last = self.part.take().or(self.last.take()),
+            FileOrder::Stretch { .. } => {}
             FileOrder::Discard => (self.part, self.plan) = (None, None),
+            FileOrder::KeepRoster { .. } | FileOrder::Received { .. } => return false,
         }
         true
+    }
+
+    /// The keys of every backup key but this one go, and U is one of them; `None`: U may not stay at all.
+    pub fn keep(&mut self, slot: SlotId, key_id: Option<[u8; 16]>, uid: [u8; 16]) {
+        let number = usize::from(slot.0);
+        let is_ours = self.unwraps.get(number) == Some(&Some(uid)) && self.unwrap_keys.get(number) == Some(&key_id);
+        if let Some(unwraps) = self.unwraps.get_mut(number).filter(|_| !is_ours) {
+            *unwraps = None;
+        }
     }
 
     /// A call of a token.
@@ -56,6 +71,7 @@ impl Vault {
         let number = usize::from(slot.0);
         let token = self.tokens.get_mut(number).ok_or_else(gone)?;
         let unwraps = self.unwraps.get_mut(number).ok_or_else(gone)?;
+        let unwrap_key = self.unwrap_keys.get_mut(number).ok_or_else(gone)?;
         match *call {
             HsmCall::Inventory { uid } => {
                 let held = self.last.as_ref().and_then(|last| last.get(&uid));
@@ -69,8 +85,9 @@ impl Vault {
                 part.insert(uid, token.clone());
                 Ok(HsmAnswer::SectionExported { keys: count(token.len()), left_out: 0 })
             }
-            HsmCall::PrepareImport { uid, .. } => {
+            HsmCall::PrepareImport { uid, key_id, .. } => {
                 *unwraps = Some(uid);
+                *unwrap_key = Some(key_id);
                 let section = self.last.as_ref().and_then(|last| last.get(&uid)).ok_or_else(gone)?;
                 let mut plan = ImportPlan::default();
                 let mut new = Keys::new();
@@ -93,6 +110,14 @@ impl Vault {
                 }
                 let plan = self.plan.as_ref().ok_or_else(gone)?;
                 let mut made = 0;
+                if self.room_for.is_some_and(|most| token.len().saturating_add(missing(token, plan)) > most) {
+                    // What it made is destroyed again, key by key.
+                    let gone = if reach == Reach::First { 1 } else { plan.len() };
+                    for id in plan.keys().take(gone) {
+                        token.remove(id);
+                    }
+                    return Err(HsmFailure::Refused(Refusal::TokenFull));
+                }
                 for (id, value) in plan {
                     if made > 0 && reach == Reach::First {
                         break;
@@ -101,13 +126,18 @@ impl Vault {
                 }
                 Ok(HsmAnswer::Imported { made })
             }
-            HsmCall::DropUnwrapKey => {
+            HsmCall::DropUnwrapKey { .. } => {
                 *unwraps = None;
                 Ok(HsmAnswer::UnwrapKeyDropped)
             }
             _ => Err(gone()),
         }
     }
+}
+
+/// Keys of a plan that are not in the token.
+fn missing(token: &Keys, plan: &Keys) -> usize {
+    plan.keys().filter(|id| !token.contains_key(*id)).count()
 }
 
 fn count(number: usize) -> u32 {

@@ -77,6 +77,8 @@ pub(crate) enum Event {
     CardAnswer { reader: u8, ticket: Ticket, call: CardCall, result: Result<CardAnswer, CardFailure>, y: Code },
     /// Something happens at a reader without an order.
     ReaderTells(u8, ReaderEvent),
+    /// The disk says that the data key is gone.
+    Zeroized(Ticket),
 }
 
 /// An event and its time; `number` keeps events of one millisecond in order.
@@ -276,6 +278,8 @@ pub struct World {
     pub(crate) worker_unavailable: bool,
     pub(crate) recovering: bool,
     pub(crate) hung: [bool; SLOTS],
+    /// Slots whose generated code a zeroize destroyed: only the SO PIN opens them.
+    pub(crate) zeroized: [bool; SLOTS],
     pub(crate) busy_until_ms: [u64; SLOTS],
     pub(crate) calls: [Deque<PendingCall, CALLS_MAX>; SLOTS],
     pub(crate) seen: [Option<Presence>; SLOTS],
@@ -330,6 +334,7 @@ impl Default for World {
             worker_unavailable: false,
             recovering: false,
             hung: [false; SLOTS],
+            zeroized: [false; SLOTS],
             busy_until_ms: [0; SLOTS],
             calls: Default::default(),
             seen: [None; SLOTS],
@@ -374,6 +379,7 @@ impl World {
         self.worker_unavailable = false;
         self.recovering = false;
         self.hung = [false; SLOTS];
+        self.zeroized = [false; SLOTS];
         self.busy_until_ms = [0; SLOTS];
         for calls in &mut self.calls {
             calls.clear();
@@ -752,7 +758,19 @@ impl World {
             | CommandKind::Restore
             | CommandKind::Import
             | CommandKind::EndRestore
-            | CommandKind::CountKeys => Command::Boot,
+            | CommandKind::CountKeys
+            | CommandKind::MakePackage
+            | CommandKind::ReceivePackage
+            | CommandKind::ApplyPackage
+            | CommandKind::EndReceive
+            | CommandKind::FoundCluster
+            | CommandKind::InviteMember
+            | CommandKind::RemoveMember
+            | CommandKind::RenewRoster
+            | CommandKind::JoinCluster
+            | CommandKind::FollowRoster
+            | CommandKind::ChooseRoster => Command::Boot,
+            CommandKind::Zeroize => Command::Zeroize,
             CommandKind::Approve => match wish.approval {
                 Some((id, code)) => Command::Approve { id, code },
                 None => Command::Boot,
@@ -815,6 +833,9 @@ impl World {
             self.checkers.violated("P44", 0, "an order was answered twice, or nobody gave it");
             return;
         };
+        if order.kind == CommandKind::Zeroize {
+            self.zeroize_answered(answer);
+        }
         self.remember_at_table(order.slot);
         let pace = self.pace();
         let soon_ms = self.now_ms + pace * self.random.u64(5..200);
@@ -918,7 +939,19 @@ impl World {
             | CommandKind::Restore
             | CommandKind::Import
             | CommandKind::EndRestore
-            | CommandKind::CountKeys => true,
+            | CommandKind::CountKeys
+            | CommandKind::MakePackage
+            | CommandKind::ReceivePackage
+            | CommandKind::ApplyPackage
+            | CommandKind::EndReceive
+            | CommandKind::FoundCluster
+            | CommandKind::InviteMember
+            | CommandKind::RemoveMember
+            | CommandKind::RenewRoster
+            | CommandKind::JoinCluster
+            | CommandKind::FollowRoster
+            | CommandKind::ChooseRoster
+            | CommandKind::Zeroize => true,
         }
     }
 
@@ -935,7 +968,7 @@ impl World {
                 !model::somebody_has(pin, &self.disk, owner, people)
                     && !self.table.can_open(pin, owner, slot, &self.disk.durable, people)
             });
-            if !self.apart[number] && token.readable && lost {
+            if !self.apart[number] && !self.zeroized[number] && token.readable && lost {
                 self.checkers.p35_code_lost(slot);
             }
         }

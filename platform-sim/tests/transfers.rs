@@ -8,6 +8,7 @@ mod desk;
 
 use desk::{Desk, cards, rotate};
 use slotwarden_core::audit::AuditEvent;
+use slotwarden_core::backup;
 use slotwarden_core::ceremony::order::{SlotSet, Task};
 use slotwarden_core::command::{Answer, Command};
 use slotwarden_core::effect::{ImportPlan, SlotId};
@@ -15,7 +16,7 @@ use slotwarden_core::fault::{Fault, Function, HsmFailure, Refusal, rv};
 use slotwarden_core::service::SecurityLevel;
 use slotwarden_core::slot;
 use slotwarden_core::transfer::{Reached, State, TransferOrder};
-use slotwarden_sim::room::{ADMINISTRATOR, AUDITOR, Cut, CutWay};
+use slotwarden_sim::room::{ADMINISTRATOR, AUDITOR, Cut, CutWay, stretched};
 use slotwarden_sim::vault::Keys;
 
 const DONE: Option<Answer> = Some(Answer::Done);
@@ -32,7 +33,7 @@ fn keys() -> Keys {
 
 fn export(slots: &[u8]) -> Command {
     let slots = slots.iter().map(|slot| SlotId(*slot)).fold(SlotSet::NONE, SlotSet::with);
-    Command::Transfer { order: TransferOrder::Export { slots, left_out: [0; 32] } }
+    Command::Transfer { order: TransferOrder::Export { slots, left_out: [0; 32], passphrase: None } }
 }
 
 fn import(slot: SlotId, file: [u8; 32]) -> Command {
@@ -78,7 +79,7 @@ fn p19_a_restore_makes_nothing_before_it_is_ordered_and_everything_after() {
     assert!(desk.room.vault.tokens[0].is_empty(), "it is a plan");
     assert!(desk.room.vault.unwraps[0].is_some());
     let State::Prepared { plan, .. } = state(&mut desk) else { panic!("{:?}", state(&mut desk)) };
-    assert_eq!(plan, ImportPlan { new: 3, same: 0, conflict: 0 });
+    assert_eq!(plan, ImportPlan { new: 3, same: 0, conflict: 0, removed: 0 });
     // Whoever may not, another file, another slot, and what would come in between.
     assert_eq!(desk.room.order(AUDITOR, import(SLOT, FILE)), refused(Refusal::NotAllowed));
     assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, [0; 32])), refused(Refusal::NothingPrepared));
@@ -194,6 +195,212 @@ fn an_import_that_fails_stands_still_and_goes_on_when_it_is_ordered_again() {
     desk.room.failing = None;
     assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), DONE);
     assert_eq!((desk.room.vault.tokens[0].clone(), desk.room.vault.unwraps[0]), (keys(), None));
+}
+
+const PASSPHRASE: &[u8] = b"five words of nobody's list";
+
+fn export_under(desk: &mut Desk, passphrase: &[u8]) -> Command {
+    let passphrase = Some(desk.room.secret(passphrase));
+    let slots = SlotSet::NONE.with(SLOT);
+    Command::Transfer { order: TransferOrder::Export { slots, left_out: [0; 32], passphrase } }
+}
+
+fn restore_by(desk: &mut Desk, passphrase: Option<&[u8]>) -> Command {
+    let (uid, key_id) = (uid(desk), backup::key_id(&stretched(PASSPHRASE)));
+    let passphrase = passphrase.map(|passphrase| desk.room.secret(passphrase));
+    Command::Transfer { order: TransferOrder::Restore { slot: SLOT, uid, key_id, file: FILE, passphrase } }
+}
+
+/// Three keys in the first slot's token, and no cards.
+fn desk_at_level_passphrase() -> Desk {
+    let mut desk = Desk::new(1);
+    desk.room.at_level(SecurityLevel::Passphrase);
+    open_all(&mut desk);
+    desk.room.vault.tokens[0] = keys();
+    desk
+}
+
+#[test]
+fn p20_what_no_passphrase_exports_or_restores_is_refused_by_name_and_each_passphrase_is_wiped() {
+    let mut desk = desk_at_level_passphrase();
+    assert_eq!(desk.room.order(ADMINISTRATOR, export(&[0])), refused(Refusal::PassphraseMissing));
+    let short = export_under(&mut desk, b"thirteen char");
+    assert_eq!(desk.room.order(ADMINISTRATOR, short), refused(Refusal::PassphraseTooShort));
+    let not_printable = export_under(&mut desk, "f\u{fc}nf W\u{f6}rter am Tisch".as_bytes());
+    assert_eq!(desk.room.order(ADMINISTRATOR, not_printable), refused(Refusal::CodeNotPrintable));
+    let order = export_under(&mut desk, PASSPHRASE);
+    assert_eq!(desk.room.order(AUDITOR, order), refused(Refusal::NotAllowed));
+    desk.check();
+    desk.room.failing = Some(("export section", HsmFailure::Refused(Refusal::KeysCannotLeave)));
+    let order = export_under(&mut desk, PASSPHRASE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, order), refused(Refusal::KeysCannotLeave));
+    assert_eq!((desk.room.vault.part.clone(), desk.room.vault.last.clone()), (None, None));
+    desk.room.failing = None;
+    desk.check();
+    let order = restore_by(&mut desk, None);
+    assert_eq!(desk.room.order(ADMINISTRATOR, order), refused(Refusal::PassphraseMissing));
+    let order = export_under(&mut desk, PASSPHRASE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, order), DONE);
+    let order = restore_by(&mut desk, Some(b"five words of another list"));
+    assert_eq!(desk.room.order(ADMINISTRATOR, order), refused(Refusal::PassphraseWrong));
+    assert!(!desk.room.calls.contains(&"prepare import"), "the token was not asked");
+    desk.check();
+    desk.deactivate(0);
+    let order = restore_by(&mut desk, Some(PASSPHRASE));
+    assert_eq!(desk.room.order(ADMINISTRATOR, order), refused(Refusal::SlotNotActive));
+    // What another level made does not come in by this one.
+    for (level, exports, restores) in [
+        (SecurityLevel::None, Refusal::ExportLevelNone, Refusal::ExportLevelNone),
+        (SecurityLevel::Cards, Refusal::PassphraseNotWanted, Refusal::FileOfOtherLevel),
+    ] {
+        desk.room.at_level(level);
+        open_all(&mut desk);
+        let order = export_under(&mut desk, PASSPHRASE);
+        assert_eq!(desk.room.order(ADMINISTRATOR, order), refused(exports));
+        let order = restore_by(&mut desk, Some(PASSPHRASE));
+        assert_eq!(desk.room.order(ADMINISTRATOR, order), refused(restores));
+        desk.check();
+    }
+}
+
+#[test]
+fn p19_a_restore_by_passphrase_makes_nothing_before_it_is_ordered_and_everything_after() {
+    let mut desk = desk_at_level_passphrase();
+    let order = export_under(&mut desk, PASSPHRASE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, order), DONE);
+    desk.room.vault.tokens[0].clear();
+    let failure = HsmFailure::Refused(Refusal::ExportOfAnotherKey);
+    desk.room.failing = Some(("prepare import", failure));
+    let order = restore_by(&mut desk, Some(PASSPHRASE));
+    assert_eq!(desk.room.order(ADMINISTRATOR, order), refused(Refusal::ExportOfAnotherKey));
+    assert_eq!(desk.room.calls.last(), Some(&"drop unwrap key"), "whatever it did before it failed");
+    assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None));
+    desk.room.failing = None;
+    let order = restore_by(&mut desk, Some(PASSPHRASE));
+    assert_eq!(desk.room.order(ADMINISTRATOR, order), DONE);
+    desk.check();
+    assert!(desk.room.vault.tokens[0].is_empty(), "it is a plan");
+    let again = restore_by(&mut desk, Some(PASSPHRASE));
+    assert_eq!(desk.room.order(ADMINISTRATOR, again), refused(Refusal::TransferUnderWay));
+    let again = export_under(&mut desk, PASSPHRASE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, again), refused(Refusal::TransferUnderWay));
+    desk.check();
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), DONE);
+    assert_eq!((desk.room.vault.tokens[0].clone(), desk.room.vault.unwraps[0]), (keys(), None));
+    assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None));
+    desk.check();
+}
+
+#[test]
+fn p24_power_that_goes_amid_a_restore_by_passphrase_leaves_nothing_or_all_of_it_and_never_u() {
+    let mut cuts = 0;
+    for way in [CutWay::Before, CutWay::After, CutWay::Amid] {
+        for after in 0.. {
+            let mut desk = desk_at_level_passphrase();
+            let order = export_under(&mut desk, PASSPHRASE);
+            assert_eq!(desk.room.order(ADMINISTRATOR, order), DONE);
+            desk.room.vault.tokens[0].clear();
+            let order = restore_by(&mut desk, Some(PASSPHRASE));
+            desk.room.cut = Some(Cut { after, way });
+            let reply = desk.room.begin(ADMINISTRATOR, order);
+            let mut answered = desk.room.answer(reply);
+            if desk.room.core.is_some() {
+                let reply = desk.room.begin(ADMINISTRATOR, import(SLOT, FILE));
+                answered = desk.room.answer(reply);
+            }
+            if desk.room.core.is_some() {
+                assert_eq!(answered, DONE);
+                break;
+            }
+            cuts += 1;
+            let note = format!("cut {way:?} {after}");
+            let committed = desk.room.stored.restoration.is_some_and(|found| found.reached != Reached::Preparing);
+            let had = desk.room.vault.tokens[0].clone();
+            desk.restart();
+            open_all(&mut desk);
+            assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None), "{note}");
+            assert_eq!(desk.room.vault.unwraps[0], None, "{note}: U stays");
+            let now = desk.room.vault.tokens[0].clone();
+            if committed || had == keys() {
+                assert_eq!(now, keys(), "{note}: it was committed");
+            } else {
+                assert!(now.is_empty(), "{note}: {now:?}");
+            }
+            desk.check();
+        }
+    }
+    println!("{cuts} power cuts");
+    assert!(cuts > 25, "{cuts}");
+}
+
+#[test]
+fn p24_what_unwraps_a_former_keys_file_stays_through_a_power_cut_until_the_import_is_made() {
+    let mut desk = with_export();
+    let order = restore(&mut desk);
+    let new = desk.blank(2);
+    assert_eq!(desk.run(rotate(2, 2), &new), DONE);
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    // The commit of the import is durable, and nothing after it.
+    desk.room.cut = Some(Cut { after: 0, way: CutWay::After });
+    let _ = desk.room.begin(ADMINISTRATOR, import(SLOT, FILE));
+    assert!(desk.room.core.is_none() && desk.room.stored.restoration.is_some());
+    desk.restart();
+    open_all(&mut desk);
+    assert_eq!((desk.room.vault.tokens[0].clone(), desk.room.vault.unwraps[0]), (keys(), None));
+    assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None));
+}
+
+#[test]
+fn a_token_without_room_for_all_keys_has_none_of_them_and_the_restore_can_be_begun_again() {
+    let mut desk = with_export();
+    desk.room.vault.tokens[0].insert(9, 99);
+    desk.room.vault.room_for = Some(3);
+    let order = restore(&mut desk);
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), refused(Refusal::TokenFull));
+    assert_eq!(desk.room.vault.tokens[0], Keys::from([(9, 99)]), "what was there before, and nothing else");
+    assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None));
+    assert_eq!(desk.room.vault.unwraps[0], None, "U is gone");
+    desk.room.vault.room_for = None;
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), DONE);
+    assert_eq!(desk.room.vault.tokens[0].len(), 4);
+    desk.check();
+}
+
+#[test]
+fn p24_power_that_goes_amid_the_end_of_an_import_without_room_leaves_nothing_of_it() {
+    let mut cuts = 0;
+    for way in [CutWay::Before, CutWay::After, CutWay::Amid] {
+        for after in 0.. {
+            let mut desk = with_export();
+            desk.room.vault.room_for = Some(2);
+            let order = restore(&mut desk);
+            assert_eq!(desk.run(order, &[0, 1]), DONE);
+            // Two of three are there, as an import leaves them that met its end amid them.
+            desk.room.vault.tokens[0] = Keys::from([(1, 11), (2, 22)]);
+            desk.room.cut = Some(Cut { after, way });
+            let reply = desk.room.begin(ADMINISTRATOR, import(SLOT, FILE));
+            let note = format!("cut {way:?} {after}");
+            if desk.room.core.is_some() {
+                assert_eq!(desk.room.answer(reply), refused(Refusal::TokenFull), "{note}");
+                assert!(desk.room.vault.tokens[0].is_empty(), "{note}");
+                break;
+            }
+            cuts += 1;
+            let committed = desk.room.stored.restoration.is_some_and(|found| found.reached == Reached::Committed);
+            let had = desk.room.vault.tokens[0].clone();
+            desk.restart();
+            open_all(&mut desk);
+            assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None), "{note}");
+            let now = desk.room.vault.tokens[0].clone();
+            // Before it was ordered nobody touches anything.
+            assert_eq!(now, if committed { Keys::new() } else { had }, "{note}");
+            assert_eq!(desk.room.vault.unwraps[0], None, "{note}: U stays");
+            desk.check();
+        }
+    }
+    assert!(cuts > 5, "{cuts}");
 }
 
 fn open_all(desk: &mut Desk) {

@@ -32,6 +32,9 @@
  *   clear-LABEL    C_CreateObject on that token says CKR_TEMPLATE_INCONSISTENT and does nothing
  *   alone-LABEL    C_CreateObject on that token kills the process, after the module behind did its work
  *   cling-LABEL    C_Logout on that token says CKR_OK and does nothing
+ *   stuck-LABEL    while this file is there, C_Logout on that token does not return
+ *   full-LABEL     that token has room for as many objects of the token as the number in this file says, which is
+ *                  counted down; then C_CreateObject and C_UnwrapKey say CKR_DEVICE_MEMORY for them
  *   hide-LABEL     that token is not present
  *   mute-LABEL     while this file is there, C_GetTokenInfo on that token does not return
  *   mute-module    while this file is there, C_Initialize does not return
@@ -85,11 +88,18 @@ enum kind { ALONE, MODULE, SLOT, SESSION };
 #define KIND(name, kind) kind,
 static const enum kind kind_of[COUNT] = { FUNCTIONS(KIND) };
 
+struct attribute {
+    ulong_t type;
+    const void *value;
+    ulong_t length;
+};
+enum { CKA_TOKEN = 1 };
+
 struct function_list {
     unsigned char version[2];
     any_fn function[COUNT];
 };
-enum { CKR_TEMPLATE_INCONSISTENT = 0xD1, CKR_GENERAL_ERROR = 0x05, CKR_TOKEN_NOT_PRESENT = 0xE0, CKR_USER_ALREADY_LOGGED_IN = 0x100 };
+enum { CKR_TEMPLATE_INCONSISTENT = 0xD1, CKR_GENERAL_ERROR = 0x05, CKR_DEVICE_MEMORY = 0x31, CKR_TOKEN_NOT_PRESENT = 0xE0, CKR_USER_ALREADY_LOGGED_IN = 0x100 };
 enum { SLOTS_MAX = 1024 };
 static const ulong_t NO_SLOT = ~0UL;
 
@@ -218,6 +228,8 @@ static int misbehave(int function, const char *label, ulong_t *answer) {
     }
     if (function == N_Login || function == N_SetPIN || function == N_InitPIN)
         while (asked_to("hang", label)) usleep(20000);
+    if (function == N_Logout)
+        while (asked_to("stuck", label)) usleep(20000);
     if (function == N_GetTokenInfo) {
         while (asked_to("mute", label)) usleep(20000);
         *answer = CKR_TOKEN_NOT_PRESENT;
@@ -227,6 +239,35 @@ static int misbehave(int function, const char *label, ulong_t *answer) {
     if (function == N_CreateObject && asked_to("clear", label)) return 1;
     *answer = function == N_Login ? CKR_USER_ALREADY_LOGGED_IN : 0;
     return (function == N_Login && asked_to("lie", label)) || (function == N_Logout && asked_to("cling", label));
+}
+
+/* Whether a template asks for an object of the token. */
+static int is_for_token(const struct attribute *template, ulong_t count) {
+    for (ulong_t i = 0; i < count; i++)
+        if (template[i].type == CKA_TOKEN && template[i].length == 1) return *(const unsigned char *)template[i].value;
+    return 0;
+}
+
+/* Whether there is no room for the object that this call is to make; takes the room if there is. */
+static int is_full(int function, const char *label, ulong_t b, ulong_t c, ulong_t f, ulong_t g) {
+    char path[4096];
+    long room = 0;
+    if (!directory || !asked_to("full", label)) return 0;
+    if (function == N_CreateObject ? !is_for_token((const struct attribute *)b, c)
+                                   : function != N_UnwrapKey || !is_for_token((const struct attribute *)f, g))
+        return 0;
+    snprintf(path, sizeof path, "%s/full-%s", directory, label);
+    pthread_mutex_lock(&state);
+    FILE *file = fopen(path, "r+");
+    if (file) {
+        if (fscanf(file, "%ld", &room) == 1 && room > 0) {
+            rewind(file);
+            fprintf(file, "%ld\n", room - 1);
+        }
+        fclose(file);
+    }
+    pthread_mutex_unlock(&state);
+    return room <= 0;
 }
 
 static pthread_mutex_t *lock_of(int function, ulong_t slot) {
@@ -245,6 +286,7 @@ static ulong_t make(int function, ulong_t a, ulong_t b, ulong_t c, ulong_t d, ul
     if (counts_all || tries_pin) record(name_of[function], function == N_InitToken ? "" : label);
     wait_while_hung(function, slot, label);
     if (misbehave(function, label, &answer)) return answer;
+    if (is_full(function, label, b, c, f, g)) return CKR_DEVICE_MEMORY;
     int fault = fails(function, label);
     if (fault && !failure.after) return failure.code;
     pthread_mutex_t *lock = lock_of(function, slot);

@@ -67,6 +67,48 @@ pub const DEFECTS: &[Defect] = &[
         caught_by: core("export", "p21_every_bit_flip_and_every_prefix_is_refused"),
     },
     Defect {
+        name: "a package is taken whoever it is for",
+        breaks: &[22],
+        file: "core/src/package.rs",
+        find: "    if header.source == *own || !header.targets.contains(own) { Err(Refusal::NotForUs) } else { Ok(()) }",
+        replace: "    if header.source == *own { Err(Refusal::NotForUs) } else { Ok(()) }",
+        caught_by: core("package", "p22_a_package_is_taken_only_by_its_target_from_a_member_at_the_roster_in_force"),
+    },
+    Defect {
+        name: "an older package is taken again",
+        breaks: &[23],
+        file: "core/src/package.rs",
+        find: "        Some(mark) if mark.sequence > header.sequence => Err(Refusal::PackageOld),",
+        replace: "        Some(mark) if mark.sequence > header.sequence => Ok(Admission::Take),",
+        caught_by: core("package", "p23_a_replay_is_nothing_and_a_rollback_is_refused"),
+    },
+    Defect {
+        name: "what members told counts before the own token was looked at",
+        breaks: &[25],
+        file: "core/src/ledger.rs",
+        find: "        self.observe(there);
+        told.into_iter().for_each(|count| self.merge(count));",
+        replace: "        told.into_iter().for_each(|count| self.merge(count));
+        self.observe(there);",
+        caught_by: core("ledger", "p25_a_key_that_nobody_had_seen_is_older_than_a_removal_that_was_told"),
+    },
+    Defect {
+        name: "a package with a key of another value is made but for that one",
+        breaks: &[25],
+        file: "core/src/reception.rs",
+        find: "    if plan.conflict > 0 {",
+        replace: "    if plan.conflict == u32::MAX {",
+        caught_by: core("golden_reception", "p25_a_conflict_in_the_last_slot_leaves_the_first_one_untouched"),
+    },
+    Defect {
+        name: "a package of which some was made is forgotten when the token refuses the rest",
+        breaks: &[24],
+        file: "core/src/reception.rs",
+        find: "                State::AtToken { progress: Progress { touched: false, .. }, waiter, .. },",
+        replace: "                State::AtToken { waiter, .. },",
+        caught_by: core("golden_reception", "p24_a_restart_goes_on_from_the_first_slot_and_gives_nothing_up"),
+    },
+    Defect {
         name: "a login that timed out is made again",
         breaks: &[5, 44],
         file: "core/src/slot.rs",
@@ -230,6 +272,17 @@ pub const DEFECTS: &[Defect] = &[
                 out.remember(Some(restoration));",
         replace: "                let restoration = Restoration { reached: Reached::Made, ..restoration };",
         caught_by: sim("transfers", "p24_power_that_goes_amid_a_restore_leaves_nothing_or_all_of_it_and_never_u"),
+    },
+    Defect {
+        name: "a zeroize that the disk did not confirm is done",
+        breaks: &[41],
+        file: "core/src/service/zeroize.rs",
+        find: "            (None, _) => Answer::Failed(Fault::StoreFailed),",
+        replace: "            (None, _) => Answer::Done,",
+        caught_by: linux(
+            "daemon",
+            "p41_a_zeroize_takes_everything_back_whatever_the_disk_does_and_says_done_only_when_it_confirmed",
+        ),
     },
     Defect {
         name: "a commit is answered before it is synced",

@@ -248,12 +248,36 @@ impl Driver {
     pub fn put_backup_keys(
         &mut self,
         slot: u8,
-        (key_id, uid): ([u8; 16], [u8; 16]),
+        names: ([u8; 16], [u8; 16]),
         kek: &[u8],
         mak: &[u8],
     ) -> Result<HsmAnswer, HsmFailure> {
+        self.put_keys(slot, names, (kek, mak), false)
+    }
+
+    /// The same with U, which members of a cluster have.
+    ///
+    /// # Errors
+    /// As the device answered.
+    pub fn put_keys_of_member(
+        &mut self,
+        slot: u8,
+        names: ([u8; 16], [u8; 16]),
+        kek: &[u8],
+        mak: &[u8],
+    ) -> Result<HsmAnswer, HsmFailure> {
+        self.put_keys(slot, names, (kek, mak), true)
+    }
+
+    fn put_keys(
+        &mut self,
+        slot: u8,
+        (key_id, uid): ([u8; 16], [u8; 16]),
+        (kek, mak): (&[u8], &[u8]),
+        unwrap: bool,
+    ) -> Result<HsmAnswer, HsmFailure> {
         let (kek, mak) = (self.secret_bytes(kek), self.secret_bytes(mak));
-        let result = self.call(slot, HsmCall::PutBackupKeys { key_id, uid, kek, mak });
+        let result = self.call(slot, HsmCall::PutBackupKeys { key_id, uid, kek, mak, unwrap });
         self.safe.wipe(kek);
         self.safe.wipe(mak);
         result

@@ -1,15 +1,16 @@
 //! Exports and restores as the daemon makes them of a worker: the files around its calls.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::fs;
 
 use ed25519_dalek::{Signer, SigningKey};
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
-use slotwarden::transfer_dir::{self, DIGEST_BYTES, EXPORT, ExportJob, RESTORE};
+use slotwarden::transfer_dir::{self, DIGEST_BYTES, EXPORT, ExportJob, JobPurpose, RESTORE, VENDOR_PART};
 use slotwarden_core::effect::{HsmAnswer, HsmCall};
 use slotwarden_core::export::{
-    Class, Header, Part, Protection, Reader, Trailer, begin, trailer_message, write_trailer,
+    Attributes, Class, Entry, Header, Part, Protection, Reader, Section, SectionWriter, Strategy, Trailer, begin,
+    trailer_message, write_trailer,
 };
 use slotwarden_core::fault::HsmFailure;
 
@@ -29,14 +30,8 @@ fn node() -> SigningKey {
     SigningKey::from_bytes(&[7; 32])
 }
 
-/// Begins an export, has the worker append its section, and leaves the rest.
-///
-/// # Errors
-/// As the device answered.
-pub fn append(bench: &Bench, driver: &mut Driver, accepted: &[&str]) -> Result<HsmAnswer, HsmFailure> {
-    let dir = bench.transfer_dir();
-    transfer_dir::make(&dir).expect("the bench's own directory");
-    let header = Header {
+fn header() -> Header {
+    Header {
         export_id: [1; 16],
         cluster: [2; 16],
         node: node().verifying_key().to_bytes(),
@@ -46,14 +41,49 @@ pub fn append(bench: &Bench, driver: &mut Driver, accepted: &[&str]) -> Result<H
         made_s: None,
         previous: [0; 32],
         sections: 1,
-    };
-    let mut bytes = Vec::new();
-    let header_hash = begin(&mut bytes, &header).expect("a Vec takes everything");
-    fs::write(dir.join(EXPORT), &bytes).expect("the bench's own directory");
+    }
+}
+
+/// Begins an export, has the worker append its section, and leaves the rest.
+///
+/// # Errors
+/// As the device answered.
+pub fn append(bench: &Bench, driver: &mut Driver, accepted: &[&str]) -> Result<HsmAnswer, HsmFailure> {
     let accepted = accepted.iter().map(|name| (*name).to_owned()).collect();
-    let job = ExportJob { name: "ca-root".into(), header_hash, accepted };
+    append_for(bench, driver, JobPurpose::Backup { accepted })
+}
+
+/// The same for whatever it is for.
+///
+/// # Errors
+/// As the device answered.
+pub fn append_for(bench: &Bench, driver: &mut Driver, purpose: JobPurpose) -> Result<HsmAnswer, HsmFailure> {
+    append_job(bench, driver, purpose, false)
+}
+
+/// The same where the vendor's own program was run before; what it wrote, if it wrote anything.
+///
+/// # Errors
+/// As the device answered.
+pub fn append_vendor_part(bench: &Bench, driver: &mut Driver, written: Option<&[u8]>) -> Result<HsmAnswer, HsmFailure> {
+    let place = bench.transfer_dir().join(VENDOR_PART);
+    transfer_dir::make(&bench.transfer_dir()).expect("the bench's own directory");
+    match written {
+        Some(bytes) => fs::write(place, bytes).expect("the bench's own directory"),
+        None => assert!(!place.exists(), "no program ran"),
+    }
+    append_job(bench, driver, JobPurpose::Backup { accepted: Vec::new() }, true)
+}
+
+fn append_job(bench: &Bench, driver: &mut Driver, purpose: JobPurpose, vendor: bool) -> Result<HsmAnswer, HsmFailure> {
+    let dir = bench.transfer_dir();
+    transfer_dir::make(&dir).expect("the bench's own directory");
+    let mut bytes = Vec::new();
+    let header_hash = begin(&mut bytes, &header()).expect("a Vec takes everything");
+    fs::write(dir.join(EXPORT), &bytes).expect("the bench's own directory");
+    let job = ExportJob { name: "ca-root".into(), header_hash, purpose, vendor };
     transfer_dir::write_job(&dir, &job).expect("the bench's own directory");
-    driver.call(0, HsmCall::ExportSection { key_id: KEY_ID, uid: UID })
+    driver.call(0, HsmCall::ExportSection { key_id: KEY_ID, uid: UID, once: None })
 }
 
 /// Ends the export as the daemon does; returns the whole file.
@@ -61,6 +91,13 @@ pub fn append(bench: &Bench, driver: &mut Driver, accepted: &[&str]) -> Result<H
 pub fn finish(bench: &Bench) -> Vec<u8> {
     let path = bench.transfer_dir().join(EXPORT);
     let bytes = fs::read(&path).expect("a section was appended");
+    let whole = signed(bytes);
+    fs::write(&path, &whole).expect("the bench's own directory");
+    whole
+}
+
+/// Header and one section with the trailer behind them.
+fn signed(mut bytes: Vec<u8>) -> Vec<u8> {
     let (mut header_bytes, mut header_hash) = (0, [0; 32]);
     let mut from = bytes.as_slice();
     let mut reader = Reader::new(&mut from);
@@ -77,12 +114,49 @@ pub fn finish(bench: &Bench) -> Vec<u8> {
     };
     let hash: [u8; 32] = Sha256::digest(&bytes[header_bytes..]).into();
     let signature = node().sign(&trailer_message(&header_hash, &hash)).to_bytes();
-    let mut trailer = Vec::new();
-    write_trailer(&mut trailer, &Trailer { sections: 1, entries, left_out, hash, signature })
+    write_trailer(&mut bytes, &Trailer { sections: 1, entries, left_out, hash, signature })
         .expect("a Vec takes everything");
-    let mut file = OpenOptions::new().append(true).open(&path).expect("it was read");
-    file.write_all(&trailer).expect("the bench's own directory");
-    [bytes, trailer].concat()
+    bytes
+}
+
+/// A whole file with one secret of no special type (`CKK_GENERIC_SECRET`) that nothing but this blob
+/// carries. It signs, and may be read once it is unwrapped: for vectors, whose
+/// keys everybody knows.
+#[must_use]
+pub fn file_of_a_known_secret(id: &[u8], wrapped: &[u8]) -> Vec<u8> {
+    const GENERIC_SECRET: u64 = 0x10;
+    let mut bytes = Vec::new();
+    let header_hash = begin(&mut bytes, &header()).expect("a Vec takes everything");
+    let section = Section {
+        uid: UID,
+        name: "ca-root",
+        strategy: Strategy::Kwp,
+        token_label: "ca-root",
+        token_serial: "1",
+        manufacturer: "nobody",
+        model: "none",
+        firmware: (1, 0),
+    };
+    // CKA_PRIVATE, not CKA_SENSITIVE, CKA_SIGN, CKA_EXTRACTABLE
+    let set: Vec<u8> = [(0x02_u32, 1), (0x103, 0), (0x108, 1), (0x162, 1)]
+        .into_iter()
+        .flat_map(|(kind, flag)| [&kind.to_be_bytes()[..], &[0, 1, flag]].concat())
+        .collect();
+    let mut writer = SectionWriter::begin(&mut bytes, header_hash, &section).expect("a Vec takes everything");
+    let entry = Entry {
+        index: 0,
+        class: Class::Secret,
+        key_type: GENERIC_SECRET,
+        id,
+        label: b"known",
+        set: Attributes::new(&set).expect("in order"),
+        recorded: Attributes::new(&[]).expect("in order"),
+        wrapped,
+    };
+    writer.entry(&entry).expect("an entry");
+    let mac = Hmac::<Sha256>::new_from_slice(&MAK).expect("any length").chain_update(writer.message()).finalize();
+    writer.end(mac.into_bytes().into()).expect("a Vec takes everything");
+    signed(bytes)
 }
 
 /// Puts a file where the worker restores from.
@@ -102,6 +176,20 @@ pub fn entries(file: &[u8]) -> Vec<(Class, Vec<u8>, String)> {
             Part::Entry(entry) => {
                 all.push((entry.class, entry.id.to_vec(), String::from_utf8_lossy(entry.label).into_owned()));
             }
+            Part::End { .. } => return all,
+            _ => {}
+        }
+    }
+}
+
+/// The vendor part of a file with one section.
+#[must_use]
+pub fn vendor_part(file: &[u8]) -> Vec<u8> {
+    let (mut from, mut all) = (file, Vec::new());
+    let mut reader = Reader::new(&mut from);
+    loop {
+        match reader.next().expect("a whole file") {
+            Part::Piece(piece) => all.extend_from_slice(piece.bytes),
             Part::End { .. } => return all,
             _ => {}
         }

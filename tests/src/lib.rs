@@ -5,6 +5,7 @@ pub mod campaign;
 pub mod custodians;
 pub mod defects;
 pub mod driver;
+pub mod etcd;
 pub mod excluded;
 pub mod exports;
 pub mod modules;

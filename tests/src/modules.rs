@@ -272,6 +272,11 @@ impl Bench {
         fs::write(self.request(what, label), b"").expect("the bench's own directory");
     }
 
+    /// Leaves room for so many more objects in a token behind the forwarding module.
+    pub fn leave_room_for(&self, objects: u32, label: &str) {
+        fs::write(self.request("full", label), format!("{objects}\n")).expect("the bench's own directory");
+    }
+
     /// Takes that back.
     pub fn ask_no_more(&self, what: &str, label: &str) {
         fs::remove_file(self.request(what, label)).expect("it was asked before");

@@ -148,6 +148,18 @@ impl Stage {
         self.slots.insert_str(last, &format!("pin_chars_max = {chars}\n"));
     }
 
+    /// Has a program make the exports of a slot that was configured ([[slot]] `export = "vendor"`). It is told
+    /// label and serial, so the slot's token is named by both.
+    pub fn export_program(&mut self, name: &str, label: &str, program: &Path) {
+        let token = |serial| TokenUri { label: Some(label.to_owned()), serial };
+        let serial = self.bench.serials(label).pop();
+        let (before, after) = (token(None), token(Some(serial.expect("the token is there"))));
+        let slot = |token| format!("name = \"{name}\"\ntoken = \"{token}\"\n");
+        let with = format!("{}export = \"vendor\"\nexport_program = \"{}\"\n", slot(after), program.display());
+        assert!(self.slots.contains(&slot(before.clone())), "the slot was configured");
+        self.slots = self.slots.replace(&slot(before), &with);
+    }
+
     /// Configures a slot for the token with this label, and an application for it with
     /// another adapter: `adapter` are the lines of its table but for the name.
     pub fn slot_with_adapter(&mut self, name: &str, label: &str, application: &str, adapter: &str) {
@@ -239,7 +251,7 @@ impl Stage {
     pub fn daemon_command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("daemon").arg("--config").arg(self.path("slotwarden.toml")).args(&self.arguments);
-        command.envs(self.bench.environment());
+        command.envs(self.bench.environment()).envs(self.bench.more.clone());
         if self.talkative {
             command.env("RUST_LOG", "trace");
         }

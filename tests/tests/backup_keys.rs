@@ -41,7 +41,7 @@ fn refused(code: u64, function: Function) -> Result<HsmAnswer, HsmFailure> {
 }
 
 fn kept(present: bool, destroyed: u8) -> Result<HsmAnswer, HsmFailure> {
-    Ok(HsmAnswer::BackupKeysKept { present, destroyed })
+    Ok(HsmAnswer::BackupKeysKept { present, destroyed, unwrap: false })
 }
 
 fn bench_with_token(kind: Kind) -> Bench {
@@ -61,7 +61,7 @@ fn put(driver: &mut Driver) -> Result<HsmAnswer, HsmFailure> {
 }
 
 fn keep(driver: &mut Driver, key_id: Option<[u8; 16]>) -> Result<HsmAnswer, HsmFailure> {
-    driver.call(0, HsmCall::KeepBackupKeys { key_id, uid: UID })
+    driver.call(0, HsmCall::KeepBackupKeys { key_id, uid: UID, unwrap: true })
 }
 
 /// What the program `misuse` prints.
@@ -216,7 +216,7 @@ fn a_worker_that_dies_between_the_two_keys_is_repaired_by_the_same_order(kind: K
     let mut driver = logged_in(&bench);
     bench.ask_to("alone", TOKEN);
     let (kek, mak) = (driver.secret_bytes(&KEK), driver.secret_bytes(&MAK));
-    driver.order(0, HsmCall::PutBackupKeys { key_id: KEY_ID, uid: UID, kek, mak });
+    driver.order(0, HsmCall::PutBackupKeys { key_id: KEY_ID, uid: UID, kek, mak, unwrap: false });
     driver.wait_up();
     assert_eq!(driver.count(Input::WorkerLost), 1);
     bench.ask_no_more("alone", TOKEN);

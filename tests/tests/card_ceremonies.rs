@@ -7,6 +7,12 @@
 mod backup_key;
 #[path = "card_ceremonies/bad_cards.rs"]
 mod bad_cards;
+#[path = "card_ceremonies/bad_exports.rs"]
+mod bad_exports;
+#[path = "card_ceremonies/cluster.rs"]
+mod cluster;
+#[path = "card_ceremonies/exchanging.rs"]
+mod exchanging;
 #[path = "card_ceremonies/exports.rs"]
 mod exports;
 #[path = "card_ceremonies/one_card.rs"]
@@ -19,3 +25,5 @@ mod scene;
 mod secrets;
 #[path = "card_ceremonies/sizes.rs"]
 mod sizes;
+#[path = "card_ceremonies/vendor.rs"]
+mod vendor;

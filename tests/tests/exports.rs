@@ -59,12 +59,12 @@ impl Vector {
 #[test]
 fn both_readers_open_the_vector_and_any_two_cards_do() {
     let vector = vector();
-    let found = verify(&vector.write(&vector.export), None).expect("it is whole");
+    let found = verify(&vector.write(&vector.export), None, None).expect("it is whole");
     assert_eq!((found.sections.len(), found.sections[0].objects.len(), found.trusted), (1, 5, false));
     let names: Vec<&str> = found.sections[0].objects.iter().map(|object| object.name.as_str()).collect();
     assert_eq!(names, ["rsa", "ec", "aes", "rsa", "ec"]);
     let key = slotwarden::audit::unhex::<32>(&found.signed_by).expect("a key");
-    assert!(verify(&vector.write(&vector.export), Some(key)).expect("the same").trusted);
+    assert!(verify(&vector.write(&vector.export), Some(key), None).expect("the same").trusted);
     for cards in [["1", "2"], ["1", "3"], ["3", "2"]] {
         let said = vector.python(&vector.export, &cards);
         let lines: Vec<String> = String::from_utf8_lossy(&said.stdout).lines().map(str::to_owned).collect();
@@ -78,7 +78,7 @@ fn both_readers_open_the_vector_and_any_two_cards_do() {
 #[test]
 fn p21_both_readers_refuse_what_is_no_export() {
     let vector = vector();
-    let refused = |bytes: &[u8]| verify(&vector.write(bytes), None).is_err();
+    let refused = |bytes: &[u8]| verify(&vector.write(bytes), None, None).is_err();
     for at in 0..vector.export.len() {
         let mut flipped = vector.export.clone();
         flipped[at] ^= 1 << (at % 8);
@@ -92,6 +92,6 @@ fn p21_both_readers_refuse_what_is_no_export() {
     }
     let longer = [&vector.export[..], b"x"].concat();
     assert!(refused(&longer) && !vector.python(&longer, &["1", "2"]).status.success());
-    let refusal = verify(Path::new("/dev/zero"), None).expect_err("it is no file");
+    let refusal = verify(Path::new("/dev/zero"), None, None).expect_err("it is no file");
     assert!(refusal.to_string().contains("it is not a file"), "{refusal}");
 }

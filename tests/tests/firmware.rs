@@ -21,7 +21,7 @@ const CODE_BYTES_GOAL: u32 = 48 * 1024;
 /// Static RAM with eight slots, bytes.
 const RAM_BYTES_GOAL: u32 = 8 * 1024;
 /// What the image has now, and a little: more has to be looked at.
-const CODE_BYTES_MAX: u32 = 126 * 1024;
+const CODE_BYTES_MAX: u32 = 136 * 1024;
 /// What one slot may cost beside its place in the Safe, bytes.
 const SLOT_BYTES_GOAL: u32 = 128;
 

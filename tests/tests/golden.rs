@@ -15,6 +15,7 @@ use slotwarden_core::SecretId;
 use slotwarden_core::approval::ApprovalCode;
 use slotwarden_core::card::{CardSerial, Credential};
 use slotwarden_core::ceremony::order::{CardOrder, CeremonyId, Places, SlotSet, SoUse, Task};
+use slotwarden_core::cluster::ClusterOrder;
 use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::{ApplicationSet, SlotId};
 use slotwarden_core::fault::{ApplicationFault, Class, Fault, Function, Refusal};
@@ -296,7 +297,7 @@ fn every_form_of_order() -> Vec<(String, Command)> {
         }
         CommandKind::CancelCeremony => vec![("", Command::CancelCeremony { id: CeremonyId([0; 8]) })],
         CommandKind::Export => {
-            let order = TransferOrder::Export { slots: leave_out.with(slot), left_out: [0; 32] };
+            let order = TransferOrder::Export { slots: leave_out.with(slot), left_out: [0; 32], passphrase: None };
             vec![("", Command::Transfer { order })]
         }
         CommandKind::Restore => {
@@ -307,12 +308,34 @@ fn every_form_of_order() -> Vec<(String, Command)> {
         }
         CommandKind::CountKeys => vec![("", Command::Transfer { order: TransferOrder::Count { slot } })],
         CommandKind::EndRestore => vec![("", Command::Transfer { order: TransferOrder::EndRestore })],
+        CommandKind::MakePackage => {
+            let order = TransferOrder::Package { targets: 2, roster_epoch: 1, slots: leave_out.with(slot) };
+            vec![("", Command::Transfer { order })]
+        }
+        CommandKind::ReceivePackage => {
+            let order = TransferOrder::Receive { hash: [0; 32], slots: leave_out.with(slot) };
+            vec![("", Command::Transfer { order })]
+        }
+        CommandKind::ApplyPackage => {
+            vec![("", Command::Transfer { order: TransferOrder::Apply { hash: [0; 32] } })]
+        }
+        CommandKind::EndReceive => vec![("", Command::Transfer { order: TransferOrder::EndReceive })],
+        CommandKind::FoundCluster => vec![("", Command::Cluster { order: ClusterOrder::Found { hash: [0; 32] } })],
+        CommandKind::InviteMember => vec![("", Command::Cluster { order: ClusterOrder::Invite { hash: [0; 32] } })],
+        CommandKind::RemoveMember => vec![("", Command::Cluster { order: ClusterOrder::Remove { hash: [0; 32] } })],
+        CommandKind::RenewRoster => vec![("", Command::Cluster { order: ClusterOrder::Renew { hash: [0; 32] } })],
+        CommandKind::JoinCluster => {
+            vec![("", Command::Cluster { order: ClusterOrder::Join { hash: [0; 32], slots: [0; 32] } })]
+        }
+        CommandKind::FollowRoster => vec![("", Command::Cluster { order: ClusterOrder::Follow { hash: [0; 32] } })],
+        CommandKind::ChooseRoster => vec![("", Command::Cluster { order: ClusterOrder::Choose { hash: [0; 32] } })],
         CommandKind::Stop => vec![("", Command::Stop)],
         CommandKind::Approve => {
             let code = ApprovalCode::parse("0000-0000").expect("a code");
             vec![("", Command::Approve { id: 1, code })]
         }
         CommandKind::Withdraw => vec![("", Command::Withdraw { id: 1 })],
+        CommandKind::Zeroize => vec![("", Command::Zeroize)],
         CommandKind::DualControl => {
             vec![("on", Command::DualControl { on: true }), ("off", Command::DualControl { on: false })]
         }
@@ -356,8 +379,10 @@ fn every_fault() -> Vec<Fault> {
             Fault::Application(_) => Fault::StoreFailed,
             Fault::StoreFailed => Fault::SettleFailed,
             Fault::SettleFailed => Fault::ModuleLies(Function::Login),
-            Fault::ModuleLies(_) => Fault::Bug(0),
-            Fault::Bug(_) => return faults,
+            Fault::ModuleLies(_) => Fault::Zeroized,
+            Fault::Zeroized => Fault::Bug(0),
+            Fault::Bug(_) => Fault::OutOfMemory,
+            Fault::OutOfMemory => return faults,
         };
         faults.push(next);
     }

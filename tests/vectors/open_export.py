@@ -1,13 +1,16 @@
 #!/usr/bin/python3
-"""Opens a protected export from m shares, without any of Slotwarden's code.
+"""Opens a protected export from m shares or its passphrase, without any of Slotwarden's code.
 
     open_export.py EXPORT RECORD... [--out DIR]
+    open_export.py EXPORT --passphrase-file FILE [--out DIR]
 
 EXPORT is the file; each RECORD holds the 200 bytes of a share as they are on a card. Checks
 structure, counts, hash and signature, puts the shares together, derives each slot's keys, checks
 the MACs, and unwraps every key. With --out each goes into a file of its own: private keys as
-PKCS #8, secret keys as they are. README.md describes the format; Python's standard library and
-the package `cryptography` (OpenSSL's) are all that is needed. A tool for the day when nothing
+PKCS #8, secret keys as they are. So does what an HSM vendor's own program wrote of a slot, SLOT.vendor:
+only such a program takes it back, and what is in it nobody else knows. README.md describes the format; Python's standard library and
+the package `cryptography` (OpenSSL's) are all that is needed, and for a passphrase `cryptography` 44 or
+Debian's `python3-argon2`. A tool for the day when nothing
 else is left: what it writes is in the clear, nothing is wiped, nothing takes constant time.
 
 Exit status 0: everything was opened. 1: what is wrong is named.
@@ -25,7 +28,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap_with_padding
 
-HEADER, SECTION, ENTRY, LEFT_OUT, SECTION_END, TRAILER = 1, 2, 3, 4, 5, 6
+HEADER, SECTION, ENTRY, LEFT_OUT, SECTION_END, TRAILER, PIECE = 1, 2, 3, 4, 5, 6, 7
+KWP, VENDOR = 0, 1
+PIECE_BYTES = 8000
 CLASSES = ["secret", "private", "public", "certificate"]
 
 
@@ -89,7 +94,7 @@ def header(body):
     made = body.number() if body.take(1) == b"\x01" else None
     previous, sections = body.take(32), body.take(1)[0]
     body.end()
-    return {"node": node, "protection": protection, "key_id": key_id, "sections": sections}
+    return {"node": node, "cluster": cluster, "protection": protection, "key_id": key_id, "sections": sections}
 
 
 def section(body):
@@ -98,7 +103,7 @@ def section(body):
     token = [body.bytes().decode() for _ in range(4)]
     firmware = body.take(2)
     body.end()
-    return {"uid": uid, "name": name, "strategy": strategy, "token": token, "entries": [], "left_out": []}
+    return {"uid": uid, "name": name, "strategy": strategy, "token": token, "entries": [], "left_out": [], "part": [], "whole": False}
 
 
 def entry(body):
@@ -119,6 +124,18 @@ def left_out(body):
     return found
 
 
+def piece(body, into):
+    """The next piece of a vendor part."""
+    index, last, data = body.number(), body.take(1)[0], body.bytes()
+    body.end()
+    if into["strategy"] != VENDOR or into["whole"] or index != len(into["part"]):
+        raise Refused("a piece of a vendor part is where it may not be")
+    if last > 1 or not (1 <= len(data) <= PIECE_BYTES if last else len(data) == PIECE_BYTES):
+        raise Refused("a piece of a vendor part has another length than it may have")
+    into["part"].append(data)
+    into["whole"] = last == 1
+
+
 def read(data):
     """The whole file, with its signature; the MACs are still to be checked."""
     if data[:4] != b"SLWX":
@@ -134,17 +151,19 @@ def read(data):
             about["hash"] = hashlib.sha256(data[:end]).digest()
         elif kind == SECTION and about and current is None:
             current, begun = section(body), at
-        elif kind == ENTRY and current is not None:
+        elif kind == PIECE and current is not None:
+            piece(body, current)
+        elif kind == ENTRY and current is not None and not current["part"]:
             found = entry(body)
             if found["index"] != len(current["entries"]):
                 raise Refused("the indices do not rise by one")
             current["entries"].append(found)
-        elif kind == LEFT_OUT and current is not None:
+        elif kind == LEFT_OUT and current is not None and not current["part"]:
             current["left_out"].append(left_out(body))
         elif kind == SECTION_END and current is not None:
             counts, current["mac"] = [body.number(), body.number()], body.take(32)
             body.end()
-            if counts != [len(current["entries"]), len(current["left_out"])]:
+            if counts != [len(current["entries"]), len(current["left_out"])] or bool(current["part"]) != current["whole"]:
                 raise Refused("a section says that it holds more, or less, than it does")
             digest = hashlib.sha256(data[begun:at]).digest()
             current["message"] = b"slotwarden/export-section/v1" + about["hash"] + digest
@@ -229,6 +248,28 @@ def backup_key(records, key_id):
     return secret
 
 
+def stretched(passphrase, protection, key_id):
+    """The backup key that a passphrase gives: Argon2id (RFC 9106), 32 bytes."""
+    if "salt" not in protection:
+        raise Refused("no passphrase protects it")
+    salt, (memory, passes, lanes) = protection["salt"], protection["costs"]
+    if memory > 1 << 20 or memory * passes > 1 << 22 or lanes > 64:
+        raise Refused("it asks for more memory or time than any of ours")
+    try:
+        from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+        secret = Argon2id(
+            salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory
+        ).derive(passphrase)
+    except ImportError:
+        from argon2.low_level import Type, hash_secret_raw
+
+        secret = hash_secret_raw(passphrase, salt, passes, memory, lanes, 32, Type.ID)
+    if hmac.new(secret, b"slotwarden/key-id/v1", hashlib.sha256).digest()[:16] != key_id:
+        raise Refused("the passphrase is not the one of this file")
+    return secret
+
+
 def derive(secret, info):
     """HKDF with SHA-256, one block (RFC 5869)."""
     prk = hmac.new(b"slotwarden/backup-key/v1", secret, hashlib.sha256).digest()
@@ -241,9 +282,22 @@ def main(arguments):
         at = arguments.index("--out")
         out = pathlib.Path(arguments[at + 1])
         del arguments[at : at + 2]
+    passphrase = None
+    if "--passphrase-file" in arguments:
+        at = arguments.index("--passphrase-file")
+        passphrase = pathlib.Path(arguments[at + 1]).read_bytes().removesuffix(b"\n")
+        del arguments[at : at + 2]
     export, *records = [pathlib.Path(name).read_bytes() for name in arguments]
     about, sections = read(export)
-    secret = backup_key(records, about["key_id"])
+    if passphrase is None:
+        secret = backup_key(records, about["key_id"])
+    else:
+        secret = stretched(passphrase, about["protection"], about["key_id"])
+    unwrap(sections, secret, out)
+
+
+def unwrap(sections, secret, out):
+    """Checks the MACs and unwraps every key; prints what there is."""
     opened = 0
     for found in sections:
         mak = derive(secret, b"slotwarden/mak/v1" + found["uid"])
@@ -274,6 +328,13 @@ def main(arguments):
                 path = out / f"{found['name']}-{item['index']}"
                 with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                     file.write(key)
+        if found["part"]:
+            part = b"".join(found["part"])
+            print(f"{found['name']}: vendor part of {len(part)} bytes: only the vendor's program takes it back")
+            if out:
+                path = out / f"{found['name']}.vendor"
+                with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                    file.write(part)
         for item in found["left_out"]:
             print(f"{found['name']}: NOT in it: {item['label'].decode(errors='replace')} {item['id'].hex()}: {item['why']}")
     print(f"{opened} keys opened")

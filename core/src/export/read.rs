@@ -1,47 +1,18 @@
 //! Reading an export, part by part, in the memory of one frame.
 
 use ed25519_dalek::{Signature, VerifyingKey};
-use embedded_io::{Error as _, ErrorKind, Read};
+use embedded_io::Read;
 use heapless::Vec;
-use postcard::ser_flavors::Flavor;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Entry, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, HASH_BYTES, Header, Kind, LeftOut, MAGIC, MESSAGE_BYTES, SECTIONS_MAX,
-    Section, SectionEnd, Trailer, VERSION, section_message, trailer_message,
+    Entry, FRAME_BYTES_MAX, HASH_BYTES, Header, Kind, LeftOut, MAGIC, MESSAGE_BYTES, Piece, SECTIONS_MAX, Section,
+    SectionEnd, Trailer, VERSION, VendorPart, section_message, trailer_message,
 };
-
-/// Declares the problems: variant, name, sentence, one line each.
-macro_rules! problems {
-    ($($variant:ident $name:literal $sentence:literal;)*) => {
-        /// Why a file is no export. No part of it may be used.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        #[cfg_attr(feature = "defmt", derive(defmt::Format))]
-        pub enum Problem {
-            $(#[doc = $sentence] $variant,)*
-        }
-
-        impl Problem {
-            /// Every one.
-            pub const ALL: &'static [Problem] = &[$(Problem::$variant,)*];
-
-            /// The stable name, for scripts.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Problem::$variant => $name,)* }
-            }
-
-            /// What is so, for people.
-            #[must_use]
-            pub const fn sentence(self) -> &'static str {
-                match self { $(Problem::$variant => $sentence,)* }
-            }
-        }
-    };
-}
+use crate::frame::{self, HEAD_BYTES, decode, problems};
 
 problems! {
+    /// Why a file is no export. No part of it may be used.
     Unreadable "unreadable" "the file could not be read to its end";
     NotOurs "not-ours" "the file does not begin as an export";
     Newer "newer" "the export has a version that is not known here";
@@ -70,6 +41,8 @@ pub enum Part<'a> {
     Entry(Entry<'a>),
     /// A key that is not in the export.
     LeftOut(LeftOut<'a>),
+    /// A piece of the section's vendor part.
+    Piece(Piece<'a>),
     /// A section ends.
     SectionEnd {
         /// Its counts, which are right, and its MAC, which was not checked.
@@ -116,12 +89,14 @@ enum Stage {
     Start,
     /// A section, or the trailer.
     Between,
-    /// An object, a left-out key, or the section's end.
+    /// An object, a left-out key, a piece of a vendor part, or the section's end.
     Inside {
         /// Entries of this section so far.
         entries: u32,
         /// Left-out keys of this section so far.
         left_out: u32,
+        /// Its vendor part so far.
+        vendor: VendorPart,
     },
     /// Nothing: the file was read.
     End(Trailer),
@@ -199,52 +174,18 @@ fn read_part<'body, R: Read>(
     body: &'body mut [u8; FRAME_BYTES_MAX],
 ) -> Result<Part<'body>, Problem> {
     if matches!(known.stage, Stage::Start) {
-        let (mut magic, mut version) = ([0; MAGIC.len()], [0]);
-        if !fill(r, &mut magic)? || magic != MAGIC {
-            // Also a file that is too short to be told, and the empty one.
-            return Err(Problem::NotOurs);
-        }
-        if !fill(r, &mut version)? {
-            return Err(Problem::Truncated);
-        }
-        if version != [VERSION] {
-            return Err(Problem::Newer);
-        }
-        known.hash.update(magic);
-        known.hash.update(version);
+        known.hash.update(frame::read_start(r, MAGIC, VERSION)?);
     }
-    let mut head = [0; FRAME_HEADER_BYTES];
-    if !fill(r, &mut head)? {
-        return Err(Problem::Truncated);
-    }
-    let [number, length @ ..] = head;
-    let kind = Kind::from_number(number).ok_or(Problem::UnknownFrame)?;
+    let head = frame::read_head(r)?;
+    let kind = Kind::from_number(head.kind).ok_or(Problem::UnknownFrame)?;
     known.judge_place(kind)?;
-    let body = usize::try_from(u32::from_be_bytes(length)).ok().and_then(|length| body.get_mut(..length));
-    let body = body.ok_or(Problem::TooLong)?;
-    if !fill(r, body)? {
-        return Err(Problem::Truncated);
-    }
-    let body: &'body [u8] = body;
-    let part = known.judge(kind, head, body)?;
-    if matches!(part, Part::End { .. }) && fill(r, &mut [0])? {
+    let body = frame::read_body(r, head, body)?;
+    let part = known.judge(kind, head.bytes, body)?;
+    if matches!(part, Part::End { .. }) && frame::fill(r, &mut [0])? {
         // The end was noted before it was known to be one: the caller notes this problem over it.
         return Err(Problem::Trailing);
     }
     Ok(part)
-}
-
-/// Fills all of `out`; false where the file ends before that.
-fn fill<R: Read>(r: &mut R, mut out: &mut [u8]) -> Result<bool, Problem> {
-    while !out.is_empty() {
-        match r.read(out) {
-            Ok(0) => return Ok(false),
-            Ok(bytes) => out = out.get_mut(bytes..).ok_or(Problem::Unreadable)?,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return Err(Problem::Unreadable),
-        }
-    }
-    Ok(true)
 }
 
 impl Known {
@@ -253,50 +194,51 @@ impl Known {
         let may_be = match self.stage {
             Stage::Start => kind == Kind::Header,
             Stage::Between => matches!(kind, Kind::Section | Kind::Trailer),
-            Stage::Inside { .. } => matches!(kind, Kind::Entry | Kind::LeftOut | Kind::SectionEnd),
+            Stage::Inside { .. } => {
+                matches!(kind, Kind::Entry | Kind::LeftOut | Kind::Piece | Kind::SectionEnd)
+            }
             Stage::End(_) | Stage::Refused(_) => false,
         };
         if may_be { Ok(()) } else { Err(Problem::OutOfOrder) }
     }
 
-    fn judge<'body>(
-        &mut self,
-        kind: Kind,
-        head: [u8; FRAME_HEADER_BYTES],
-        body: &'body [u8],
-    ) -> Result<Part<'body>, Problem> {
+    fn judge<'body>(&mut self, kind: Kind, head: [u8; HEAD_BYTES], body: &'body [u8]) -> Result<Part<'body>, Problem> {
         match kind {
             Kind::Header => {
                 self.note(head, body);
-                self.header(decode(body)?)
+                self.header(decode(body).ok_or(Problem::Malformed)?)
             }
             Kind::Section => {
                 self.frames = Sha256::new();
                 self.note_in_section(head, body);
-                self.section(decode(body)?)
+                self.section(decode(body).ok_or(Problem::Malformed)?)
             }
             Kind::Entry => {
                 self.note_in_section(head, body);
-                self.entry(decode(body)?)
+                self.entry(decode(body).ok_or(Problem::Malformed)?)
             }
             Kind::LeftOut => {
                 self.note_in_section(head, body);
-                self.left_out(decode(body)?)
+                self.left_out(decode(body).ok_or(Problem::Malformed)?)
+            }
+            Kind::Piece => {
+                self.note_in_section(head, body);
+                self.piece(decode(body).ok_or(Problem::Malformed)?)
             }
             Kind::SectionEnd => {
                 self.note(head, body);
-                self.section_end(decode(body)?)
+                self.section_end(decode(body).ok_or(Problem::Malformed)?)
             }
-            Kind::Trailer => self.trailer(decode(body)?),
+            Kind::Trailer => self.trailer(decode(body).ok_or(Problem::Malformed)?),
         }
     }
 
-    fn note(&mut self, head: [u8; FRAME_HEADER_BYTES], body: &[u8]) {
+    fn note(&mut self, head: [u8; HEAD_BYTES], body: &[u8]) {
         self.hash.update(head);
         self.hash.update(body);
     }
 
-    fn note_in_section(&mut self, head: [u8; FRAME_HEADER_BYTES], body: &[u8]) {
+    fn note_in_section(&mut self, head: [u8; HEAD_BYTES], body: &[u8]) {
         self.note(head, body);
         self.frames.update(head);
         self.frames.update(body);
@@ -319,12 +261,12 @@ impl Known {
         if self.uids.len() >= usize::from(header.sections) || self.uids.push(section.uid).is_err() {
             return Err(Problem::Counts);
         }
-        self.stage = Stage::Inside { entries: 0, left_out: 0 };
+        self.stage = Stage::Inside { entries: 0, left_out: 0, vendor: VendorPart::of(section.strategy) };
         Ok(Part::Section(section))
     }
 
     fn entry<'body>(&mut self, entry: Entry<'body>) -> Result<Part<'body>, Problem> {
-        let (entries, left_out) = self.inside()?;
+        let (entries, left_out, vendor) = self.before_vendor_part()?;
         if entry.index != entries {
             return Err(Problem::Index);
         }
@@ -334,21 +276,28 @@ impl Known {
         if !entry.is_possible() {
             return Err(Problem::Malformed);
         }
-        self.stage = Stage::Inside { entries: entries.checked_add(1).ok_or(Problem::Counts)?, left_out };
+        self.stage = Stage::Inside { entries: entries.checked_add(1).ok_or(Problem::Counts)?, left_out, vendor };
         Ok(Part::Entry(entry))
     }
 
     fn left_out<'body>(&mut self, key: LeftOut<'body>) -> Result<Part<'body>, Problem> {
-        let (entries, left_out) = self.inside()?;
+        let (entries, left_out, vendor) = self.before_vendor_part()?;
         if !key.class.has(key.key_type) {
             return Err(Problem::Malformed);
         }
-        self.stage = Stage::Inside { entries, left_out: left_out.checked_add(1).ok_or(Problem::Counts)? };
+        self.stage = Stage::Inside { entries, left_out: left_out.checked_add(1).ok_or(Problem::Counts)?, vendor };
         Ok(Part::LeftOut(key))
     }
 
+    fn piece<'body>(&mut self, piece: Piece<'body>) -> Result<Part<'body>, Problem> {
+        let (entries, left_out, vendor) = self.inside()?;
+        self.stage = Stage::Inside { entries, left_out, vendor: vendor.with(&piece)? };
+        Ok(Part::Piece(piece))
+    }
+
     fn section_end(&mut self, end: SectionEnd) -> Result<Part<'static>, Problem> {
-        if self.inside()? != (end.entries, end.left_out) {
+        let (entries, left_out, vendor) = self.inside()?;
+        if (entries, left_out) != (end.entries, end.left_out) || !vendor.may_end() {
             return Err(Problem::Counts);
         }
         self.entries = self.entries.checked_add(end.entries).ok_or(Problem::Counts)?;
@@ -375,41 +324,17 @@ impl Known {
         Ok(Part::End { trailer })
     }
 
-    /// Entries and left-out keys of this section so far.
-    const fn inside(&self) -> Result<(u32, u32), Problem> {
+    /// The same, where an entry or a left-out key may come.
+    fn before_vendor_part(&self) -> Result<(u32, u32, VendorPart), Problem> {
+        let inside = self.inside()?;
+        if inside.2.takes_entries() { Ok(inside) } else { Err(Problem::OutOfOrder) }
+    }
+
+    /// Entries, left-out keys and vendor part of this section so far.
+    const fn inside(&self) -> Result<(u32, u32, VendorPart), Problem> {
         match self.stage {
-            Stage::Inside { entries, left_out } => Ok((entries, left_out)),
+            Stage::Inside { entries, left_out, vendor } => Ok((entries, left_out, vendor)),
             Stage::Start | Stage::Between | Stage::End(_) | Stage::Refused(_) => Err(Problem::OutOfOrder),
         }
-    }
-}
-
-/// Takes a body that is the only form of what it holds: postcard also reads numbers with
-/// zeros before them, and a signature must not cover one file and mean another.
-fn decode<'body, T: Deserialize<'body> + Serialize>(body: &'body [u8]) -> Result<T, Problem> {
-    let (value, rest) = postcard::take_from_bytes::<T>(body).map_err(|_| Problem::Malformed)?;
-    let mut serializer = postcard::Serializer { output: Same(body) };
-    let is_same = value.serialize(&mut serializer).is_ok() && serializer.output.0.is_empty();
-    if rest.is_empty() && is_same { Ok(value) } else { Err(Problem::Malformed) }
-}
-
-/// Holds what is written against what is there, instead of writing it.
-struct Same<'a>(&'a [u8]);
-
-impl Flavor for Same<'_> {
-    type Output = ();
-
-    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        match self.0.split_first() {
-            Some((first, rest)) if *first == byte => {
-                self.0 = rest;
-                Ok(())
-            }
-            Some(_) | None => Err(postcard::Error::SerializeBufferFull),
-        }
-    }
-
-    fn finalize(self) -> postcard::Result<()> {
-        Ok(())
     }
 }

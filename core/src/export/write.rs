@@ -3,28 +3,14 @@
 //! handed over in one piece; making it durable is for whoever gave the writer.
 
 use embedded_io::Write;
-use postcard::ser_flavors::{Flavor, Slice};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Entry, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, HASH_BYTES, Header, Kind, LeftOut, MAGIC, MESSAGE_BYTES, Section,
-    SectionEnd, Trailer, VERSION, frame_header, section_message,
+    Entry, FRAME_BYTES_MAX, HASH_BYTES, Header, Kind, LeftOut, MAGIC, MESSAGE_BYTES, Piece, Section, SectionEnd,
+    Trailer, VERSION, VendorPart, section_message,
 };
-
-/// Why something was not written. What was written before it is no whole file any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteProblem<E> {
-    /// The writer failed.
-    Device(E),
-    /// The writer took nothing and gave no reason.
-    Stopped,
-    /// A frame would be longer than [`FRAME_BYTES_MAX`]; nothing of it was written.
-    TooLong,
-    /// No reader would take it: an index that does not rise by one, attributes out of order, a class
-    /// whose key type or wrapped key does not belong to it, too many sections or entries; nothing of it was written.
-    Impossible,
-}
+use crate::frame::{self, HEAD_BYTES, WriteProblem};
 
 /// Writes magic, version and header; answers with the hash that every section and the trailer
 /// are tied to.
@@ -36,10 +22,9 @@ pub fn begin<W: Write>(mut w: W, header: &Header) -> Result<[u8; HASH_BYTES], Wr
         return Err(WriteProblem::Impossible);
     }
     let mut hash = Sha256::new();
-    let [a, b, c, d] = MAGIC;
-    let start = [a, b, c, d, VERSION];
+    let start = frame::start(MAGIC, VERSION);
     hash.update(start);
-    write_all(&mut w, &start)?;
+    frame::write_all(&mut w, &start)?;
     write_frame(&mut w, Kind::Header, header, &mut hash)?;
     Ok(hash.finalize().into())
 }
@@ -60,6 +45,7 @@ pub struct SectionWriter<W> {
     frames: Sha256,
     entries: u32,
     left_out: u32,
+    vendor: VendorPart,
 }
 
 impl<W: Write> SectionWriter<W> {
@@ -74,7 +60,8 @@ impl<W: Write> SectionWriter<W> {
     ) -> Result<Self, WriteProblem<W::Error>> {
         let mut frames = Sha256::new();
         write_frame(&mut w, Kind::Section, section, &mut frames)?;
-        Ok(SectionWriter { w, header_hash, frames, entries: 0, left_out: 0 })
+        let vendor = VendorPart::of(section.strategy);
+        Ok(SectionWriter { w, header_hash, frames, entries: 0, left_out: 0, vendor })
     }
 
     /// Writes an object; its index is [`SectionWriter::entries`].
@@ -82,7 +69,8 @@ impl<W: Write> SectionWriter<W> {
     /// # Errors
     /// [`WriteProblem`]
     pub fn entry(&mut self, entry: &Entry<'_>) -> Result<(), WriteProblem<W::Error>> {
-        let possible = entry.index == self.entries && entry.is_possible() && entry.has_attributes();
+        let possible =
+            self.vendor.takes_entries() && entry.index == self.entries && entry.is_possible() && entry.has_attributes();
         let next = self.entries.checked_add(1).filter(|_| possible).ok_or(WriteProblem::Impossible)?;
         write_frame(&mut self.w, Kind::Entry, entry, &mut self.frames)?;
         self.entries = next;
@@ -94,10 +82,21 @@ impl<W: Write> SectionWriter<W> {
     /// # Errors
     /// [`WriteProblem`]
     pub fn left_out(&mut self, left_out: &LeftOut<'_>) -> Result<(), WriteProblem<W::Error>> {
-        let possible = left_out.class.has(left_out.key_type);
+        let possible = self.vendor.takes_entries() && left_out.class.has(left_out.key_type);
         let next = self.left_out.checked_add(1).filter(|_| possible).ok_or(WriteProblem::Impossible)?;
         write_frame(&mut self.w, Kind::LeftOut, left_out, &mut self.frames)?;
         self.left_out = next;
+        Ok(())
+    }
+
+    /// Writes a piece of the vendor part; nothing but the section's end comes behind the last one.
+    ///
+    /// # Errors
+    /// [`WriteProblem`]
+    pub fn piece(&mut self, piece: &Piece<'_>) -> Result<(), WriteProblem<W::Error>> {
+        let next = self.vendor.with(piece).map_err(|_| WriteProblem::Impossible)?;
+        write_frame(&mut self.w, Kind::Piece, piece, &mut self.frames)?;
+        self.vendor = next;
         Ok(())
     }
 
@@ -124,6 +123,9 @@ impl<W: Write> SectionWriter<W> {
     /// # Errors
     /// [`WriteProblem`]
     pub fn end(mut self, mac: [u8; HASH_BYTES]) -> Result<SectionEnd, WriteProblem<W::Error>> {
+        if !self.vendor.may_end() {
+            return Err(WriteProblem::Impossible);
+        }
         let end = SectionEnd { entries: self.entries, left_out: self.left_out, mac };
         write_frame(&mut self.w, Kind::SectionEnd, &end, &mut self.frames)?;
         Ok(end)
@@ -136,34 +138,5 @@ fn write_frame<W: Write>(
     body: &impl Serialize,
     hash: &mut Sha256,
 ) -> Result<(), WriteProblem<W::Error>> {
-    let mut frame = [0; FRAME_HEADER_BYTES.saturating_add(FRAME_BYTES_MAX)];
-    let (head, place) = frame.split_at_mut(FRAME_HEADER_BYTES);
-    // Nothing in these structs but their length can be refused by postcard.
-    let written = encode(body, place).ok_or(WriteProblem::TooLong)?;
-    let length = u32::try_from(written).map_err(|_| WriteProblem::TooLong)?;
-    for (place, byte) in head.iter_mut().zip(frame_header(kind, length)) {
-        *place = byte;
-    }
-    let frame = frame.get(..FRAME_HEADER_BYTES.saturating_add(written)).ok_or(WriteProblem::TooLong)?;
-    hash.update(frame);
-    write_all(w, frame)
-}
-
-fn encode(body: &impl Serialize, out: &mut [u8]) -> Option<usize> {
-    let mut serializer = postcard::Serializer { output: Slice::new(out) };
-    body.serialize(&mut serializer).ok()?;
-    serializer.output.finalize().ok().map(|written| written.len())
-}
-
-/// As [`Write::write_all`], which panics when nothing is taken.
-fn write_all<W: Write>(w: &mut W, mut bytes: &[u8]) -> Result<(), WriteProblem<W::Error>> {
-    while !bytes.is_empty() {
-        match w.write(bytes) {
-            Ok(0) => return Err(WriteProblem::Stopped),
-            Ok(taken) => bytes = bytes.get(taken..).unwrap_or(&[]),
-            Err(error) if embedded_io::Error::kind(&error) == embedded_io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(WriteProblem::Device(error)),
-        }
-    }
-    Ok(())
+    frame::write_frame::<{ HEAD_BYTES + FRAME_BYTES_MAX }, W>(w, kind.number(), body, hash)
 }

@@ -132,6 +132,12 @@ impl<const SLOTS: usize> Cards<SLOTS> {
         self.cluster_dirty = false;
     }
 
+    /// Takes over the id of the cluster that this node joins.
+    pub(super) const fn become_of(&mut self, cluster: [u8; 16]) {
+        self.cluster = cluster;
+        self.cluster_dirty = true;
+    }
+
     /// Takes over sets found in the store.
     pub(super) fn load_sets(&mut self, subject: SetSubject, sets: CardSets) {
         match subject {

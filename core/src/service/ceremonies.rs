@@ -125,6 +125,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
+            | Command::Cluster { .. }
+            | Command::Zeroize
             | Command::Transfer { .. } => Err(Refusal::NoSlotCards),
         }
     }
@@ -151,6 +153,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         let current = self.cards.backup.current;
         let in_force = || current.ok_or(Refusal::NoBackupKey);
         Ok(match task {
+            // What is being received needs the keys of the backup key in force, and the tokens' sessions.
+            Task::CreateSet { .. } | Task::Rotate { .. } | Task::Restore { .. } if self.is_receiving() => {
+                return Err(Refusal::TransferUnderWay);
+            }
             Task::CreateSet { .. } if current.is_some() => return Err(Refusal::BackupKeyExists),
             Task::CreateSet { quorum, holders, leave_out } => Facts {
                 make: Some(self.plan_backup_set(quorum, holders)?),
@@ -462,6 +468,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::CardLost { .. }
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
+            | Command::Cluster { .. }
+            | Command::Zeroize
             | Command::Transfer { .. } => {
                 // They end by themselves, and deliver nothing.
                 for id in [present, new].into_iter().flatten() {
@@ -529,7 +537,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         let ticket = self.outbox.service_ticket();
         let call = match restored {
             Some(_) => HsmCall::PrepareImport { key_id, uid, kek, mak },
-            None => HsmCall::PutBackupKeys { key_id, uid, kek, mak },
+            None => HsmCall::PutBackupKeys { key_id, uid, kek, mak, unwrap: self.clustering.has_others() },
         };
         self.outbox.act(Act::Hsm { ticket, slot, call });
         self.outbox.act(Act::Wipe(kek));
@@ -573,7 +581,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             }
             return true;
         }
-        if self.counted(ticket, outcome) {
+        if self.roster_kept(ticket, outcome) || self.counted(ticket, outcome) {
             return true;
         }
         if self.take_transfer_ticket(ticket) {
@@ -594,7 +602,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                     }
                 }
             }
-            Outcome::Unsealed(_) | Outcome::Application(_) | Outcome::Card(_) | Outcome::File(_) => {}
+            Outcome::Unsealed(_)
+            | Outcome::Application(_)
+            | Outcome::Card(_)
+            | Outcome::File(_)
+            | Outcome::Zeroized(_) => {}
         }
         true
     }
@@ -697,29 +709,38 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         {
             return;
         }
+        let restored = self.restored_owner();
+        // A restore brings U, and takes it away itself.
+        let unwrap = self.clustering.has_others() || self.transfer.state() != transfer::State::Idle;
         for slot in self.slots() {
             let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { continue };
             if !matches!(entry.machine.state(), State::Active { .. }) {
-                entry.data.backup_key = None;
+                (entry.data.backup_key, entry.data.unwrap_key) = (None, None);
                 continue;
             }
             if entry.data.backup_key.is_some() || self.cards.is_keeping(slot) || self.cards.is_unheard(slot) {
                 continue;
             }
+            // Its U may be of another key or another slot's section, and is still needed.
+            if restored == Some(entry.data.owner) {
+                continue;
+            }
             let uid = entry.data.record.uid;
             let ticket = self.outbox.service_ticket();
-            let call = HsmCall::KeepBackupKeys { key_id: Some(current.key_id), uid };
+            let call = HsmCall::KeepBackupKeys { key_id: Some(current.key_id), uid, unwrap };
             self.outbox.act(Act::Hsm { ticket, slot, call });
             self.note_keeping(ticket, slot);
         }
     }
 
     fn keys_kept(&mut self, slot: SlotId, outcome: Outcome) {
+        let member = self.clustering.has_others();
         let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { return };
         let id = entry.data.id;
         match outcome {
-            Outcome::Hsm(Ok(HsmAnswer::BackupKeysKept { present, destroyed })) => {
+            Outcome::Hsm(Ok(HsmAnswer::BackupKeysKept { present, destroyed, unwrap })) => {
                 entry.data.backup_key = Some(present);
+                entry.data.unwrap_key = member.then_some(unwrap);
                 if destroyed > 0 {
                     self.outbox.journal(None, id, AuditEvent::BackupKeysDestroyed(destroyed));
                 }
@@ -730,8 +751,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Outcome::Unsealed(_)
             | Outcome::Application(_)
             | Outcome::Card(_)
-            | Outcome::File(_) => {
+            | Outcome::File(_)
+            | Outcome::Zeroized(_) => {
                 entry.data.backup_key = Some(false);
+                entry.data.unwrap_key = member.then_some(false);
             }
         }
     }

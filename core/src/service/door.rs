@@ -77,6 +77,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         match self.phase {
             Phase::Loading => return Err(Refusal::NotStarted),
             Phase::Stopping { .. } | Phase::Stopped => return Err(Refusal::Stopping),
+            Phase::Zeroizing(_) => return Err(Refusal::Zeroizing),
             Phase::Running => {}
         }
         let kind = command.kind();
@@ -85,8 +86,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         }
         let always = matches!(
             kind,
-            CommandKind::Deactivate | CommandKind::Stop | CommandKind::EndCall | CommandKind::CancelCeremony
-        );
+            CommandKind::Deactivate
+                | CommandKind::Stop
+                | CommandKind::EndCall
+                | CommandKind::CancelCeremony
+                | CommandKind::Zeroize
+        ) || self.approves_zeroize(&command);
         if self.halted.is_some() && !always {
             return Err(Refusal::Halted);
         }
@@ -99,7 +104,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         if self.open.is_full() || self.open.contains(&caller.reply) {
             return Err(Refusal::TooManyCommands);
         }
-        if self.outbox.is_half_full() && kind != CommandKind::Stop {
+        if self.outbox.is_half_full() && !matches!(kind, CommandKind::Stop | CommandKind::Zeroize) {
             return Err(Refusal::OutboxFull);
         }
         Ok(())
@@ -124,6 +129,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 self.ceremony_event(CeremonyEvent::CancelOrdered { who: None });
                 self.phase = Phase::Stopping { caller, deadline_ms };
             }
+            Command::Zeroize => self.zeroize(caller),
             Command::EndCall { slot } => self.end_call(slot, caller),
             Command::Approve { id, code } => self.approve(id, code, caller),
             Command::Withdraw { id } => self.withdraw(id, caller),
@@ -138,6 +144,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::AdministratorCards { .. }
             | Command::BySoCards { .. } => self.start_ceremony(caller, command),
             Command::Transfer { order } => self.order_transfer(caller, order),
+            Command::Cluster { order } => self.order_cluster(caller, order),
             Command::CardLost { serial, credential } => self.card_lost(caller, serial, credential),
             Command::AnswerCeremony { id, yes, confirmed } => self.answer_ceremony(caller, id, yes, confirmed),
             Command::CancelCeremony { id } => self.cancel_ceremony(caller, id),

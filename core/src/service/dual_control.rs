@@ -16,6 +16,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     /// Whether an order that somebody may give may begin now, or waits for a second person.
     pub(super) fn standing(&mut self, who: PersonId, command: &Command) -> Result<Standing, Refusal> {
         self.is_of_use(command)?;
+        // What the protected configuration lets the service do two persons approved with it.
+        if who == PersonId::SERVICE && self.orders_by_itself(command)? {
+            return Ok(Standing::Approved);
+        }
         if !self.policy.dual_control || !person::needs_two(command, self.lowers(command)) {
             return Ok(Standing::Approved);
         }
@@ -31,6 +35,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             Command::DualControl { on: true } if !self.persons.are_two() => Err(Refusal::TooFewPersons),
             Command::AdoptConfiguration { .. } if !dual_control => Err(Refusal::DualControlOff),
             Command::AdoptConfiguration { digest } if digest == configuration => Err(Refusal::ConfigurationSame),
+            Command::Cluster { order } => self.judge_cluster(&order),
             Command::DualControl { .. }
             | Command::AdoptConfiguration { .. }
             | Command::Boot
@@ -55,6 +60,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
             | Command::Transfer { .. }
+            | Command::Zeroize
             | Command::Stop => Ok(()),
         }
     }
@@ -87,6 +93,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Command::AnswerCeremony { .. }
             | Command::CancelCeremony { .. }
             | Command::Transfer { .. }
+            | Command::Cluster { .. }
+            | Command::Zeroize
             | Command::Stop => return false,
         };
         let entry = command.slot().and_then(|slot| self.entries.get(usize::from(slot.0)));
@@ -104,6 +112,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             None => Err(Refusal::NotAllowed),
         };
         self.ended(CommandKind::Approve, ended, caller);
+    }
+
+    /// Whether this approves a zeroize: then it is taken also where nothing else is.
+    pub(super) fn approves_zeroize(&self, command: &Command) -> bool {
+        matches!(command, Command::Approve { id, .. } if self.approvals.is_about(*id, CommandKind::Zeroize))
     }
 
     pub(super) fn withdraw(&mut self, id: u32, caller: Caller) {

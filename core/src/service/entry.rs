@@ -134,6 +134,23 @@ impl Entry {
         }
     }
 
+    /// Whether a call that may change the token is under way, answered in time or not.
+    pub(super) fn may_change_its_token(&self) -> bool {
+        use pin_change::State;
+        match self.change.as_ref().map(PinChange::state) {
+            Some(State::AtToken { step, .. } | State::Doubtful { step, .. }) => step.changes_the_token(),
+            Some(
+                State::Waiting
+                | State::ClosingApplications
+                | State::Drawing { .. }
+                | State::UnsealingOld { .. }
+                | State::UnsealingForDecision { .. }
+                | State::Ended,
+            )
+            | None => false,
+        }
+    }
+
     pub(super) fn is_unanswered(&self) -> bool {
         match &self.change {
             Some(change) => matches!(change.state(), pin_change::State::Doubtful { .. }),
@@ -171,6 +188,9 @@ impl Entry {
         }
         let attention = match data.application_fault() {
             Some(_) => Some(Attention::ApplicationFailed),
+            None if data.record.lacks_its_code() && self.change.is_none() => {
+                data.attention.or(Some(Attention::CodeGone))
+            }
             None => data.attention,
         };
         let doubt = if self.is_unanswered() { Some(Doubt::CallUnanswered) } else { data.doubt() };
@@ -179,6 +199,7 @@ impl Entry {
             mode: data.record.mode,
             knowledge,
             backup_key: data.backup_key,
+            unwrap_key: data.unwrap_key,
             key_counts: data.key_counts,
             state,
             applications,

@@ -11,12 +11,14 @@ use crate::card::{CardCall, CardSerial, Credential, ReaderEvent, ReaderId};
 use crate::ceremony::Ceremony;
 use crate::ceremony::event::CeremonyEvent;
 use crate::ceremony::order::CeremonyId;
+use crate::cluster::ClusterOrder;
 use crate::command::{Answer, Caller, Command, CommandKind};
 use crate::effect::{Outcome, SlotId, Ticket};
 use crate::fault::Refusal;
 use crate::outbox::Act;
+use crate::reception::Reception;
 use crate::record::Record;
-use crate::status::{BackupStatus, CeremonyStatus, TransferStatus};
+use crate::status::{BackupStatus, CeremonyStatus, ClusterStatus, TransferStatus};
 use crate::time::Now;
 use crate::transfer::{FileOrder, FileStep, Restoration, TransferOrder};
 use crate::turn::Out;
@@ -158,7 +160,32 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     pub(super) fn order_transfer(&mut self, caller: Caller, order: TransferOrder) {
+        for id in (Command::Transfer { order }).secrets().into_iter().flatten() {
+            self.outbox.act(Act::Wipe(id));
+        }
         self.without_cards(caller, order.kind());
+    }
+
+    pub(super) fn order_cluster(&mut self, caller: Caller, order: ClusterOrder) {
+        self.without_cards(caller, order.kind());
+    }
+
+    pub(super) const fn judge_cluster(&self, _order: &ClusterOrder) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    pub(super) const fn orders_by_itself(&self, _command: &Command) -> Result<bool, Refusal> {
+        Ok(false)
+    }
+
+    pub(super) fn take_up_reception(&mut self, _reception: &Reception) {}
+
+    pub(super) fn go_on_with_roster(&mut self) {}
+
+    pub(super) fn tick_cluster(&mut self) {}
+
+    pub(super) const fn cluster_status(&self) -> Option<ClusterStatus> {
+        None
     }
 
     pub(super) fn take_up_transfer(&mut self, _restoration: Restoration) {}
@@ -179,6 +206,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     pub(super) const fn transfer_due_ms(&self) -> Option<u64> {
         None
+    }
+
+    pub(super) const fn transfer_secrets(&self) -> usize {
+        0
     }
 
     pub(super) const fn transfer_status(&self) -> Option<TransferStatus> {

@@ -261,7 +261,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         let collection = work(&mut Turn {
             now: self.now,
             tries: self.tries,
-            stopping: matches!(self.phase, Phase::Stopping { .. }) || self.halted.is_some(),
+            stopping: matches!(self.phase, Phase::Stopping { .. } | Phase::Zeroizing(_)) || self.halted.is_some(),
             halted: self.halted.is_some(),
             slot: &mut entry.data,
             secrets: &mut self.safe,

@@ -1,23 +1,31 @@
 //! Transfers in the service: what is checked before one begins, and what it gets done.
 
-use super::Service;
+use zeroize::Zeroizing;
+
+use super::{SecurityLevel, Service};
 use crate::audit::AuditEvent;
 use crate::ceremony::order::{SlotSet, Task};
-use crate::command::{Answer, Caller, Command, CommandKind};
+use crate::code;
+use crate::command::{Answer, Caller, Command};
 use crate::effect::{HsmAnswer, HsmCall, Outcome, SlotId, Ticket};
 use crate::fault::{Fault, Function, HsmFailure, Refusal};
 use crate::limits::TRANSFER_DEADLINE_MS;
 use crate::outbox::Act;
 use crate::person::PersonId;
+use crate::reception::ReceptionEvent;
 use crate::record::{Owner, Record};
+use crate::safe::{SecretId, Secrets as _};
 use crate::slot::{SlotEvent, State as SlotState};
 use crate::status::{TransferStage, TransferStatus};
 use crate::transfer::{
-    Export, FileOrder, FileStep, Reached, Restoration, State, Step, Transfer, TransferEvent, TransferOrder, TransferOut,
+    Export, FileOrder, FileStep, Purpose, Reached, Restoration, Salt, State, Step, Transfer, TransferEvent,
+    TransferOrder, TransferOut,
 };
 use crate::turn::Out;
+use crate::{backup, derive};
 
-/// What a transfer wants done after one event: three at most, and an answer.
+/// What a transfer wants done after one event: four at most (at the end of an import: what is durable, the file,
+/// the applications, the record), and an answer.
 const WISHES_MAX: usize = 8;
 /// Slots whose keys are counted at the same time: people ask for one, the platform for all in turn.
 const COUNTS_MAX: usize = 8;
@@ -54,6 +62,18 @@ impl Transfers {
         self.machine.state()
     }
 
+    /// Nothing is under way.
+    pub(super) const fn await_nothing(&mut self) {
+        self.awaited = None;
+    }
+
+    /// Only the device ends this wait.
+    pub(super) const fn await_for_ever(&mut self) {
+        if let Some((_, _, due_ms)) = &mut self.awaited {
+            *due_ms = u64::MAX;
+        }
+    }
+
     /// The next record of the transaction that forms.
     pub(super) fn take_record(&mut self) -> Option<Record> {
         core::mem::take(&mut self.dirty).then_some(Record::Restoration(self.restoration))
@@ -70,13 +90,19 @@ enum Wish {
     Journal(Option<PersonId>, AuditEvent),
     Reply(Caller, Answer),
     Serve(Owner),
+    Sent(u64),
+    ExportOnce(SlotId, [u8; 16], SecretId),
+    Prepare(Restoration, SecretId),
+    Wipe(SecretId),
 }
 
-/// Collects what the machine wants, and knows the slots' uids.
+/// Collects what the machine wants, and knows the slots' uids and the names of keys.
 struct Wishes<'w> {
     list: heapless::Vec<Wish, WISHES_MAX>,
     lost: bool,
     uids: &'w dyn Fn(SlotId) -> [u8; 16],
+    key_ids: &'w dyn Fn(SecretId) -> Option<[u8; 16]>,
+    keeps: &'w dyn Fn(Owner) -> Option<([u8; 16], [u8; 16])>,
 }
 
 impl Wishes<'_> {
@@ -97,6 +123,24 @@ impl TransferOut for Wishes<'_> {
     }
     fn uid(&self, slot: SlotId) -> [u8; 16] {
         (self.uids)(slot)
+    }
+    fn key_id(&self, place: SecretId) -> Option<[u8; 16]> {
+        (self.key_ids)(place)
+    }
+    fn export_once(&mut self, slot: SlotId, key_id: [u8; 16], place: SecretId) {
+        self.push(Wish::ExportOnce(slot, key_id, place));
+    }
+    fn prepare(&mut self, restoration: Restoration, place: SecretId) {
+        self.push(Wish::Prepare(restoration, place));
+    }
+    fn wipe(&mut self, place: SecretId) {
+        self.push(Wish::Wipe(place));
+    }
+    fn keeps(&self, owner: Owner) -> Option<([u8; 16], [u8; 16])> {
+        (self.keeps)(owner)
+    }
+    fn sent(&mut self, sequence: u64) {
+        self.push(Wish::Sent(sequence));
     }
     fn remember(&mut self, restoration: Option<Restoration>) {
         self.push(Wish::Remember(restoration));
@@ -127,19 +171,28 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     pub(super) const fn is_transfer_dirty(&self) -> bool {
-        self.transfer.dirty
+        self.transfer.dirty || self.reception.is_dirty() || self.clustering.is_dirty()
     }
 
     /// An order about an export or a file to restore.
     pub(super) fn order_transfer(&mut self, caller: Caller, order: TransferOrder) {
         match order {
-            TransferOrder::Export { slots, left_out } => match self.plan_export(slots, left_out) {
+            TransferOrder::Export { .. } | TransferOrder::Package { .. } => match self.plan_export(order) {
                 Ok(export) => self.transfer_event(TransferEvent::ExportOrdered { caller, export }),
-                Err(refusal) => {
-                    self.outbox.journal_service(Some(caller.who), AuditEvent::Refused(CommandKind::Export, refusal));
-                    self.reply(caller, Answer::Refused(refusal));
-                }
+                Err(refusal) => self.refuse_transfer(caller, order, refusal),
             },
+            TransferOrder::Restore { slot, uid, key_id, file, passphrase } => {
+                match self.plan_restore(slot, passphrase) {
+                    Ok((owner, passphrase)) => {
+                        let restoration = Restoration { owner, uid, key_id, file, reached: Reached::Preparing };
+                        self.transfer_event(TransferEvent::RestoreOrdered { caller, restoration, passphrase });
+                    }
+                    Err(refusal) => self.refuse_transfer(caller, order, refusal),
+                }
+            }
+            TransferOrder::Receive { hash, slots } => self.receive(caller, hash, slots),
+            TransferOrder::Apply { hash } => self.apply(caller, hash),
+            TransferOrder::EndReceive => self.end_reception(caller),
             // Whoever orders something of a token that is not open would wait for who knows how long.
             TransferOrder::Import { .. } | TransferOrder::EndRestore if self.is_restored_slot_closed() => {
                 let refused = AuditEvent::Refused(order.kind(), Refusal::SlotNotActive);
@@ -154,6 +207,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             TransferOrder::EndRestore => self.transfer_event(TransferEvent::EndOrdered { caller }),
             TransferOrder::Count { slot } => self.count_keys(slot, caller),
         }
+    }
+
+    /// The slot that something is being restored into.
+    pub(super) fn restored_owner(&self) -> Option<Owner> {
+        self.transfer.machine.restoration().map(|found| found.owner)
     }
 
     /// Whether something is being restored into a slot that is not active.
@@ -199,21 +257,58 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Outcome::Unsealed(_)
             | Outcome::Application(_)
             | Outcome::Card(_)
-            | Outcome::File(_) => Answer::Failed(Fault::ModuleLies(Function::FindObjects)),
+            | Outcome::File(_)
+            | Outcome::Zeroized(_) => Answer::Failed(Fault::ModuleLies(Function::FindObjects)),
         };
         self.reply(caller, answer);
         true
     }
 
-    fn plan_export(&self, slots: SlotSet, left_out: [u8; 32]) -> Result<Export, Refusal> {
-        if self.cards.level != super::SecurityLevel::Cards {
-            return Err(Refusal::ExportLevelNone);
+    /// Refused before anything began; the passphrase goes.
+    fn refuse_transfer(&mut self, caller: Caller, order: TransferOrder, refusal: Refusal) {
+        for id in (Command::Transfer { order }).secrets().into_iter().flatten() {
+            self.outbox.act(Act::Wipe(id));
         }
-        let current = self.cards.backup.current.ok_or(Refusal::NoBackupKey)?;
+        self.refuse_package(caller, order.kind(), refusal);
+    }
+
+    fn plan_export(&self, order: TransferOrder) -> Result<Export, Refusal> {
+        let (slots, purpose, passphrase) = match order {
+            TransferOrder::Export { .. } if self.is_receiving() => return Err(Refusal::TransferUnderWay),
+            TransferOrder::Export { slots, left_out, passphrase } => (slots, Purpose::Backup { left_out }, passphrase),
+            TransferOrder::Package { targets, roster_epoch, slots } => {
+                (slots, self.plan_package(targets, roster_epoch)?, None)
+            }
+            TransferOrder::Import { .. }
+            | TransferOrder::EndRestore
+            | TransferOrder::Count { .. }
+            | TransferOrder::Receive { .. }
+            | TransferOrder::Apply { .. }
+            | TransferOrder::EndReceive
+            | TransferOrder::Restore { .. } => return Err(Refusal::NoSlotChosen),
+        };
+        let (set_id, key_id) = match (self.cards.level, purpose, passphrase) {
+            // Other members have the backup key of cards, and no passphrase.
+            (SecurityLevel::None, _, _) | (SecurityLevel::Passphrase, Purpose::Package { .. }, _) => {
+                return Err(Refusal::ExportLevelNone);
+            }
+            (SecurityLevel::Cards, _, Some(_)) => return Err(Refusal::PassphraseNotWanted),
+            (SecurityLevel::Cards, _, None) => {
+                let current = self.cards.backup.current.ok_or(Refusal::NoBackupKey)?;
+                (current.id, current.key_id)
+            }
+            (SecurityLevel::Passphrase, Purpose::Backup { .. }, None) => return Err(Refusal::PassphraseMissing),
+            (SecurityLevel::Passphrase, Purpose::Backup { .. }, Some(id)) => {
+                self.safe.with(id, code::check_passphrase).ok_or(Refusal::PassphraseMissing)??;
+                // It is named once it is made.
+                ([0; 16], [0; 16])
+            }
+        };
         if self.cards.ceremony().is_some() {
             return Err(Refusal::CeremonyUnderWay);
         }
-        if slots == SlotSet::NONE {
+        // A package without keys says what is known of them.
+        if slots == SlotSet::NONE && matches!(purpose, Purpose::Backup { .. }) {
             return Err(Refusal::NoSlotChosen);
         }
         for slot in slots.slots() {
@@ -225,11 +320,34 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 return Err(Refusal::SlotDoubtful);
             }
             // Right after a ceremony nobody knows yet; the token says it itself.
-            if entry.data.backup_key == Some(false) {
+            if passphrase.is_none() && entry.data.backup_key == Some(false) {
                 return Err(Refusal::SlotWithoutBackupKey);
             }
         }
-        Ok(Export { slots, set_id: current.id, key_id: current.key_id, left_out })
+        Ok(Export { slots, set_id, key_id, purpose, passphrase })
+    }
+
+    /// What a file was protected by where it was made has to be what this appliance asks for: a file of a
+    /// weaker level would bring keys in that its cards never saw.
+    fn plan_restore(&self, slot: SlotId, passphrase: Option<SecretId>) -> Result<(Owner, SecretId), Refusal> {
+        match self.cards.level {
+            SecurityLevel::None => return Err(Refusal::ExportLevelNone),
+            SecurityLevel::Cards => return Err(Refusal::FileOfOtherLevel),
+            SecurityLevel::Passphrase => {}
+        }
+        if self.is_receiving() {
+            return Err(Refusal::TransferUnderWay);
+        }
+        let entry = self.entries.get(usize::from(slot.0)).ok_or(Refusal::UnknownSlot)?;
+        if !matches!(entry.machine.state(), SlotState::Active { .. }) {
+            return Err(Refusal::SlotNotActive);
+        }
+        if self.cards.is_unheard(slot) {
+            return Err(Refusal::SlotDoubtful);
+        }
+        let id = passphrase.ok_or(Refusal::PassphraseMissing)?;
+        self.safe.with(id, |_| ()).ok_or(Refusal::PassphraseMissing)?;
+        Ok((entry.data.owner, id))
     }
 
     /// The restoration that the ceremony under way is for.
@@ -257,13 +375,27 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     pub(super) fn transfer_event(&mut self, event: TransferEvent) {
         let entries = &self.entries;
         let uids = |slot: SlotId| entries.get(usize::from(slot.0)).map_or([0; 16], |entry| entry.data.record.uid);
-        let mut wishes = Wishes { list: heapless::Vec::new(), lost: false, uids: &uids };
+        let safe = &self.safe;
+        let key_ids = |place: SecretId| {
+            let mut key = Zeroizing::new([0; derive::KEY_BYTES]);
+            let whole = safe.with(place, |bytes| {
+                key.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+                bytes.len() == derive::KEY_BYTES
+            });
+            whole.filter(|whole| *whole).map(|_| backup::key_id(&key))
+        };
+        let restored = self.transfer.machine.restoration().and_then(|found| self.slot_of(found.owner));
+        let kept = restored.and_then(|slot| self.kept_unwrap_key(slot));
+        let keeps = |_| kept;
+        let mut wishes =
+            Wishes { list: heapless::Vec::new(), lost: false, uids: &uids, key_ids: &key_ids, keeps: &keeps };
         self.transfer.machine.handle(event, &mut wishes);
         let Wishes { list, lost, .. } = wishes;
         if lost {
             self.outbox.bug(BUG_WISHES);
         }
         self.mark_importing();
+        let mut failed = None;
         for wish in list {
             match wish {
                 Wish::File(order) => {
@@ -272,12 +404,16 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                         FileOrder::Begin(_) => FileStep::Begin,
                         FileOrder::Finish => FileStep::Finish,
                         FileOrder::Discard => FileStep::Discard,
+                        FileOrder::KeepRoster { .. } => FileStep::KeepRoster,
+                        FileOrder::Received { .. } => FileStep::Received,
+                        FileOrder::Stretch { .. } => FileStep::Stretch,
                     };
                     self.outbox.act(Act::File { ticket, step });
                     if order != FileOrder::Discard {
                         self.await_transfer(ticket, None, TRANSFER_DEADLINE_MS);
                     }
                 }
+                Wish::Sent(sequence) => self.clustering.sent(sequence),
                 Wish::Call(slot, call) => self.call_for_transfer(slot, call),
                 Wish::CallOf(owner, call) => {
                     if let Some(slot) = self.slot_of(owner) {
@@ -298,26 +434,81 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                         self.slot_event(slot, SlotEvent::ServeOrdered);
                     }
                 }
+                Wish::ExportOnce(slot, key_id, place) => {
+                    let uid = self.slot_record(slot).map_or([0; 16], |record| record.uid);
+                    match self.derived(place, &uid) {
+                        Ok(once) => {
+                            self.call_for_transfer(slot, HsmCall::ExportSection { key_id, uid, once: Some(once) });
+                            once.into_iter().for_each(|id| self.outbox.act(Act::Wipe(id)));
+                        }
+                        Err(refusal) => failed = Some(refusal),
+                    }
+                }
+                Wish::Prepare(Restoration { owner, uid, key_id, .. }, place) => {
+                    match (self.derived(place, &uid), self.slot_of(owner)) {
+                        (Ok([kek, mak]), Some(slot)) => {
+                            self.call_for_transfer(slot, HsmCall::PrepareImport { key_id, uid, kek, mak });
+                            [kek, mak].into_iter().for_each(|id| self.outbox.act(Act::Wipe(id)));
+                        }
+                        (Ok(keys), None) => {
+                            keys.into_iter().for_each(|id| self.safe.wipe(id));
+                            failed = Some(Refusal::UnknownSlot);
+                        }
+                        (Err(refusal), _) => failed = Some(refusal),
+                    }
+                    self.outbox.act(Act::Wipe(place));
+                }
+                Wish::Wipe(place) => self.outbox.act(Act::Wipe(place)),
             }
         }
+        if let Some(refusal) = failed {
+            // As if the token had said it: the call was not made.
+            self.transfer_event(TransferEvent::TokenDone(Err(HsmFailure::Refused(refusal))));
+        }
+    }
+
+    /// KEK and MAK of a slot, in places of their own.
+    fn derived(&mut self, backup_key: SecretId, uid: &[u8; 16]) -> Result<[SecretId; 2], Refusal> {
+        let backup_key = self.secret(backup_key).ok_or(Refusal::PassphraseMissing)?;
+        let kek = self.safe.reserve()?;
+        let mak = self.safe.reserve().inspect_err(|_| self.safe.wipe(kek))?;
+        for (id, derive) in [(kek, backup::kek as fn(&[u8; 32], &[u8; 16], &mut [u8; 32])), (mak, backup::mak)] {
+            let mut key = Zeroizing::new([0; 32]);
+            derive(&backup_key, uid, &mut key);
+            self.put(id, key.as_slice());
+        }
+        Ok([kek, mak])
+    }
+
+    /// Places of the Safe that the transfer owns.
+    pub(super) fn transfer_secrets(&self) -> usize {
+        usize::from(self.transfer.machine.secret().is_some())
     }
 
     /// A step at a file with what it begins with, which does not change before it was answered.
-    pub(super) const fn file_order(&self, step: FileStep) -> FileOrder {
+    pub(super) fn file_order(&self, step: FileStep) -> FileOrder {
         match (step, self.transfer.state()) {
+            (FileStep::KeepRoster, _) => self.roster_order(),
+            (FileStep::Received, _) => self.received_order(),
             (FileStep::Begin, State::Beginning { export, .. }) => FileOrder::Begin(export),
             (FileStep::Finish, _) => FileOrder::Finish,
-            (FileStep::Begin | FileStep::Discard, _) => FileOrder::Discard,
+            (FileStep::Stretch, State::Stretching { export: Export { passphrase: Some(passphrase), .. }, .. }) => {
+                FileOrder::Stretch { passphrase, of: Salt::New }
+            }
+            (FileStep::Stretch, State::Unlocking { passphrase, .. }) => {
+                FileOrder::Stretch { passphrase, of: Salt::Spooled }
+            }
+            (FileStep::Begin | FileStep::Discard | FileStep::Stretch, _) => FileOrder::Discard,
         }
     }
 
-    fn call_for_transfer(&mut self, slot: SlotId, call: HsmCall) {
+    pub(super) fn call_for_transfer(&mut self, slot: SlotId, call: HsmCall) {
         let ticket = self.outbox.service_ticket();
         self.outbox.act(Act::Hsm { ticket, slot, call });
         self.await_transfer(ticket, Some(slot), TRANSFER_DEADLINE_MS);
     }
 
-    fn await_transfer(&mut self, ticket: Ticket, slot: Option<SlotId>, wait_ms: u64) {
+    pub(super) fn await_transfer(&mut self, ticket: Ticket, slot: Option<SlotId>, wait_ms: u64) {
         self.transfer.awaited = Some((ticket, slot, self.now.after_ms(wait_ms)));
     }
 
@@ -333,6 +524,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     pub(super) fn transfer_call_done(&mut self, outcome: Outcome) {
+        if self.is_receiving() {
+            return self.reception_call_done(outcome);
+        }
         match outcome {
             Outcome::Hsm(result) => {
                 let drops = matches!(self.transfer.state(), State::AtToken { step: Step::Drop, .. });
@@ -340,7 +534,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 self.transfer_event(TransferEvent::TokenDone(result));
             }
             Outcome::File(result) => self.transfer_event(TransferEvent::FileDone(result)),
-            Outcome::Random(_) | Outcome::Unsealed(_) | Outcome::Application(_) | Outcome::Card(_) => {
+            Outcome::Random(_)
+            | Outcome::Unsealed(_)
+            | Outcome::Application(_)
+            | Outcome::Card(_)
+            | Outcome::Zeroized(_) => {
                 let failed = HsmFailure::Pkcs11 { code: crate::fault::rv::DEVICE_ERROR, function: Function::Other };
                 self.transfer_event(TransferEvent::TokenDone(Err(failed)));
             }
@@ -348,7 +546,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     pub(super) fn transfer_due_ms(&self) -> Option<u64> {
-        self.transfer.awaited.map(|(_, _, due_ms)| due_ms)
+        let of_transfer = self.transfer.awaited.map(|(_, _, due_ms)| due_ms);
+        [of_transfer, self.clustering.due_ms()].into_iter().flatten().min()
     }
 
     /// Ends waits whose time is over. Only the device ends a call: the slot gets no other one of
@@ -358,6 +557,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         let Some((ticket, slot, due_ms)) = self.transfer.awaited else { return };
         if due_ms > now_ms {
             return;
+        }
+        if self.is_receiving() {
+            return self.tick_reception(ticket, slot);
         }
         match (slot, self.transfer.state()) {
             (Some(slot), State::AtSection { .. }) => {
@@ -383,12 +585,17 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         }
         if self.transfer.awaited.is_some_and(|(_, slot, _)| slot.is_some()) {
             self.transfer.awaited = None;
-            self.transfer_event(TransferEvent::WorkerLost);
+            if self.is_receiving() {
+                self.reception_event(ReceptionEvent::WorkerLost);
+            } else {
+                self.transfer_event(TransferEvent::WorkerLost);
+            }
         }
     }
 
     /// The ceremony that gathered cards is over, or the slot is ready for the next step.
     pub(super) fn go_on_with_transfer(&mut self) {
+        self.go_on_with_reception();
         if matches!(self.transfer.state(), State::Preparing { .. }) && self.restoring().is_none() {
             self.transfer_event(TransferEvent::CeremonyEnded);
         }
@@ -402,25 +609,48 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         }
     }
 
-    fn slot_of(&self, owner: Owner) -> Option<SlotId> {
+    pub(super) fn slot_of(&self, owner: Owner) -> Option<SlotId> {
         self.entries.iter().find(|entry| entry.data.owner == owner).map(|entry| entry.data.id)
     }
 
     /// While an import is under way no application gets the PIN of its slot.
-    fn mark_importing(&mut self) {
+    pub(super) fn mark_importing(&mut self) {
+        let received = self.reception.making();
         let making = self.transfer.machine.restoration().filter(|found| found.reached == Reached::Committed);
         for entry in &mut self.entries {
-            entry.data.importing = making.is_some_and(|found| found.owner == entry.data.owner);
+            let restored = making.is_some_and(|found| found.owner == entry.data.owner);
+            entry.data.importing = restored || received.has(entry.data.id);
         }
     }
 
     pub(super) fn transfer_status(&self) -> Option<TransferStatus> {
         let restoration = self.transfer.machine.restoration();
+        if let Some((stage, slot)) = self.reception_stage() {
+            return Some(TransferStatus { stage, slot, file: self.reception_hash(), package: true });
+        }
+        let package = match self.transfer.state() {
+            State::Stretching { export, .. }
+            | State::Beginning { export, .. }
+            | State::AtSection { export, .. }
+            | State::Finishing { export, .. } => matches!(export.purpose, Purpose::Package { .. }),
+            State::Idle
+            | State::Unlocking { .. }
+            | State::Proving { .. }
+            | State::Preparing { .. }
+            | State::Prepared { .. }
+            | State::Waiting { .. }
+            | State::AtToken { .. }
+            | State::Halfway { .. } => false,
+        };
         let (stage, slot) = match self.transfer.state() {
             State::Idle => return None,
-            State::Beginning { .. } | State::Finishing { .. } => (TransferStage::Exporting, None),
+            State::Stretching { .. } | State::Beginning { .. } | State::Finishing { .. } => {
+                (TransferStage::Exporting, None)
+            }
             State::AtSection { slot, .. } => (TransferStage::Exporting, Some(slot)),
-            State::Preparing { .. } => (TransferStage::Preparing, None),
+            State::Unlocking { .. } | State::Proving { .. } | State::Preparing { .. } => {
+                (TransferStage::Preparing, None)
+            }
             State::Prepared { plan, .. } => (TransferStage::Prepared(plan), None),
             State::Waiting { step: Step::Import { .. }, .. } | State::AtToken { step: Step::Import { .. }, .. } => {
                 (TransferStage::Importing, None)
@@ -431,6 +661,6 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             State::Halfway { why, .. } => (TransferStage::Halfway(why), None),
         };
         let slot = slot.or_else(|| restoration.and_then(|found| self.slot_of(found.owner)));
-        Some(TransferStatus { stage, slot, file: restoration.map(|found| found.file) })
+        Some(TransferStatus { stage, slot, file: restoration.map(|found| found.file), package })
     }
 }

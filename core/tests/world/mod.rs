@@ -73,6 +73,10 @@ pub struct World {
     pub calls: Vec<HsmCall>,
     pub left: u32,
     pub ended_worker: bool,
+    /// Who ordered the data key destroyed, each time; and what becomes of it.
+    pub zeroized: Vec<PersonId>,
+    pub zeroize_result: Result<(), Fault>,
+    pub store_fails: bool,
     /// A silent `C_SetPIN` takes effect all the same.
     pub dies_after_set_pin: bool,
 }
@@ -133,6 +137,9 @@ impl World {
             calls: Vec::new(),
             left: 3000,
             ended_worker: false,
+            zeroized: Vec::new(),
+            zeroize_result: Ok(()),
+            store_fails: false,
             dies_after_set_pin: false,
         };
         world.start();
@@ -294,6 +301,9 @@ impl World {
                     | Record::CardSets { .. }
                     | Record::Card { .. }
                     | Record::Restoration(_)
+                    | Record::Roster(_)
+                    | Record::SyncMarks(_)
+                    | Record::Reception(_)
                     | Record::Transcript { .. },
                 ) => None,
                 Effect::Store(Record::Erase { key }) => {
@@ -305,7 +315,9 @@ impl World {
                     None
                 }
                 Effect::Commit { ticket } => {
-                    let stored = Input::Stored { ticket, result: StoreResult::Durable(Room::Plenty) };
+                    let durable = StoreResult::Durable(Room::Plenty);
+                    let result = if self.store_fails { StoreResult::Failed } else { durable };
+                    let stored = Input::Stored { ticket, result };
                     if self.hold {
                         self.held.push(stored);
                         None
@@ -381,6 +393,10 @@ impl World {
                 Effect::Stopped => {
                     self.stopped = true;
                     None
+                }
+                Effect::Zeroize { ticket, who } => {
+                    self.zeroized.push(who);
+                    Some(Input::Done { ticket, outcome: Outcome::Zeroized(self.zeroize_result) })
                 }
                 Effect::EndWorker => {
                     self.ended_worker = true;
@@ -460,7 +476,7 @@ impl World {
                 self.backup_keys.clear();
                 Ok(HsmAnswer::Erased(self.token()))
             }
-            HsmCall::PutBackupKeys { key_id, uid, kek, mak } => {
+            HsmCall::PutBackupKeys { key_id, uid, kek, mak, unwrap: _ } => {
                 if self.login != LoginState::User {
                     return refuse(rv::USER_NOT_LOGGED_IN, Function::CreateObject);
                 }
@@ -472,7 +488,7 @@ impl World {
                 }
                 Ok(HsmAnswer::BackupKeysPut)
             }
-            HsmCall::KeepBackupKeys { key_id, uid } => {
+            HsmCall::KeepBackupKeys { key_id, uid, unwrap: _ } => {
                 if self.login != LoginState::User {
                     return refuse(rv::USER_NOT_LOGGED_IN, Function::FindObjects);
                 }
@@ -480,7 +496,7 @@ impl World {
                 self.backup_keys.retain(|key| key_id.is_some_and(|id| *key == (id, uid)));
                 let gone = before.saturating_sub(self.backup_keys.len()).saturating_mul(2);
                 let destroyed = u8::try_from(gone).unwrap_or(u8::MAX);
-                Ok(HsmAnswer::BackupKeysKept { present: !self.backup_keys.is_empty(), destroyed })
+                Ok(HsmAnswer::BackupKeysKept { present: !self.backup_keys.is_empty(), destroyed, unwrap: false })
             }
             HsmCall::SetSoPin { old, new } => {
                 assert_eq!(self.login, LoginState::Public);
@@ -493,7 +509,9 @@ impl World {
             | HsmCall::ExportSection { .. }
             | HsmCall::PrepareImport { .. }
             | HsmCall::Import { .. }
-            | HsmCall::DropUnwrapKey => refuse(rv::FUNCTION_NOT_SUPPORTED, Function::Other),
+            | HsmCall::PlanPackage { .. }
+            | HsmCall::ImportPackage { .. }
+            | HsmCall::DropUnwrapKey { .. } => refuse(rv::FUNCTION_NOT_SUPPORTED, Function::Other),
         }
     }
 

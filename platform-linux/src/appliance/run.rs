@@ -1,6 +1,8 @@
 //! The appliance with the real HSM behind its worker.
 
-use std::path::{Path, PathBuf};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -9,10 +11,10 @@ use rustix::io::Errno;
 use sd_notify::NotifyState;
 use tracing::{error, warn};
 
-use super::{Prepared, harden, prepare, start_log};
+use super::{Prepared, exchange, harden, prepare, start_log, transfer_dir, vendor_programs};
 use crate::cli::DaemonStart;
 use crate::config::{self, Offered, Settings};
-use crate::daemon::{self, Devices, Notice};
+use crate::daemon::{self, Devices, Ended, Notice};
 use crate::devices::{Cards, Events, NoCards, Store as _};
 use crate::files::DiskFiles;
 use crate::hsm::{WantedToken, WorkerHsm, WorkerSettings};
@@ -45,13 +47,33 @@ pub fn run(config: &Path, start: DaemonStart) -> Result<(), Problem> {
     let hsm = WorkerHsm::start(worker_settings(&settings)?, events.clone())
         .map_err(|error| Own::SpawnFailed.with(format!("the HSM worker's keeper: {error}")))?;
     let cards = card_readers(&settings, &events)?;
+    let exchange = exchange(&settings, &events)?;
     // From here on only devices, clients and signals send.
     let files_events = events;
-    let files = DiskFiles::new(transfer_dir(&settings), files_events, store.signer(), store.node_key());
-    let devices = Devices { hsm, store, applications, cards, files: Box::new(files) };
+    let files = DiskFiles::new(transfer_dir(&settings), files_events, store.signer(), store.node_keys().current);
+    let files = files.with_programs(vendor_programs(&settings));
+    let devices = Devices { hsm, store, applications, cards, files: Box::new(files), exchange };
     let ended = daemon::run(setup, devices, &arriving, &mut tell_service_manager);
     drop(socket);
-    ended
+    match ended? {
+        Ended::Stopped => Ok(()),
+        Ended::Zeroized => Err(begin_anew(config)),
+        Ended::ZeroizeUnconfirmed => {
+            // No failure to a service manager, which would start it again at once: on a disk that took
+            // nothing, that start would open the slots. A start by a person goes on, or says why not.
+            error!("zeroize: the disk did not confirm that the data key is destroyed; mend it, then start the daemon");
+            Ok(())
+        }
+    }
+}
+
+/// After a zeroize the process becomes another one: nothing that its memory held is left, and the start
+/// finishes what the disk holds. It keeps its process id, so that a service manager sees one service.
+/// Returns only if the kernel refuses; a service manager that starts it again comes to the same.
+fn begin_anew(config: &Path) -> Problem {
+    // Not the arguments of this start: a lost store that was made anew is not lost now.
+    let error = Command::new("/proc/self/exe").arg0("slotwarden").arg("--config").arg(config).arg("daemon").exec();
+    Own::SpawnFailed.with(format!("after a zeroize: {error}"))
 }
 
 /// The readers of this machine, at the security level that uses them.
@@ -86,11 +108,6 @@ fn tell_service_manager(notice: Notice<'_>) {
     if let Err(error) = told {
         error!("the service manager could not be told: {error}");
     }
-}
-
-/// Where exports are made and files to restore are kept.
-fn transfer_dir(settings: &Settings) -> PathBuf {
-    settings.state_dir.join("transfer")
 }
 
 fn worker_settings(settings: &Settings) -> Result<WorkerSettings, Problem> {

@@ -17,7 +17,7 @@ use slotwarden_core::fault::ApplicationFault;
 use super::Failed;
 
 /// Where a program finds others; the daemon's own path is not inherited.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A program with its arguments, and who runs it.
 #[derive(Clone, Debug)]

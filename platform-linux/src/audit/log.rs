@@ -11,7 +11,7 @@ use slotwarden_core::audit::AuditRecord;
 use slotwarden_core::fault::Refusal;
 use slotwarden_core::person::PersonId;
 
-use super::{Finding, Known, Verified, export, verify_records};
+use super::{Finding, Known, NodeKeys, Verified, export, verify_records};
 use crate::store::directory::{Directory, Found};
 use crate::store::{self, Refused, format};
 
@@ -50,7 +50,7 @@ impl Log {
     pub fn verify(&self, known: &Known) -> Result<Result<Verified, Finding>, Refused> {
         let mut refused = None;
         let records = self.records(&mut refused);
-        let found = verify_records(self.content.node, records, &self.content.checkpoints, known);
+        let found = verify_records(&self.node_keys(), records, &self.content.checkpoints, known);
         refused.map_or(Ok(found), Err)
     }
 
@@ -85,8 +85,12 @@ impl Log {
     pub fn export(&self, out: &mut dyn Write) -> Result<io::Result<()>, Refused> {
         let mut refused = None;
         let records = self.records(&mut refused);
-        let written = export(out, self.content.node, records, &self.content.checkpoints);
+        let written = export(out, &self.node_keys(), records, &self.content.checkpoints);
         refused.map_or(Ok(written), Err)
+    }
+
+    fn node_keys(&self) -> NodeKeys {
+        NodeKeys { former: self.content.former_nodes.clone(), current: self.content.node }
     }
 
     /// Every record from the first; what ends them early is left in `refused`.

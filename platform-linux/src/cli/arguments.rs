@@ -5,8 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Command, Parser, Subcommand, ValueEnum};
 use slotwarden_core::record::Mode;
 
-use super::card_arguments::{At, BackupVerb, CardVerb, CeremonyVerb};
-use super::{CONFIRM_DECOMMISSION, CONFIRM_END_CALL, CONFIRM_ERASE, CONFIRM_IMPORT, CONFIRM_LAST_TRY};
+use super::card_arguments::{At, BackupVerb, CardVerb, CeremonyVerb, PassphraseSource};
+use super::cluster_arguments::{ClusterVerb, SyncVerb};
+use super::{
+    CONFIRM_DECOMMISSION, CONFIRM_END_CALL, CONFIRM_ERASE, CONFIRM_IMPORT, CONFIRM_LAST_TRY, CONFIRM_REMOVE,
+    CONFIRM_ZEROIZE,
+};
 use crate::config::PATH_DEFAULT;
 use crate::output::Format;
 use crate::problem::{EXITS, Own, Problem};
@@ -14,7 +18,7 @@ use crate::secret::Source;
 
 /// How secrets are entered.
 pub(super) const SECRETS: &str = "\
-Secrets are asked for at the terminal. Scripts name a file (--code-file, --new-code-file, --so-pin-file) or an open \
+Secrets are asked for at the terminal. Scripts name a file (--code-file, --new-code-file, --so-pin-file, --passphrase-file) or an open \
 descriptor (--code-fd and so on) that holds the secret as one line. No option takes a secret itself. A new share is \
 shown on the terminal once, on a screen of its own that is cleared when you press Enter.";
 
@@ -28,6 +32,8 @@ pub(super) const CONFIRMATIONS: (&str, &[(&str, &str)]) = (
         (CONFIRM_DECOMMISSION, "destroy every key of the token of the slot NAME"),
         (CONFIRM_ERASE, "take away what is on a card"),
         (CONFIRM_IMPORT, "make keys from a file in a token"),
+        (CONFIRM_REMOVE, "take the node NODE out of the cluster"),
+        (CONFIRM_ZEROIZE, "destroy every sealed code and the node key"),
     ],
 );
 
@@ -120,6 +126,15 @@ pub(super) enum Verb {
     /// anywhere: `slotwarden ceremony watch`.
     #[command(subcommand)]
     Ceremony(CeremonyVerb),
+    /// Found a cluster, take nodes in and out, show its members.
+    ///
+    /// The members of a cluster have the same slots and exchange the keys of them. A roster says
+    /// who they are; only two persons change it.
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
+    /// Bring the keys of this node's slots to the other members of the cluster, and theirs here.
+    #[command(subcommand)]
+    Sync(SyncVerb),
     /// Approve what another person asked for, or list what waits for that.
     ///
     /// With dual control on, some orders wait for a second person: an approver or another
@@ -144,18 +159,35 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: DualControlVerb,
     },
+    /// Destroy every sealed code and the node key, and deactivate every slot, within a second.
+    ///
+    /// The key that protects them is overwritten and removed; on flash old blocks may keep it, wrapped, until they
+    /// are reused. Keys in tokens stay, as do manual codes. The daemon starts anew with another node key. Slots
+    /// whose code was generated come back by `slot unblock` (SO PIN). A member of a cluster is another node from then
+    /// on: `cluster remove` it elsewhere, and invite it anew. Works also when the store has failed.
+    Zeroize {
+        /// "zeroize": destroy them.
+        #[arg(long, value_name = "TEXT")]
+        confirm: Option<String>,
+    },
     /// Show, verify and export the log of everything that was ordered and done.
     #[command(subcommand)]
     Audit(AuditVerb),
     /// Read a protected export from its first byte to its last: is it whole, who signed it, what is in it?
     ///
-    /// Needs neither daemon nor HSM. Whether its keys are right only cards can tell: `backup restore`.
+    /// Needs neither daemon nor HSM. With its passphrase the MACs are checked too: that nobody who does not know it
+    /// altered the file. Of a file that cards protect only `backup restore` can tell.
     Verify {
         /// The file.
         file: PathBuf,
         /// The node's public key (64 hexadecimal digits), known from elsewhere.
         #[arg(long, value_name = "HEX", value_parser = node_key)]
         node_key: Option<[u8; 32]>,
+        /// Ask for the passphrase.
+        #[arg(long)]
+        with_passphrase: bool,
+        #[command(flatten)]
+        passphrase: PassphraseSource,
     },
     /// Print the completion of commands and options for a shell.
     ///

@@ -124,13 +124,24 @@ fn verified(format: Format, source: &str, found: &Verified, known: &Known) {
         Format::Json => output::json(&json!({
             "schema": SCHEMA, "source": source, "records": found.records, "head": head,
             "checkpoints": found.checkpoints, "signed": found.signed, "reaches": reached,
-            "node_key": key, "trusted": found.trusted,
+            "node_key": key, "trusted": found.trusted, "trusted_to": found.trusted_to,
+            "former_node_keys": found.former.iter().map(|former| json!({
+                "node_key": hex(&former.key), "replaced_by_record": former.until, "signed": former.signed,
+            })).collect::<Vec<_>>(),
         })),
         Format::Table => {
             output::line(&format!("{} records form one unbroken chain", found.records));
             output::line(&format!("{} checkpoints; signed up to record {}", found.checkpoints, found.signed));
             let trust = if found.trusted { "" } else { ", not trusted: compare it with the node's" };
+            for former in &found.former {
+                let (key, until, signed) = (hex(&former.key), former.until, former.signed);
+                let signed = if signed == 0 { "nothing".into() } else { format!("up to record {signed}") };
+                output::line(&format!("before record {until}, where a zeroize replaced it, {key} signed {signed}"));
+            }
             output::line(&format!("signed by {key}{trust}"));
+            if !found.trusted && found.trusted_to > 0 {
+                output::line(&format!("trusted up to record {}: what your key signed", found.trusted_to));
+            }
             if reached > 0 {
                 output::line(&format!("it reaches record {reached} of --checkpoint"));
             } else if found.records > 0 {

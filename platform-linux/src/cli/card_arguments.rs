@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use slotwarden_core::card::Credential;
 
+use crate::secret::Source;
 use crate::wire;
 
 #[derive(Debug, Subcommand)]
@@ -116,7 +117,8 @@ pub(super) enum BackupVerb {
     },
     /// Write every key that can leave into a protected export, each wrapped in the HSM.
     ///
-    /// FILE appears when it is whole, or not at all. Whoever brings M cards restores from it.
+    /// FILE appears when it is whole, or not at all. Whoever brings M cards restores from it; at security level
+    /// `passphrase` whoever knows its passphrase, which is asked for twice.
     Export {
         /// Where to; it must not exist yet.
         file: PathBuf,
@@ -127,8 +129,10 @@ pub(super) enum BackupVerb {
         /// several times.
         #[arg(long, value_name = "SLOT/KEY")]
         without: Vec<String>,
+        #[command(flatten)]
+        passphrase: PassphraseSource,
     },
-    /// See with M cards what a protected export would import into a slot.
+    /// See with M cards, or with its passphrase, what a protected export would import into a slot.
     ///
     /// Every key is unwrapped and compared, and none stays: `backup import` makes them afterwards.
     Restore {
@@ -140,6 +144,8 @@ pub(super) enum BackupVerb {
         /// Which section of the file, by the name of its slot; without it the one of that name, or the only one.
         #[arg(long, value_name = "NAME")]
         section: Option<String>,
+        #[command(flatten)]
+        passphrase: PassphraseSource,
         #[command(flatten)]
         at: At,
     },
@@ -177,6 +183,23 @@ pub(super) enum CeremonyVerb {
         /// Which; without it the one under way.
         id: Option<String>,
     },
+}
+
+/// Where the passphrase of an export comes from; without it the terminal asks.
+#[derive(Args, Debug)]
+pub(super) struct PassphraseSource {
+    /// A file with the passphrase as one line, at security level `passphrase`: 14 to 80 printable characters.
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_fd")]
+    passphrase_file: Option<PathBuf>,
+    /// An open descriptor with the passphrase as one line.
+    #[arg(long, value_name = "FD")]
+    passphrase_fd: Option<u32>,
+}
+
+impl PassphraseSource {
+    pub(super) fn source(&self) -> Source {
+        Source { file: self.passphrase_file.clone(), descriptor: self.passphrase_fd }
+    }
 }
 
 /// Who gets the cards of a new set.

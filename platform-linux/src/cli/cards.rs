@@ -84,8 +84,10 @@ impl Session {
                 output::aside("Keep the old cards: only they open what was exported before.");
                 self.cards_begin(CardTask::Rotate { m, n, holders, leave_out }, at, "the new backup key is in force")
             }
-            BackupVerb::Export { file, slot, without } => self.export(&file, slot, without),
-            BackupVerb::Restore { file, slot, section, at } => self.restore(&file, slot, section, at),
+            BackupVerb::Export { file, slot, without, passphrase } => self.export(&file, slot, without, &passphrase),
+            BackupVerb::Restore { file, slot, section, passphrase, at } => {
+                self.restore(&file, slot, section, &passphrase, at)
+            }
             BackupVerb::Import { slot, confirm } => self.import(&slot, confirm),
             BackupVerb::EndRestore => {
                 self.order(|_| Order::EndRestore, true, &[])?;

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use slotwarden_core::Refusal;
+use slotwarden_core::fault::Fault;
 use slotwarden_core::record::Mode;
 use slotwarden_core::share::Quorum;
 use slotwarden_core::status::StateName;
@@ -13,7 +14,7 @@ use super::arguments::{Accept, Confirm, DualControlVerb, ModeWord, SlotVerb, SoC
 use super::card_arguments::At;
 use super::meaning::{self, Knowledge};
 use super::shares;
-use super::{CONFIRM_END_CALL, CONFIRM_LAST_TRY};
+use super::{CONFIRM_END_CALL, CONFIRM_LAST_TRY, CONFIRM_ZEROIZE};
 use crate::boot;
 use crate::client::{Client, Refused};
 use crate::config::Offered;
@@ -70,6 +71,8 @@ impl Session {
             Verb::Card(verb) => self.card_verb(verb),
             Verb::Backup(verb) => self.backup_verb(verb),
             Verb::Ceremony(verb) => self.ceremony_verb(verb),
+            Verb::Cluster(verb) => self.cluster_verb(verb),
+            Verb::Sync(verb) => self.sync_verb(verb),
             Verb::Approve { id: None, .. } => {
                 output::approvals(self.format, &self.status()?);
                 Ok(EXIT_DONE)
@@ -90,6 +93,7 @@ impl Session {
                 self.order(|_| order.clone(), true, &[])?;
                 self.done(done)
             }
+            Verb::Zeroize { confirm } => self.zeroize(Confirm { confirm }),
             // Answered by `main`, since they do without a daemon.
             Verb::Audit(_)
             | Verb::Verify { .. }
@@ -99,6 +103,26 @@ impl Session {
             | Verb::Man
             | Verb::HsmWorker => Ok(EXIT_USAGE),
         }
+    }
+
+    fn zeroize(&self, confirm: Confirm) -> Result<u8, Refused> {
+        let given = confirm.is(CONFIRM_ZEROIZE)?;
+        let asks = !given && secret::on_terminal();
+        if asks {
+            output::aside(ZEROIZE_MEANING);
+            typed(&format!("Type `{CONFIRM_ZEROIZE}` to go on: "), CONFIRM_ZEROIZE)?;
+        }
+        // Without it the daemon refuses.
+        let confirm = (given || asks).then(|| CONFIRM_ZEROIZE.to_owned());
+        let answered = self.order(|_| Order::Zeroize { confirm: confirm.clone() }, true, &[]);
+        if let Err(refused) = &answered
+            && refused.problem.class.is_none()
+            && refused.problem.number != Fault::StoreFailed.number()
+        {
+            output::aside("Every sealed code and the node key are destroyed. What has not let go of a PIN:");
+        }
+        answered?;
+        self.done("every sealed code and the node key are destroyed; the daemon starts anew")
     }
 
     fn slot_verb(&self, verb: SlotVerb) -> Result<u8, Refused> {
@@ -570,6 +594,12 @@ const fn decommission_meaning(without_token: bool) -> &'static str {
     }
 }
 
+/// What a person reads before every sealed code is destroyed.
+const ZEROIZE_MEANING: &str = "\
+Every sealed code and the node key of this node are destroyed, and every slot is deactivated.
+Nothing brings them back. Keys in tokens stay, and so do manual codes: a slot whose code was
+generated comes back by its SO PIN (`slotwarden slot unblock`). Without SO PIN its keys are lost.";
+
 /// The SO PIN: as given, or asked for where the order needs it.
 fn so_pin_of(name: &str, given_pin: Option<Secret>, wanted: bool) -> Result<Vec<(SecretRole, Secret)>, Problem> {
     let pin = match given_pin {
@@ -590,7 +620,7 @@ pub(super) fn typed(prompt: &str, text: &str) -> Result<(), Problem> {
 }
 
 /// One line from the terminal, without its end.
-fn line_typed(prompt: &str) -> Result<String, Problem> {
+pub(super) fn line_typed(prompt: &str) -> Result<String, Problem> {
     use std::io::Write as _;
     let _ = write!(std::io::stderr(), "{prompt}");
     let mut line = String::new();

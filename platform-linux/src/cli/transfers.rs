@@ -1,9 +1,12 @@
 //! Exports, restores and imports: files between this machine and the daemon.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
@@ -11,28 +14,56 @@ use slotwarden_core::Refusal;
 
 use super::CONFIRM_IMPORT;
 use super::arguments::Confirm;
-use super::card_arguments::At;
-use super::session::{Session, typed};
+use super::card_arguments::{At, PassphraseSource};
+use super::session::{Session, given, typed};
 use crate::audit::{hex, unhex};
 use crate::client::Refused;
+use crate::config::SecurityLevel;
 use crate::output::{self, Format, transfers};
 use crate::problem::{EXIT_DONE, Own, Problem};
 use crate::secret;
-use crate::wire::{Answered, Ask, CardTask, Order, SPOOL_BYTES_MAX, SPOOL_PAGE, SpooledFile, SpooledSection};
+use crate::status_json::{PlanView, StatusView};
+use crate::wire::{
+    Answered, Ask, CardTask, Order, Outgoing, SPOOL_BYTES_MAX, SPOOL_PAGE, SecretRole, Spooled, SpooledSection,
+};
+
+/// Between two looks how far a transfer is.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
 
 impl Session {
     /// Has an export made, and brings it here.
-    pub(super) fn export(&self, file: &Path, slots: Vec<String>, left_out: Vec<String>) -> Result<u8, Refused> {
-        // Before the HSM works for an hour.
-        if file.exists() {
-            return Err(Own::FileUnwritable.with(format!("{}: it exists", file.display())).into());
-        }
-        let mut target = Target::create(file)?;
+    pub(super) fn export(
+        &self,
+        file: &Path,
+        slots: Vec<String>,
+        left_out: Vec<String>,
+        passphrase: &PassphraseSource,
+    ) -> Result<u8, Refused> {
+        let given_passphrase = passphrase.source().read(SecretRole::NewPassphrase)?;
+        let target = Target::create(file)?;
         let slots = if slots.is_empty() { self.active_slots()? } else { slots };
-        self.order(|_| Order::Export { slots: slots.clone(), left_out: left_out.clone() }, true, &[])?;
+        let wanted = self.status()?.security_level == SecurityLevel::Passphrase.word();
+        let passphrase = match given_passphrase {
+            None if wanted && secret::on_terminal() => {
+                output::aside("Nobody opens the file without its passphrase, and nobody can find it out again.");
+                Some(secret::ask(SecretRole::NewPassphrase, "Passphrase of the export", true)?)
+            }
+            passphrase => passphrase,
+        };
+        let secrets = given(SecretRole::NewPassphrase, passphrase);
+        self.with_progress(|| {
+            self.order(|_| Order::Export { slots: slots.clone(), left_out: left_out.clone() }, true, &secrets)
+        })?;
+        drop(secrets);
+        self.fetch(Outgoing::Export, target)?;
+        self.done(&format!("{} is whole; `slotwarden verify {0}` says what is in it", file.display()))
+    }
+
+    /// Brings a file of the daemon here.
+    pub(super) fn fetch(&self, what: Outgoing, mut target: Target) -> Result<(), Refused> {
         let mut offset = 0;
         loop {
-            let Answered::Export { total, bytes } = self.client.ask(Ask::ReadExport { offset }, &[])? else {
+            let Answered::Part { total, bytes } = self.client.ask(Ask::Read { what, offset }, &[])? else {
                 return Err(Own::OtherVersion.into());
             };
             target.write(&bytes)?;
@@ -41,8 +72,35 @@ impl Session {
                 break;
             }
         }
-        target.finish(file)?;
-        self.done(&format!("{} is whole; `slotwarden verify {0}` says what is in it", file.display()))
+        Ok(target.finish()?)
+    }
+
+    /// Waits for an order that takes long; at a terminal it shows how far it is.
+    fn with_progress<T>(&self, order: impl FnOnce() -> T) -> T {
+        if self.format == Format::Json || !std::io::stderr().is_terminal() {
+            return order();
+        }
+        let (ended, until) = mpsc::channel::<()>();
+        let client = &self.client;
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut shown = false;
+                while until.recv_timeout(PROGRESS_PAUSE) == Err(RecvTimeoutError::Timeout) {
+                    let Ok(Answered::Status(status)) = client.ask(Ask::Status, &[]) else { continue };
+                    let Some(transfer) = status.transfer else { continue };
+                    if let (Some(slot), Some(done)) = (transfer.slot, transfer.progress) {
+                        eprint!("\r{slot}: {}\x1b[K", transfers::progress(done));
+                        shown = true;
+                    }
+                }
+                if shown {
+                    eprint!("\r\x1b[K");
+                }
+            });
+            let answered = order();
+            drop(ended);
+            answered
+        })
     }
 
     fn active_slots(&self) -> Result<Vec<String>, Refused> {
@@ -51,8 +109,18 @@ impl Session {
     }
 
     /// Brings a file to the daemon, gathers cards, and shows what would be imported.
-    pub(super) fn restore(&self, file: &Path, slot: String, section: Option<String>, at: At) -> Result<u8, Refused> {
-        let spooled = self.spool(file)?;
+    pub(super) fn restore(
+        &self,
+        file: &Path,
+        slot: String,
+        section: Option<String>,
+        passphrase: &PassphraseSource,
+        at: At,
+    ) -> Result<u8, Refused> {
+        let given_passphrase = passphrase.source().read(SecretRole::Passphrase)?;
+        let Spooled::Export(spooled) = self.spool(file)? else {
+            return Err(Own::FileRefused.with(format!("{}: it is no export", file.display())).into());
+        };
         let wanted = section.as_deref().unwrap_or(&slot);
         let found = match (spooled.sections.iter().find(|found| found.name == wanted), spooled.sections.as_slice()) {
             (Some(found), _) => found,
@@ -62,29 +130,52 @@ impl Session {
                 return Err(Own::SectionUnclear.with(format!("it has {}", names.join(", "))).into());
             }
         };
-        let SpooledSection { uid, name, entries, left_out } = found;
+        let SpooledSection { uid, name, entries, left_out, vendor_bytes } = found;
+        let opaque = if *vendor_bytes > 0 { format!(", a vendor part of {vendor_bytes} bytes") } else { String::new() };
         let signed = if spooled.own { "this node" } else { "another node" };
         output::aside(&format!(
-            "{}: signed by {signed} ({}); section {name}: {entries} objects, {left_out} keys stayed behind.",
+            "{}: signed by {signed} ({}); section {name}: {entries} objects, {left_out} keys stayed behind{opaque}.",
             file.display(),
             hex(&spooled.node)
         ));
         let (uid, key_id, digest) = (*uid, spooled.key_id, spooled.file);
-        let task = CardTask::Restore { slot: slot.clone(), uid, key_id, file: digest };
-        let ended = self.cards_begin(task, at, "every key was unwrapped and compared")?;
-        let planned = self.status()?.transfer.and_then(|transfer| transfer.plan);
+        let done = match *vendor_bytes {
+            0 => "every key was unwrapped and compared",
+            _ => "the MAC of the section was checked",
+        };
+        let ended = if spooled.passphrase {
+            let passphrase = match given_passphrase {
+                None if secret::on_terminal() => {
+                    let prompt = format!("Passphrase of {}", file.display());
+                    Some(secret::ask(SecretRole::Passphrase, &prompt, false)?)
+                }
+                passphrase => passphrase,
+            };
+            let order = |_| Order::RestoreByPassphrase { slot: slot.clone(), uid, key_id, file: digest };
+            self.with_progress(|| self.order(order, true, &given(SecretRole::Passphrase, passphrase)))?;
+            self.done(done)?
+        } else if given_passphrase.is_some() {
+            return Err(Problem::from(Refusal::PassphraseNotWanted).into());
+        } else {
+            let task = CardTask::Restore { slot: slot.clone(), uid, key_id, file: digest };
+            self.cards_begin(task, at, done)?
+        };
+        let status = self.status()?;
+        let planned = status.transfer.as_ref().and_then(|transfer| transfer.plan);
         if let (Some(plan), Format::Table) = (planned, self.format) {
-            output::line(&format!("{slot}: {}", transfers::plan(plan)));
+            output::line(&format!("{slot}: {}", plan_of(&status, &slot, plan)));
             if plan.conflict > 0 {
                 output::line("nothing can be imported; `slotwarden backup end-restore` takes its key away");
             } else {
-                output::line(&format!("`slotwarden backup import {slot}` makes what is new"));
+                let does = if *vendor_bytes > 0 { "hands the part to the program" } else { "makes what is new" };
+                output::line(&format!("`slotwarden backup import {slot}` {does}"));
             }
         }
         Ok(ended)
     }
 
-    fn spool(&self, path: &Path) -> Result<SpooledFile, Refused> {
+    /// Brings a file to the daemon, which says what it is.
+    pub(super) fn spool(&self, path: &Path) -> Result<Spooled, Refused> {
         let unreadable = |error: std::io::Error| Own::FileUnreadable.with(format!("{}: {error}", path.display()));
         let file = File::open(path).map_err(unreadable)?;
         let about = file.metadata().map_err(unreadable)?;
@@ -102,7 +193,7 @@ impl Session {
             (&file).take(SPOOL_PAGE as u64).read_to_end(&mut bytes).map_err(unreadable)?;
             let sent = bytes.len() as u64;
             match self.client.ask(Ask::Spool { offset, total, bytes }, &[])? {
-                Answered::Spooled(Some(spooled)) => return Ok(spooled),
+                Answered::Spooled(Some(spooled)) => return Ok(*spooled),
                 Answered::Spooled(None) if sent > 0 => offset += sent,
                 Answered::Spooled(None) => {
                     return Err(Own::FileUnreadable.with(format!("{}: it became shorter", path.display())).into());
@@ -115,12 +206,13 @@ impl Session {
     /// Makes what the prepared restore calls new.
     pub(super) fn import(&self, slot: &str, confirm: Option<String>) -> Result<u8, Refused> {
         let name = self.slot(slot)?.slot.name;
-        let transfer = self.status()?.transfer.filter(|found| found.slot.as_deref() == Some(name.as_str()));
+        let status = self.status()?;
+        let transfer = status.transfer.clone().filter(|found| found.slot.as_deref() == Some(name.as_str()));
         let transfer = transfer.ok_or_else(|| Problem::from(Refusal::NothingPrepared))?;
         let file =
             transfer.file.as_deref().and_then(unhex::<32>).ok_or_else(|| Problem::from(Refusal::NothingPrepared))?;
         if let (Some(plan), Format::Table) = (transfer.plan, self.format) {
-            output::line(&format!("{name}: {}", transfers::plan(plan)));
+            output::line(&format!("{name}: {}", plan_of(&status, &name, plan)));
         }
         if !(Confirm { confirm }).is(CONFIRM_IMPORT)? {
             if !secret::on_terminal() {
@@ -128,20 +220,42 @@ impl Session {
             }
             typed(&format!("Type `{CONFIRM_IMPORT}` to go on: "), CONFIRM_IMPORT)?;
         }
-        self.order(|_| Order::Import { slot: name.clone(), file }, true, &[])?;
-        self.done(&format!("every new key is in {name}, read back; its applications were served anew"))?;
+        self.with_progress(|| self.order(|_| Order::Import { slot: name.clone(), file }, true, &[]))?;
+        let done = match transfer.vendor_bytes {
+            None => format!("every new key is in {name}, read back; its applications were served anew"),
+            Some(_) => {
+                format!("the vendor's program has taken its part back into {name}; what it made only that knows")
+            }
+        };
+        self.done(&done)?;
         Ok(EXIT_DONE)
     }
 }
 
+/// What an import would do, as far as anybody knows.
+fn plan_of(status: &StatusView, slot: &str, plan: PlanView) -> String {
+    let program =
+        status.slots.iter().find(|found| found.name == slot).and_then(|found| found.export_program.as_deref());
+    match status.transfer.as_ref().and_then(|transfer| transfer.vendor_bytes) {
+        Some(bytes) => transfers::vendor_plan(bytes, program),
+        None => transfers::plan(plan),
+    }
+}
+
 /// A file that appears under its name when it is whole; until then it has another one.
-struct Target {
+pub(super) struct Target {
+    path: PathBuf,
     temporary: PathBuf,
     file: File,
 }
 
 impl Target {
-    fn create(path: &Path) -> Result<Self, Problem> {
+    /// # Errors
+    /// [`Own::FileUnwritable`]: it exists, or cannot be made. Before anybody works for an hour.
+    pub(super) fn create(path: &Path) -> Result<Self, Problem> {
+        if path.exists() {
+            return Err(Own::FileUnwritable.with(format!("{}: it exists", path.display())));
+        }
         let name = path.file_name().ok_or_else(|| Own::FileUnwritable.with(path.display().to_string()))?;
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
@@ -149,7 +263,7 @@ impl Target {
         let temporary = path.with_file_name(hidden);
         let unwritable = |error| Own::FileUnwritable.with(format!("{}: {error}", temporary.display()));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(unwritable)?;
-        Ok(Target { temporary, file })
+        Ok(Target { path: path.to_owned(), temporary, file })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Problem> {
@@ -157,9 +271,10 @@ impl Target {
     }
 
     /// Durable, then under its name; a file that came there meanwhile stays.
-    fn finish(self, path: &Path) -> Result<(), Problem> {
+    fn finish(self) -> Result<(), Problem> {
+        let path = &self.path;
         self.file.sync_all().map_err(|error| self.unwritable(&error))?;
-        match rustix::fs::renameat_with(CWD, &self.temporary, CWD, path, RenameFlags::NOREPLACE) {
+        match rustix::fs::renameat_with(CWD, &self.temporary, CWD, path.as_path(), RenameFlags::NOREPLACE) {
             Ok(()) => {}
             // A stick with a file system that cannot do this in one step.
             Err(Errno::INVAL | Errno::NOSYS) if !path.exists() => {

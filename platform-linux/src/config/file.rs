@@ -12,7 +12,9 @@ use slotwarden_core::person::{Role, Roles};
 
 use super::application::{ApplicationTable, check_applications};
 use super::cards::{CardsTable, LevelWord, SecurityLevel, check_cards};
+use super::coverage::{CoverageTable, check_coverage};
 use super::protected;
+use super::sync::{SyncTable, check_sync};
 use super::{
     CALLS_IN_FLIGHT_MAX, ConfigProblem, HsmSettings, LOOK_INTERVAL_S_MAX, NAME_CHARS_MAX, PersonSettings, Settings,
     SlotSettings, TRIES_MAX,
@@ -78,6 +80,8 @@ fn check_file(file: ConfigFile, digest: [u8; 32], protected: Vec<u8>) -> Result<
     let persons = check_persons(&file.person, &mut problems);
     let security_level = file.security_level.map_or(SecurityLevel::None, SecurityLevel::from);
     let cards = check_cards(file.cards.unwrap_or_default(), security_level, &mut problems);
+    let coverage = check_coverage(&file.coverage.unwrap_or_default(), &mut problems);
+    let sync = file.sync.and_then(|table| check_sync(table, &mut problems));
     if !problems.0.is_empty() {
         return Err(problems.0);
     }
@@ -92,6 +96,8 @@ fn check_file(file: ConfigFile, digest: [u8; 32], protected: Vec<u8>) -> Result<
         tries,
         security_level,
         cards,
+        coverage,
+        sync,
         digest,
         protected,
     })
@@ -108,6 +114,8 @@ struct ConfigFile {
     seal: Option<SealTable>,
     hsm: HsmSettings,
     cards: Option<CardsTable>,
+    coverage: Option<CoverageTable>,
+    sync: Option<SyncTable>,
     #[serde(default)]
     slot: Vec<SlotTable>,
     #[serde(default)]
@@ -130,6 +138,16 @@ struct SlotTable {
     #[serde(default)]
     applications: Vec<String>,
     pin_chars_max: Option<u16>,
+    export: Option<ExportWord>,
+    export_program: Option<PathBuf>,
+}
+
+/// How the keys of a slot are exported.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ExportWord {
+    Kwp,
+    Vendor,
 }
 
 #[derive(Deserialize)]
@@ -238,6 +256,7 @@ fn check_slots(slots: &[SlotTable], known: &[String], problems: &mut Problems) -
                 "write it like \"pkcs11:token=ca-root\" or \"pkcs11:token=ca-root;serial=0123\"",
             ),
             Ok(token) => {
+                check_export(slot, &place, &token, problems);
                 if let Some(other) = checked.iter().find(|other| other.token.overlaps(&token)) {
                     problems.add(
                         &place,
@@ -246,11 +265,41 @@ fn check_slots(slots: &[SlotTable], known: &[String], problems: &mut Problems) -
                     );
                 }
                 let (name, pin_chars_max) = (slot.name.clone(), slot.pin_chars_max);
-                checked.push(SlotSettings { name, token, applications, pin_chars_max });
+                let export_program = slot.export_program.clone();
+                checked.push(SlotSettings { name, token, applications, pin_chars_max, export_program });
             }
         }
     }
     checked
+}
+
+/// A program of the vendor's is told which token is meant by what the configuration says, not by what a module says.
+fn check_export(slot: &SlotTable, place: &str, token: &TokenUri, problems: &mut Problems) {
+    match (slot.export.unwrap_or(ExportWord::Kwp), &slot.export_program) {
+        (ExportWord::Kwp, None) => {}
+        (ExportWord::Kwp, Some(_)) => problems.add(
+            place,
+            "`export_program` is no key of export = \"kwp\"",
+            "write export = \"vendor\", or remove the key",
+        ),
+        (ExportWord::Vendor, None) => problems.add(
+            place,
+            "a key is missing: `export_program`",
+            "name the backup program of the HSM's vendor, or leave `export` out",
+        ),
+        (ExportWord::Vendor, Some(program)) => {
+            if !program.is_absolute() || program.as_os_str().as_encoded_bytes().contains(&0) {
+                problems.add(place, "`export_program` is not an absolute path", "begin it with a slash");
+            }
+            if token.label.is_none() || token.serial.is_none() {
+                problems.add(
+                    place,
+                    "`export_program` has to be told which token it is, and `token` does not say label and serial",
+                    "write both, as `slotwarden slot show` prints them: \"pkcs11:token=ca-root;serial=0123\"",
+                );
+            }
+        }
+    }
 }
 
 fn check_persons(persons: &[PersonTable], problems: &mut Problems) -> Vec<PersonSettings> {

@@ -282,6 +282,7 @@ roles = ["approver"]
             ("state_dir", "tries = 9\nstate_dir", "tries: 3 becomes 9"),
             ("[hsm]", "[cards]\nexclude = [\"x\"]\n[hsm]", "[cards]: exclude: null becomes [\"x\"]"),
             ("state_dir", "security_level = \"cards\"\nstate_dir", "security_level: null becomes \"cards\""),
+            ("[hsm]", "[sync]\ndirectory = \"/x\"\nautomatic = true\n[hsm]", "[sync]: automatic: null becomes true"),
             ("[1002]", "[1002, 1001000]", "person bob: uids: [1002] becomes [1002,1001000]"),
             ("[\"approver\"]", "[\"administrator\"]", "person bob: roles: [\"approver\"] becomes [\"administrator\"]"),
             ("\"bob\"", "\"eve\"", "person bob is gone"),

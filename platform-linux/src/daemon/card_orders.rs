@@ -57,9 +57,22 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Split { .. }
             | Order::Share { .. }
             | Order::Export { .. }
+            | Order::RestoreByPassphrase { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
             | Order::EndRestore
+            | Order::Zeroize { .. }
             | Order::Reset { .. } => Ok(part),
         }
     }
@@ -77,11 +90,16 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             CardTask::VerifySet => Task::VerifySet,
             CardTask::RestoreKey { slot, key_id } => {
                 let slot = slot.as_deref().map(|slot| self.names.slot(slot)).transpose()?;
-                Task::RestoreKey { slot, key_id: *key_id }
+                Task::RestoreKey { slot, key_id: key_id.or_else(|| self.key_to_restore()) }
             }
             CardTask::Restore { slot, uid, key_id, file } => {
                 if self.devices.files.spooled() != Some(*file) {
                     return Err(Own::FileNotSpooled.into());
+                }
+                // Before anybody is called to a reader.
+                let into = self.names.slot_name(self.names.slot(slot)?);
+                if self.devices.files.vendor_bytes(*uid).is_some() && self.devices.files.program(&into).is_none() {
+                    return Err(Refusal::VendorProgramMissing.into());
                 }
                 Task::Restore { slot: self.names.slot(slot)?, uid: *uid, key_id: *key_id, file: *file }
             }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use slotwarden_core::Refusal;
 use slotwarden_core::approval::ApprovalCode;
+use slotwarden_core::ceremony::order::SlotSet;
 use slotwarden_core::ceremony::{CardOrder, SoUse};
 use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::{ApplicationSet, SlotId};
@@ -19,7 +20,7 @@ use super::{Loop, Waiting};
 use crate::cli::CONFIRM_LAST_TRY;
 use crate::devices::{Applications, Hsm, Store};
 use crate::names::Peer;
-use crate::problem::Problem;
+use crate::problem::{Own, Problem};
 use crate::wire::{self, Ask, CardTask, Order, SecretRole, SoCardsUse};
 use crate::{config, control};
 
@@ -67,8 +68,21 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::AnswerCeremony { .. }
             | Order::CancelCeremony { .. }
             | Order::Export { .. }
+            | Order::RestoreByPassphrase { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
+            | Order::Zeroize { .. }
             | Order::EndRestore => None,
             Order::BySoCards { then: SoCardsUse::Init { .. }, .. } => Some(CommandKind::Init),
             Order::BySoCards { then: SoCardsUse::Unblock { .. }, .. } => Some(CommandKind::Unblock),
@@ -84,6 +98,13 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             let held = Held { request, slot: absent, look: self.looks, until: Instant::now() + LOOK_WAIT };
             self.held.push(held);
             return;
+        }
+        if let Order::Receive { file } = order {
+            if !self.may(request.peer, CommandKind::ReceivePackage) {
+                let _ = request.answer.try_send(Problem::from(Refusal::NotAllowed).into());
+                return;
+            }
+            return self.receive(who, Waiting::Client(request.answer), *file);
         }
         let named = self.named(order).and_then(|persons| Ok((persons, self.accepted(order, slot)?)));
         match named.and_then(|named| self.command(who, order, slot, named, &request.secrets)) {
@@ -112,6 +133,13 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 }
                 accept
             }
+            Order::Zeroize { confirm } => {
+                if confirm.as_deref() != Some(wire::ZEROIZE_TEXT) {
+                    let text = wire::ZEROIZE_TEXT;
+                    return Err(Problem::from(Refusal::ZeroizeUnconfirmed).with(format!("--confirm {text:?}")));
+                }
+                return Ok(ApplicationSet::NONE);
+            }
             Order::Boot
             | Order::Activate { .. }
             | Order::Deactivate { .. }
@@ -130,8 +158,20 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::AnswerCeremony { .. }
             | Order::CancelCeremony { .. }
             | Order::Export { .. }
+            | Order::RestoreByPassphrase { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
             | Order::EndRestore => return Ok(ApplicationSet::NONE),
         };
         self.names.application_set(accept)
@@ -187,8 +227,21 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::AnswerCeremony { .. }
             | Order::CancelCeremony { .. }
             | Order::Export { .. }
+            | Order::RestoreByPassphrase { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
+            | Order::Zeroize { .. }
             | Order::EndRestore => return Ok(Roster::NOBODY),
         };
         let persons = names.iter().map(|name| self.names.person(name)).collect::<Result<Vec<_>, _>>()?;
@@ -219,10 +272,23 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::CardLost { .. }
             | Order::AnswerCeremony { .. }
             | Order::CancelCeremony { .. }
-            | Order::Export { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
+            | Order::Zeroize { .. }
             | Order::EndRestore => &[],
+            Order::Export { .. } => &[SecretRole::NewPassphrase],
+            Order::RestoreByPassphrase { .. } => &[SecretRole::Passphrase],
             Order::BySoCards { then: SoCardsUse::Unblock { .. }, .. } => &[SecretRole::NewCode],
             Order::AdministratorCards { .. } => &[SecretRole::SoPin],
             Order::Activate { .. } | Order::Split { .. } | Order::Share { .. } => &[SecretRole::Code],
@@ -235,14 +301,17 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         for (place, (role, secret)) in secrets.iter().enumerate() {
             let twice = secrets.iter().take(place).any(|(before, _)| before == role);
             if twice || !wanted.contains(role) {
-                let not_wanted =
-                    if *role == SecretRole::NewCode { Refusal::NewCodeNotWanted } else { Refusal::CodeNotWanted };
+                let not_wanted = match role {
+                    SecretRole::NewCode => Refusal::NewCodeNotWanted,
+                    SecretRole::Code | SecretRole::SoPin => Refusal::CodeNotWanted,
+                    SecretRole::NewPassphrase | SecretRole::Passphrase => Refusal::PassphraseNotWanted,
+                };
                 return Err(not_wanted.into());
             }
             let bytes_max = if *role == SecretRole::SoPin { CODE_CHARS_MAX } else { PLACE_BYTES };
             if secret.len() > bytes_max {
                 let too_long = match role {
-                    SecretRole::SoPin => Refusal::SecretTooLong,
+                    SecretRole::SoPin | SecretRole::NewPassphrase | SecretRole::Passphrase => Refusal::SecretTooLong,
                     SecretRole::Code if looks_like_share(secret) => Refusal::ShareMistyped,
                     SecretRole::Code | SecretRole::NewCode => Refusal::CodeTooLong,
                 };
@@ -353,9 +422,38 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 Command::AnswerCeremony { id, yes: *yes, confirmed: *confirmed }
             }
             Order::CancelCeremony { .. } => Command::CancelCeremony { id: cards.id.ok_or(Refusal::NoCeremony)? },
-            Order::Export { slots, left_out } => Command::Transfer { order: self.export_order(slots, left_out)? },
+            Order::Export { slots, left_out } => {
+                let passphrase = id(SecretRole::NewPassphrase);
+                let order = self.export_order(slots, left_out, passphrase).inspect_err(|_| {
+                    passphrase.into_iter().for_each(|id| self.service.wipe(id));
+                });
+                Command::Transfer { order: order? }
+            }
+            Order::RestoreByPassphrase { uid, key_id, file, .. } => {
+                let passphrase = id(SecretRole::Passphrase);
+                if self.devices.files.spooled() != Some(*file) {
+                    passphrase.into_iter().for_each(|id| self.service.wipe(id));
+                    return Err(Own::FileNotSpooled.into());
+                }
+                let (uid, key_id, file) = (*uid, *key_id, *file);
+                Command::Transfer { order: TransferOrder::Restore { slot, uid, key_id, file, passphrase } }
+            }
             Order::Import { file, .. } => Command::Transfer { order: TransferOrder::Import { slot, file: *file } },
+            Order::Zeroize { .. } => Command::Zeroize,
             Order::EndRestore => Command::Transfer { order: TransferOrder::EndRestore },
+            Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. } => self.cluster_order(who, order)?,
+            Order::Package { slots, to } => Command::Transfer { order: self.package_order(slots, to)? },
+            Order::Receive { file } => {
+                Command::Transfer { order: TransferOrder::Receive { hash: *file, slots: SlotSet::NONE } }
+            }
+            Order::Apply { file } => Command::Transfer { order: TransferOrder::Apply { hash: *file } },
+            Order::EndReceive => Command::Transfer { order: TransferOrder::EndReceive },
             Order::CountKeys { .. } => Command::Transfer { order: TransferOrder::Count { slot } },
         })
     }
@@ -375,8 +473,21 @@ impl Order {
             | Order::AnswerCeremony { .. }
             | Order::CancelCeremony { .. }
             | Order::Export { .. }
+            | Order::Found
+            | Order::Invite { .. }
+            | Order::Join { .. }
+            | Order::Follow { .. }
+            | Order::Remove { .. }
+            | Order::Renew
+            | Order::Choose { .. }
+            | Order::Package { .. }
+            | Order::Receive { .. }
+            | Order::Apply { .. }
+            | Order::EndReceive
+            | Order::Zeroize { .. }
             | Order::EndRestore => None,
             Order::Import { slot, .. }
+            | Order::RestoreByPassphrase { slot, .. }
             | Order::CountKeys { slot }
             | Order::SlotCards { slot, .. }
             | Order::AdministratorCards { slot, .. }

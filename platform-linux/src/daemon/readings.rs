@@ -13,6 +13,7 @@ use slotwarden_core::card::sets::SetSubject;
 use slotwarden_core::ceremony::CeremonyId;
 use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::SlotId;
+use slotwarden_core::transfer::Transfer;
 
 use tracing::warn;
 
@@ -24,7 +25,7 @@ use crate::problem::{Own, Problem};
 use crate::random::FirstSource;
 use crate::status_json::{self, CardsView, SCHEMA, SlotDetail, StatusView, Surroundings, card_view};
 use crate::wire::{
-    AUDIT_PAGE, Answered, Ask, AuditPage, CHECKPOINT_PAGE, CheckpointPage, EXPORT_PAGE, FreeTokenView, TRANSCRIPT_PAGE,
+    AUDIT_PAGE, Answered, Ask, AuditPage, CHECKPOINT_PAGE, CheckpointPage, FreeTokenView, Outgoing, TRANSCRIPT_PAGE,
     TranscriptPage,
 };
 use crate::{config, control};
@@ -69,14 +70,18 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 reads(CommandKind::ReadStatus)?;
                 Ok(Some(Answered::Cards(self.cards())))
             }
-            Ask::ReadExport { offset } => {
-                reads(CommandKind::Export)?;
-                let (total, bytes) = self.devices.files.read_export(*offset, EXPORT_PAGE)?;
-                Ok(Some(Answered::Export { total, bytes }))
+            Ask::Read { what, offset } => {
+                reads(match what {
+                    Outgoing::Export => CommandKind::Export,
+                    Outgoing::Package => CommandKind::MakePackage,
+                    Outgoing::Roster | Outgoing::JoinRequest => CommandKind::FollowRoster,
+                })?;
+                let (total, bytes) = self.read_outgoing(*what, *offset)?;
+                Ok(Some(Answered::Part { total, bytes }))
             }
             Ask::Spool { offset, total, bytes } => {
                 reads(CommandKind::Restore)?;
-                Ok(Some(Answered::Spooled(self.spool(*offset, *total, bytes)?)))
+                Ok(Some(Answered::Spooled(self.spool(*offset, *total, bytes)?.map(Box::new))))
             }
             Ask::Order(_) => Ok(None),
         }
@@ -102,6 +107,12 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             random: self.first_source.map_or("not drawn yet", FirstSource::pair).to_owned(),
             readers: self.devices.cards.readers(),
             wall_s: self.now().wall_s,
+            coverage: self.coverage,
+            last_export_s: self.devices.files.last_export_s(),
+            progress: self.devices.hsm.progress(),
+            cluster: self.cluster_view(),
+            node_fingerprint: self.cluster.files.fingerprint(),
+            synchronised: self.synchronised(),
         }
     }
 
@@ -109,9 +120,19 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let mut view = status_json::join(&self.service.status(self.now()), &self.names, &self.surroundings());
         let policy = self.service.policy();
         let kept = |digest: &[u8; 32]| self.devices.store.kept_configuration(digest).unwrap_or_default();
+        for slot in &mut view.slots {
+            slot.export_program = self.devices.files.program(&slot.name);
+        }
+        let restoration = Transfer::in_state(self.service.transfer_state()).restoration();
+        if let (Some(shown), Some(restoration)) = (&mut view.transfer, restoration) {
+            shown.vendor_bytes = self.devices.files.vendor_bytes(restoration.uid);
+        }
         for (shown, approval) in view.approvals.iter_mut().zip(&self.service.status(self.now()).approvals) {
             if let Command::AdoptConfiguration { digest } = approval.operation {
                 shown.differences = config::differences(&kept(&policy.configuration), &kept(&digest));
+            }
+            if let Command::Cluster { order } = approval.operation {
+                shown.differences = self.roster_differences(&order.hash());
             }
         }
         view
@@ -123,6 +144,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let record = self.service.slot_record(slot);
         Ok(SlotDetail {
             schema: SCHEMA,
+            transfer: status.transfer.filter(|transfer| transfer.slot.as_ref() == Some(&found.name)),
             slot: found,
             uid: record.map(|record| record.uid.iter().map(|byte| format!("{byte:02x}")).collect()),
             serial: record
@@ -159,12 +181,15 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         if all == 0 {
             return Err(Own::NoTranscript.with(id.to_string()));
         }
+        // The one that signed it, also where a zeroize made another since.
+        let keys = self.devices.store.node_keys();
+        let node_key = end.as_ref().and_then(|end| keys.signer_of(id, end)).unwrap_or(keys.current);
         Ok(TranscriptPage {
             id: id.0,
             all,
             lines,
             end: end.map(|end| (end.head, end.signature.to_vec())),
-            node_key: self.devices.store.node_key(),
+            node_key,
             slots: self.names.slots.iter().map(|slot| slot.name.clone()).collect(),
             applications: self.names.applications.clone(),
             persons: self.names.numbered.iter().map(|(name, person)| (name.clone(), person.0)).collect(),
@@ -208,7 +233,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let page = page.take(usize::try_from(CHECKPOINT_PAGE).unwrap_or(0));
         Ok(CheckpointPage {
             all: u32::try_from(all.len()).unwrap_or(u32::MAX),
-            node_key: self.devices.store.node_key(),
+            node_keys: self.devices.store.node_keys().clone(),
             checkpoints: page.map(|found| (found.sequence, found.head, found.signature.to_vec())).collect(),
         })
     }

@@ -22,6 +22,7 @@ use super::link::{InFlight, Link, Waiting};
 use super::looking::Looking;
 use super::told::Told;
 use super::{Drawn, Happening, WorkerSettings};
+use crate::devices::KeysDone;
 use crate::hsm_wire::{Duty, Found, Frame, Kind, Order, RANDOM_BYTES, Report, WantedToken, WirePath};
 use crate::hsm_worker::lock::End;
 use crate::token_uri::TokenUri;
@@ -537,6 +538,13 @@ impl Keeper {
                 link.in_flight.remove(&frame.request);
             }
             Report::Note(text) => self.told.note(text),
+            Report::Progress { done, of } => {
+                // Of nothing else, however much a worker talks.
+                let call = link.in_flight.get(&frame.request).filter(|call| call.slot == frame.slot);
+                if call.is_some_and(InFlight::may_take_long) {
+                    self.told.shown().progress = Some(KeysDone { slot: frame.slot, done, of });
+                }
+            }
         }
     }
 

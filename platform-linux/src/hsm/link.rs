@@ -68,10 +68,17 @@ impl InFlight {
             HsmAnswer::SoPinSet => self.order == Order::SetSoPin,
             HsmAnswer::Counted(_) => matches!(self.order, Order::Inventory { .. }),
             HsmAnswer::SectionExported { .. } => matches!(self.order, Order::ExportSection { .. }),
-            HsmAnswer::ImportPrepared(_) => matches!(self.order, Order::PrepareImport { .. }),
-            HsmAnswer::Imported { .. } => matches!(self.order, Order::Import { .. }),
-            HsmAnswer::UnwrapKeyDropped => self.order == Order::DropUnwrapKey,
+            HsmAnswer::ImportPrepared(_) => {
+                matches!(self.order, Order::PrepareImport { .. } | Order::PlanPackage { .. })
+            }
+            HsmAnswer::Imported { .. } => matches!(self.order, Order::Import { .. } | Order::ImportPackage { .. }),
+            HsmAnswer::UnwrapKeyDropped => matches!(self.order, Order::DropUnwrapKey { .. }),
         }
+    }
+
+    /// Whether its progress is told.
+    pub(super) const fn may_take_long(&self) -> bool {
+        is_long(&self.order)
     }
 
     /// Whether a change of a PIN, of the backup keys or of the keys themselves makes such a call, and makes
@@ -90,10 +97,24 @@ impl InFlight {
             | Order::ExportSection { .. }
             | Order::PrepareImport { .. }
             | Order::Import { .. }
-            | Order::DropUnwrapKey => true,
+            | Order::PlanPackage { .. }
+            | Order::ImportPackage { .. }
+            | Order::DropUnwrapKey { .. } => true,
             Order::Inventory { .. } | Order::Observe | Order::Settle | Order::Random | Order::Look => false,
         }
     }
+}
+
+/// Whether an order goes through all keys of a token.
+pub(super) const fn is_long(order: &Order) -> bool {
+    matches!(
+        order,
+        Order::ExportSection { .. }
+            | Order::PrepareImport { .. }
+            | Order::Import { .. }
+            | Order::PlanPackage { .. }
+            | Order::ImportPackage { .. }
+    )
 }
 
 /// Who waits for the answer.

@@ -80,7 +80,7 @@ pub(super) fn id_of(key_id: [u8; 16], uid: [u8; 16]) -> Vec<u8> {
 }
 
 /// What a key is and may do, but for its value.
-fn attributes(purpose: Purpose, id: &[u8]) -> Vec<Attribute> {
+pub(super) fn attributes(purpose: Purpose, id: &[u8]) -> Vec<Attribute> {
     let authenticates = purpose == Purpose::Authenticate;
     vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
@@ -116,13 +116,13 @@ pub(super) fn known_key() -> Vec<Attribute> {
 }
 
 impl Token {
-    /// Makes W and MAK, unless they are there and right.
+    /// Makes W and MAK, and U for a member of a cluster, unless they are there and right.
     pub(super) fn put_backup_keys(
         &self,
         session: &mut Kept,
         call: &Call,
-        key_id: [u8; 16],
-        uid: [u8; 16],
+        (key_id, uid): ([u8; 16], [u8; 16]),
+        unwrap: bool,
     ) -> Result<(), HsmFailure> {
         let kek = key(call, 0)?;
         let mak = key(call, 1)?;
@@ -130,16 +130,19 @@ impl Token {
         let id = id_of(key_id, uid);
         let mut bench = Bench::new(&self.module, &own);
         let put = bench.put(Purpose::Wrap, &id, kek).and_then(|()| bench.put(Purpose::Authenticate, &id, mak));
+        let put = put.and_then(|()| if unwrap { bench.put(Purpose::Unwrap, &id, kek) } else { Ok(()) });
         bench.finish();
         put
     }
 
-    /// Destroys the keys of every backup key but this one, and says whether both of its own are there.
+    /// Destroys the keys of every backup key but this one, and U where it may not stay; says which of its own
+    /// are there.
     pub(super) fn keep_backup_keys(
-        &self,
+        &mut self,
         session: &mut Kept,
         key_id: Option<[u8; 16]>,
         uid: [u8; 16],
+        unwrap: bool,
     ) -> Result<HsmAnswer, HsmFailure> {
         let own = self.own_session(session, Function::FindObjects)?;
         let objects = Objects { module: &self.module, open: &own };
@@ -147,18 +150,22 @@ impl Token {
         let mut destroyed = 0u8;
         for purpose in Purpose::ALL {
             for object in objects.find(&[Attribute::Private(true), Attribute::Label(purpose.label().into())])? {
-                if Some(objects.id(object)?) != ours {
+                if Some(objects.id(object)?) != ours || (purpose == Purpose::Unwrap && !unwrap) {
                     objects.destroy(object)?;
                     destroyed = destroyed.saturating_add(1);
                 }
             }
         }
-        let mut present = false;
+        let (mut present, mut unwraps) = (false, false);
         if let Some(id) = ours {
-            let right = |purpose| Ok::<_, HsmFailure>(objects.right(purpose, &id)?.is_some());
-            present = right(Purpose::Wrap)? && right(Purpose::Authenticate)?;
+            let (w, mak) = (objects.right(Purpose::Wrap, &id)?, objects.right(Purpose::Authenticate, &id)?);
+            present = w.is_some() && mak.is_some();
+            if let (Some(w), Some(mak)) = (w, mak) {
+                self.known.learn(self.place()?, &id, (w.handle(), mak.handle()));
+            }
+            unwraps = unwrap && objects.right(Purpose::Unwrap, &id)?.is_some();
         }
-        Ok(HsmAnswer::BackupKeysKept { present, destroyed })
+        Ok(HsmAnswer::BackupKeysKept { present, destroyed, unwrap: unwraps })
     }
 
     /// A session for one order, beside the one that holds the login. What a call that failed
@@ -225,6 +232,25 @@ impl<'a> Bench<'a> {
         checked
     }
 
+    /// Makes such a key as an object of the session, which ends with it, and checks it in the same way.
+    pub(super) fn put_for_session(
+        &mut self,
+        purpose: Purpose,
+        id: &[u8],
+        bytes: &[u8],
+    ) -> Result<ObjectHandle, HsmFailure> {
+        let wanted = attributes(purpose, id).into_iter().map(|attribute| match attribute {
+            Attribute::Token(_) => Attribute::Token(false),
+            other => other,
+        });
+        let made = self.importer.import(wanted.collect(), bytes)?;
+        if self.does_as_software(purpose, made, bytes)? {
+            Ok(made)
+        } else {
+            Err(does_something_else(purpose.function()))
+        }
+    }
+
     /// Whether the key in the token gives what software gives with these bytes.
     fn does_as_software(&mut self, purpose: Purpose, object: ObjectHandle, bytes: &[u8]) -> Result<bool, HsmFailure> {
         match purpose {
@@ -282,7 +308,7 @@ impl Objects<'_> {
     }
 
     /// Its `CKA_ID`.
-    fn id(&self, object: ObjectHandle) -> Result<Vec<u8>, HsmFailure> {
+    pub(super) fn id(&self, object: ObjectHandle) -> Result<Vec<u8>, HsmFailure> {
         match self.read(object, &[AttributeType::Id])?.pop() {
             Some(Attribute::Id(id)) => Ok(id),
             // An object of our label without an id that can be read is nobody's to destroy.

@@ -50,6 +50,8 @@ pub(super) mod code {
     pub(crate) const TEMPLATE_INCONSISTENT: u64 = 0xD1;
     /// `CKR_TOKEN_NOT_RECOGNIZED`
     pub(crate) const TOKEN_NOT_RECOGNIZED: u64 = 0xE1;
+    /// `CKR_TOKEN_RESOURCE_EXCEEDED`
+    pub(crate) const TOKEN_RESOURCE_EXCEEDED: u64 = 0x201;
     /// `CKR_CRYPTOKI_NOT_INITIALIZED`
     pub(crate) const CRYPTOKI_NOT_INITIALIZED: u64 = 0x190;
 }

@@ -24,7 +24,9 @@ use super::Replies;
 use super::find::{self, unpadded};
 use super::lock::Rewrites;
 use super::module::{Module, code, failure, says_gone};
+use super::transfer::Known;
 use crate::hsm_wire::{Order, RANDOM_BYTES, Report, WantedToken};
+use crate::transfer_dir::PlanOf;
 
 /// One order with its secrets, which are wiped when it is dropped.
 pub(super) struct Call {
@@ -44,6 +46,7 @@ pub(super) struct Token {
     pub(super) replies: Replies,
     pub(super) settle_dir: Option<Arc<Path>>,
     pub(super) transfer_dir: Arc<Path>,
+    pub(super) known: Known,
 }
 
 /// What is kept between calls.
@@ -64,15 +67,17 @@ impl Token {
             Order::Unblock => self.unblock(session, &mut call).map(|()| HsmAnswer::Unblocked),
             Order::Erase => self.erase(session, &mut call).map(HsmAnswer::Erased),
             Order::SetSoPin => self.set_so_pin(session, &mut call).map(|()| HsmAnswer::SoPinSet),
-            Order::PutBackupKeys { key_id, uid } => {
-                self.put_backup_keys(session, &call, key_id, uid).map(|()| HsmAnswer::BackupKeysPut)
+            Order::PutBackupKeys { key_id, uid, unwrap } => {
+                self.put_backup_keys(session, &call, (key_id, uid), unwrap).map(|()| HsmAnswer::BackupKeysPut)
             }
-            Order::KeepBackupKeys { key_id, uid } => self.keep_backup_keys(session, key_id, uid),
+            Order::KeepBackupKeys { key_id, uid, unwrap } => self.keep_backup_keys(session, key_id, uid, unwrap),
             Order::Inventory { uid } => self.inventory(session, uid),
-            Order::ExportSection { key_id, uid } => self.export_section(session, (key_id, uid)),
+            Order::ExportSection { key_id, uid, once } => self.export_section(session, (&call, once), (key_id, uid)),
             Order::PrepareImport { key_id, uid } => self.prepare_import(session, &call, (key_id, uid)),
-            Order::Import { key_id, uid } => self.import(session, (key_id, uid)),
-            Order::DropUnwrapKey => self.drop_unwrap_key(session),
+            Order::Import { key_id, uid } => self.import(session, &call, PlanOf::Restore, (key_id, uid)),
+            Order::PlanPackage { key_id, uid } => self.plan_package(session, &call, (key_id, uid)),
+            Order::ImportPackage { key_id, uid } => self.import(session, &call, PlanOf::Package(uid), (key_id, uid)),
+            Order::DropUnwrapKey { keep } => self.drop_unwrap_key(session, keep),
             Order::Random => return self.random(session, call.request),
             Order::Look => return self.notice_loss(session),
         };

@@ -12,31 +12,40 @@
 //! know our session when it is asked past cryptoki: transfers do not work through it, and say so.
 
 mod calls;
+mod known;
 mod mechanism;
 mod object;
+mod progress;
 mod restored;
 mod section;
 mod spool;
+mod vendor;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
+use std::sync::Arc;
 
 use cryptoki::object::Attribute;
 use cryptoki::session::Session;
 use slotwarden_core::effect::{HsmAnswer, ImportPlan, KeyCounts};
 use slotwarden_core::export::{Attributes, Class, Entry};
-use slotwarden_core::fault::{Function, HsmFailure, Refusal};
+use slotwarden_core::fault::{Function, HsmFailure, Refusal, rv};
+use slotwarden_core::ledger::KeyName;
+use subtle::ConstantTimeEq as _;
 
 pub(super) use self::calls::{Calls, Value};
+pub(super) use self::known::Known;
 use self::mechanism::KeyWrap;
 use self::object::Sheet;
+use self::progress::Progress;
 use self::restored::{Restorer, known_by};
-use self::section::{Maker, Told, is_key, is_ours, objects, why_no_export_holds};
-use self::spool::Spool;
+use self::section::{Maker, Told, is_key, key_name, objects, why_no_export_holds};
+use self::spool::{Spool, by_key};
 use super::backup_keys::{Bench, Objects, Purpose, does_something_else, id_of, key, says_lost};
+use super::module::code;
 use super::token::{Call, Kept, Token};
-use crate::transfer_dir::{self, EXPORT, RestorePlan, digest, name_of};
+use crate::transfer_dir::{self, EXPORT, PlanOf, RestorePlan, digest, name_of};
 
 /// Which backup key, of which slot.
 type Names = ([u8; 16], [u8; 16]);
@@ -50,12 +59,14 @@ impl Token {
         let covered = covered.map_err(|error| self.failed_file("what was exported", &error))?;
         let mut counts = KeyCounts::default();
         let mut recorded = Vec::new();
-        let mut sheet = Sheet::new();
+        let (mut sheet, mut names) = (Sheet::new(), BTreeSet::new());
         for object in objects(&calls)? {
             sheet.read(&calls, object)?;
             // Other slots need not wait for all of it.
             self.module.callers.aside(|| ());
-            let Some(class) = sheet.class().filter(|class| is_key(*class) && !is_ours(&sheet)) else { continue };
+            let Some(name) = key_name(&sheet, &uid) else { continue };
+            names.insert(name);
+            let Some(class) = sheet.class().filter(|class| is_key(*class)) else { continue };
             sheet.recorded(&mut recorded);
             let recorded = Attributes::new(&recorded).map_err(|_| does_something_else(Function::GetAttributeValue))?;
             counts.keys = counts.keys.saturating_add(1);
@@ -63,19 +74,44 @@ impl Token {
             let is_covered = covered.contains(&digest(class, sheet.id(), sheet.label(), recorded));
             counts.uncovered = counts.uncovered.saturating_add(u32::from(!is_covered));
         }
+        self.keep_names(uid, &names)?;
         Ok(HsmAnswer::Counted(counts))
     }
 
-    /// Appends the slot's section to the export that the daemon began.
-    pub(super) fn export_section(&self, session: &mut Kept, (key_id, uid): Names) -> Result<HsmAnswer, HsmFailure> {
+    /// Keeps what is in the token, so that the daemon notices what was made and removed.
+    fn keep_names(&self, uid: [u8; 16], names: &BTreeSet<KeyName>) -> Result<(), HsmFailure> {
+        let kept = self.module.callers.aside(|| transfer_dir::write_names(&self.transfer_dir, uid, names));
+        kept.map_err(|error| self.failed_file("the names of the keys", &error))
+    }
+
+    /// Appends the slot's section to the export that the daemon began. `once`: under the keys that came with
+    /// the order, as objects of this session, which end with it.
+    pub(super) fn export_section(
+        &mut self,
+        session: &mut Kept,
+        (call, once): (&Call, bool),
+        (key_id, uid): Names,
+    ) -> Result<HsmAnswer, HsmFailure> {
         let own = self.own_session(session, Function::WrapKey)?;
-        let dir = &self.transfer_dir;
-        let job = transfer_dir::read_job(dir).map_err(|error| self.failed_file("the order of an export", &error))?;
+        let (id, place) = (id_of(key_id, uid), self.place()?);
+        let right_keys =
+            if once { self.keys_for_once(&own, call, &id) } else { self.known.keys(&self.module, &own, place, &id) };
+        let dir = Arc::clone(&self.transfer_dir);
+        let job = transfer_dir::read_job(&dir).map_err(|error| self.failed_file("the order of an export", &error))?;
         let mut file =
             OpenOptions::new().append(true).open(dir.join(EXPORT)).map_err(|error| self.failed_file(EXPORT, &error))?;
         let begin = file.seek(SeekFrom::End(0)).map_err(|error| self.failed_file(EXPORT, &error))?;
-        let (mut refused, place) = (Vec::new(), self.place()?);
-        let made = self.right_keys(&own, (key_id, uid)).and_then(|(w, mak, wrap)| {
+        let (mut refused, mut names) = (Vec::new(), BTreeSet::new());
+        let right_keys = right_keys.and_then(|(w, mak)| {
+            // A module without such a mechanism may have a program of its vendor's.
+            let wrap = if job.vendor { None } else { Some(self.known.wrap(&self.module, &own, place)?) };
+            Ok((w, mak, wrap))
+        });
+        let mut progress = Progress::new(&self.replies, self.slot, call.request);
+        let made = right_keys.and_then(|(w, mak, wrap)| {
+            let Some(wrap) = wrap else {
+                return self.append_vendor_section(&own, (place, uid, mak), &job, &file, &mut names);
+            };
             let maker = Maker {
                 module: &self.module,
                 place,
@@ -86,14 +122,15 @@ impl Token {
                 mak,
                 sessions_max: self.module.callers.calls_max(),
             };
-            maker.append(&own, &file, &mut refused)
+            maker.append(&own, &file, &mut refused, &mut names, &mut progress)
         });
+        let made = made.and_then(|told| self.keep_names(uid, &names).map(|()| told));
         match made {
             Ok(Told { keys, left_out }) => Ok(HsmAnswer::SectionExported { keys, left_out }),
             Err(failed) => {
                 self.cut(&file, begin);
                 if failed == HsmFailure::Refused(Refusal::KeysCannotLeave) {
-                    transfer_dir::write_report(dir, &refused)
+                    transfer_dir::write_report(&dir, &refused)
                         .map_err(|error| self.failed_file("the names of keys that cannot leave", &error))?;
                 }
                 Err(failed)
@@ -101,15 +138,16 @@ impl Token {
         }
     }
 
-    /// W, MAK and the mechanism.
-    fn right_keys(&self, own: &Session, (key_id, uid): Names) -> Result<(u64, u64, KeyWrap), HsmFailure> {
-        let id = id_of(key_id, uid);
-        let find = |purpose| {
-            let found = Objects { module: &self.module, open: own }.right(purpose, &id)?;
-            found.map(|key| key.handle()).ok_or(HsmFailure::Refused(Refusal::NoBackupKey))
-        };
-        let (w, mak) = (find(Purpose::Wrap)?, find(Purpose::Authenticate)?);
-        Ok((w, mak, KeyWrap::find(&self.module, own, &Calls::new(&self.module, own)?)?))
+    /// W and MAK of a key that is for this export only.
+    fn keys_for_once(&self, own: &Session, call: &Call, id: &[u8]) -> Result<(u64, u64), HsmFailure> {
+        let (kek, mak) = (key(call, 0)?, key(call, 1)?);
+        let mut bench = Bench::new(&self.module, own);
+        let made = bench
+            .put_for_session(Purpose::Wrap, id, kek)
+            .and_then(|w| Ok((w, bench.put_for_session(Purpose::Authenticate, id, mak)?)));
+        bench.finish();
+        let (w, mak) = made?;
+        Ok((w.handle(), mak.handle()))
     }
 
     /// Takes back what was appended. A file that cannot even be cut has no MAC, and nobody takes it.
@@ -131,34 +169,89 @@ impl Token {
         let own = self.own_session(session, Function::UnwrapKey)?;
         // Nothing touches the token before the file was verified as a whole.
         let mut spool = Spool::open(&self.transfer_dir, names.1)?;
-        let hash = self.module.callers.aside(|| spool.verify(Some(mak)))?;
-        let planned = self.plan(&own, kek, names, &mut spool, hash);
+        let hash = self.module.callers.aside(|| spool.verify(&mut by_key(mak)))?;
+        if spool.is_vendor() {
+            return self.plan_vendor_part(names.1, hash);
+        }
+        let mut progress = Progress::new(&self.replies, self.slot, call.request);
+        progress.begin(spool.count());
+        let id = id_of(names.0, names.1);
+        // That of a member of a cluster stays, whatever comes of this.
+        let stays = Objects { module: &self.module, open: &own }.right(Purpose::Unwrap, &id)?.map(|_| names);
+        let mut bench = Bench::new(&self.module, &own);
+        let put = bench.put(Purpose::Unwrap, &id, kek);
+        bench.finish();
+        let planned = put.and_then(|()| self.plan(&own, PlanOf::Restore, names, (&mut spool, hash), &mut progress));
         if planned.is_err() {
             // The first failure says more; the daemon orders it again.
-            let _ = self.drop_unwrap_keys(&own);
+            let _ = self.drop_unwrap_keys(&own, stays);
         }
         planned.map(HsmAnswer::ImportPrepared)
+    }
+
+    /// Tries every entry of a package's section by the U of a member, and keeps what is to be made.
+    pub(super) fn plan_package(&self, session: &mut Kept, call: &Call, names: Names) -> Result<HsmAnswer, HsmFailure> {
+        let own = self.own_session(session, Function::UnwrapKey)?;
+        let calls = Calls::new(&self.module, &own)?;
+        let objects = Objects { module: &self.module, open: &own };
+        let mak = objects.right(Purpose::Authenticate, &id_of(names.0, names.1))?;
+        let mak = mak.ok_or(HsmFailure::Refused(Refusal::NoBackupKey))?.handle();
+        let mut spool = Spool::open(&self.transfer_dir, names.1)?;
+        let mut section = (Vec::new(), [0; 32]);
+        let hash = self.module.callers.aside(|| {
+            spool.verify(&mut |message, mac| {
+                section = (message.to_vec(), *mac);
+                Ok(true)
+            })
+        })?;
+        if spool.is_vendor() {
+            // No node of ours sends one.
+            return Err(HsmFailure::Refused(Refusal::ExportFileInvalid));
+        }
+        // The key is in the token alone: what it makes of the message is compared.
+        let (message, mac) = section;
+        if !bool::from(calls.authenticate(mak, &message)?.as_slice().ct_eq(&mac)) {
+            return Err(HsmFailure::Refused(Refusal::ExportOfAnotherKey));
+        }
+        let mut progress = Progress::new(&self.replies, self.slot, call.request);
+        progress.begin(spool.count());
+        let which = PlanOf::Package(names.1);
+        self.plan(&own, which, names, (&mut spool, hash), &mut progress).map(HsmAnswer::ImportPrepared)
     }
 
     fn plan(
         &self,
         own: &Session,
-        kek: &[u8],
+        which: PlanOf,
         (key_id, uid): Names,
-        spool: &mut Spool,
-        hash: [u8; 32],
+        (spool, hash): (&mut Spool, [u8; 32]),
+        progress: &mut Progress<'_>,
     ) -> Result<ImportPlan, HsmFailure> {
-        let id = id_of(key_id, uid);
-        let mut bench = Bench::new(&self.module, own);
-        let put = bench.put(Purpose::Unwrap, &id, kek);
-        bench.finish();
-        put?;
-        let mut restorer = self.restorer(own, &id)?;
+        let (unwanted, seen) = match which {
+            PlanOf::Restore => (BTreeSet::new(), BTreeSet::new()),
+            PlanOf::Package(uid) => self
+                .module
+                .callers
+                .aside(|| {
+                    let seen = transfer_dir::read_names(&self.transfer_dir, uid)?.unwrap_or_default();
+                    Ok((transfer_dir::read_unwanted(&self.transfer_dir, uid)?, seen))
+                })
+                .map_err(|error| self.failed_file("what is recorded as removed", &error))?,
+        };
+        let mut restorer = self.restorer(own, &id_of(key_id, uid))?;
         let index = restorer.index()?;
         let (mut plan, mut new) = (ImportPlan::default(), Vec::new());
         spool.entries(|entry| {
-            let made = restorer.make(entry, false).map_err(|failed| self.failed_entry(entry, failed))?;
+            progress.step();
+            let name = KeyName::of_entry(&uid, entry);
             let there = index.get(&known_by(entry.class, entry.id, entry.label));
+            // What was there at the last look and is not now was destroyed since: that counts already (P25).
+            let gone = there.is_none() && name.is_some_and(|name| seen.contains(&name));
+            if gone || name.is_some_and(|name| unwanted.contains(&name)) {
+                plan.removed = plan.removed.saturating_add(1);
+                return Ok(());
+            }
+            let made = restorer.make(entry, false).map_err(|failed| self.failed_entry(entry, failed))?;
             let mut same = Ok(false);
             for object in there.into_iter().flatten() {
                 same = restorer.has_value_of(entry, made, *object);
@@ -193,42 +286,61 @@ impl Token {
         let kept = RestorePlan { hash, uid, new };
         self.module
             .callers
-            .aside(|| transfer_dir::write_plan(&self.transfer_dir, &kept))
-            .map_err(|error| self.failed_file("the plan of a restore", &error))?;
+            .aside(|| transfer_dir::write_plan(&self.transfer_dir, which, &kept))
+            .map_err(|error| self.failed_file("the plan of an import", &error))?;
         Ok(plan)
     }
 
-    /// Makes what the plan calls new, unless it is there and right.
-    pub(super) fn import(&self, session: &mut Kept, (key_id, uid): Names) -> Result<HsmAnswer, HsmFailure> {
+    /// Makes what this plan calls new, unless it is there and right.
+    pub(super) fn import(
+        &self,
+        session: &mut Kept,
+        call: &Call,
+        which: PlanOf,
+        (key_id, uid): Names,
+    ) -> Result<HsmAnswer, HsmFailure> {
         let own = self.own_session(session, Function::UnwrapKey)?;
-        let plan = transfer_dir::read_plan(&self.transfer_dir)
-            .map_err(|error| self.failed_file("the plan of a restore", &error))?;
+        let mut plan = transfer_dir::read_plan(&self.transfer_dir, which)
+            .map_err(|error| self.failed_file("the plan of an import", &error))?;
         let mut spool = Spool::open(&self.transfer_dir, uid)?;
-        let hash = self.module.callers.aside(|| spool.verify(None))?;
+        // Its MAC was checked for the plan, and the hash says that it is the same file.
+        let hash = self.module.callers.aside(|| spool.verify(&mut |_, _| Ok(true)))?;
         if plan.hash != hash || plan.uid != uid {
             return Err(HsmFailure::Refused(Refusal::ImportPlanOutdated));
         }
+        if spool.is_vendor() {
+            // The program has taken its part back; the daemon saw to that before this order.
+            return self.settle().map(|()| HsmAnswer::Imported { made: 0 });
+        }
         let mut restorer = self.restorer(&own, &id_of(key_id, uid))?;
         let index = restorer.index()?;
-        let failed = |error: std::io::Error| self.failed_file("the plan of a restore", &error);
-        if !transfer_dir::is_import_begun(&self.transfer_dir, &plan).map_err(failed)? {
-            // What has such a name now was made by somebody else, since the plan: it stays.
+        let failed = |error: std::io::Error| self.failed_file("the plan of an import", &error);
+        if !transfer_dir::is_import_begun(&self.transfer_dir, which, &plan).map_err(failed)? {
+            // What has such a name now was made by somebody else, since the plan: it stays, and is never ours.
+            let mut theirs = HashSet::new();
             spool.entries(|entry| {
                 let there = index.get(&known_by(entry.class, entry.id, entry.label));
                 for object in there.into_iter().flatten() {
-                    if plan.new.binary_search(&entry.index).is_ok()
-                        && restorer.is_labelled(entry, *object)?
-                        && !self.is_right(&mut restorer, entry, *object)?
-                    {
-                        return Err(HsmFailure::Refused(Refusal::ImportConflicts));
+                    if plan.new.binary_search(&entry.index).is_ok() && restorer.is_labelled(entry, *object)? {
+                        if !self.is_right(&mut restorer, entry, *object)? {
+                            return Err(HsmFailure::Refused(Refusal::ImportConflicts));
+                        }
+                        theirs.insert(entry.index);
                     }
                 }
                 Ok(())
             })?;
-            transfer_dir::begin_import(&self.transfer_dir, &plan).map_err(failed)?;
+            if !theirs.is_empty() {
+                plan.new.retain(|index| !theirs.contains(index));
+                transfer_dir::write_plan(&self.transfer_dir, which, &plan).map_err(failed)?;
+            }
+            transfer_dir::begin_import(&self.transfer_dir, which, &plan).map_err(failed)?;
         }
         let (mut made, mut claimed) = (0u32, HashSet::new());
-        spool.entries(|entry| {
+        let mut progress = Progress::new(&self.replies, self.slot, call.request);
+        progress.begin(spool.count());
+        let all = spool.entries(|entry| {
+            progress.step();
             if plan.new.binary_search(&entry.index).is_err() {
                 return Ok(());
             }
@@ -256,9 +368,42 @@ impl Token {
             }
             self.module.callers.aside(|| ());
             Ok(())
-        })?;
+        });
+        let failed_file = |error: std::io::Error| self.failed_file("the plan of an import", &error);
+        match all {
+            Ok(()) => {}
+            Err(failed) if is_full(failed) => {
+                self.take_back(&mut restorer, &mut spool, &plan)?;
+                // What somebody makes under such a name from here on is theirs.
+                transfer_dir::end_import(&self.transfer_dir, which).map_err(failed_file)?;
+                return Err(HsmFailure::Refused(Refusal::TokenFull));
+            }
+            Err(failed) => return Err(failed),
+        }
         self.settle()?;
         Ok(HsmAnswer::Imported { made })
+    }
+
+    /// Destroys what this import made, in this process or one before it, and nothing else: when it began,
+    /// the token had nothing of the names that the plan calls new.
+    fn take_back(&self, restorer: &mut Restorer<'_>, spool: &mut Spool, plan: &RestorePlan) -> Result<(), HsmFailure> {
+        let index = restorer.index()?;
+        let mut gone = HashSet::new();
+        spool.entries(|entry| {
+            if plan.new.binary_search(&entry.index).is_err() {
+                return Ok(());
+            }
+            for object in index.get(&known_by(entry.class, entry.id, entry.label)).into_iter().flatten() {
+                if !gone.contains(object) && restorer.is_labelled(entry, *object)? {
+                    restorer.destroy(*object)?;
+                    gone.insert(*object);
+                }
+            }
+            self.module.callers.aside(|| ());
+            Ok(())
+        })?;
+        self.replies.note(format!("the token is full: {} objects of the import were destroyed again", gone.len()));
+        self.settle()
     }
 
     fn is_right(&self, restorer: &mut Restorer<'_>, entry: &Entry<'_>, object: u64) -> Result<bool, HsmFailure> {
@@ -271,16 +416,19 @@ impl Token {
         same
     }
 
-    /// Destroys every U.
-    pub(super) fn drop_unwrap_key(&self, session: &mut Kept) -> Result<HsmAnswer, HsmFailure> {
+    /// Destroys every U but that of a member of a cluster.
+    pub(super) fn drop_unwrap_key(&self, session: &mut Kept, keep: Option<Names>) -> Result<HsmAnswer, HsmFailure> {
         let own = self.own_session(session, Function::DestroyObject)?;
-        self.drop_unwrap_keys(&own).map(|()| HsmAnswer::UnwrapKeyDropped)
+        self.drop_unwrap_keys(&own, keep).map(|()| HsmAnswer::UnwrapKeyDropped)
     }
 
-    fn drop_unwrap_keys(&self, own: &Session) -> Result<(), HsmFailure> {
+    fn drop_unwrap_keys(&self, own: &Session, keep: Option<Names>) -> Result<(), HsmFailure> {
         let objects = Objects { module: &self.module, open: own };
+        let kept = keep.map(|(key_id, uid)| id_of(key_id, uid));
         for object in objects.find(&[Attribute::Label(Purpose::Unwrap.label().into())])? {
-            objects.destroy(object)?;
+            if kept.is_none() || Some(objects.id(object)?) != kept {
+                objects.destroy(object)?;
+            }
         }
         Ok(())
     }
@@ -297,6 +445,7 @@ impl Token {
         let name = name_of(entry.label, entry.id);
         self.replies.note(format!("entry {} ({name}) of the export was not made: {failed:?}", entry.index));
         match failed {
+            full if is_full(full) => full,
             HsmFailure::Pkcs11 { code, function: Function::UnwrapKey } if !says_lost(code) => {
                 HsmFailure::Refused(Refusal::KeyNotRestorable)
             }
@@ -308,6 +457,17 @@ impl Token {
         self.replies.note(format!("{what} in {}: {error}", self.transfer_dir.display()));
         files_failed()
     }
+}
+
+/// Whether a token says that it has no room for another object.
+fn is_full(failed: HsmFailure) -> bool {
+    matches!(
+        failed,
+        HsmFailure::Pkcs11 {
+            code: rv::DEVICE_MEMORY | code::TOKEN_RESOURCE_EXCEEDED,
+            function: Function::UnwrapKey | Function::CreateObject,
+        }
+    )
 }
 
 fn files_failed() -> HsmFailure {

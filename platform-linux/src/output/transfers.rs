@@ -5,35 +5,51 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{Format, line, told};
-use crate::export_file::{Verified, VerifiedObject, VerifiedSection};
-use crate::status_json::{KeysView, PlanView, SCHEMA, TransferView};
+use crate::export_file::{Verified, VerifiedCost, VerifiedObject, VerifiedSection};
+use crate::status_json::{KeysDoneView, KeysView, PlanView, SCHEMA, TransferView};
 
 /// What an import would do, in one sentence.
 #[must_use]
 pub fn plan(plan: PlanView) -> String {
-    let PlanView { new, same, conflict } = plan;
-    format!("{new} new, {same} there already with the same value, {conflict} there with another value")
+    let PlanView { new, same, conflict, removed } = plan;
+    let removed = if removed > 0 { format!(", {removed} recorded as removed") } else { String::new() };
+    format!("{new} new, {same} there already with the same value, {conflict} there with another value{removed}")
 }
 
-/// The keys of a slot, in one sentence.
-pub(super) fn keys(keys: KeysView) -> String {
+/// The same, where the vendor's own program takes a part back.
+#[must_use]
+pub fn vendor_plan(bytes: u64, program: Option<&str>) -> String {
+    let program = program.unwrap_or("the program of the slot");
+    format!("vendor part: {bytes} bytes, {program} makes of it what it does; what is new nobody else knows")
+}
+
+/// The keys of a slot, in one sentence. `program`: what makes its exports, where the vendor's own does.
+pub(super) fn keys(keys: KeysView, program: Option<&str>) -> String {
     let KeysView { keys, can_leave, uncovered } = keys;
+    if let Some(program) = program {
+        let before = keys.saturating_sub(uncovered);
+        return format!(
+            "{before} of {keys} keys were there when {program} last made an export; which of them it holds only that knows"
+        );
+    }
     let why = if can_leave < keys { ": CKA_EXTRACTABLE is false for the others" } else { "" };
     format!("{can_leave} of {keys} keys can leave{why}; {uncovered} are in no export")
 }
 
 /// What somebody who relies on exports should know of a slot.
-pub(super) fn coverage(slot: &str, keys: Option<KeysView>) -> Vec<String> {
-    let Some(KeysView { keys, can_leave, uncovered }) = keys else { return Vec::new() };
-    let staying = keys.saturating_sub(can_leave);
-    let stays =
+pub(super) fn staying(slot: &str, keys: Option<KeysView>, program: Option<&str>) -> Option<String> {
+    let KeysView { keys, can_leave, .. } = keys?;
+    // A program of the vendor's may take those too.
+    let staying = if program.is_some() { 0 } else { keys.saturating_sub(can_leave) };
+    let text =
         format!("{slot}: {staying} of {keys} keys cannot leave (CKA_EXTRACTABLE is false): no export holds them");
-    let missing = format!("{slot}: {uncovered} of {keys} keys are in no export: `slotwarden backup export FILE`");
-    [(staying > 0, stays), (uncovered > 0, missing)]
-        .into_iter()
-        .filter(|(said, _)| *said)
-        .map(|(_, text)| text)
-        .collect()
+    (staying > 0).then_some(text)
+}
+
+/// How far it is, in one sentence.
+#[must_use]
+pub fn progress(found: KeysDoneView) -> String {
+    format!("{} of {} objects", found.done, found.of)
 }
 
 /// The transfer under way.
@@ -47,9 +63,13 @@ pub(super) fn lines(transfer: &TransferView) -> Vec<String> {
         "halfway" => format!("the import into {slot} stands still: `slotwarden backup import {slot}` goes on"),
         _ => format!("the restore into {slot} is over; its unwrapping key is taken away when the slot is active"),
     };
-    let planned = transfer.plan.map(|found| format!("  {}", plan(found)));
+    let done = transfer.progress.map(|found| format!("  {}", progress(found)));
+    let planned = transfer.plan.map(|found| match transfer.vendor_bytes {
+        Some(bytes) => format!("  {}", vendor_plan(bytes, None)),
+        None => format!("  {}", plan(found)),
+    });
     let why = transfer.why.as_ref().map(|why| told("  why", why));
-    std::iter::once(first).chain(planned).chain(why).collect()
+    std::iter::once(first).chain(done).chain(planned).chain(why).collect()
 }
 
 /// What a whole file says of itself.
@@ -63,13 +83,28 @@ pub fn verified(format: Format, file: &Path, found: &Verified) {
         "level {}; opened by backup key {} (export {} of its node)",
         found.level, found.key_id, found.sequence
     ));
+    if let Some(VerifiedCost { memory_kib, passes, lanes }) = found.cost {
+        line(&format!(
+            "protected by a passphrase: Argon2id, {} MiB, {passes} passes, {lanes} lanes",
+            memory_kib / 1024
+        ));
+    }
     for section in &found.sections {
         let VerifiedSection { slot, uid, token: (label, serial), hsm, .. } = section;
         line(&format!("slot {slot} (uid {uid}), token {label} {serial}, {hsm}"));
         section.objects.iter().for_each(|object| line(&object_line(object)));
         section.left_out.iter().for_each(|object| line(&object_line(object)));
+        if let Some(bytes) = section.vendor_bytes {
+            line(&format!(
+                "  vendor part: {bytes} bytes of the HSM vendor's own program; what keys it holds only that knows"
+            ));
+        }
     }
-    line("its MACs are checked when it is restored: they need the cards");
+    line(match (found.authentic, found.level) {
+        (true, _) => "its MACs are right: nobody without its passphrase altered it",
+        (false, "passphrase") => "its MACs are not checked: give --with-passphrase, or restore it",
+        (false, _) => "its MACs are checked when it is restored: they need the cards",
+    });
 }
 
 fn object_line(object: &VerifiedObject) -> String {

@@ -8,6 +8,8 @@
 //! | `seal.key` | the key file, unless configured elsewhere or a systemd credential is used |
 //! | `slotwarden.state` | the marker: a store was made here, with this format version |
 //! | `ballast` | 4 MiB that are given up when the disk is full |
+//! | `zeroize`, `seal.next` | a zeroize that is not over (`zeroize.rs`) |
+//! | `lost-DATE` | a store that was lost and set aside (`lost.rs`) |
 //!
 //! A first start makes `seal.new` and `store.new`, renames them in that order, each rename
 //! durable, and writes the marker last. So after a power cut anywhere in between the next

@@ -3,7 +3,8 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `meta` | name | `format`: version, u32 big-endian; `cluster`: 16 bytes, bound into every seal; `node`: Ed25519 public key; `policy`: [`PolicyRecord::encode`], once dual control was switched; `cluster-id`: the cluster id in force, once the core recorded it; `restoration`: [`Restoration::encode`], once there was one |
+//! | `meta` | name | `format`: version, u32 big-endian; `cluster`: 16 bytes, bound into every seal; `node`: Ed25519 public key; `policy`: [`PolicyRecord::encode`], once dual control was switched; `cluster-id`: the cluster id in force, once the core recorded it; `restoration`: [`Restoration::encode`], once there was one; `roster`: [`Membership::encode`], once there was a cluster; `sync-marks`: [`Marks::encode`], once a package was made or taken; `reception`: [`Reception::encode`], once there was one; `zeroized`: the id of the last zeroize that was finished |
+//! | `former-nodes` | sequence of the audit record that names its successor | a node key that a zeroize destroyed: public key |
 //! | `owners` | slot name | owner number; rows are never removed, so no number is used twice |
 //! | `persons` | person's name | person number, from 1; rows are never removed |
 //! | `configurations` | SHA-256 of the value | the protected part of a configuration |
@@ -35,8 +36,11 @@ use slotwarden_core::card::registry::{CARD_ENTRY_BYTES_MAX, CardEntry};
 use slotwarden_core::card::sets::{CARD_SETS_BYTES_MAX, CardSets, SetSubject};
 use slotwarden_core::ceremony::CeremonyId;
 use slotwarden_core::ceremony::transcript::{LINE_BYTES_MAX, Line};
+use slotwarden_core::cluster::{MARKS_BYTES_MAX, MEMBERSHIP_BYTES_MAX, Membership};
 use slotwarden_core::fault::Refusal;
+use slotwarden_core::package::Marks;
 use slotwarden_core::person::PersonId;
+use slotwarden_core::reception::{RECEPTION_BYTES_MAX, Reception};
 use slotwarden_core::record::{
     Owner, POLICY_RECORD_BYTES_MAX, PolicyRecord, SETS_BYTES_MAX, SLOT_RECORD_BYTES_MAX, SecretKey, Sets, SlotRecord,
 };
@@ -44,7 +48,7 @@ use slotwarden_core::transfer::{RESTORATION_BYTES_MAX, Restoration};
 
 use super::Refused;
 use super::directory::FORMAT_VERSION;
-use crate::audit::Verifier;
+use crate::audit::{NodeKeys, Verifier};
 use crate::devices::{Checkpoint, TranscriptEnd};
 use crate::seal::{kind_code, kind_from_code};
 use crate::transcript;
@@ -61,6 +65,7 @@ const CHECKPOINTS: TableDefinition<'_, u64, &[u8; 96]> = TableDefinition::new("c
 const CARD_SETS: TableDefinition<'_, &[u8; 3], &[u8]> = TableDefinition::new("card-sets");
 const CARDS: TableDefinition<'_, u8, &[u8]> = TableDefinition::new("cards");
 const TRANSCRIPTS: TableDefinition<'_, &[u8; 10], &[u8]> = TableDefinition::new("transcripts");
+const FORMER_NODES: TableDefinition<'_, u64, &[u8; 32]> = TableDefinition::new("former-nodes");
 const TRANSCRIPT_ENDS: TableDefinition<'_, &[u8; 8], &[u8; 96]> = TableDefinition::new("transcript-ends");
 
 /// redb's page cache, bytes. The whole working set of 64 slots is a tenth of this.
@@ -102,6 +107,12 @@ pub enum Change {
     Cluster([u8; 16]),
     /// The restoration under way; replaces the one before.
     Restoration(Option<Restoration>),
+    /// The roster in force; replaces the one before.
+    Roster(Box<Membership>),
+    /// What was taken from other members and sent to them; replaces what was before.
+    SyncMarks(Box<Marks>),
+    /// The package under way whose making was ordered; replaces the one before.
+    Reception(Option<Box<Reception>>),
     /// A line of a transcript; never replaces one.
     Transcript(CeremonyId, u16, Box<Line>),
     /// The signed end of a transcript.
@@ -115,6 +126,10 @@ pub struct Content {
     pub cluster: [u8; 16],
     /// The node's public key.
     pub node: [u8; 32],
+    /// Public keys that the node had before, oldest first.
+    pub former_nodes: Vec<[u8; 32]>,
+    /// The last zeroize that was finished.
+    pub zeroized: Option<[u8; 16]>,
     /// Slot names and their numbers.
     pub owners: Vec<(String, Owner)>,
     /// Names of persons and their numbers.
@@ -135,6 +150,12 @@ pub struct Content {
     pub cluster_id: Option<[u8; 16]>,
     /// The restoration under way.
     pub restoration: Option<Restoration>,
+    /// The roster in force.
+    pub membership: Option<Membership>,
+    /// What was taken from other members, and sent to them.
+    pub marks: Marks,
+    /// The package under way whose making was ordered.
+    pub reception: Option<Reception>,
     /// The transcripts, by their ends; every line before them was checked.
     pub transcripts: Vec<Transcript>,
     /// The sealed secrets.
@@ -293,6 +314,22 @@ pub fn apply(database: &Database, batch: &[Change]) -> Result<(), redb::Error> {
                     .map_err(|_| invariant("a restoration fits its bound"))?;
                 transaction.open_table(META)?.insert("restoration", bytes)?;
             }
+            Change::Roster(membership) => {
+                let mut place = [0; MEMBERSHIP_BYTES_MAX];
+                let bytes = membership.encode(&mut place).map_err(|_| invariant("a roster fits its bound"))?;
+                transaction.open_table(META)?.insert("roster", bytes)?;
+            }
+            Change::SyncMarks(marks) => {
+                let mut place = [0; MARKS_BYTES_MAX];
+                let bytes = marks.encode(&mut place).map_err(|_| invariant("marks fit their bound"))?;
+                transaction.open_table(META)?.insert("sync-marks", bytes)?;
+            }
+            Change::Reception(reception) => {
+                let mut place = [0; RECEPTION_BYTES_MAX];
+                let bytes = Reception::encode(reception.as_deref(), &mut place)
+                    .map_err(|_| invariant("a reception fits its bound"))?;
+                transaction.open_table(META)?.insert("reception", bytes)?;
+            }
             Change::Transcript(id, number, line) => {
                 let mut place = [0; LINE_BYTES_MAX];
                 let bytes = line.encode(&mut place).map_err(|_| invariant("a line of a transcript fits its bound"))?;
@@ -313,6 +350,65 @@ pub fn apply(database: &Database, batch: &[Change]) -> Result<(), redb::Error> {
     Ok(())
 }
 
+/// What a zeroize leaves in a store.
+pub struct Rekey<'r> {
+    /// Of the zeroize.
+    pub id: [u8; 16],
+    /// The new node key, public.
+    pub node: [u8; 32],
+    /// The same, sealed under the new data key.
+    pub sealed: &'r [u8],
+    /// The node key that is gone, public.
+    pub former: [u8; 32],
+    /// Audit records; the last one names both keys.
+    pub records: &'r [AuditRecord],
+    /// What the store held.
+    pub content: &'r Content,
+}
+
+/// Takes everything sealed out of the store and puts the new node key in, in one transaction.
+///
+/// # Errors
+/// redb's.
+pub fn rekey(database: &Database, change: &Rekey<'_>) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.set_two_phase_commit(true);
+    {
+        let mut secrets = transaction.open_table(SECRETS)?;
+        secrets.retain(|_, _| false)?;
+        secrets.insert(&secret_bytes(super::NODE_KEY), change.sealed)?;
+        let mut meta = transaction.open_table(META)?;
+        meta.insert("node", change.node.as_slice())?;
+        meta.insert("zeroized", change.id.as_slice())?;
+        if let Some(restoration) = change.content.restoration.map(Restoration::given_up) {
+            let mut place = [0; RESTORATION_BYTES_MAX];
+            let bytes = Restoration::encode(Some(&restoration), &mut place)
+                .map_err(|_| invariant("a restoration fits its bound"))?;
+            meta.insert("restoration", bytes)?;
+        }
+        let mut slots = transaction.open_table(SLOTS)?;
+        for (owner, record) in &change.content.slots {
+            let mut place = [0; SLOT_RECORD_BYTES_MAX];
+            let record = record.without_sealed_codes();
+            let bytes = record.encode(&mut place).map_err(|_| invariant("a slot record fits its bound"))?;
+            slots.insert(owner.0, bytes)?;
+        }
+        let mut audit = transaction.open_table(AUDIT)?;
+        for record in change.records {
+            let mut place = [0; AUDIT_RECORD_BYTES_MAX];
+            let bytes = record.encode(&mut place).map_err(|_| invariant("an audit record fits its bound"))?;
+            if audit.insert(record.sequence, bytes)?.is_some() {
+                return Err(invariant("the journal is only ever appended to"));
+            }
+        }
+        let last = change.records.last().map_or(0, |record| record.sequence);
+        transaction.open_table(FORMER_NODES)?.insert(last, &change.former)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
 /// Reads and checks everything.
 ///
 /// # Errors
@@ -326,6 +422,12 @@ pub fn read(database: &impl ReadableDatabase) -> Result<Content, Refused> {
     }
     let cluster = fixed(&meta, "cluster")?;
     let node = fixed(&meta, "node")?;
+    let former_nodes = former_nodes(&transaction)?;
+    let zeroized = match meta.get("zeroized").map_err(unreadable)? {
+        Some(_) => Some(fixed(&meta, "zeroized")?),
+        None => None,
+    };
+    let nodes = NodeKeys { former: former_nodes.clone(), current: node };
 
     let mut owners = Vec::new();
     for row in transaction.open_table(OWNERS).map_err(unreadable)?.iter().map_err(unreadable)? {
@@ -363,7 +465,10 @@ pub fn read(database: &impl ReadableDatabase) -> Result<Content, Refused> {
         }
         None => None,
     };
-    let transcripts = read_transcripts(&transaction, &node)?;
+    let membership = record_of(&meta, "roster", Membership::decode)?;
+    let marks = record_of(&meta, "sync-marks", Marks::decode)?.unwrap_or_default();
+    let reception = record_of(&meta, "reception", Reception::decode)?.flatten();
+    let transcripts = read_transcripts(&transaction, &nodes)?;
     let mut secrets = Vec::new();
     for row in transaction.open_table(SECRETS).map_err(unreadable)?.iter().map_err(unreadable)? {
         let (key, sealed) = row.map_err(unreadable)?;
@@ -371,10 +476,12 @@ pub fn read(database: &impl ReadableDatabase) -> Result<Content, Refused> {
         secrets.push((key, sealed.value().to_vec()));
     }
     let checkpoints = checkpoints(database)?;
-    let chain = check_journal(&transaction.open_table(AUDIT).map_err(unreadable)?, &node, &checkpoints)?;
+    let chain = check_journal(&transaction.open_table(AUDIT).map_err(unreadable)?, &nodes, &checkpoints)?;
     Ok(Content {
         cluster,
         node,
+        former_nodes,
+        zeroized,
         owners,
         persons,
         policy,
@@ -385,11 +492,38 @@ pub fn read(database: &impl ReadableDatabase) -> Result<Content, Refused> {
         cards,
         cluster_id,
         restoration,
+        membership,
+        marks,
+        reception,
         transcripts,
         secrets,
         chain,
         checkpoints,
     })
+}
+
+/// A record of the meta table; a store from before there was any has none.
+fn record_of<T>(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+    name: &str,
+    decode: fn(&[u8]) -> Result<T, Refusal>,
+) -> Result<Option<T>, Refused> {
+    let found = meta.get(name).map_err(unreadable)?;
+    let decoded = found.map(|bytes| decode(bytes.value())).transpose();
+    decoded.map_err(|refusal| Refused::new(refusal, format!("`{name}`")))
+}
+
+/// The keys that zeroize destroyed; a store that had none has no table of them.
+fn former_nodes(transaction: &ReadTransaction) -> Result<Vec<[u8; 32]>, Refused> {
+    let mut former = Vec::new();
+    let table = match transaction.open_table(FORMER_NODES) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(former),
+        table => table.map_err(unreadable)?,
+    };
+    for row in table.iter().map_err(unreadable)? {
+        former.push(*row.map_err(unreadable)?.1.value());
+    }
+    Ok(former)
 }
 
 fn persons(transaction: &ReadTransaction) -> Result<Vec<(String, PersonId)>, Refused> {
@@ -478,7 +612,7 @@ fn read_cards(transaction: &ReadTransaction) -> Result<Vec<CardEntry>, Refused> 
 }
 
 /// Follows every transcript, and compares its end with what was signed.
-fn read_transcripts(transaction: &ReadTransaction, node: &[u8; 32]) -> Result<Vec<Transcript>, Refused> {
+fn read_transcripts(transaction: &ReadTransaction, nodes: &NodeKeys) -> Result<Vec<Transcript>, Refused> {
     let mut found: Vec<Transcript> = Vec::new();
     match transaction.open_table(TRANSCRIPTS) {
         Err(TableError::TableDoesNotExist(_)) => {}
@@ -508,7 +642,7 @@ fn read_transcripts(transaction: &ReadTransaction, node: &[u8; 32]) -> Result<Ve
         let (id, value) = row.map_err(unreadable)?;
         let (id, end) = (CeremonyId(*id.value()), end_of(value.value()));
         match found.iter_mut().find(|transcript| transcript.id == id && transcript.head == end.head) {
-            Some(transcript) if transcript::is_signed(id, &end, node) => transcript.signed = true,
+            Some(transcript) if nodes.signer_of(id, &end).is_some() => transcript.signed = true,
             Some(_) | None => return Err(damaged(&format!("the transcript {id} is not the one that was signed"))),
         }
     }
@@ -597,10 +731,10 @@ pub fn checkpoints(database: &impl ReadableDatabase) -> Result<Vec<Checkpoint>, 
 /// checked: it covers all before it, and a start should not take longer every hour.
 fn check_journal(
     table: &impl ReadableTable<u64, &'static [u8]>,
-    node: &[u8; 32],
+    nodes: &NodeKeys,
     checkpoints: &[Checkpoint],
 ) -> Result<Chain, Refused> {
-    let mut verifier = Verifier::new(*node).map_err(|finding| damaged(&finding.to_string()))?;
+    let mut verifier = Verifier::new(nodes).map_err(|finding| damaged(&finding.to_string()))?;
     let mut awaited = checkpoints.iter().peekable();
     for row in table.iter().map_err(unreadable)? {
         let (sequence, bytes) = row.map_err(unreadable)?;

@@ -51,6 +51,14 @@ impl Ballast {
         Room::Reserve
     }
 
+    /// Gives the ballast up for what must not wait for room.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn give_up(&self) -> io::Result<()> {
+        remove_if_there(&self.path)
+    }
+
     fn make(&self) -> io::Result<()> {
         let mut file = create_private(&self.path)?;
         match fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES) {

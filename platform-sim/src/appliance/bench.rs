@@ -255,16 +255,18 @@ impl State {
             HsmCall::SetPin { .. } => token.set_pin(&order.first, &order.second),
             HsmCall::Unblock { .. } => token.unblock(&order.first, &order.second),
             HsmCall::Erase { .. } => token.erase(&order.first),
-            HsmCall::PutBackupKeys { key_id, uid, .. } => {
-                token.put_backup_keys((key_id, uid), &order.first, &order.second, Extent::Whole)
+            HsmCall::PutBackupKeys { key_id, uid, unwrap, .. } => {
+                token.put_backup_keys((key_id, uid), &order.first, &order.second, unwrap, Extent::Whole)
             }
-            HsmCall::KeepBackupKeys { key_id, uid } => token.keep_backup_keys(key_id, uid),
+            HsmCall::KeepBackupKeys { key_id, uid, unwrap } => token.keep_backup_keys(key_id, uid, unwrap),
             HsmCall::SetSoPin { .. } => token.set_so_pin(&order.first, &order.second),
             HsmCall::Inventory { .. }
             | HsmCall::ExportSection { .. }
             | HsmCall::PrepareImport { .. }
             | HsmCall::Import { .. }
-            | HsmCall::DropUnwrapKey => token.transfer(&order.call),
+            | HsmCall::PlanPackage { .. }
+            | HsmCall::ImportPackage { .. }
+            | HsmCall::DropUnwrapKey { .. } => token.transfer(&order.call),
             HsmCall::Observe | HsmCall::Initialise { .. } | HsmCall::Settle => Ok(HsmAnswer::Observed(token.state())),
         }
     }
@@ -312,7 +314,9 @@ impl Hsm for SimHsm {
             | HsmCall::Inventory { .. }
             | HsmCall::ExportSection { .. }
             | HsmCall::Import { .. }
-            | HsmCall::DropUnwrapKey => none.zip(none),
+            | HsmCall::PlanPackage { .. }
+            | HsmCall::ImportPackage { .. }
+            | HsmCall::DropUnwrapKey { .. } => none.zip(none),
             HsmCall::Login { pin } => lend(pin).zip(none),
             HsmCall::SetPin { old, new } | HsmCall::SetSoPin { old, new } => lend(old).zip(lend(new)),
             HsmCall::PutBackupKeys { kek, mak, .. } | HsmCall::PrepareImport { kek, mak, .. } => {

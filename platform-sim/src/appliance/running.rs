@@ -8,12 +8,14 @@ use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
 
 use slotwarden::appliance::{self, Prepared};
+use slotwarden::audit::NodeKeys;
 use slotwarden::config::Offered;
 use slotwarden::control::{self, Reply, Request};
 use slotwarden::daemon::{self, Devices, Notice};
 use slotwarden::devices::{Checkpoint, Event, Events, Lend, Signer, Store, TranscriptPart};
 use slotwarden::files::DiskFiles;
 use slotwarden::names::Peer;
+use slotwarden::package_file::NodeSecrets;
 use slotwarden::problem::{Own, Problem};
 use slotwarden::status_json::StatusView;
 use slotwarden::store::DiskStore;
@@ -22,6 +24,7 @@ use slotwarden_core::audit::AuditRecord;
 use slotwarden_core::ceremony::CeremonyId;
 use slotwarden_core::effect::{Input, StoreResult, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
+use slotwarden_core::person::PersonId;
 use slotwarden_core::record::{Record, SecretKey};
 
 use super::bench::{Bench, SimHsm};
@@ -53,10 +56,15 @@ impl Running {
         let powered = Arc::new(AtomicBool::new(true));
         let store = Powered { store, powered: Arc::clone(&powered), events: events.clone() };
         let hsm = SimHsm::start(bench, events.clone());
-        let transfers = settings.state_dir.join("transfer");
-        let files = DiskFiles::new(transfers, events.clone(), store.signer(), store.node_key());
+        let exchange = appliance::exchange(&settings, &events)?;
+        let files = DiskFiles::new(
+            appliance::transfer_dir(&settings),
+            events.clone(),
+            store.signer(),
+            store.node_keys().current,
+        );
         let (cards, files) = (table.readers(events.clone()), Box::new(files));
-        let devices = Devices { hsm, store, applications, cards, files };
+        let devices = Devices { hsm, store, applications, cards, files, exchange };
         let happens = happens.clone();
         let thread = thread::Builder::new().name("daemon".into()).spawn(move || {
             let mut show = |notice: Notice<'_>| match notice {
@@ -68,7 +76,7 @@ impl Running {
             let ended = daemon::run(setup, devices, &arriving, &mut show);
             drop(socket);
             let _ = happens.send(Happening::Ended(thread::current().id()));
-            ended
+            ended.map(|_| ())
         });
         let thread = thread.map_err(|error| cannot("a thread", &error))?;
         Ok(Running { events, powered, thread })
@@ -181,11 +189,21 @@ impl Store for Powered {
         self.store.seal()
     }
 
-    fn node_key(&self) -> [u8; 32] {
-        self.store.node_key()
+    fn node_keys(&self) -> &NodeKeys {
+        self.store.node_keys()
+    }
+
+    fn zeroize(&mut self, ticket: Ticket, who: PersonId) {
+        if self.is_on() {
+            self.store.zeroize(ticket, who);
+        }
     }
 
     fn signer(&self) -> Signer {
         self.store.signer()
+    }
+
+    fn node_secrets(&self) -> Result<NodeSecrets, Fault> {
+        self.store.node_secrets()
     }
 }

@@ -301,6 +301,7 @@ impl World {
             | Effect::SignTranscript { .. }
             | Effect::Checkpoint { .. }
             | Effect::File { .. }
+            | Effect::Zeroize { .. }
             | Effect::Stopped => None,
         }
     }
@@ -329,6 +330,9 @@ impl World {
             Record::Policy(_)
             | Record::Cluster(_)
             | Record::Restoration(_)
+            | Record::Roster(_)
+            | Record::SyncMarks(_)
+            | Record::Reception(_)
             | Record::CardSets { .. }
             | Record::Card { .. }
             | Record::Transcript { .. } => {}
@@ -404,7 +408,7 @@ impl World {
             HsmCall::KeepBackupKeys { .. } if token.login != LoginState::User => {
                 Err(failed(rv::USER_NOT_LOGGED_IN, Function::FindObjects))
             }
-            HsmCall::KeepBackupKeys { key_id, uid } => {
+            HsmCall::KeepBackupKeys { key_id, uid, unwrap: _ } => {
                 let ours = key_id.map(|id| (id, uid));
                 let mut destroyed = 0u8;
                 for held in &mut token.backup_keys {
@@ -415,7 +419,7 @@ impl World {
                     }
                 }
                 let present = ours.is_some() && token.backup_keys.contains(&ours);
-                Ok(HsmAnswer::BackupKeysKept { present, destroyed })
+                Ok(HsmAnswer::BackupKeysKept { present, destroyed, unwrap: false })
             }
             HsmCall::SetSoPin { old, new } => {
                 // A token that was initialised elsewhere has an SO PIN that this world never heard.
@@ -431,7 +435,9 @@ impl World {
             | HsmCall::ExportSection { .. }
             | HsmCall::PrepareImport { .. }
             | HsmCall::Import { .. }
-            | HsmCall::DropUnwrapKey => Err(failed(rv::FUNCTION_NOT_SUPPORTED, Function::Other)),
+            | HsmCall::PlanPackage { .. }
+            | HsmCall::ImportPackage { .. }
+            | HsmCall::DropUnwrapKey { .. } => Err(failed(rv::FUNCTION_NOT_SUPPORTED, Function::Other)),
         }
     }
 

@@ -1,5 +1,6 @@
 //! A program without std, without an allocator and without start files, that drives the
-//! core's service through the life of two slots, and shares, typed and on cards, through theirs.
+//! core's service through the life of two slots, shares, typed and on cards, through theirs, and the files of
+//! a cluster through theirs.
 //!
 //! That it links is the proof: std would bring a second `panic_impl` (error E0152), and an
 //! allocator would leave `__rust_alloc` in the symbol table. It is run as well: exit status
@@ -8,6 +9,7 @@
 #![no_std]
 #![no_main]
 
+mod exchange;
 #[path = "../../firmware/src/records.rs"]
 mod records;
 mod shares;
@@ -39,6 +41,8 @@ const REFUSED: u32 = 102;
 const SHARED_OTHERWISE: u32 = 103;
 /// Exit status when cards do not give what was shared.
 const ON_CARDS_OTHERWISE: u32 = 104;
+/// Exit status when what a cluster exchanges is not refused as it has to be.
+const EXCHANGED_OTHERWISE: u32 = 105;
 /// Added to a step's number in the life after the restart.
 const SECOND_LIFE: u32 = 120;
 
@@ -63,6 +67,9 @@ extern "C" fn live() -> ! {
     }
     if records::life().is_err() {
         exit(ON_CARDS_OTHERWISE);
+    }
+    if exchange::life().is_err() {
+        exit(EXCHANGED_OTHERWISE);
     }
     #[cfg(feature = "reach-a-panic")]
     exit([0, REFUSED][world.effects() as usize]);

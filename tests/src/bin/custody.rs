@@ -2,11 +2,12 @@
 //! and a restore brings back. Nothing of Slotwarden is linked in.
 //!
 //! `custody MODULE LABEL PIN VERB…`:
-//! `make` makes an RSA pair (id 01), an EC pair (02), an AES key (03) and a certificate (01);
+//! `make` makes an RSA pair (id 01), an EC pair (02), an AES key (03) and a certificate (01), `certificate` that one alone;
 //! `locked NAME` makes an AES key that is not extractable, `trusting NAME` one that only a trusted
 //! key may wrap, `fixed NAME` one that nobody may modify, `odd NAME` a secret of 36 bytes; `other ID`
 //! destroys the AES key of this id and makes another one there; `lose ID` destroys a private key;
-//! `many COUNT` makes private EC keys; `mac NAME` prints what a secret signs; `proof` prints what the
+//! `many COUNT` makes private EC keys, `secrets COUNT` AES keys; `known ID VALUE` makes a secret of these bytes (both in hexadecimal), `value ID`
+//! prints one that may be read; `mac NAME` prints what a secret signs; `proof` prints what the
 //! keys of `make` sign and encrypt; `check PROOF` verifies and decrypts that, and has the private keys
 //! sign for the public ones; `show` prints the objects; `unwrap ID` has W try to unwrap what it wrapped.
 
@@ -39,6 +40,7 @@ fn main() -> Result<(), Failed> {
     session.login(UserType::User, Some(&AuthPin::new((*pin).into())))?;
     match rest {
         ["make"] => make(&session),
+        ["certificate"] => certificate(&session),
         ["locked", name] => {
             let more = [Attribute::Label(name.as_bytes().to_vec()), Attribute::Id(name.as_bytes().to_vec())];
             aes(&session, false, &more).map(drop)
@@ -59,7 +61,7 @@ fn main() -> Result<(), Failed> {
             ];
             aes(&session, true, &more).map(drop)
         }
-        ["odd", name] => odd(&session, name.as_bytes()),
+        ["odd", name] => known(&session, name, name.as_bytes(), &[0x33; 36]),
         ["mac", name] => {
             let key = one(&session, ObjectClass::SECRET_KEY, name.as_bytes())?;
             println!("{}", hex(&session.sign(&Mechanism::Sha256Hmac, key, TEXT)?));
@@ -74,6 +76,22 @@ fn main() -> Result<(), Failed> {
         ["many", count] => {
             for number in 0..count.parse::<u32>()? {
                 ec(&session, &number.to_be_bytes(), false)?;
+            }
+            Ok(())
+        }
+        ["known", id, value] => known(&session, id, &bytes_of(id)?, &bytes_of(value)?),
+        ["value", id] => {
+            let key = one(&session, ObjectClass::SECRET_KEY, &bytes_of(id)?)?;
+            match session.get_attributes(key, &[AttributeType::Value])?.as_slice() {
+                [Attribute::Value(value)] => println!("{}", hex(value)),
+                other => return Err(format!("{} values", other.len()).into()),
+            }
+            Ok(())
+        }
+        ["secrets", count] => {
+            for number in 0..count.parse::<u32>()? {
+                let id = number.to_be_bytes();
+                aes(&session, true, &[Attribute::Id(id.to_vec()), Attribute::Label(b"aes".to_vec())])?;
             }
             Ok(())
         }
@@ -99,6 +117,11 @@ fn make(session: &Session) -> Result<(), Failed> {
     session.generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, &public, &private)?;
     ec(session, &[2], true)?;
     aes(session, true, &named(3, "aes"))?;
+    certificate(session)
+}
+
+fn certificate(session: &Session) -> Result<(), Failed> {
+    let named = [Attribute::Id(vec![1]), Attribute::Label(b"certificate".to_vec())];
     let mut certificate = vec![
         Attribute::Class(ObjectClass::CERTIFICATE),
         Attribute::CertificateType(CertificateType::X_509),
@@ -109,7 +132,7 @@ fn make(session: &Session) -> Result<(), Failed> {
         Attribute::SerialNumber(vec![2, 1, 1]),
         Attribute::Value(vec![0x30, 3, 2, 1, 1]),
     ];
-    certificate.extend(named(1, "certificate"));
+    certificate.extend(named);
     session.create_object(&certificate)?;
     Ok(())
 }
@@ -148,7 +171,7 @@ fn aes(session: &Session, is_extractable: bool, more: &[Attribute]) -> Result<Ob
     Ok(session.generate_key(&Mechanism::AesKeyGen, &template)?)
 }
 
-fn odd(session: &Session, name: &[u8]) -> Result<(), Failed> {
+fn known(session: &Session, label: &str, id: &[u8], value: &[u8]) -> Result<(), Failed> {
     let template = [
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::GENERIC_SECRET),
@@ -157,9 +180,9 @@ fn odd(session: &Session, name: &[u8]) -> Result<(), Failed> {
         Attribute::Sensitive(true),
         Attribute::Extractable(true),
         Attribute::Sign(true),
-        Attribute::Label(name.to_vec()),
-        Attribute::Id(name.to_vec()),
-        Attribute::Value(vec![0x33; 36]),
+        Attribute::Label(label.into()),
+        Attribute::Id(id.to_vec()),
+        Attribute::Value(value.to_vec()),
     ];
     session.create_object(&template)?;
     Ok(())

@@ -2,7 +2,8 @@
 //! `C_WrapKey` for each private key of a token, and nothing else. No part of Slotwarden is linked in.
 //!
 //! `floor MODULE LABEL PIN MECHANISM` finds W and the private keys, and then does that once for
-//! every line it reads, printing how many keys and microseconds it took, with the search.
+//! every line it reads, printing how many keys and microseconds it took, with the search. With `restore FILE` it finds U,
+//! and unwraps what is in the file, which is not an export but what the least program would have made of one.
 #![allow(unsafe_code)] // the module's own functions, as a program in C calls them
 
 use std::io::BufRead;
@@ -11,9 +12,13 @@ use std::time::Instant;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::object::Attribute;
-use cryptoki::session::UserType;
+use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
-use cryptoki_sys::{CK_ATTRIBUTE, CK_MECHANISM, CK_ULONG, CKA_CLASS, CKA_TOKEN, CKO_PRIVATE_KEY, CKR_OK};
+use cryptoki_sys::{
+    CK_ATTRIBUTE, CK_FUNCTION_LIST, CK_MECHANISM, CK_ULONG, CKA_CLASS, CKA_TOKEN, CKO_PRIVATE_KEY, CKR_OK,
+};
+
+type Failed = Box<dyn std::error::Error>;
 
 /// What an export asks of a private key.
 const ATTRIBUTES: [CK_ULONG; 28] = [
@@ -48,10 +53,10 @@ const ATTRIBUTES: [CK_ULONG; 28] = [
 ];
 const ROOM: usize = 1025;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Failed> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [module, label, pin, mechanism] = arguments.as_slice() else {
-        return Err("usage: floor MODULE LABEL PIN MECHANISM".into());
+    let [module, label, pin, mechanism, rest @ ..] = arguments.as_slice() else {
+        return Err("usage: floor MODULE LABEL PIN MECHANISM [restore FILE]".into());
     };
     let context = Pkcs11::new(module)?;
     context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))?;
@@ -59,10 +64,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let slot = context.get_slots_with_token()?.into_iter().find(named).ok_or("no such token")?;
     let session = context.open_rw_session(slot)?;
     session.login(UserType::User, Some(&AuthPin::new(pin.as_str().into())))?;
-    let found = session.find_objects(&[Attribute::Label(b"slotwarden W".to_vec())])?;
-    let [w] = found.as_slice() else { return Err("no W".into()) };
-    let number: CK_ULONG = mechanism.parse()?;
-
     // SAFETY: it is the module that is loaded already: the same instance, no initialiser runs.
     let raw = unsafe { cryptoki_sys::Pkcs11::new(module) }?;
     let mut list = ptr::null_mut();
@@ -72,12 +73,54 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     // SAFETY: after CKR_OK it points to the module's list, which lives as long as the module is loaded.
     let list = unsafe { list.as_ref() }.ok_or("no function list")?;
+    let mechanism = mechanism.parse()?;
+    match rest {
+        [] => export(&session, list, mechanism),
+        [verb, file] if verb == "restore" => restore(&session, list, mechanism, &std::fs::read(file)?),
+        _ => Err("usage: floor MODULE LABEL PIN MECHANISM [restore FILE]".into()),
+    }
+}
+
+fn key_named(session: &Session, label: &str) -> Result<CK_ULONG, Failed> {
+    match session.find_objects(&[Attribute::Label(label.into())])?.as_slice() {
+        [key] => Ok(key.handle()),
+        other => Err(format!("{} objects {label}", other.len()).into()),
+    }
+}
+
+fn plain(number: CK_ULONG) -> CK_MECHANISM {
+    CK_MECHANISM { mechanism: number, pParameter: ptr::null_mut(), ulParameterLen: 0 }
+}
+
+/// Buffers for everything that is asked of a key.
+struct Rooms(Vec<[u8; ROOM]>);
+
+impl Rooms {
+    fn template(&mut self) -> Vec<CK_ATTRIBUTE> {
+        let mut template: Vec<CK_ATTRIBUTE> = ATTRIBUTES
+            .iter()
+            .zip(&mut self.0)
+            .map(|(kind, room)| CK_ATTRIBUTE {
+                type_: *kind,
+                pValue: room.as_mut_ptr().cast(),
+                ulValueLen: ROOM as CK_ULONG,
+            })
+            .collect();
+        // An array of attributes is not asked for its members.
+        template[26].pValue = ptr::null_mut();
+        template[26].ulValueLen = 0;
+        template
+    }
+}
+
+fn export(session: &Session, list: &CK_FUNCTION_LIST, number: CK_ULONG) -> Result<(), Failed> {
+    let w = key_named(session, "slotwarden W")?;
     let (Some(find), Some(next), Some(end), Some(get), Some(wrap)) =
         (list.C_FindObjectsInit, list.C_FindObjects, list.C_FindObjectsFinal, list.C_GetAttributeValue, list.C_WrapKey)
     else {
         return Err("functions are missing".into());
     };
-    let mut rooms = vec![[0u8; ROOM]; ATTRIBUTES.len()];
+    let mut rooms = Rooms(vec![[0u8; ROOM]; ATTRIBUTES.len()]);
     let mut blob = vec![0u8; 8192];
     for line in std::io::stdin().lock().lines() {
         line?;
@@ -105,30 +148,94 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             end(session.handle());
         }
         for key in &keys {
-            let mut template: Vec<CK_ATTRIBUTE> = ATTRIBUTES
-                .iter()
-                .zip(&mut rooms)
-                .map(|(kind, room)| CK_ATTRIBUTE {
-                    type_: *kind,
-                    pValue: room.as_mut_ptr().cast(),
-                    ulValueLen: ROOM as CK_ULONG,
-                })
-                .collect();
-            // An array of attributes is not asked for its members.
-            template[26].pValue = ptr::null_mut();
-            template[26].ulValueLen = 0;
-            let mut mechanism = CK_MECHANISM { mechanism: number, pParameter: ptr::null_mut(), ulParameterLen: 0 };
+            let (mut template, mut mechanism) = (rooms.template(), plain(number));
             let mut length = blob.len() as CK_ULONG;
             // SAFETY: every buffer is ours, as long as the module is told, and lives through the calls.
             let answer = unsafe {
                 get(session.handle(), *key, template.as_mut_ptr(), template.len() as CK_ULONG);
-                wrap(session.handle(), &mut mechanism, w.handle(), *key, blob.as_mut_ptr(), &mut length)
+                wrap(session.handle(), &mut mechanism, w, *key, blob.as_mut_ptr(), &mut length)
             };
             if answer != CKR_OK {
                 return Err(format!("C_WrapKey: {answer:#x}").into());
             }
         }
         println!("{} {}", keys.len(), begun.elapsed().as_micros());
+    }
+    Ok(())
+}
+
+/// One entry of an export: {count u32, then for each attribute type u64, length u32, value; length u32, blob},
+/// in the numbers' own order of bytes. `CKA_TOKEN` is the first attribute.
+struct Entry {
+    with: Vec<(CK_ULONG, Vec<u8>)>,
+    blob: Vec<u8>,
+}
+
+fn entries(mut bytes: &[u8]) -> Option<Vec<Entry>> {
+    fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = bytes.split_at_checked(count)?;
+        *bytes = rest;
+        Some(taken)
+    }
+    fn length(bytes: &mut &[u8]) -> Option<usize> {
+        usize::try_from(u32::from_ne_bytes(take(bytes, 4)?.try_into().ok()?)).ok()
+    }
+    let mut all = Vec::new();
+    while !bytes.is_empty() {
+        let mut with = Vec::new();
+        for _ in 0..length(&mut bytes)? {
+            let kind = CK_ULONG::from_ne_bytes(take(&mut bytes, 8)?.try_into().ok()?);
+            let count = length(&mut bytes)?;
+            with.push((kind, take(&mut bytes, count)?.to_vec()));
+        }
+        let count = length(&mut bytes)?;
+        all.push(Entry { with, blob: take(&mut bytes, count)?.to_vec() });
+    }
+    Some(all)
+}
+
+/// The least that a restore into a fresh token can cost: each entry unwrapped as an object of the session, read
+/// back and destroyed; then each unwrapped into the token and read back.
+fn restore(session: &Session, list: &CK_FUNCTION_LIST, number: CK_ULONG, file: &[u8]) -> Result<(), Failed> {
+    let u = key_named(session, "slotwarden U")?;
+    let (Some(unwrap), Some(get), Some(destroy)) = (list.C_UnwrapKey, list.C_GetAttributeValue, list.C_DestroyObject)
+    else {
+        return Err("functions are missing".into());
+    };
+    let mut all = entries(file).ok_or("another form of file")?;
+    let mut rooms = Rooms(vec![[0u8; ROOM]; ATTRIBUTES.len()]);
+    for line in std::io::stdin().lock().lines() {
+        line?;
+        let begun = Instant::now();
+        for in_token in [0u8, 1] {
+            for entry in &mut all {
+                entry.with[0].1[0] = in_token;
+                let mut with: Vec<CK_ATTRIBUTE> = entry
+                    .with
+                    .iter_mut()
+                    .map(|(kind, value)| CK_ATTRIBUTE {
+                        type_: *kind,
+                        pValue: value.as_mut_ptr().cast(),
+                        ulValueLen: value.len() as CK_ULONG,
+                    })
+                    .collect();
+                let (mut read, mut mechanism, mut made) = (rooms.template(), plain(number), 0);
+                // SAFETY: every buffer is ours, as long as the module is told, and lives through the calls.
+                let answer = unsafe {
+                    let blob = entry.blob.as_mut_ptr();
+                    let length = entry.blob.len() as CK_ULONG;
+                    let count = with.len() as CK_ULONG;
+                    let own = session.handle();
+                    let answer = unwrap(own, &mut mechanism, u, blob, length, with.as_mut_ptr(), count, &mut made);
+                    get(own, made, read.as_mut_ptr(), read.len() as CK_ULONG);
+                    if in_token == 0 { answer | destroy(own, made) } else { answer }
+                };
+                if answer != CKR_OK {
+                    return Err(format!("C_UnwrapKey: {answer:#x}").into());
+                }
+            }
+        }
+        println!("{} {}", all.len(), begun.elapsed().as_micros());
     }
     Ok(())
 }

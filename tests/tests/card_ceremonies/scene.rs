@@ -8,7 +8,7 @@ use slotwarden::audit::unhex;
 use slotwarden_core::card::Credential;
 use slotwarden_sim::reader::Pad;
 use slotwarden_tests::custodians::{Act, PATIENCE, Reader, Table};
-use slotwarden_tests::modules::{Kind, SO_PIN};
+use slotwarden_tests::modules::{Bench, Kind, SO_PIN};
 use slotwarden_tests::pcscd::Pcscd;
 use slotwarden_tests::stage::{Ran, Stage, run};
 
@@ -51,7 +51,12 @@ impl Scene {
 
     /// The same on a module of this kind.
     pub(crate) fn on(kind: Kind, pcscd: Pcscd, table: Table, more: impl FnOnce(&mut Stage)) -> Self {
-        let mut stage = Stage::new(kind, SLOTS.len());
+        Scene::before(Bench::new(kind, SLOTS.len()), pcscd, table, more)
+    }
+
+    /// The same on this module without tokens.
+    pub(crate) fn before(bench: Bench, pcscd: Pcscd, table: Table, more: impl FnOnce(&mut Stage)) -> Self {
+        let mut stage = Stage::on(bench);
         stage.top = "security_level = \"cards\"\n".to_owned();
         stage.more = "[[person]]\nname = \"alice\"\nuids = [0]\nroles = [\"administrator\", \"auditor\"]\n".to_owned();
         for number in 1..=16 {

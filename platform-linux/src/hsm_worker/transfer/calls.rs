@@ -8,6 +8,7 @@
 use std::ffi::c_void;
 use std::ptr;
 
+use cryptoki::object::Attribute;
 use cryptoki::session::Session;
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_FUNCTION_LIST, CK_MECHANISM, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_RV,
@@ -18,7 +19,7 @@ use slotwarden_core::fault::{Function, HsmFailure, rv};
 use super::super::module::{Module, code};
 
 /// Handles that one `C_FindObjects` gives.
-const FOUND_AT_ONCE: usize = 512;
+const FOUND_AT_ONCE: usize = 2048;
 /// SHA-256.
 const MAC_BYTES: usize = 32;
 
@@ -71,9 +72,8 @@ impl<'a> Calls<'a> {
         let session = self.open.handle();
         // SAFETY: the template and the values it points to live through the call, which only reads them.
         judged(self.module.call(|_| unsafe { begin(session, template.as_mut_ptr(), count) }), asked)?;
-        let mut found = Vec::new();
+        let (mut found, mut some) = (Vec::new(), vec![0; FOUND_AT_ONCE]);
         let result = loop {
-            let mut some = [0; FOUND_AT_ONCE];
             let mut how_many: CK_ULONG = 0;
             // SAFETY: the module writes at most FOUND_AT_ONCE handles and their count, to places that are ours.
             let answer = self
@@ -225,6 +225,18 @@ impl<'a> Calls<'a> {
         judged(answer, asked)?;
         if length == MAC_BYTES as CK_ULONG { Ok(mac) } else { Err(failed(code::FUNCTION_FAILED, asked)) }
     }
+}
+
+/// An attribute as the module has it.
+pub(super) fn raw(attribute: &Attribute) -> Value<'_> {
+    let plain = CK_ATTRIBUTE::from(attribute);
+    let length = usize::try_from(plain.ulValueLen).unwrap_or(0);
+    if plain.pValue.is_null() || length == 0 {
+        return (plain.type_, &[]);
+    }
+    // SAFETY: cryptoki points to the value inside `attribute`, which lives as long as the answer, and says its length.
+    let value = unsafe { std::slice::from_raw_parts(plain.pValue.cast::<u8>(), length) };
+    (plain.type_, value)
 }
 
 /// A mechanism without a parameter.

@@ -5,6 +5,7 @@
 //! written in the order of the keys, so that the bytes are the same. A session waits when the
 //! keys before its own are not written yet, so that memory does not grow with their number.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::sync::mpsc::{self, Receiver};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
-use cryptoki_sys::{CK_OBJECT_HANDLE, CKA_EXTRACTABLE, CKA_TOKEN, CKA_VALUE_LEN, CKA_WRAP_WITH_TRUSTED};
+use cryptoki_sys::{CK_OBJECT_HANDLE, CKA_EXTRACTABLE, CKA_TOKEN, CKA_VALUE, CKA_VALUE_LEN, CKA_WRAP_WITH_TRUSTED};
 use slotwarden_core::export::{
     Attributes, Class, Entry, FRAME_BYTES_MAX, LeftOut, Section, SectionWriter, Strategy, Why,
 };
@@ -26,8 +27,10 @@ use super::calls::Calls;
 use super::files_failed;
 use super::mechanism::KeyWrap;
 use super::object::Sheet;
-use crate::transfer_dir::{ExportJob, name_of};
+use super::progress::Progress;
+use crate::transfer_dir::{ExportJob, JobPurpose, name_of};
 use slotwarden_core::fault::Function;
+use slotwarden_core::ledger::{KeyName, Named};
 
 /// A call that takes longer waits for something else than this machine.
 const SLOW: Duration = Duration::from_millis(2);
@@ -65,6 +68,9 @@ pub(super) struct Leaf {
     length: usize,
     why: Option<Why>,
     is_ours: bool,
+    name: Option<KeyName>,
+    /// Nobody wants it.
+    is_skipped: bool,
 }
 
 /// What a section came to.
@@ -80,11 +86,17 @@ pub(super) struct Hand<'a> {
     sheet: Sheet,
     wrap: KeyWrap,
     by: CK_OBJECT_HANDLE,
+    uid: [u8; 16],
+    skip: &'a [KeyName],
 }
 
 impl<'a> Hand<'a> {
-    pub(super) fn new(calls: Calls<'a>, wrap: KeyWrap, by: CK_OBJECT_HANDLE) -> Self {
-        Hand { calls, sheet: Sheet::new(), wrap, by }
+    fn new(calls: Calls<'a>, maker: &'a Maker<'_>) -> Self {
+        let skip: &[KeyName] = match &maker.job.purpose {
+            JobPurpose::Backup { .. } => &[],
+            JobPurpose::Package { skip } => skip,
+        };
+        Hand { calls, sheet: Sheet::new(), wrap: maker.wrap, by: maker.w, uid: maker.uid, skip }
     }
 
     /// Takes one object: its attributes by one call, its value by another.
@@ -103,7 +115,9 @@ impl<'a> Hand<'a> {
         sheet.recorded(&mut leaf.recorded);
         leaf.length = 0;
         leaf.why = why_it_stays(sheet, self.wrap);
-        if leaf.why.is_some() || leaf.is_ours || !is_key(class) {
+        leaf.name = key_name(sheet, &self.uid);
+        leaf.is_skipped = leaf.name.is_some_and(|name| self.skip.binary_search(&name).is_ok());
+        if leaf.why.is_some() || leaf.is_ours || leaf.is_skipped || !is_key(class) {
             return Ok(());
         }
         leaf.wrapped.resize(FRAME_BYTES_MAX, 0);
@@ -116,6 +130,14 @@ impl<'a> Hand<'a> {
         }
         Ok(())
     }
+}
+
+/// What the nodes of a cluster call an object; `None` for what no export holds, and for ours.
+pub(super) fn key_name(sheet: &Sheet, uid: &[u8; 16]) -> Option<KeyName> {
+    let class = sheet.class().filter(|_| !is_ours(sheet))?;
+    let certificate = sheet.value(CKA_VALUE).filter(|_| class == Class::Certificate).unwrap_or_default();
+    let (key_type, id, label) = (sheet.key_type(), sheet.id(), sheet.label());
+    KeyName::new(uid, &Named { class, key_type, id, label, certificate })
 }
 
 pub(super) fn is_key(class: Class) -> bool {
@@ -188,6 +210,20 @@ impl Origin {
             firmware: (firmware.major(), firmware.minor()),
         })
     }
+
+    /// How its section begins.
+    pub(super) fn section<'a>(&'a self, uid: [u8; 16], name: &'a str, strategy: Strategy) -> Section<'a> {
+        Section {
+            uid,
+            name,
+            strategy,
+            token_label: &self.label,
+            token_serial: &self.serial,
+            manufacturer: &self.manufacturer,
+            model: &self.model,
+            firmware: self.firmware,
+        }
+    }
 }
 
 /// The file behind a buffer; while it is written, other slots may make calls.
@@ -237,27 +273,31 @@ pub(super) struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// Appends the section to the file, and says what is in it. Nothing is in force when it refuses.
-    pub(super) fn append(&self, open: &Session, file: &File, refused: &mut Vec<String>) -> Result<Told, HsmFailure> {
+    /// Appends the section to the file, and says what is in it and, by `names`, in the token. Nothing is in
+    /// force when it refuses.
+    pub(super) fn append(
+        &self,
+        open: &Session,
+        file: &File,
+        refused: &mut Vec<String>,
+        names: &mut BTreeSet<KeyName>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Told, HsmFailure> {
         let mut out = Out::new(file, self.module);
         let origin = Origin::of(self.module, self.place)?;
-        let section = Section {
-            uid: self.uid,
-            name: &self.job.name,
-            strategy: Strategy::Kwp,
-            token_label: &origin.label,
-            token_serial: &origin.serial,
-            manufacturer: &origin.manufacturer,
-            model: &origin.model,
-            firmware: origin.firmware,
-        };
+        let section = origin.section(self.uid, &self.job.name, Strategy::Kwp);
         let calls = Calls::new(self.module, open)?;
         let all = objects(&calls)?;
-        let mut hand = Hand::new(calls, self.wrap, self.w);
+        progress.begin(all.len());
+        let mut hand = Hand::new(calls, self);
         let mut writer = SectionWriter::begin(&mut out, self.job.header_hash, &section).map_err(|_| files_failed())?;
         let mut told = Told::default();
         let mut index = 0u32;
-        let mut put = |leaf: &Leaf| self.put(&mut writer, leaf, &mut index, &mut told, refused);
+        let mut put = |leaf: &Leaf| {
+            progress.step();
+            names.extend(leaf.name);
+            self.put(&mut writer, leaf, &mut index, &mut told, refused)
+        };
         let (first, rest) = all.split_at(KEYS_FOR_PACE.min(all.len()));
         let begun = Instant::now();
         let mut leaf = Leaf::default();
@@ -293,7 +333,7 @@ impl Maker<'_> {
         told: &mut Told,
         refused: &mut Vec<String>,
     ) -> Result<(), HsmFailure> {
-        let Some(class) = leaf.class.filter(|_| !leaf.is_ours) else { return Ok(()) };
+        let Some(class) = leaf.class.filter(|_| !leaf.is_ours && !leaf.is_skipped) else { return Ok(()) };
         let wrapped = leaf.wrapped.get(..leaf.length).unwrap_or_default();
         let bytes = leaf.id.len() + leaf.label.len() + leaf.set.len() + leaf.recorded.len() + wrapped.len();
         let too_long = (bytes + ENTRY_OVERHEAD > FRAME_BYTES_MAX).then_some(Why::Refused { code: TOO_LONG });
@@ -314,7 +354,9 @@ impl Maker<'_> {
             return writer.entry(&entry).map_err(|_| files_failed());
         };
         let name = name_of(&leaf.label, &leaf.id);
-        if !self.job.accepted.contains(&name) {
+        if let JobPurpose::Backup { accepted } = &self.job.purpose
+            && !accepted.contains(&name)
+        {
             refused.push(name);
             return Ok(());
         }
@@ -351,7 +393,7 @@ impl Maker<'_> {
                 brought.push(take);
                 scope.spawn(move || {
                     let mut hand = match Calls::new(self.module, &session) {
-                        Ok(calls) => Hand::new(calls, self.wrap, self.w),
+                        Ok(calls) => Hand::new(calls, self),
                         Err(failed) => {
                             let _ = bring.send(Err(failed));
                             return;

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
-use slotwarden_core::export::{Entry, Part, Reader};
+use slotwarden_core::export::{Entry, Part, Reader, Strategy};
 use slotwarden_core::fault::{HsmFailure, Refusal};
 
 use super::files_failed;
@@ -18,6 +18,22 @@ use crate::transfer_dir::RESTORE;
 pub(super) struct Spool {
     file: File,
     uid: [u8; 16],
+    /// Entries of the section, once it was verified.
+    count: u32,
+    /// Whether the section is for the vendor's own program.
+    vendor: bool,
+}
+
+/// Judges whether this MAC is the one of a message.
+pub(super) type IsMac<'a> = dyn FnMut(&[u8], &[u8; 32]) -> Result<bool, HsmFailure> + 'a;
+
+/// The MAC by a key that is here for one restore.
+pub(super) fn by_key<'k>(mak: &'k [u8]) -> impl FnMut(&[u8], &[u8; 32]) -> Result<bool, HsmFailure> + 'k {
+    move |message, found| {
+        let mac = Hmac::<Sha256>::new_from_slice(mak);
+        let mac = mac.map_err(|_| HsmFailure::Refused(Refusal::ExportFileInvalid))?;
+        Ok(mac.chain_update(message).verify_slice(found).is_ok())
+    }
 }
 
 /// Reads a file and hashes what it reads.
@@ -40,28 +56,39 @@ impl embedded_io::Read for Hashing<'_> {
 
 impl Spool {
     pub(super) fn open(dir: &Path, uid: [u8; 16]) -> Result<Self, HsmFailure> {
-        Ok(Spool { file: File::open(dir.join(RESTORE)).map_err(|_| files_failed())?, uid })
+        Ok(Spool { file: File::open(dir.join(RESTORE)).map_err(|_| files_failed())?, uid, count: 0, vendor: false })
     }
 
-    /// Verifies the whole file and, where `mak` is given, the section's MAC; returns the file's SHA-256.
-    pub(super) fn verify(&mut self, mak: Option<&[u8]>) -> Result<[u8; 32], HsmFailure> {
+    /// Verifies the whole file; `is_mac` judges the section's message and MAC. Returns the file's SHA-256.
+    pub(super) fn verify(&mut self, is_mac: &mut IsMac<'_>) -> Result<[u8; 32], HsmFailure> {
         let invalid = HsmFailure::Refused(Refusal::ExportFileInvalid);
         self.file.seek(SeekFrom::Start(0)).map_err(|_| files_failed())?;
         let mut from = Hashing { from: BufReader::new(&self.file), hash: Sha256::new() };
         let mut reader = Reader::new(&mut from);
         let (mut inside, mut sections) = (false, 0u32);
-        let mut is_authentic = None;
+        let mut is_authentic = true;
+        let (mut is_for, mut is_usable) = (Strategy::Kwp, true);
+        let mut pieces = false;
         loop {
             match reader.next().map_err(|_| invalid)? {
                 Part::Header(_) | Part::Entry(_) | Part::LeftOut(_) => {}
                 Part::Section(section) => {
                     inside = section.uid == self.uid;
+                    if inside {
+                        is_for = section.strategy;
+                    }
                     sections = sections.saturating_add(u32::from(inside));
                 }
+                Part::Piece(_) => pieces |= inside,
                 Part::SectionEnd { end, message } => {
-                    if inside && let Some(mak) = mak {
-                        let mac = Hmac::<Sha256>::new_from_slice(mak).map_err(|_| invalid)?;
-                        is_authentic = Some(mac.chain_update(message).verify_slice(&end.mac).is_ok());
+                    if inside {
+                        self.count = end.entries;
+                        is_authentic = is_mac(&message, &end.mac)?;
+                        // A vendor's section holds its program's part and nothing that we would make or leave out.
+                        is_usable = match is_for {
+                            Strategy::Kwp => true,
+                            Strategy::Vendor => pieces && (end.entries, end.left_out) == (0, 0),
+                        };
                     }
                     inside = false;
                 }
@@ -75,10 +102,24 @@ impl Spool {
         if sections > 1 {
             return Err(invalid);
         }
-        if mak.is_some() && is_authentic != Some(true) {
+        if !is_authentic {
             return Err(HsmFailure::Refused(Refusal::ExportOfAnotherKey));
         }
+        if !is_usable {
+            return Err(invalid);
+        }
+        self.vendor = is_for == Strategy::Vendor;
         Ok(hash)
+    }
+
+    /// How many entries the section has.
+    pub(super) const fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Whether the section is for the vendor's own program, once the file was verified.
+    pub(super) const fn is_vendor(&self) -> bool {
+        self.vendor
     }
 
     /// Each entry of the section, in order.
@@ -96,7 +137,7 @@ impl Spool {
                 Part::Entry(entry) if inside => each(&entry)?,
                 Part::SectionEnd { .. } if inside => return Ok(()),
                 Part::End { .. } => return Err(invalid),
-                Part::Header(_) | Part::Entry(_) | Part::LeftOut(_) | Part::SectionEnd { .. } => {}
+                Part::Header(_) | Part::Entry(_) | Part::LeftOut(_) | Part::Piece(_) | Part::SectionEnd { .. } => {}
             }
         }
     }

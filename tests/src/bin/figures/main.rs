@@ -31,6 +31,10 @@ fn main() -> ExitCode {
         ["activation"] => activation::print(),
         ["shares"] => shares::print(),
         ["transfer"] => transfer::print(),
+        ["transfer", what, keys] => match keys.parse() {
+            Ok(keys) => transfer::one(what, keys),
+            Err(error) => Err(format!("{keys}: {error}")),
+        },
         // By itself: it takes this thread to a mount namespace of its own.
         ["cards"] => cards::print(),
         [] => dispatch::print()

@@ -1,0 +1,59 @@
+//! The cluster as scripts see it.
+
+use serde::{Deserialize, Serialize};
+
+/// The cluster that this node is in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// Number of the roster in force, from 1.
+    pub epoch: u32,
+    /// Its members, in the order of the roster.
+    pub members: Vec<ClusterMemberView>,
+    /// Whether there are two rosters of this number: nothing is exchanged until two persons chose one.
+    pub divided: bool,
+    /// Whether packages are made and taken without a person.
+    pub automatic: bool,
+    /// What carries them; null: people do.
+    pub exchange: Option<ExchangeView>,
+}
+
+/// What carries packages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExchangeView {
+    /// What it is, and where.
+    pub engine: String,
+    /// Whether the last look succeeded; null: there was none yet.
+    pub reachable: Option<bool>,
+    /// What went wrong and was not made good since.
+    pub problems: Vec<String>,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterMemberView {
+    /// Its name.
+    pub name: String,
+    /// What people compare.
+    pub fingerprint: String,
+    /// Its public key (Ed25519), hexadecimal.
+    pub node: String,
+    /// Whether it is this node.
+    pub own: bool,
+    /// `in-sync`, `ahead`, `behind`, `diverged`, `unheard`; of this node itself `in-sync`.
+    pub standing: String,
+    /// The last of its packages that was applied here; 0: none.
+    pub package: u64,
+}
+
+/// How far the keys of a slot are on every node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SynchronisedView {
+    /// Objects that are here.
+    pub keys: u32,
+    /// Those that every member has.
+    pub ready: u32,
+    /// Those that were destroyed on another node.
+    pub removed_elsewhere: u32,
+    /// Whether the token has U, so that packages can be applied; null: nobody knows yet.
+    pub can_receive: Option<bool>,
+}

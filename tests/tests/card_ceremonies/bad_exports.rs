@@ -1,0 +1,231 @@
+//! Exports and restores that cannot go well: files that are none or of another appliance, cards that do not open
+//! them, a disk and a token without room. Each ends by its name, and with everything as it was.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::mount::{MountFlags, mount};
+use slotwarden::status_json::CeremonyView;
+use slotwarden_tests::build;
+use slotwarden_tests::custodians::Act::{At, Card, Refused};
+use slotwarden_tests::custodians::{Reader, Table};
+use slotwarden_tests::modules::{Bench, Kind};
+use slotwarden_tests::pcscd::Pcscd;
+use slotwarden_tests::stage::run;
+
+use crate::scene::{CODE, SLOTS, Scene};
+
+/// What a memory file system gives at once.
+const PAGE_BYTES: u64 = 4096;
+
+/// What the worker asks of its own accord, to see whether the tokens are still there.
+const LOOKS: [&str; 2] = ["C_GetTokenInfo", "C_GetSessionInfo"];
+
+fn table(pcscd: &Pcscd) -> Table {
+    Table::new(vec![Box::new(pcscd.pad(0).clone()) as Box<dyn Reader>])
+}
+
+/// In front of SoftHSM is the forwarding module, which writes every call down.
+fn counting() -> Bench {
+    let mut bench = Bench::forwarded(Kind::SoftHsm, SLOTS.len());
+    bench.more.push(("FORWARD_COUNT".into(), "all".into()));
+    bench
+}
+
+fn tool(scene: &Scene, arguments: &[&str]) -> String {
+    let mut tool = scene.stage.bench.pkcs11_tool();
+    run(tool.args(["--token-label", "ca", "--login", "--pin", CODE]).args(arguments)).exits(0).stdout
+}
+
+/// Labels and ids of everything in the token.
+fn listed(scene: &Scene) -> Vec<String> {
+    let listed = tool(scene, &["--list-objects"]);
+    let mut lines: Vec<String> =
+        listed.lines().filter(|line| line.contains("label:") || line.contains("ID:")).map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+fn make_keys(scene: &Scene) {
+    for (label, id) in [("one", "11"), ("two", "12"), ("three", "13")] {
+        tool(scene, &["--keygen", "--key-type", "AES:32", "--extractable", "--label", label, "--id", id]);
+    }
+}
+
+fn destroy_keys(scene: &Scene) {
+    for id in ["11", "12", "13"] {
+        tool(scene, &["--delete-object", "--type", "secrkey", "--id", id]);
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().expect("ASCII").to_owned()
+}
+
+/// Fills the file system that this file is on but for so many bytes.
+fn fill(path: &Path, free_bytes: u64) {
+    let mut file = fs::File::create(path).expect("there is room for a name");
+    while file.write_all(&[0; PAGE_BYTES as usize]).is_ok() {}
+    let length = file.metadata().expect("it is open").len();
+    file.set_len(length - free_bytes).expect("it is shorter then");
+}
+
+/// Calls of the module on the slot's token, but for those that look whether it is there.
+fn calls(scene: &Scene) -> Vec<String> {
+    scene.stage.bench.calls_of("ca").into_iter().filter(|call| !LOOKS.contains(&call.as_str())).collect()
+}
+
+#[test]
+fn p19_for_what_is_refused_the_module_is_not_asked_anything() {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
+    let folder = folder.path();
+    // Cards and an export of another appliance.
+    let pcscd = Pcscd::start(&["Front"]);
+    let there = table(&pcscd);
+    let mut elsewhere = Scene::with(pcscd, there, |_| {});
+    elsewhere.create(2, 2);
+    make_keys(&elsewhere);
+    let foreign_file = text(&folder.join("foreign.slwx"));
+    elsewhere.stage.run(&["backup", "export", &foreign_file, "--slot", "ca"]).exits(0);
+    let (foreign, foreign_pin) = (elsewhere.table.shared("1"), elsewhere.table.pin("1"));
+    elsewhere.stage.stop();
+
+    let here = table(&elsewhere.pcscd);
+    let scene = Scene::before(counting(), elsewhere.pcscd, here, |_| {});
+    for spare in ["spare 1", "spare 2"] {
+        drop(scene.table.shared(spare));
+    }
+    scene.create(2, 2);
+    scene.table.brings("foreign", foreign);
+    scene.table.knows("foreign", &foreign_pin);
+    make_keys(&scene);
+    let file = text(&folder.join("keys.slwx"));
+    scene.stage.run(&["backup", "export", &file, "--slot", "ca"]).exits(0);
+    destroy_keys(&scene);
+    let whole = fs::read(&file).expect("it was written");
+    let restore = |file: &str| scene.stage.run(&["backup", "restore", file, "--slot", "ca"]);
+    let before = (calls(&scene), listed(&scene));
+    let untouched = |name: &str| {
+        assert_eq!(calls(&scene), before.0, "{name}: no call of the module");
+    };
+
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 0x20;
+    let mut spliced = whole.clone();
+    let foreign_bytes = fs::read(&foreign_file).expect("it was written");
+    spliced.truncate(whole.len() / 2);
+    spliced.extend_from_slice(&foreign_bytes[foreign_bytes.len() / 2..]);
+    for (name, bytes) in [
+        ("empty", &[][..]),
+        ("cut", &whole[..whole.len() / 3]),
+        ("flipped", &flipped),
+        ("spliced", &spliced),
+        ("longer", &[&whole[..], &whole[..]].concat()),
+    ] {
+        let path = folder.join(name);
+        fs::write(&path, bytes).expect("the folder is there");
+        restore(&text(&path)).refused(1, 646);
+        untouched(name);
+    }
+    let huge = folder.join("huge");
+    fs::File::create(&huge).and_then(|file| file.set_len(10_000_000_000)).expect("a sparse file");
+    restore(&text(&huge)).refused(1, 646);
+    untouched("ten gigabytes of zeros");
+
+    // Whole files, and cards that do not open them: the token's keys are tried when m cards agreed, not before.
+    let cancel = |_: &CeremonyView| drop(scene.stage.run(&["ceremony", "cancel"]).exits(0));
+    let order = ["backup", "restore", &file, "--slot", "ca"];
+    scene.order(&order, &[Refused("foreign", 923), At("insert", &cancel)]).refused(1, 909);
+    scene.order(&order, &[Card("1"), At("insert", &cancel)]).refused(1, 909);
+    let order = ["backup", "restore", &foreign_file, "--slot", "ca"];
+    scene.order(&order, &[Refused("1", 923), At("insert", &cancel)]).refused(1, 909);
+    let makes = ["C_CreateObject", "C_UnwrapKey", "C_CopyObject", "C_GenerateKey", "C_GenerateKeyPair"];
+    let made: Vec<String> = calls(&scene).split_off(before.0.len());
+    assert!(!made.iter().any(|call| makes.contains(&call.as_str())), "{made:?}");
+    assert_eq!(listed(&scene), before.1);
+
+    // A name says nothing: under another one it is what it was.
+    let renamed = text(&folder.join("holiday.jpg"));
+    fs::rename(&file, &renamed).expect("the folder is there");
+    scene.order(&["backup", "restore", &renamed, "--slot", "ca"], &[Card("2"), Card("1")]).exits(0);
+    let import = ["backup", "import", "ca", "--confirm", "import"];
+    scene.stage.run(&import).exits(0);
+    assert!(tool(&scene, &["--list-objects"]).contains("three"));
+
+    // Played once more it makes nothing.
+    let there = listed(&scene);
+    scene.order(&["backup", "restore", &renamed, "--slot", "ca"], &[Card("1"), Card("2")]).exits(0);
+    scene.stage.run(&import).exits(0);
+    assert_eq!(listed(&scene), there);
+}
+
+#[test]
+fn p24_a_full_token_refuses_the_import_by_name_and_has_nothing_of_it() {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
+    let pcscd = Pcscd::start(&["Front"]);
+    let people = table(&pcscd);
+    let scene = Scene::before(counting(), pcscd, people, |_| {});
+    scene.create(2, 2);
+    make_keys(&scene);
+    let file = text(&folder.path().join("keys.slwx"));
+    scene.stage.run(&["backup", "export", &file, "--slot", "ca"]).exits(0);
+    destroy_keys(&scene);
+    let before = listed(&scene);
+    let restore = ["backup", "restore", &file, "--slot", "ca"];
+    let import = ["backup", "import", "ca", "--confirm", "import"];
+    for room in [2, 0] {
+        scene.order(&restore, &[Card("1"), Card("2")]).exits(0);
+        scene.stage.bench.leave_room_for(room, "ca");
+        scene.stage.run(&import).refused(1, 1030);
+        scene.stage.wait("U is gone", |status| status.transfer.is_none());
+        assert_eq!(listed(&scene), before, "room for {room}");
+        scene.stage.bench.ask_no_more("full", "ca");
+        // The application has its slot back.
+        assert_eq!(scene.stage.slot_status("ca")["state"], "active");
+        assert!(scene.stage.handed_over("ca-app").is_some());
+    }
+    scene.order(&restore, &[Card("2"), Card("1")]).exits(0);
+    scene.stage.run(&import).exits(0);
+    assert!(tool(&scene, &["--list-objects"]).contains("three"));
+}
+
+#[test]
+fn p20_a_full_disk_refuses_the_export_by_name_and_the_next_one_is_made() {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
+    let pcscd = Pcscd::start(&["Front"]);
+    let people = table(&pcscd);
+    // A file system of its own for exports, as small as they come. This thread has its own mounts since pcscd began.
+    let scene = Scene::on(Kind::SoftHsm, pcscd, people, |stage| {
+        let dir = stage.state_dir().join("transfer");
+        fs::create_dir_all(&dir).expect("the bench's own directory");
+        mount("tmpfs", &dir, "tmpfs", MountFlags::NOSUID, Some(c"size=256k,mode=0700")).expect("we are root");
+    });
+    scene.create(2, 2);
+    let mut custody = Command::new(env!("CARGO_BIN_EXE_custody"));
+    custody.arg(scene.stage.bench.real_module()).args(["ca", CODE, "many", "100"]);
+    build::run("softhsm2", custody.envs(scene.stage.bench.environment()));
+    let dir = scene.stage.state_dir().join("transfer");
+    let file = folder.path().join("keys.slwx");
+    let name = text(&file);
+    let export = ["backup", "export", &name, "--slot", "ca"];
+    scene.stage.run(&export).exits(0);
+    let last = fs::read(&file).expect("it was written");
+    let pages = (last.len() as u64).div_ceil(PAGE_BYTES);
+    fs::remove_file(&file).expect("it is ours");
+    // No room at all, for the beginning and some keys, and for all of it but its last page.
+    let ballast = dir.join("ballast");
+    for free in [0, 3, pages - 1] {
+        fill(&ballast, free * PAGE_BYTES);
+        scene.stage.run(&export).refused(1, 1014);
+        assert!(!file.exists(), "{free} of {pages} pages: complete or absent");
+        scene.stage.wait("it is over", |status| status.transfer.is_none());
+        assert!(!dir.join("export.part").exists(), "{free} of {pages} pages");
+        assert!(fs::read(dir.join("last.slwx")).expect("it was made") == last, "{free} of {pages} pages");
+        fs::remove_file(&ballast).expect("it is ours");
+    }
+    scene.stage.run(&export).exits(0);
+    let shown = run(scene.stage.command().args(["verify", &name])).exits(0).stdout;
+    assert_eq!(shown.matches("private EC").count(), 100, "{shown}");
+}
