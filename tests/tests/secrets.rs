@@ -92,11 +92,16 @@ fn told(ran: &Ran) -> Vec<u8> {
     format!("{}\n{}", ran.stdout, ran.stderr).into_bytes()
 }
 
-/// Log, configuration, and every file of the state directory.
+/// Log, configuration, and every file of the state directory and of what is below it.
 fn kept(stage: &Stage) -> Vec<(String, Vec<u8>)> {
     let mut paths: Vec<PathBuf> = vec![stage.path("daemon.log"), stage.path("slotwarden.toml")];
-    let state = fs::read_dir(stage.state_dir()).expect("the daemon made it");
-    paths.extend(state.map(|entry| entry.expect("readable").path()));
+    let mut folders = vec![stage.state_dir()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("the daemon made it") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() { folders.push(path) } else { paths.push(path) }
+        }
+    }
     assert!(paths.iter().any(|path| path.ends_with("store.redb")), "{paths:?}");
     // The reserve for a full disk, 4 MiB of zeros: nothing to search.
     let (reserve, paths): (Vec<PathBuf>, Vec<PathBuf>) = paths.into_iter().partition(|path| path.ends_with("ballast"));
