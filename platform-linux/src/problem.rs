@@ -122,7 +122,7 @@ own_refusals! {
     645 NoExport "no-export" Wrong
         "no export was made on this appliance yet" "`slotwarden backup export FILE` makes one";
     646 FileRefused "file-refused" Wrong
-        "the file is not a whole protected export; nothing was imported" "`slotwarden verify FILE` says more; take another copy of it";
+        "the file is none of ours, or is not whole; nothing was changed" "take another copy of it; of an export `slotwarden verify FILE` says more";
     647 FileNotSpooled "file-not-spooled" Wrong
         "the file that this is about is not here any more" "begin again with `slotwarden backup restore FILE`";
     649 ImportUnconfirmed "import-unconfirmed" WaitsForPeople
@@ -131,6 +131,8 @@ own_refusals! {
         "it is not clear which section of the file is meant" "`slotwarden verify FILE` lists its sections; name one with --section";
     650 FingerprintMissing "fingerprint-missing" Wrong
         "the fingerprint that the other node shows is needed" "read it there with `slotwarden cluster show` and repeat with --fingerprint FINGERPRINT";
+    651 OtherKindOfFile "other-kind-of-file" Wrong
+        "the file is whole, and of another kind than this order takes; nothing was changed" "name the file that the detail asks for";
     652 RemoveUnconfirmed "remove-unconfirmed" WaitsForPeople
         "this takes a node out of the cluster" "be sure that it is the right one, then repeat with the text that the detail names";
     655 NoPackage "no-package" Wrong

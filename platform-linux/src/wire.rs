@@ -323,24 +323,43 @@ pub enum Order {
     },
     /// Give a restore up before its import.
     EndRestore,
-    /// Be the first node of a cluster.
+    /// Change who belongs to the cluster.
+    Cluster(ClusterAsk),
+    /// Exchange keys with the other members.
+    Sync(SyncAsk),
+    /// Count a slot's keys.
+    CountKeys {
+        /// Name, label or URI.
+        slot: String,
+    },
+    /// Destroy the data key, and every sealed code and the node key with it.
+    Zeroize {
+        /// The text that was typed.
+        confirm: Option<String>,
+    },
+}
+
+/// How the cluster changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClusterAsk {
+    /// Be its first node.
     Found,
-    /// Take the node into the cluster whose request was spooled.
+    /// Take in the node whose request was spooled.
     Invite {
         /// SHA-256 of the request.
         request: [u8; 32],
     },
-    /// Join the cluster whose rosters were spooled.
+    /// Become a member by the rosters that were spooled.
     Join {
         /// Hash of the newest roster.
         roster: [u8; 32],
     },
-    /// Take the newer roster of our cluster that was spooled.
+    /// Take a newer roster that was spooled.
     Follow {
         /// Its hash.
         roster: [u8; 32],
     },
-    /// Take a node out of the cluster.
+    /// Take a node out.
     Remove {
         /// Its name.
         node: String,
@@ -352,35 +371,30 @@ pub enum Order {
         /// Its hash.
         roster: [u8; 32],
     },
-    /// Make a package for other members.
+}
+
+/// What is done with packages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SyncAsk {
+    /// Make one for other members.
     Package {
         /// The slots; empty: all of the cluster's that are active.
         slots: Vec<String>,
         /// Names of the members; empty: all others.
         to: Vec<String>,
     },
-    /// See what the spooled package would bring.
+    /// See what the spooled one would bring.
     Receive {
-        /// SHA-256 of the package.
+        /// Its hash.
         file: [u8; 32],
     },
-    /// Make what the package brings.
+    /// Make what it brings.
     Apply {
-        /// SHA-256 of the package.
+        /// Its hash.
         file: [u8; 32],
     },
-    /// Give a received package up before it is applied.
-    EndReceive,
-    /// Count a slot's keys.
-    CountKeys {
-        /// Name, label or URI.
-        slot: String,
-    },
-    /// Destroy the data key, and every sealed code and the node key with it.
-    Zeroize {
-        /// The text that was typed.
-        confirm: Option<String>,
-    },
+    /// Give it up before it is applied.
+    End,
 }
 
 /// At which readers a ceremony is.
@@ -599,7 +613,7 @@ pub enum Spooled {
 /// A package, opened; its signature is that of a member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpooledPackage {
-    /// SHA-256 of the file.
+    /// Names it.
     pub file: [u8; 32],
     /// The name of the member that made it.
     pub source: String,

@@ -14,7 +14,7 @@ use crate::client::Refused;
 use crate::output::{self, Format, cluster, transfers};
 use crate::problem::{EXIT_DONE, EXIT_WAITS, Own, Problem};
 use crate::secret;
-use crate::wire::{Order, Outgoing, Spooled, remove_text};
+use crate::wire::{ClusterAsk, Order, Outgoing, Spooled, SyncAsk, remove_text};
 
 impl Session {
     pub(super) fn cluster_verb(&self, verb: ClusterVerb) -> Result<u8, Refused> {
@@ -31,15 +31,17 @@ impl Session {
             ClusterVerb::Invite { request, file, fingerprint } => {
                 let target = Target::create(&file)?;
                 let Spooled::JoinRequest(asked) = self.spool(&request)? else {
-                    return Err(Own::FileRefused.with(format!("{}: it is no request", request.display())).into());
+                    return Err(Own::OtherKindOfFile
+                        .with(format!("{}: not what `cluster request` writes", request.display()))
+                        .into());
                 };
                 output::aside(&format!("{} asks to be invited.", asked.name));
                 compare(&asked.name, &asked.fingerprint, fingerprint)?;
                 if self.status()?.cluster.is_none() {
-                    self.order(|_| Order::Found, true, &[])?;
+                    self.order(|_| Order::Cluster(ClusterAsk::Found), true, &[])?;
                     output::aside("This node is the first of a new cluster.");
                 }
-                self.order(|_| Order::Invite { request: asked.file }, true, &[])?;
+                self.order(|_| Order::Cluster(ClusterAsk::Invite { request: asked.file }), true, &[])?;
                 self.fetch(Outgoing::Roster, target)?;
                 let file = file.display();
                 self.done(&format!(
@@ -53,13 +55,13 @@ impl Session {
                 let slots = roster.slots.join(", ");
                 output::aside(&format!("Members: {}. Slots: {slots}.", names.join(", ")));
                 compare("the inviting node", &roster.signer, fingerprint)?;
-                self.order(|_| Order::Join { roster: roster.hash }, true, &[])?;
+                self.order(|_| Order::Cluster(ClusterAsk::Join { roster: roster.hash }), true, &[])?;
                 self.done("this node is a member; `slotwarden backup restore-key` brings the backup key by its cards")
             }
             ClusterVerb::Follow { file } => {
                 let Spooled::Roster(roster) = self.spool(&file)? else { return Err(no_roster(&file)) };
                 for hash in roster.newer {
-                    self.order(|_| Order::Follow { roster: hash }, true, &[])?;
+                    self.order(|_| Order::Cluster(ClusterAsk::Follow { roster: hash }), true, &[])?;
                 }
                 self.done(&format!("roster {} is in force", roster.epoch))
             }
@@ -76,7 +78,7 @@ impl Session {
                     None if secret::on_terminal() => typed(&format!("Type `{text}` to go on: "), &text)?,
                     None => return Err(Own::RemoveUnconfirmed.with(format!("--confirm {text:?}")).into()),
                 }
-                self.order(|_| Order::Remove { node: node.clone() }, true, &[])?;
+                self.order(|_| Order::Cluster(ClusterAsk::Remove { node: node.clone() }), true, &[])?;
                 self.fetch(Outgoing::Roster, target)?;
                 self.done(&format!(
                     "{node} is no member any more; take {} to the others; what it has opens exports until `backup rotate`",
@@ -85,7 +87,7 @@ impl Session {
             }
             ClusterVerb::Renew { file } => {
                 let target = Target::create(&file)?;
-                self.order(|_| Order::Renew, true, &[])?;
+                self.order(|_| Order::Cluster(ClusterAsk::Renew), true, &[])?;
                 self.fetch(Outgoing::Roster, target)?;
                 self.done(&format!("the cluster has this node's backup key; take {} to the others", file.display()))
             }
@@ -94,9 +96,9 @@ impl Session {
                 let names: Vec<&str> = roster.members.iter().map(|member| member.name.as_str()).collect();
                 output::aside(&format!("Roster {} with the members {}.", roster.epoch, names.join(", ")));
                 let chosen = roster.of_our_epoch.ok_or_else(|| Problem::from(Refusal::RosterNotNext))?;
-                self.order(|_| Order::Choose { roster: chosen }, true, &[])?;
+                self.order(|_| Order::Cluster(ClusterAsk::Choose { roster: chosen }), true, &[])?;
                 for hash in roster.newer.into_iter().filter(|hash| *hash != chosen) {
-                    self.order(|_| Order::Follow { roster: hash }, true, &[])?;
+                    self.order(|_| Order::Cluster(ClusterAsk::Follow { roster: hash }), true, &[])?;
                 }
                 self.done(&format!("roster {} counts, as it is in {}", roster.epoch, file.display()))
             }
@@ -116,14 +118,14 @@ impl Session {
             }
             SyncVerb::Export { file, to, slot } => {
                 let target = Target::create(&file)?;
-                self.order(|_| Order::Package { slots: slot.clone(), to: to.clone() }, true, &[])?;
+                self.order(|_| Order::Sync(SyncAsk::Package { slots: slot.clone(), to: to.clone() }), true, &[])?;
                 self.fetch(Outgoing::Package, target)?;
                 self.done(&format!("{} is whole; `slotwarden sync import` takes it there", file.display()))
             }
             SyncVerb::Import { file: Some(file), confirm } => self.sync_import(&file, confirm),
             SyncVerb::Import { file: None, confirm } => self.sync_go_on(confirm),
             SyncVerb::End => {
-                self.order(|_| Order::EndReceive, true, &[])?;
+                self.order(|_| Order::Sync(SyncAsk::End), true, &[])?;
                 self.done("the package is given up; nothing was made")
             }
         }
@@ -132,7 +134,7 @@ impl Session {
     fn sync_import(&self, file: &Path, confirm: Option<String>) -> Result<u8, Refused> {
         let confirmed = Confirm { confirm }.is(CONFIRM_IMPORT)?;
         let Spooled::Package(package) = self.spool(file)? else {
-            return Err(Own::FileRefused.with(format!("{}: it is no package", file.display())).into());
+            return Err(Own::OtherKindOfFile.with(format!("{}: not what `sync export` writes", file.display())).into());
         };
         if package.known {
             return self.done(&format!("package {} of {} was applied before", package.sequence, package.source));
@@ -145,7 +147,7 @@ impl Session {
             package.entries,
             package.slots.join(", ")
         ));
-        self.order(|_| Order::Receive { file: package.file }, true, &[])?;
+        self.order(|_| Order::Sync(SyncAsk::Receive { file: package.file }), true, &[])?;
         let plan = self.status()?.transfer.and_then(|transfer| transfer.plan);
         let Some(plan) = plan else {
             return self.done("what the source has is known now; it brought no key");
@@ -176,13 +178,13 @@ impl Session {
             }
             typed(&format!("Type `{CONFIRM_IMPORT}` to go on: "), CONFIRM_IMPORT)?;
         }
-        self.order(|_| Order::Apply { file }, true, &[])?;
+        self.order(|_| Order::Sync(SyncAsk::Apply { file }), true, &[])?;
         self.done("every new key is there, read back; the applications were served anew")
     }
 }
 
 fn no_roster(file: &Path) -> Refused {
-    Own::FileRefused.with(format!("{}: it is no roster", file.display())).into()
+    Own::OtherKindOfFile.with(format!("{}: not what `cluster invite` or `export-roster` writes", file.display())).into()
 }
 
 /// Has a person compare what another node shows with what its file says.
@@ -196,7 +198,8 @@ fn compare(whose: &str, computed: &str, given: Option<String>) -> Result<(), Pro
     if !plain(computed).is_empty() && plain(&given) == plain(computed) {
         return Ok(());
     }
-    Err(Problem::from(Refusal::FingerprintDiffers).with(format!("the file's is {computed}")))
+    // The file's own is not shown: who types it off has compared nothing.
+    Err(Refusal::FingerprintDiffers.into())
 }
 
 #[cfg(test)]

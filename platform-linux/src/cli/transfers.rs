@@ -119,7 +119,9 @@ impl Session {
     ) -> Result<u8, Refused> {
         let given_passphrase = passphrase.source().read(SecretRole::Passphrase)?;
         let Spooled::Export(spooled) = self.spool(file)? else {
-            return Err(Own::FileRefused.with(format!("{}: it is no export", file.display())).into());
+            return Err(Own::OtherKindOfFile
+                .with(format!("{}: not what `backup export` writes", file.display()))
+                .into());
         };
         let wanted = section.as_deref().unwrap_or(&slot);
         let found = match (spooled.sections.iter().find(|found| found.name == wanted), spooled.sections.as_slice()) {

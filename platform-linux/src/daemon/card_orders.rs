@@ -60,17 +60,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::RestoreByPassphrase { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
-            | Order::Found
-            | Order::Invite { .. }
-            | Order::Join { .. }
-            | Order::Follow { .. }
-            | Order::Remove { .. }
-            | Order::Renew
-            | Order::Choose { .. }
-            | Order::Package { .. }
-            | Order::Receive { .. }
-            | Order::Apply { .. }
-            | Order::EndReceive
+            | Order::Cluster(_)
+            | Order::Sync(_)
             | Order::EndRestore
             | Order::Zeroize { .. }
             | Order::Reset { .. } => Ok(part),

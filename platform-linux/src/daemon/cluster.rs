@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use slotwarden_core::card::sets::SetSubject;
 use slotwarden_core::ceremony::order::SlotSet;
 use slotwarden_core::cluster::ClusterOrder;
-use slotwarden_core::command::{Answer, Command, CommandKind};
+use slotwarden_core::command::{Answer, Command};
 use slotwarden_core::effect::{Input, Outcome, SlotId, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::ledger::{KeyName, Standing};
@@ -36,7 +36,7 @@ use crate::problem::{Own, Problem};
 use crate::status_json::{ClusterMemberView, ClusterView, SynchronisedView};
 use crate::sync_dir::{Heard, SlotCounts, SlotFacts, Uid};
 use crate::transfer_dir;
-use crate::wire::{Order, Outgoing, READ_PAGE, Spooled, SpooledPackage};
+use crate::wire::{ClusterAsk, Outgoing, READ_PAGE, Spooled, SpooledPackage, SyncAsk};
 
 /// What the loop begins with, of the cluster.
 #[derive(Clone, Debug)]
@@ -341,69 +341,77 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         none
     }
 
-    /// An order about the cluster, with the roster that it is about offered to the core.
+    /// An order about the cluster, with the roster that it is about offered to the core. For who may not give it nothing
+    /// is offered: the core refuses it, and writes that down.
     ///
     /// # Errors
-    /// [`Refusal::NotAllowed`] before anything is offered, and what is wrong with the roster.
-    pub(super) fn cluster_order(&mut self, who: PersonId, order: &Order) -> Result<Command, Problem> {
-        let kind = match order {
-            Order::Found => CommandKind::FoundCluster,
-            Order::Invite { .. } => CommandKind::InviteMember,
-            Order::Remove { .. } => CommandKind::RemoveMember,
-            Order::Renew => CommandKind::RenewRoster,
-            Order::Follow { .. } => CommandKind::FollowRoster,
-            Order::Choose { .. } => CommandKind::ChooseRoster,
-            _ => CommandKind::JoinCluster,
+    /// What is wrong with the roster.
+    pub(super) fn cluster_order(&mut self, who: PersonId, ask: &ClusterAsk) -> Result<ClusterOrder, Problem> {
+        let (hash, slots) = ([0; 32], [0; 32]);
+        let nothing = match ask {
+            ClusterAsk::Found => ClusterOrder::Found { hash },
+            ClusterAsk::Invite { .. } => ClusterOrder::Invite { hash },
+            ClusterAsk::Join { .. } => ClusterOrder::Join { hash, slots },
+            ClusterAsk::Follow { .. } => ClusterOrder::Follow { hash },
+            ClusterAsk::Remove { .. } => ClusterOrder::Remove { hash },
+            ClusterAsk::Renew => ClusterOrder::Renew { hash },
+            ClusterAsk::Choose { .. } => ClusterOrder::Choose { hash },
         };
-        if !self.service.may(who, kind) {
-            return Err(Refusal::NotAllowed.into());
+        if !self.service.may(who, nothing.kind()) {
+            return Ok(nothing);
         }
-        let order = match order {
-            Order::Found => {
-                let hash = self.propose(&Change::Found)?;
-                ClusterOrder::Found { hash }
-            }
-            Order::Invite { request } => {
+        Ok(match ask {
+            ClusterAsk::Found => ClusterOrder::Found { hash: self.propose(&Change::Found)? },
+            ClusterAsk::Invite { request } => {
                 let asked = self.cluster.files.requested(*request)?;
-                let hash = self.propose(&Change::Invite(&asked))?;
-                ClusterOrder::Invite { hash }
+                ClusterOrder::Invite { hash: self.propose(&Change::Invite(&asked))? }
             }
-            Order::Remove { node } => {
-                let hash = self.propose(&Change::Remove(node))?;
-                ClusterOrder::Remove { hash }
-            }
-            Order::Renew => {
-                let hash = self.propose(&Change::Renew)?;
-                ClusterOrder::Renew { hash }
-            }
-            Order::Follow { roster } => {
+            ClusterAsk::Remove { node } => ClusterOrder::Remove { hash: self.propose(&Change::Remove(node))? },
+            ClusterAsk::Renew => ClusterOrder::Renew { hash: self.propose(&Change::Renew)? },
+            ClusterAsk::Follow { roster } => {
                 self.offer(*roster)?;
                 ClusterOrder::Follow { hash: *roster }
             }
-            Order::Choose { roster } => {
+            ClusterAsk::Choose { roster } => {
                 self.offer(*roster)?;
                 ClusterOrder::Choose { hash: *roster }
             }
-            Order::Join { roster } => {
+            ClusterAsk::Join { roster } => {
                 let Listed { annex, .. } = self.offer(*roster)?;
-                let renamed = |name: &str| annex.slots.iter().any(|(its, _)| its == name);
-                for (slot, uid) in self.uids() {
-                    let name = self.names.slot_name(slot);
-                    if !renamed(&name) && annex.slots.iter().any(|(_, its)| *its == uid) {
-                        return Err(Problem::from(Refusal::HasOwnCluster).with(name));
-                    }
-                }
-                for (name, uid) in &annex.slots {
-                    let slot = self.names.slots.iter().position(|slot| slot.name == *name);
-                    let slot = slot.and_then(|place| u8::try_from(place).ok()).map(SlotId);
-                    let slot = slot.ok_or_else(|| Own::SlotsDiffer.with(name))?;
-                    self.service.offer_slot_uid(slot, *uid);
-                }
+                self.offer_uids(&annex.slots)?;
                 ClusterOrder::Join { hash: *roster, slots: self.service.offered_slots() }
             }
-            _ => return Err(Refusal::RosterNotOffered.into()),
-        };
-        Ok(Command::Cluster { order })
+        })
+    }
+
+    /// Offers the uids that slots here get in the cluster.
+    fn offer_uids(&mut self, slots: &[(String, Uid)]) -> Result<(), Problem> {
+        for (slot, uid) in self.uids() {
+            let name = self.names.slot_name(slot);
+            if !slots.iter().any(|(its, _)| *its == name) && slots.iter().any(|(_, its)| *its == uid) {
+                return Err(Problem::from(Refusal::HasOwnCluster).with(name));
+            }
+        }
+        for (name, uid) in slots {
+            let slot = self.names.slots.iter().position(|slot| slot.name == *name);
+            let slot = slot.and_then(|place| u8::try_from(place).ok()).map(SlotId);
+            self.service.offer_slot_uid(slot.ok_or_else(|| Own::SlotsDiffer.with(name))?, *uid);
+        }
+        Ok(())
+    }
+
+    /// An order about packages. What is received has its tokens looked through before ([`Loop::receive`]); who may
+    /// not comes here, and is refused by the core.
+    ///
+    /// # Errors
+    /// As [`Loop::package_order`].
+    pub(super) fn sync_order(&self, ask: &SyncAsk) -> Result<TransferOrder, Problem> {
+        Ok(match ask {
+            SyncAsk::Package { slots, to } => self.package_order(slots, to)?,
+            SyncAsk::Receive { file } => TransferOrder::Receive { hash: *file, slots: SlotSet::NONE },
+            SyncAsk::Apply { file } => TransferOrder::Apply { hash: *file },
+            SyncAsk::End => TransferOrder::EndReceive,
+        })
     }
 
     /// Has the service itself follow a roster.

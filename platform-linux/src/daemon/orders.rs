@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use slotwarden_core::Refusal;
 use slotwarden_core::approval::ApprovalCode;
-use slotwarden_core::ceremony::order::SlotSet;
 use slotwarden_core::ceremony::{CardOrder, SoUse};
 use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::{ApplicationSet, SlotId};
@@ -21,7 +20,7 @@ use crate::cli::CONFIRM_LAST_TRY;
 use crate::devices::{Applications, Hsm, Store};
 use crate::names::Peer;
 use crate::problem::{Own, Problem};
-use crate::wire::{self, Ask, CardTask, Order, SecretRole, SoCardsUse};
+use crate::wire::{self, Ask, CardTask, Order, SecretRole, SoCardsUse, SyncAsk};
 use crate::{config, control};
 
 impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
@@ -71,17 +70,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::RestoreByPassphrase { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
-            | Order::Found
-            | Order::Invite { .. }
-            | Order::Join { .. }
-            | Order::Follow { .. }
-            | Order::Remove { .. }
-            | Order::Renew
-            | Order::Choose { .. }
-            | Order::Package { .. }
-            | Order::Receive { .. }
-            | Order::Apply { .. }
-            | Order::EndReceive
+            | Order::Cluster(_)
+            | Order::Sync(_)
             | Order::Zeroize { .. }
             | Order::EndRestore => None,
             Order::BySoCards { then: SoCardsUse::Init { .. }, .. } => Some(CommandKind::Init),
@@ -99,11 +89,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             self.held.push(held);
             return;
         }
-        if let Order::Receive { file } = order {
-            if !self.may(request.peer, CommandKind::ReceivePackage) {
-                let _ = request.answer.try_send(Problem::from(Refusal::NotAllowed).into());
-                return;
-            }
+        if let Order::Sync(SyncAsk::Receive { file }) = order
+            && self.may(request.peer, CommandKind::ReceivePackage)
+        {
             return self.receive(who, Waiting::Client(request.answer), *file);
         }
         let named = self.named(order).and_then(|persons| Ok((persons, self.accepted(order, slot)?)));
@@ -161,17 +149,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::RestoreByPassphrase { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
-            | Order::Found
-            | Order::Invite { .. }
-            | Order::Join { .. }
-            | Order::Follow { .. }
-            | Order::Remove { .. }
-            | Order::Renew
-            | Order::Choose { .. }
-            | Order::Package { .. }
-            | Order::Receive { .. }
-            | Order::Apply { .. }
-            | Order::EndReceive
+            | Order::Cluster(_)
+            | Order::Sync(_)
             | Order::EndRestore => return Ok(ApplicationSet::NONE),
         };
         self.names.application_set(accept)
@@ -230,17 +209,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::RestoreByPassphrase { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
-            | Order::Found
-            | Order::Invite { .. }
-            | Order::Join { .. }
-            | Order::Follow { .. }
-            | Order::Remove { .. }
-            | Order::Renew
-            | Order::Choose { .. }
-            | Order::Package { .. }
-            | Order::Receive { .. }
-            | Order::Apply { .. }
-            | Order::EndReceive
+            | Order::Cluster(_)
+            | Order::Sync(_)
             | Order::Zeroize { .. }
             | Order::EndRestore => return Ok(Roster::NOBODY),
         };
@@ -274,17 +244,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::CancelCeremony { .. }
             | Order::Import { .. }
             | Order::CountKeys { .. }
-            | Order::Found
-            | Order::Invite { .. }
-            | Order::Join { .. }
-            | Order::Follow { .. }
-            | Order::Remove { .. }
-            | Order::Renew
-            | Order::Choose { .. }
-            | Order::Package { .. }
-            | Order::Receive { .. }
-            | Order::Apply { .. }
-            | Order::EndReceive
+            | Order::Cluster(_)
+            | Order::Sync(_)
             | Order::Zeroize { .. }
             | Order::EndRestore => &[],
             Order::Export { .. } => &[SecretRole::NewPassphrase],
@@ -441,19 +402,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Order::Import { file, .. } => Command::Transfer { order: TransferOrder::Import { slot, file: *file } },
             Order::Zeroize { .. } => Command::Zeroize,
             Order::EndRestore => Command::Transfer { order: TransferOrder::EndRestore },
-            Order::Found
-            | Order::Invite { .. }
-            | Order::Join { .. }
-            | Order::Follow { .. }
-            | Order::Remove { .. }
-            | Order::Renew
-            | Order::Choose { .. } => self.cluster_order(who, order)?,
-            Order::Package { slots, to } => Command::Transfer { order: self.package_order(slots, to)? },
-            Order::Receive { file } => {
-                Command::Transfer { order: TransferOrder::Receive { hash: *file, slots: SlotSet::NONE } }
-            }
-            Order::Apply { file } => Command::Transfer { order: TransferOrder::Apply { hash: *file } },
-            Order::EndReceive => Command::Transfer { order: TransferOrder::EndReceive },
+            Order::Cluster(ask) => Command::Cluster { order: self.cluster_order(who, ask)? },
+            Order::Sync(ask) => Command::Transfer { order: self.sync_order(ask)? },
             Order::CountKeys { .. } => Command::Transfer { order: TransferOrder::Count { slot } },
         })
     }
@@ -473,17 +423,8 @@ impl Order {
             | Order::AnswerCeremony { .. }
             | Order::CancelCeremony { .. }
             | Order::Export { .. }
-            | Order::Found
-            | Order::Invite { .. }
-            | Order::Join { .. }
-            | Order::Follow { .. }
-            | Order::Remove { .. }
-            | Order::Renew
-            | Order::Choose { .. }
-            | Order::Package { .. }
-            | Order::Receive { .. }
-            | Order::Apply { .. }
-            | Order::EndReceive
+            | Order::Cluster(_)
+            | Order::Sync(_)
             | Order::Zeroize { .. }
             | Order::EndRestore => None,
             Order::Import { slot, .. }
