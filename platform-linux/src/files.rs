@@ -141,7 +141,7 @@ impl DiskFiles {
                 rest.first().map(|version| (*version, known))
             });
             let Some((version, (_, known, kind, bytes_max))) = found else {
-                return Err(refused("it does not begin as one"));
+                return Err(refused("it does not begin as a file of Slotwarden"));
             };
             if version > *known {
                 return Err(refused("it is of a newer version"));
@@ -529,7 +529,7 @@ mod tests {
     fn parts_that_do_not_follow_one_another_make_no_file() {
         let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
         let mut files = files(dir.path());
-        assert!(refused(&mut files, 0, 10, b"SLW").to_string().contains("does not begin as one"));
+        assert!(refused(&mut files, 0, 10, b"SLW").to_string().contains("does not begin as a file of Slotwarden"));
         assert!(refused(&mut files, 0, 10, b"SLWX\x02").to_string().contains("newer version"));
         assert_eq!(files.spool(0, 10, &BEGINNING), Ok(None));
         for (offset, bytes) in [(4, &b"12345"[..]), (6, b"1234"), (5, b"123456"), (5, b"")] {
@@ -537,7 +537,8 @@ mod tests {
             assert!(refused.to_string().contains("do not follow"), "{offset}: {refused}");
         }
         // Whole, and no export: nothing of it stays.
-        assert!(refused(&mut files, 5, 10, b"12345").to_string().contains("not a whole"));
+        let refused = refused(&mut files, 5, 10, b"12345");
+        assert_eq!(refused.number, Problem::from(Own::FileRefused).number, "{refused}");
         assert_eq!((files.spooled(), fs::read_dir(dir.path()).expect("it is there").count()), (None, 0));
     }
 }
