@@ -34,7 +34,7 @@ use tracing::warn;
 use crate::audit::{hex, unhex};
 use crate::devices::Signer;
 use crate::export_file::Io;
-use crate::package_file::NodeKeys;
+use crate::member_keys::MemberKeys;
 use crate::problem::{Own, Problem};
 use crate::store::directory::{remove_if_there, write_durably};
 use crate::sync_dir::{Heard, SlotFacts, SyncDir, Uid};
@@ -65,7 +65,7 @@ pub struct NamedMember {
     /// What people call it.
     pub name: String,
     /// Its keys.
-    pub keys: NodeKeys,
+    pub keys: MemberKeys,
 }
 
 /// A roster with its annex.
@@ -103,7 +103,7 @@ pub struct Received {
 pub struct ClusterFiles {
     dir: PathBuf,
     name: String,
-    keys: NodeKeys,
+    keys: MemberKeys,
     member: Member,
     sign: Signer,
     ledgers: SyncDir,
@@ -118,7 +118,7 @@ impl ClusterFiles {
     ///
     /// # Errors
     /// A fault of the store's keys. Rosters that cannot be read are none: it is logged, and a member's file brings them back.
-    pub fn open(dir: PathBuf, name: String, keys: NodeKeys, sign: Signer) -> Result<Self, Problem> {
+    pub fn open(dir: PathBuf, name: String, keys: MemberKeys, sign: Signer) -> Result<Self, Problem> {
         let member = keys.member().ok_or(Fault::SealBroken)?;
         let path = dir.join(ROSTERS);
         let chain = match File::open(&path).map(read_rosters) {
@@ -145,7 +145,7 @@ impl ClusterFiles {
 
     /// This node's public keys.
     #[must_use]
-    pub const fn keys(&self) -> &NodeKeys {
+    pub const fn keys(&self) -> &MemberKeys {
         &self.keys
     }
 
@@ -178,7 +178,7 @@ impl ClusterFiles {
     /// # Errors
     /// [`Own::FileUnwritable`]: its name is none; the configuration was checked for it.
     pub fn join_request(&self, made_s: Option<u64>) -> Result<Vec<u8>, Problem> {
-        let NodeKeys { node, x_wing, p256 } = &self.keys;
+        let MemberKeys { node, x_wing, p256 } = &self.keys;
         let request = Request { node: *node, x_wing, p256, name: &self.name, made_s };
         let impossible = || Own::FileUnwritable.with("a request to join");
         let signature = (self.sign)(&request.message().ok_or_else(impossible)?);
@@ -199,7 +199,7 @@ impl ClusterFiles {
         let bytes = fs::read(path).map_err(|error| unreadable(path, &error))?;
         let invalid = |reason: &str| Problem::from(Refusal::JoinRequestInvalid).with(reason);
         let request = Request::read(&bytes).map_err(|problem| invalid(problem.sentence()))?;
-        let keys = NodeKeys { node: request.node, x_wing: request.x_wing.to_vec(), p256: request.p256.to_vec() };
+        let keys = MemberKeys { node: request.node, x_wing: request.x_wing.to_vec(), p256: request.p256.to_vec() };
         let member = keys.member().ok_or_else(|| invalid("a key of it is none"))?;
         let file: [u8; 32] = Sha256::digest(&bytes).into();
         let named = NamedMember { name: request.name.to_owned(), keys };
@@ -563,7 +563,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::package_file::NodeSecrets;
+    use crate::member_keys::NodeSecrets;
 
     const CLUSTER: [u8; 16] = [0xC1; 16];
     const KEY: [u8; 16] = [0x11; 16];

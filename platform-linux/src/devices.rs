@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use crate::audit::NodeKeys;
 use crate::exchange::Arrival;
-use crate::package_file::{self, NodeSecrets};
+use crate::member_keys::{MemberKeys, NodeSecrets};
 use crate::problem::Problem;
 use crate::sync_dir::{SyncDir, Uid};
 use crate::wire::SpooledFile;
@@ -336,7 +336,7 @@ pub struct PackageAbout {
     /// What it says about itself.
     pub header: Header,
     /// The keys of its targets, in the order of the header.
-    pub targets: Vec<package_file::NodeKeys>,
+    pub targets: Vec<MemberKeys>,
     /// By the name of a slot: what need not travel, sorted.
     pub skip: BTreeMap<String, Vec<KeyName>>,
     /// The slots whose keys are in it.

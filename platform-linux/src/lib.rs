@@ -31,6 +31,7 @@ pub mod hsm_wire;
 #[cfg(feature = "pkcs11")]
 pub mod hsm_worker;
 pub mod interrupt;
+pub mod member_keys;
 pub mod names;
 pub mod operation;
 pub mod output;

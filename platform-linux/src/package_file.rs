@@ -30,112 +30,24 @@ use hpke::{
     single_shot_seal_inout_detached,
 };
 use rustix::fs::OFlags;
-use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use slotwarden_core::export;
-use slotwarden_core::fault::{Fault, Refusal};
-use slotwarden_core::ledger::Fact;
+use slotwarden_core::fault::Refusal;
 use slotwarden_core::package::{
     self, CHUNK_BYTES, COMMITMENT_INFO, Chunk, Commitment, FRAME_BYTES_MAX, Header, PAYLOAD_INFO, Part,
     SEALED_KEY_BYTES, Sealed, Suite, TAG_BYTES, WriteProblem, facts, hpke_info, message, nonce,
 };
-use slotwarden_core::roster::{self, Member};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::devices::Signer;
 use crate::export_file::Io;
+use crate::member_keys::{MemberKeys, NodeSecrets, SECRET_BYTES};
 use crate::problem::{Own, Problem};
 use crate::store::directory::{create_private, remove_if_there, rename_durably};
+use crate::sync_dir::SlotFacts;
 
-/// Bytes of a private key of either suite: X-Wing's seed, P-256's scalar.
-pub const SECRET_BYTES: usize = 32;
-const SECRETS_SALT: &[u8] = b"slotwarden/node-secrets/v1";
 /// Bytes of a content key.
 const CONTENT_KEY_BYTES: usize = 32;
-
-/// What is known of the keys of a slot, by the slot's uid.
-pub type SlotFacts = ([u8; 16], Vec<Fact>);
-
-/// A node's private keys for packages: wiped on drop, printed by nothing.
-pub struct NodeSecrets {
-    x_wing: Zeroizing<[u8; SECRET_BYTES]>,
-    p256: Zeroizing<[u8; SECRET_BYTES]>,
-}
-
-impl NodeSecrets {
-    /// Those of the node with this Ed25519 private key (its seed), which is all that has to be kept: HKDF-SHA-256 (RFC
-    /// 5869) gives each suite 32 bytes, and from them comes its key by `DeriveKeyPair` (RFC 9180).
-    ///
-    /// # Errors
-    /// [`Fault::SealBroken`]: no bytes come from a key of another length; these have the right one.
-    pub fn of_node(seed: &[u8; SECRET_BYTES]) -> Result<Self, Fault> {
-        let kdf = Hkdf::<Sha256>::new(Some(SECRETS_SALT), seed);
-        let derived = |info: &[u8]| {
-            let mut ikm = Zeroizing::new([0; SECRET_BYTES]);
-            kdf.expand(info, ikm.as_mut_slice()).map(|()| ikm).map_err(|_| Fault::SealBroken)
-        };
-        let (x_wing, p256) = (derived(b"x-wing")?, derived(b"p-256")?);
-        Ok(NodeSecrets { x_wing: derive::<XWing>(&x_wing), p256: derive::<DhP256HkdfSha256>(&p256) })
-    }
-
-    /// The keys that [`NodeSecrets::private`] gave; `None` where they are no private keys.
-    #[must_use]
-    pub fn from_private(x_wing: &[u8; SECRET_BYTES], p256: &[u8; SECRET_BYTES]) -> Option<Self> {
-        let possible = public_of::<XWing>(x_wing).is_some() && public_of::<DhP256HkdfSha256>(p256).is_some();
-        possible.then(|| NodeSecrets { x_wing: Zeroizing::new(*x_wing), p256: Zeroizing::new(*p256) })
-    }
-
-    /// The private key of a suite, to be sealed.
-    #[must_use]
-    pub fn private(&self, suite: Suite) -> &[u8; SECRET_BYTES] {
-        match suite {
-            Suite::XWing => &self.x_wing,
-            Suite::P256 => &self.p256,
-        }
-    }
-
-    /// The public keys, with the node's own.
-    ///
-    /// # Errors
-    /// [`Fault::SealBroken`] where one is no private key; no way of making one leads there.
-    pub fn public(&self, node: [u8; 32]) -> Result<NodeKeys, Fault> {
-        let x_wing = public_of::<XWing>(&self.x_wing).ok_or(Fault::SealBroken)?;
-        let p256 = public_of::<DhP256HkdfSha256>(&self.p256).ok_or(Fault::SealBroken)?;
-        Ok(NodeKeys { node, x_wing, p256 })
-    }
-}
-
-/// What others need to seal packages for a node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeKeys {
-    /// Its Ed25519 public key, which names it.
-    pub node: [u8; 32],
-    /// Its X-Wing public key, 1,216 bytes.
-    pub x_wing: Vec<u8>,
-    /// Its P-256 public key, uncompressed (SEC 1, 2.3.3), 65 bytes.
-    pub p256: Vec<u8>,
-}
-
-impl NodeKeys {
-    /// The key of a suite.
-    #[must_use]
-    pub fn of(&self, suite: Suite) -> &[u8] {
-        match suite {
-            Suite::XWing => &self.x_wing,
-            Suite::P256 => &self.p256,
-        }
-    }
-
-    /// The node as a roster has it; `None` where one of both is no public key: nothing could be
-    /// sealed for it.
-    #[must_use]
-    pub fn member(&self) -> Option<Member> {
-        <XWing as Kem>::PublicKey::from_bytes(&self.x_wing).ok()?;
-        <DhP256HkdfSha256 as Kem>::PublicKey::from_bytes(&self.p256).ok()?;
-        let seal = roster::seal(self.x_wing.as_slice().try_into().ok()?, self.p256.as_slice().try_into().ok()?);
-        Some(Member { node: self.node, seal })
-    }
-}
 
 /// A package that was opened.
 #[derive(Debug)]
@@ -232,7 +144,7 @@ impl From<Wrong> for Problem {
 pub fn seal(
     out: impl Write,
     header: &Header,
-    targets: &[NodeKeys],
+    targets: &[MemberKeys],
     facts: &[SlotFacts],
     export: Option<&Path>,
     sign: &Signer,
@@ -271,24 +183,11 @@ pub fn open(path: &Path, own: &[u8; 32], secrets: &NodeSecrets, into: &Path) -> 
     open_any(&mut open_file(path).map_err(Wrong::Unreadable)?, own, secrets, into)
 }
 
-/// A private key from 32 secret bytes.
-fn derive<K: Kem>(ikm: &[u8; SECRET_BYTES]) -> Zeroizing<[u8; SECRET_BYTES]> {
-    let (private, _) = K::derive_keypair(ikm);
-    let mut secret = Zeroizing::new([0; SECRET_BYTES]);
-    private.write_exact(secret.as_mut_slice());
-    secret
-}
-
-fn public_of<K: Kem>(private: &[u8; SECRET_BYTES]) -> Option<Vec<u8>> {
-    let private = K::PrivateKey::from_bytes(private).ok()?;
-    Some(K::sk_to_pk(&private).to_bytes().to_vec())
-}
-
 /// [`seal`], without a look at what the export says.
 fn seal_any(
     out: impl Write,
     header: &Header,
-    targets: &[NodeKeys],
+    targets: &[MemberKeys],
     facts: &[SlotFacts],
     export: Option<File>,
     sign: &Signer,
@@ -702,15 +601,14 @@ mod tests {
 
     use ed25519_dalek::{Signer as _, SigningKey};
     use slotwarden_core::export::{Class, Entry, Protection, Section, SectionWriter, Strategy, Trailer};
-    use slotwarden_core::ledger::{KeyName, Known};
+    use slotwarden_core::ledger::{Fact, KeyName, Known};
 
     const SOURCE: u8 = 1;
 
     /// A node of the cluster.
     struct Node {
-        key: SigningKey,
         secrets: NodeSecrets,
-        keys: NodeKeys,
+        keys: MemberKeys,
     }
 
     fn signing(number: u8) -> SigningKey {
@@ -726,7 +624,7 @@ mod tests {
         let key = signing(number);
         let secrets = NodeSecrets::of_node(&[number; 32]).expect("it is a seed");
         let keys = secrets.public(key.verifying_key().to_bytes()).expect("they were made");
-        Node { key, secrets, keys }
+        Node { secrets, keys }
     }
 
     /// Targets in the order of a header.
@@ -736,7 +634,7 @@ mod tests {
         nodes
     }
 
-    fn keys(nodes: &[Node]) -> Vec<NodeKeys> {
+    fn keys(nodes: &[Node]) -> Vec<MemberKeys> {
         nodes.iter().map(|node| node.keys.clone()).collect()
     }
 
@@ -1169,12 +1067,12 @@ mod tests {
     fn nothing_is_sealed_for_other_targets_than_the_headers_or_for_no_key() {
         let nodes = targets(2);
         let (header, all) = (header(Suite::XWing, &nodes), keys(&nodes));
-        let attempt = |keys: &[NodeKeys], facts: &[SlotFacts]| {
+        let attempt = |keys: &[MemberKeys], facts: &[SlotFacts]| {
             let sealed = seal(io::sink(), &header, keys, facts, None, &signer(SOURCE));
             sealed.map_err(|error| error.kind())
         };
-        let reversed: Vec<NodeKeys> = all.iter().rev().cloned().collect();
-        let short = NodeKeys { x_wing: vec![1; 5], ..all[1].clone() };
+        let reversed: Vec<MemberKeys> = all.iter().rev().cloned().collect();
+        let short = MemberKeys { x_wing: vec![1; 5], ..all[1].clone() };
         for keys in [&all[..1], &reversed, &[all[0].clone(), short.clone()]] {
             assert_eq!(attempt(keys, &facts(1)), Err(io::ErrorKind::InvalidInput));
         }
@@ -1182,30 +1080,7 @@ mod tests {
         assert_eq!(attempt(&all, &unsorted), Err(io::ErrorKind::InvalidInput));
         assert!(attempt(&all, &facts(1)).is_ok());
         assert_eq!(short.member(), None);
-        assert_eq!(NodeKeys { p256: vec![4; 65], ..all[1].clone() }.member(), None);
+        assert_eq!(MemberKeys { p256: vec![4; 65], ..all[1].clone() }.member(), None);
         assert_eq!(all[1].member().map(|member| member.node), Some(all[1].node));
-    }
-
-    #[test]
-    fn the_keys_of_a_node_follow_from_its_seed_and_differ_from_those_of_any_other() {
-        let [one, same, other] =
-            [1, 1, 2].map(|seed| NodeSecrets::of_node(&[seed; 32]).and_then(|found| found.public([9; 32])));
-        assert!(one.is_ok() && one == same);
-        let (one, other) = (one.expect("it is"), other.expect("it is a seed"));
-        assert!(one.x_wing != other.x_wing && one.p256 != other.p256);
-        // What is derived is not the seed itself.
-        let secrets = NodeSecrets::of_node(&[1; 32]).expect("it is a seed");
-        assert!([Suite::XWing, Suite::P256].iter().all(|suite| *secrets.private(*suite) != [1; 32]));
-    }
-
-    #[test]
-    fn private_keys_come_back_from_their_bytes_and_others_are_refused() {
-        let node = node(2);
-        let [x_wing, p256] = [Suite::XWing, Suite::P256].map(|suite| *node.secrets.private(suite));
-        // RFC 9180, 7.1.2: zero, and what is not below the order of the curve, is no scalar.
-        assert!(NodeSecrets::from_private(&x_wing, &[0; 32]).is_none());
-        assert!(NodeSecrets::from_private(&x_wing, &[0xFF; 32]).is_none());
-        let again = NodeSecrets::from_private(&x_wing, &p256).expect("they were made");
-        assert_eq!(again.public(node.key.verifying_key().to_bytes()), Ok(node.keys));
     }
 }

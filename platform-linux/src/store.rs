@@ -58,7 +58,7 @@ use self::room::Ballast;
 use self::writer::Job;
 use crate::audit::NodeKeys;
 use crate::devices::{Checkpoint, Event, Events, Lend, Signer, Store, TranscriptEnd, TranscriptPart};
-use crate::package_file::NodeSecrets;
+use crate::member_keys::NodeSecrets;
 use crate::seal::{self, CREDENTIAL, DataKey, SealPlaces, SealSource};
 use crate::transcript;
 

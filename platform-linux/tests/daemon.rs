@@ -14,8 +14,8 @@ use slotwarden::devices::{
     TranscriptPart,
 };
 use slotwarden::files::DiskFiles;
+use slotwarden::member_keys::NodeSecrets;
 use slotwarden::names::{Names, Peer, SlotName};
-use slotwarden::package_file::NodeSecrets;
 use slotwarden::problem::Problem;
 use slotwarden::token_uri::TokenUri;
 use slotwarden::wire::{Answered, Ask, At, CardTask, CeremonyNow, Order, SecretRole};

@@ -16,7 +16,9 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use slotwarden::devices::Signer;
-use slotwarden::package_file::{NodeKeys, NodeSecrets, SlotFacts, Wrong, open, seal};
+use slotwarden::member_keys::{MemberKeys, NodeSecrets};
+use slotwarden::package_file::{Wrong, open, seal};
+use slotwarden::sync_dir::SlotFacts;
 use slotwarden_core::backup::mak;
 use slotwarden_core::export::{self, Part, SectionWriter};
 use slotwarden_core::ledger::{Fact, KeyName, Known};
@@ -211,7 +213,7 @@ fn header(inside: &Inside, suite: Suite) -> Header {
 /// A package of both keys and facts, or a receipt.
 fn sealed(bench: &Bench, inside: &Inside, suite: Suite, is_receipt: bool) -> Vec<u8> {
     let header = header(inside, suite);
-    let mut keys: Vec<NodeKeys> =
+    let mut keys: Vec<MemberKeys> =
         TARGETS.iter().map(|number| secrets(*number).public(public(*number)).expect("a private key")).collect();
     keys.sort_by_key(|keys| keys.node);
     let export = bench.write("export", &inside.export);
