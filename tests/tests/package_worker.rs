@@ -8,7 +8,7 @@ use slotwarden_core::fault::{HsmFailure, Refusal};
 use slotwarden_core::ledger::KeyName;
 use slotwarden_tests::build;
 use slotwarden_tests::driver::Driver;
-use slotwarden_tests::exports::{KEK, KEY_ID, MAK, UID, append_for, entries, finish, spool};
+use slotwarden_tests::exports::{KEK, KEY_ID, MAK, UID, append_for, blobs, entries, finish, spool};
 use slotwarden_tests::modules::{Bench, Kind, PIN, label};
 
 slotwarden_tests::on_both_modules! {
@@ -16,6 +16,7 @@ slotwarden_tests::on_both_modules! {
     what_every_target_has_is_left_out
     a_key_that_cannot_leave_is_listed_and_refuses_no_package
     a_package_is_planned_and_made_by_the_members_own_key
+    p17_the_unwrap_key_of_one_slot_opens_nothing_of_another
     p18_a_section_of_another_key_makes_nothing
     p25_what_is_recorded_as_removed_is_not_made
     p25_another_value_under_the_same_id_is_a_conflict
@@ -137,6 +138,36 @@ fn a_package_is_planned_and_made_by_the_members_own_key(kind: Kind) {
     assert_eq!(plan(&mut driver), planned(0, OBJECTS, 0, 0));
     assert_eq!(driver.call(0, HsmCall::DropUnwrapKey { keep: None }), Ok(HsmAnswer::UnwrapKeyDropped));
     assert_eq!(plan(&mut driver), Err(HsmFailure::Refused(Refusal::NoBackupKey)));
+}
+
+/// With plain PKCS#11 calls, as whoever holds the token PIN of a member's slot could make them.
+fn p17_the_unwrap_key_of_one_slot_opens_nothing_of_another(kind: Kind) {
+    // CKM_AES_KEY_WRAP_PAD, which SoftHSM means RFC 5649 by, and CKM_AES_KEY_WRAP_KWP (PKCS#11 v3.1).
+    let mechanism = match kind {
+        Kind::SoftHsm => "8458",
+        Kind::Kryoptic => "8459",
+    };
+    let open = |bench: &Bench, blob: &str| {
+        let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_floor"));
+        program.arg(bench.real_module()).args([TOKEN, PIN, mechanism, "open", blob]).envs(bench.environment());
+        build::run("softhsm2", &mut program).trim().to_owned()
+    };
+    let (bench, mut driver) = member_in_use(kind);
+    let file = package(&bench, &mut driver, vec![]);
+    drop(driver);
+    let (_, blob) = blobs(&file).into_iter().find(|(id, _)| *id == [3]).expect("custody made an AES key");
+    let blob: String = blob.iter().map(|byte| format!("{byte:02x}")).collect();
+    // It opens its own slot's, which is what the README says of it.
+    assert_eq!(open(&bench, &blob), "allowed");
+    let other = bench_with_token(kind);
+    let (mut driver, _) = Driver::up(other.settings(&[label(TOKEN)]));
+    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+    let names = (KEY_ID, [0xB6; 16]);
+    assert_eq!(driver.put_keys_of_member(0, names, &[0x77; 32], &[0x78; 32]), Ok(HsmAnswer::BackupKeysPut));
+    drop(driver);
+    // Not for want of the mechanism: that was shown.
+    let told = open(&other, &blob);
+    assert!(told.starts_with("refused"), "{told}");
 }
 
 fn p18_a_section_of_another_key_makes_nothing(kind: Kind) {

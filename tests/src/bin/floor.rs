@@ -3,7 +3,9 @@
 //!
 //! `floor MODULE LABEL PIN MECHANISM` finds W and the private keys, and then does that once for
 //! every line it reads, printing how many keys and microseconds it took, with the search. With `restore FILE` it finds U,
-//! and unwraps what is in the file, which is not an export but what the least program would have made of one.
+//! and unwraps what is in the file, which is not an export but what the least program would have made of one. With
+//! `open BLOB` (hexadecimal) it has U unwrap an AES key that came from elsewhere, and prints `allowed` or `refused` with the
+//! answer's number: what whoever holds the token PIN could do.
 #![allow(unsafe_code)] // the module's own functions, as a program in C calls them
 
 use std::io::BufRead;
@@ -15,7 +17,8 @@ use cryptoki::object::Attribute;
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_FUNCTION_LIST, CK_MECHANISM, CK_ULONG, CKA_CLASS, CKA_TOKEN, CKO_PRIVATE_KEY, CKR_OK,
+    CK_ATTRIBUTE, CK_FUNCTION_LIST, CK_MECHANISM, CK_ULONG, CKA_CLASS, CKA_KEY_TYPE, CKA_TOKEN, CKK_AES,
+    CKO_PRIVATE_KEY, CKO_SECRET_KEY, CKR_OK,
 };
 
 type Failed = Box<dyn std::error::Error>;
@@ -56,7 +59,7 @@ const ROOM: usize = 1025;
 fn main() -> Result<(), Failed> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [module, label, pin, mechanism, rest @ ..] = arguments.as_slice() else {
-        return Err("usage: floor MODULE LABEL PIN MECHANISM [restore FILE]".into());
+        return Err("usage: floor MODULE LABEL PIN MECHANISM [restore FILE | open BLOB]".into());
     };
     let context = Pkcs11::new(module)?;
     context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))?;
@@ -77,8 +80,35 @@ fn main() -> Result<(), Failed> {
     match rest {
         [] => export(&session, list, mechanism),
         [verb, file] if verb == "restore" => restore(&session, list, mechanism, &std::fs::read(file)?),
-        _ => Err("usage: floor MODULE LABEL PIN MECHANISM [restore FILE]".into()),
+        [verb, blob] if verb == "open" => open(&session, list, mechanism, blob),
+        _ => Err("usage: floor MODULE LABEL PIN MECHANISM [restore FILE | open BLOB]".into()),
     }
+}
+
+/// Has U unwrap an AES key as an object of the session, with every attribute left to the module.
+fn open(session: &Session, list: &CK_FUNCTION_LIST, number: CK_ULONG, blob: &str) -> Result<(), Failed> {
+    let pairs = (0..blob.len()).step_by(2).map(|at| blob.get(at..at + 2).ok_or("odd"));
+    let mut blob = pairs.map(|pair| Ok(u8::from_str_radix(pair?, 16)?)).collect::<Result<Vec<u8>, Failed>>()?;
+    let u = key_named(session, "slotwarden U")?;
+    let (mut class, mut kind): (CK_ULONG, CK_ULONG) = (CKO_SECRET_KEY, CKK_AES);
+    let mut template = [(CKA_CLASS, &mut class), (CKA_KEY_TYPE, &mut kind)].map(|(kind, value)| CK_ATTRIBUTE {
+        type_: kind,
+        pValue: ptr::from_mut(value).cast(),
+        ulValueLen: size_of::<CK_ULONG>() as CK_ULONG,
+    });
+    let (mut mechanism, mut made) = (plain(number), 0);
+    let (length, count) = (CK_ULONG::try_from(blob.len())?, CK_ULONG::try_from(template.len())?);
+    let unwrap = list.C_UnwrapKey.ok_or("a function is missing")?;
+    // SAFETY: every pointer is to a place that is ours, with its length beside it, and lives over the call.
+    let answer = unsafe {
+        unwrap(session.handle(), &mut mechanism, u, blob.as_mut_ptr(), length, template.as_mut_ptr(), count, &mut made)
+    };
+    if answer == CKR_OK {
+        println!("allowed")
+    } else {
+        println!("refused 0x{answer:x}")
+    }
+    Ok(())
 }
 
 fn key_named(session: &Session, label: &str) -> Result<CK_ULONG, Failed> {
