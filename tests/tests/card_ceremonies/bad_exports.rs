@@ -11,27 +11,17 @@ use slotwarden::status_json::CeremonyView;
 use slotwarden_tests::build;
 use slotwarden_tests::custodians::Act::{At, Card, Refused};
 use slotwarden_tests::custodians::{Reader, Table};
-use slotwarden_tests::modules::{Bench, Kind};
+use slotwarden_tests::modules::Kind;
 use slotwarden_tests::pcscd::Pcscd;
 use slotwarden_tests::stage::run;
 
-use crate::scene::{CODE, SLOTS, Scene};
+use crate::scene::{CODE, Scene, calls, counting};
 
 /// What a memory file system gives at once.
 const PAGE_BYTES: u64 = 4096;
 
-/// What the worker asks of its own accord, to see whether the tokens are still there.
-const LOOKS: [&str; 2] = ["C_GetTokenInfo", "C_GetSessionInfo"];
-
 fn table(pcscd: &Pcscd) -> Table {
     Table::new(vec![Box::new(pcscd.pad(0).clone()) as Box<dyn Reader>])
-}
-
-/// In front of SoftHSM is the forwarding module, which writes every call down.
-fn counting() -> Bench {
-    let mut bench = Bench::forwarded(Kind::SoftHsm, SLOTS.len());
-    bench.more.push(("FORWARD_COUNT".into(), "all".into()));
-    bench
 }
 
 fn tool(scene: &Scene, arguments: &[&str]) -> String {
@@ -70,11 +60,6 @@ fn fill(path: &Path, free_bytes: u64) {
     while file.write_all(&[0; PAGE_BYTES as usize]).is_ok() {}
     let length = file.metadata().expect("it is open").len();
     file.set_len(length - free_bytes).expect("it is shorter then");
-}
-
-/// Calls of the module on the slot's token, but for those that look whether it is there.
-fn calls(scene: &Scene) -> Vec<String> {
-    scene.stage.bench.calls_of("ca").into_iter().filter(|call| !LOOKS.contains(&call.as_str())).collect()
 }
 
 #[test]

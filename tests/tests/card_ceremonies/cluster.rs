@@ -14,12 +14,12 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use slotwarden_tests::custodians::Act::Card;
 use slotwarden_tests::custodians::{Reader, Table};
-use slotwarden_tests::modules::Kind;
+use slotwarden_tests::modules::{Bench, Kind};
 use slotwarden_tests::pcscd::Pcscd;
 use slotwarden_tests::stage::{Ran, begin, run};
 use tempfile::TempDir;
 
-use crate::scene::{CODE, SLOTS, Scene};
+use crate::scene::{CODE, SLOTS, Scene, calls, counting};
 
 /// Appliances, and a stick that people carry between them.
 pub(crate) struct Nodes {
@@ -30,10 +30,15 @@ pub(crate) struct Nodes {
 impl Nodes {
     /// So many nodes that do not know one another; `more` is added to the configuration of each.
     pub(crate) fn strangers(kinds: &[Kind], more: impl Fn(usize) -> String) -> Self {
-        let scenes = kinds.iter().enumerate().map(|(number, kind)| {
+        Nodes::before(kinds.iter().map(|kind| Bench::new(*kind, SLOTS.len())).collect(), more)
+    }
+
+    /// The same on these modules without tokens.
+    fn before(benches: Vec<Bench>, more: impl Fn(usize) -> String) -> Self {
+        let scenes = benches.into_iter().enumerate().map(|(number, bench)| {
             let pcscd = Pcscd::start(&["Front"]);
             let table = Table::new(vec![Box::new(pcscd.pad(0).clone()) as Box<dyn Reader>]);
-            Scene::on(*kind, pcscd, table, |stage| {
+            Scene::before(bench, pcscd, table, |stage| {
                 let others = more(number);
                 stage.more += &format!("[sync]\nname = \"node-{number}\"\n{others}");
             })
@@ -44,9 +49,14 @@ impl Nodes {
 
     /// A cluster: the first node has a backup key on three cards, of which two suffice.
     pub(crate) fn cluster(kinds: &[Kind], more: impl Fn(usize) -> String) -> Self {
-        let nodes = Nodes::strangers(kinds, more);
+        Nodes::strangers(kinds, more).joined()
+    }
+
+    /// Makes strangers a cluster.
+    fn joined(self) -> Self {
+        let nodes = self;
         nodes.at(0).create(2, 3);
-        for number in 1..kinds.len() {
+        for number in 1..nodes.count() {
             nodes.invite(0, number);
             for other in 1..number {
                 nodes.follow(other, &nodes.file(&format!("roster-{number}")));
@@ -405,11 +415,15 @@ fn p26_p27_under_dual_control_a_member_and_a_package_need_a_second_person_each()
 
 #[test]
 fn p21_every_damaged_package_is_refused_and_nothing_is_imported() {
-    let nodes = Nodes::cluster(&[Kind::SoftHsm, Kind::SoftHsm], |_| String::new());
+    let nodes = Nodes::before(vec![Bench::new(Kind::SoftHsm, SLOTS.len()), counting()], |_| String::new()).joined();
     nodes.make_key(0, "first", "01");
     let file = nodes.export(0, "a");
     let whole = fs::read(&file).expect("it was written");
     let damaged = nodes.file("damaged");
+    // Once its keys were counted after the last ceremony, the module is left alone.
+    nodes.at(1).stage.wait("the keys are counted", |status| status.slots.iter().all(|slot| slot.keys.is_some()));
+    let before = calls(nodes.at(1));
+    assert!(!before.is_empty(), "the module's calls are written down");
     let refuses = |bytes: &[u8]| {
         fs::write(&damaged, bytes).expect("the folder is there");
         let ran = nodes.import(1, &damaged);
@@ -425,6 +439,7 @@ fn p21_every_damaged_package_is_refused_and_nothing_is_imported() {
     // A package that is whole, and for somebody else: its own source cannot open it.
     let ran = nodes.import(0, &file);
     assert_ne!(ran.exit, 0, "{}", ran.stdout);
+    assert_eq!(calls(nodes.at(1)), before, "no call of the module");
     assert!(!nodes.has_key(1, "01"));
     nodes.import(1, &file).exits(0);
     nodes.is_the_same_key("01", 1, 0);

@@ -19,6 +19,21 @@ pub(crate) const SLOTS: [&str; 2] = ["ca", "tsa"];
 /// Somebody whom the configuration does not name.
 pub(crate) const STRANGER: u32 = 54_499;
 
+/// What the worker asks of its own accord, to see whether the tokens are still there.
+const LOOKS: [&str; 2] = ["C_GetTokenInfo", "C_GetSessionInfo"];
+
+/// In front of SoftHSM is the forwarding module, which writes every call down.
+pub(crate) fn counting() -> Bench {
+    let mut bench = Bench::forwarded(Kind::SoftHsm, SLOTS.len());
+    bench.more.push(("FORWARD_COUNT".into(), "all".into()));
+    bench
+}
+
+/// Calls of the module on the first slot's token, but for those that look whether it is there.
+pub(crate) fn calls(scene: &Scene) -> Vec<String> {
+    scene.stage.bench.calls_of("ca").into_iter().filter(|call| !LOOKS.contains(&call.as_str())).collect()
+}
+
 /// An appliance and everybody around it.
 pub(crate) struct Scene {
     pub(crate) stage: Stage,
