@@ -261,6 +261,8 @@ pub enum AuditEvent {
         /// The public key that was made.
         new: [u8; 32],
     },
+    /// The MACs of the file with this SHA-256 are of the backup key that the cards gave.
+    FileVerified([u8; 32]),
 }
 
 /// How a ceremony ended.

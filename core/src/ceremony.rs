@@ -33,6 +33,7 @@
 //! │   ├── Judging          the service computes with secrets
 //! │   ├── Asking           a person is asked at the console
 //! │   ├── AtHsm            a token gets keys, or another SO PIN
+//! │   ├── AtFile           the MACs of a file are checked
 //! │   └── at a card        a cancel waits for what the reader is doing
 //! │       ├── Inserting    a card is waited for, and identified
 //! │       ├── AtPad        a person types a PIN
@@ -123,6 +124,8 @@ pub enum State {
         /// Whose.
         slot: SlotId,
     },
+    /// The MACs of a file are checked with what the cards gave.
+    AtFile,
     /// A card is waited for at the visit's reader, then identified.
     Inserting,
     /// A person types a PIN on the pad.
@@ -400,7 +403,7 @@ impl Ceremony {
         let rules = self.rules();
         match self.state() {
             State::Waiting | State::Ended => None,
-            State::Asking { .. } | State::Drawing { .. } => Some(rules.due_ms.min(rules.ends_ms)),
+            State::Asking { .. } | State::Drawing { .. } | State::AtFile => Some(rules.due_ms.min(rules.ends_ms)),
             // A call that is under way has its whole time, whatever else is over.
             State::AtHsm { .. } | State::Leaving { .. } => Some(rules.due_ms),
             State::Judging { .. }
@@ -410,6 +413,15 @@ impl Ceremony {
             | State::Writing
             | State::Erasing
             | State::Removing { .. } => Some(rules.ends_ms),
+        }
+    }
+
+    /// The file whose MACs are being checked, and the backup key for it.
+    #[must_use]
+    pub fn file_to_check(&self) -> Option<([u8; 32], SecretId)> {
+        match (self.state(), self.rules().task(), self.rules().secret) {
+            (State::AtFile, Some(Task::VerifyFile { file, .. }), Some(secret)) => Some((file, secret)),
+            (_, _, _) => None,
         }
     }
 
@@ -471,7 +483,7 @@ impl Ceremony {
     pub fn status(&self, now: Now, reader_left_ms: Option<u64>) -> CeremonyStatus {
         let rules = self.rules();
         let due_ms = match self.state() {
-            State::Asking { .. } | State::Drawing { .. } | State::AtHsm { .. } => Some(rules.due_ms),
+            State::Asking { .. } | State::Drawing { .. } | State::AtHsm { .. } | State::AtFile => Some(rules.due_ms),
             State::Inserting | State::Removing { .. } | State::AtPad { .. } => reader_left_ms,
             State::Waiting
             | State::Judging { .. }
@@ -572,6 +584,7 @@ impl Rules {
                 | Task::VerifySet
                 | Task::RestoreKey { .. }
                 | Task::Restore { .. }
+                | Task::VerifyFile { .. }
                 | Task::ReplaceSet { .. }
                 | Task::Rotate { .. },
             )
@@ -581,7 +594,7 @@ impl Rules {
 
     fn wait(&self, state: State) -> CeremonyWait {
         match state {
-            State::Waiting | State::Drawing { .. } | State::Judging { .. } => CeremonyWait::Computing,
+            State::Waiting | State::Drawing { .. } | State::Judging { .. } | State::AtFile => CeremonyWait::Computing,
             State::Asking { question } => CeremonyWait::Answer(question),
             State::AtHsm { .. } => CeremonyWait::Hsm,
             State::Inserting => CeremonyWait::Insert,
@@ -707,6 +720,8 @@ impl blocking::State<Rules> for State {
             (State::AtHsm { .. }, On::CancelOrdered { who: Some(_) }) => Outcome::Handled,
             (State::AtHsm { .. }, On::CancelOrdered { who: None }) => rules.hsm_left(turn),
 
+            (State::AtFile, On::FileChecked(checked)) => rules.file_checked(turn, checked),
+
             (State::Inserting, On::Identified(_, card, facts)) => rules.identified(turn, card, facts),
             (State::AtPad { change }, On::Reported(_, SessionReport::PinAccepted)) if !change => {
                 rules.pin_accepted(turn)
@@ -744,9 +759,11 @@ impl blocking::State<Rules> for State {
 
     fn superstate(&mut self) -> Option<Superstate> {
         Some(match self {
-            State::Drawing { .. } | State::Judging { .. } | State::Asking { .. } | State::AtHsm { .. } => {
-                Superstate::Open
-            }
+            State::Drawing { .. }
+            | State::Judging { .. }
+            | State::Asking { .. }
+            | State::AtHsm { .. }
+            | State::AtFile => Superstate::Open,
             State::Inserting
             | State::AtPad { .. }
             | State::Reading
@@ -797,6 +814,7 @@ impl blocking::Superstate<Rules> for Superstate {
                 | On::Answered { .. }
                 | On::CancelOrdered { .. }
                 | On::RestoreRefused(_)
+                | On::FileChecked(_)
                 | On::DeadlinePassed => Outcome::Handled,
             },
         }

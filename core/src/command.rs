@@ -375,11 +375,13 @@ pub enum CommandKind {
     ChooseRoster,
     /// [`Command::Zeroize`]
     Zeroize,
+    /// [`Task::VerifyFile`](crate::ceremony::order::Task)
+    VerifyFile,
 }
 
 impl CommandKind {
     /// Every kind, in the order of the enum. New ones go to its end: audit records hold their places.
-    pub const ALL: [CommandKind; 50] = [
+    pub const ALL: [CommandKind; 51] = [
         CommandKind::Boot,
         CommandKind::Activate,
         CommandKind::Deactivate,
@@ -430,6 +432,7 @@ impl CommandKind {
         CommandKind::FollowRoster,
         CommandKind::ChooseRoster,
         CommandKind::Zeroize,
+        CommandKind::VerifyFile,
     ];
 }
 

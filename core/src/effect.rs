@@ -341,6 +341,8 @@ pub enum Outcome {
     File(Result<(), Fault>),
     /// Of [`Effect::Zeroize`]: the disk confirmed that the data key is gone.
     Zeroized(Result<(), Fault>),
+    /// Of [`FileOrder::Check`]: whether every MAC is right.
+    FileChecked(Result<bool, Fault>),
 }
 
 /// What the device confirmed.

@@ -234,7 +234,7 @@ pub const fn needs_two(command: &Command, lowers: bool) -> bool {
             | Task::Restore { .. }
             | Task::Erase { .. }
             | Task::Reassign { .. } => true,
-            Task::ChangePin { .. } | Task::Copy { .. } | Task::VerifySet => false,
+            Task::ChangePin { .. } | Task::Copy { .. } | Task::VerifySet | Task::VerifyFile { .. } => false,
         },
         Command::CardLost { .. } | Command::BySoCards { .. } | Command::AdministratorCards { .. } => true,
         Command::SlotCards { confirmed, .. } => *confirmed || lowers,
@@ -306,6 +306,7 @@ pub const fn may(roles: Roles, what: CommandKind) -> bool {
         | CommandKind::CreateSet
         | CommandKind::ReassignCard
         | CommandKind::VerifySet
+        | CommandKind::VerifyFile
         | CommandKind::RestoreKey
         | CommandKind::Export
         | CommandKind::Restore

@@ -620,6 +620,7 @@ impl blocking::Superstate<Rules> for Superstate {
                     | EffectOutcome::Unsealed(_)
                     | EffectOutcome::File(_)
                     | EffectOutcome::Card(_)
+                    | EffectOutcome::FileChecked(_)
                     | EffectOutcome::Zeroized(_),
                 )
                 | On::DeadlinePassed

@@ -827,6 +827,7 @@ fn leftover_answer(turn: &mut Turn<'_>, ticket: Ticket, outcome: EffectOutcome) 
         | EffectOutcome::Unsealed(_)
         | EffectOutcome::Card(_)
         | EffectOutcome::File(_)
+        | EffectOutcome::FileChecked(_)
         | EffectOutcome::Zeroized(_) => {}
     }
     Outcome::Handled

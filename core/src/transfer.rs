@@ -235,6 +235,7 @@ pub enum FileStep {
     KeepRoster,
     Received,
     Stretch,
+    Check,
 }
 
 /// What the platform does with files.
@@ -266,6 +267,14 @@ pub enum FileOrder {
         passphrase: SecretId,
         /// Of which file.
         of: Salt,
+    },
+    /// Hold the MAC of each section of the spooled file against the backup key; answered by
+    /// [`Outcome::FileChecked`](crate::effect::Outcome::FileChecked). Nothing is changed.
+    Check {
+        /// SHA-256 of the file.
+        hash: [u8; 32],
+        /// Where the backup key is.
+        backup_key: SecretId,
     },
 }
 

@@ -246,6 +246,7 @@ fn making() -> Vec<Before> {
 fn reading() -> Vec<Before> {
     let facts = Facts { gather: Some(set(1)), ..facts() };
     let restore = cards(Task::RestoreKey { slot: Some(SLOT), key_id: None });
+    let verify = cards(Task::VerifyFile { key_id: KEY, file: [0xF1; 32] });
     let before = |name, command, events: &[&[On]]| Before { name, command, facts, events: events.concat() };
     let was_read = |x| [seen(with(x, share(1, x)), known(Standing::Current)), ACCEPTED, read(share(1, x)), REMOVED];
     let (first, second) = (was_read(1), was_read(2));
@@ -265,6 +266,7 @@ fn reading() -> Vec<Before> {
         before("inserting the second card to be read", restore, &[&begin, &first]),
         before("judging: the secret", restore, &[&begin, &first, &second]),
         before("at the HSM: the only slot that is wanted", restore, &[&begin, &first, &second, &[On::Verdict(true)]]),
+        before("at the file: its MACs are checked", verify, &[&begin, &first, &second, &[On::Verdict(true)]]),
         before("leaving while a PIN is typed", restore, &[&begin, &first[..1], &[CANCEL]]),
         before("asking for another card", cards(Task::VerifySet), &[&begin, &first]),
         before("removing the last card that may be refused", restore, &[&begin, &refused, &refused[..1]]),
@@ -386,6 +388,9 @@ fn events() -> Vec<(&'static str, On)> {
         ("keys not put", On::KeysPut(SLOT, Err(fault))),
         ("keys put elsewhere", On::KeysPut(SlotId(9), Ok(()))),
         ("restore refused", On::RestoreRefused(Refusal::NothingPrepared)),
+        ("MACs right", On::FileChecked(Ok(true))),
+        ("MACs wrong", On::FileChecked(Ok(false))),
+        ("MACs not checked", On::FileChecked(Err(Fault::StoreFailed))),
         ("SO PIN set", On::SoPinSet(Ok(()))),
         ("SO PIN refused", On::SoPinSet(Err(SoPinEnd::Refused(Refusal::SoPinWrong)))),
         ("SO PIN unknown", On::SoPinSet(Err(SoPinEnd::OldOrNew(fault)))),
@@ -477,7 +482,7 @@ fn a_ceremony_answers_every_event_in_every_state() {
             writeln!(table, "- {idle} others → nothing").expect("strings grow");
         }
     }
-    assert_eq!(reached.len(), 13, "every state of the machine has its table: {reached:?}");
+    assert_eq!(reached.len(), 14, "every state of the machine has its table: {reached:?}");
     assert!(table.lines().count() < 3_000);
     check("tests/golden/ceremony.md", &table);
     check("core/docs/ceremony.md", &diagram("A ceremony", &edges));
@@ -522,6 +527,7 @@ fn state(state: State) -> String {
         State::Leaving { refusal } => format!("{name} as {refusal:?}"),
         State::Waiting
         | State::AtHsm { .. }
+        | State::AtFile
         | State::Inserting
         | State::Reading
         | State::Writing
@@ -540,7 +546,7 @@ fn shown(deed: &Deed) -> String {
             };
             format!("reader {}: {order}", reader.0)
         }
-        Deed::Draw(_) | Deed::Same(..) | Deed::VoidSet | Deed::Wipe(_) => name,
+        Deed::Draw(_) | Deed::CheckFile | Deed::Same(..) | Deed::VoidSet | Deed::Wipe(_) => name,
         Deed::Make { fresh, .. } => format!("{name}{}", if *fresh { " with a new secret" } else { "" }),
         Deed::Share { header, .. } => format!("{name} {}", header.x),
         Deed::Combine { shares, m, .. } => format!("{name} {m} of {}", shares.len()),

@@ -538,6 +538,7 @@ pub fn event_json(record: &AuditRecord) -> io::Result<Value> {
             put("/NodeKeyReplaced/old", &old);
             put("/NodeKeyReplaced/new", &new);
         }
+        AuditEvent::FileVerified(file) => put("/FileVerified", &file),
         // Nothing else that was ever written has a hash as text.
         _ => {}
     }

@@ -26,6 +26,7 @@ use clap::{Command, CommandFactory as _, Parser as _};
 
 use crate::client::{Client, Refused};
 use crate::config::Settings;
+use crate::export_file::Verified;
 use crate::output::Format;
 use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_USAGE, Problem};
 use crate::secret::Source;
@@ -100,7 +101,10 @@ fn run(program: &Program, arguments: Arguments) -> u8 {
         Verb::Completions { shell } => Ok(print(&shell.completions(shown(&Arguments::command())))),
         Verb::Man => Ok(print(man::page(shown(&Arguments::command())).as_bytes())),
         Verb::CheckConfig => check_config(&config, format).map_err(Refused::from),
-        Verb::Verify { file, node_key, with_passphrase, passphrase } => {
+        Verb::Verify { file, node_key, with_cards: true, reader, .. } => {
+            verify_with_cards((&config, format), &file, node_key, reader)
+        }
+        Verb::Verify { file, node_key, with_passphrase, passphrase, .. } => {
             verify(format, &file, node_key, (with_passphrase, &passphrase.source())).map_err(Refused::from)
         }
         Verb::Audit(verb) => audit::run(&config, format, verb),
@@ -149,6 +153,19 @@ fn verify(
     };
     let found = crate::export_file::verify(file, node_key, passphrase.as_ref().map(|secret| secret.as_slice()))?;
     output::transfers::verified(format, file, &found);
+    Ok(EXIT_DONE)
+}
+
+/// The same with the cards of its backup key. What is wrong without them is said before anybody is called to a pad.
+fn verify_with_cards(
+    (config, format): (&Path, Format),
+    file: &Path,
+    node_key: Option<[u8; 32]>,
+    reader: Option<String>,
+) -> Result<u8, Refused> {
+    let found = crate::export_file::verify(file, node_key, None)?;
+    Session::open(config, format)?.check_with_cards(file, reader)?;
+    output::transfers::verified(format, file, &Verified { authentic: true, ..found });
     Ok(EXIT_DONE)
 }
 

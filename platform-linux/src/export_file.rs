@@ -1,9 +1,8 @@
 //! A protected export as a file: read from its first byte to its last, with nothing but itself.
 //!
 //! `slotwarden verify` needs no daemon and no HSM. What it says of keys is what the file says; that
-//! the file is whole, and whose node signed it, is checked. The MACs need the slots' keys: a passphrase gives
-//! them here, in software; cards are read at pads by the daemon only, and a restore checks the MAC with
-//! them, before it uses anything.
+//! the file is whole, and whose node signed it, is checked. The MACs need the backup key: a passphrase gives it here;
+//! cards give it to a daemon, which has the pads, and which asks no token for this either ([`check_macs`]).
 
 use std::fs::File;
 use std::io::{self, BufReader, Seek as _, SeekFrom};
@@ -11,7 +10,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use slotwarden_core::code::equal;
-use slotwarden_core::export::{Class, Part, Problem as Wrong, Protection, Reader, Strategy, Why};
+use slotwarden_core::export::{Class, Header, Part, Problem as Wrong, Protection, Reader, Strategy, Why};
 use slotwarden_core::{Refusal, backup};
 use zeroize::Zeroizing;
 
@@ -41,7 +40,7 @@ pub struct Verified {
     pub signed_by: String,
     /// Whether that is the key that the verifier brought.
     pub trusted: bool,
-    /// Whether the MAC of every section was checked with its passphrase, and is right.
+    /// Whether the MAC of every section was checked, with its passphrase or its cards, and is right.
     pub authentic: bool,
     /// What one try of its passphrase costs.
     pub cost: Option<VerifiedCost>,
@@ -113,7 +112,15 @@ pub fn verify(path: &Path, node_key: Option<[u8; 32]>, passphrase: Option<&[u8]>
         .map_err(|wrong| refused(wrong.sentence(), wrong.name()))?;
     if let Some(passphrase) = passphrase {
         (&file).seek(SeekFrom::Start(0)).map_err(unreadable)?;
-        match is_authentic(&mut Reader::new(Io(BufReader::new(&file))), passphrase)? {
+        let key_of = |header: &Header| {
+            let (salt, cost) = passphrase::of_header(header.protection).ok_or(Refusal::PassphraseNotWanted)?;
+            let backup_key = passphrase::backup_key(passphrase, &salt, cost)?;
+            if backup::key_id(&backup_key) != header.key_id {
+                return Err(Refusal::PassphraseWrong.into());
+            }
+            Ok(backup_key)
+        };
+        match check_macs(&mut Reader::new(Io(BufReader::new(&file))), key_of)? {
             Ok(()) => found.authentic = true,
             Err(slot) => {
                 return Err(refused(&format!("the MAC of {slot} is not one of its passphrase"), "forged"));
@@ -123,21 +130,24 @@ pub fn verify(path: &Path, node_key: Option<[u8; 32]>, passphrase: Option<&[u8]>
     Ok(found)
 }
 
-/// Whether the MAC of every section is right; else the slot of the first that is not. The file was read
-/// as a whole before.
-fn is_authentic<R: embedded_io::Read>(
+/// Whether the MAC of every section is of the backup key that its header leads to; else the slot of the first that
+/// is not. The file was read as a whole before. No HSM takes part: MAKs are derived and used in memory.
+///
+/// # Errors
+/// Those of `key_of`; [`Own::FileRefused`] where the file cannot be read to its end.
+pub fn check_macs<R: embedded_io::Read>(
     reader: &mut Reader<R>,
-    passphrase: &[u8],
+    key_of: impl FnOnce(&Header) -> Result<Zeroizing<[u8; 32]>, Problem>,
 ) -> Result<Result<(), String>, Problem> {
+    let mut key_of = Some(key_of);
     let mut backup_key = Zeroizing::new([0; 32]);
     let mut slot = ([0; 16], String::new());
     loop {
         match reader.next().map_err(|wrong| Own::FileRefused.with(wrong.sentence()))? {
+            // There is one, and it comes first.
             Part::Header(header) => {
-                let (salt, cost) = passphrase::of_header(header.protection).ok_or(Refusal::PassphraseNotWanted)?;
-                backup_key = passphrase::backup_key(passphrase, &salt, cost)?;
-                if backup::key_id(&backup_key) != header.key_id {
-                    return Err(Refusal::PassphraseWrong.into());
+                if let Some(key_of) = key_of.take() {
+                    backup_key = key_of(&header)?;
                 }
             }
             Part::Section(section) => slot = (section.uid, printable(section.name)),

@@ -31,7 +31,7 @@ use zeroize::Zeroizing;
 use self::vendor::Vendor;
 use crate::devices::{Brought, Event, Events, ExportAbout, Files, Kind, PackageAbout, ProgramResult, Signer};
 use crate::exchange::ROSTER_BYTES_MAX;
-use crate::export_file::Io;
+use crate::export_file::{Io, check_macs};
 use crate::package_file;
 use crate::passphrase::{self, Cost};
 use crate::problem::{Own, Problem};
@@ -225,8 +225,8 @@ impl Files for DiskFiles {
                     answer(&self.events, Err(error));
                 }
             }
-            // By `Files::stretch`, which has the passphrase.
-            FileOrder::Stretch { .. } => {}
+            // By `Files::stretch` and `Files::check`, which have the secrets.
+            FileOrder::Stretch { .. } | FileOrder::Check { .. } => {}
             FileOrder::Discard => {
                 self.begun = None;
                 self.spooled = None;
@@ -255,6 +255,38 @@ impl Files for DiskFiles {
             .spawn(move || answer(passphrase::backup_key(&passphrase, &salt, cost)));
         if spawned.is_err() {
             failing(Err(Fault::OutOfMemory));
+        }
+    }
+
+    fn check(&mut self, ticket: Ticket, hash: [u8; 32], backup_key: Zeroizing<[u8; 32]>) {
+        let events = self.events.clone();
+        let answer = move |found: io::Result<bool>| {
+            let checked = found.map_err(|error| {
+                let _ = events.send(Event::Note(format!("the file cannot be checked: {error}")));
+                Fault::StoreFailed
+            });
+            // A loop that ended needs no answer.
+            let _ = events.send(Event::Input(Input::Done { ticket, outcome: Outcome::FileChecked(checked) }));
+        };
+        // Opened here: another file may take its place while this one is read.
+        let opened = match self.spooled {
+            Some(spooled) if spooled == hash => File::open(self.dir.join(transfer_dir::RESTORE)),
+            Some(_) | None => Err(io::Error::other("another file was brought meanwhile")),
+        };
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) => return answer(Err(error)),
+        };
+        let failing = answer.clone();
+        let spawned = thread::Builder::new().name("check".to_owned()).spawn(move || {
+            let mut reader = Reader::new(Io(BufReader::new(file)));
+            answer(match check_macs(&mut reader, |_| Ok(backup_key)) {
+                Ok(checked) => Ok(checked.is_ok()),
+                Err(problem) => Err(io::Error::other(problem.to_string())),
+            });
+        });
+        if let Err(error) = spawned {
+            failing(Err(error));
         }
     }
 

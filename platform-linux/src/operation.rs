@@ -218,6 +218,9 @@ fn cards(task: Task, names: &Names) -> String {
                 hex(&key_id)
             )
         }
+        Task::VerifyFile { key_id, file } => {
+            format!("check the MACs of the file with SHA-256 {}, key {}", hex(&file), hex(&key_id))
+        }
     }
 }
 

@@ -623,6 +623,7 @@ fn collection_view(collection: &CollectionStatus, names: &Names) -> CollectionVi
             | CommandKind::ReassignCard
             | CommandKind::CopyCard
             | CommandKind::VerifySet
+            | CommandKind::VerifyFile
             | CommandKind::RestoreKey
             | CommandKind::ReplaceSet
             | CommandKind::RotateKey

@@ -441,6 +441,13 @@ pub enum CardTask {
     },
     /// Verify cards of the backup key.
     VerifySet,
+    /// Check the MACs of the file that was brought, with cards of its backup key.
+    VerifyFile {
+        /// Names the backup key.
+        key_id: [u8; 16],
+        /// SHA-256 of the file.
+        file: [u8; 32],
+    },
     /// Bring the derived keys into slots.
     RestoreKey {
         /// Only into this one.

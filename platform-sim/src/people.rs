@@ -392,6 +392,7 @@ impl People {
             | CommandKind::ReassignCard
             | CommandKind::CopyCard
             | CommandKind::VerifySet
+            | CommandKind::VerifyFile
             | CommandKind::RestoreKey
             | CommandKind::ReplaceSet
             | CommandKind::RotateKey
@@ -505,6 +506,7 @@ impl People {
                     | CommandKind::ReassignCard
                     | CommandKind::CopyCard
                     | CommandKind::VerifySet
+                    | CommandKind::VerifyFile
                     | CommandKind::RestoreKey
                     | CommandKind::ReplaceSet
                     | CommandKind::RotateKey

@@ -623,7 +623,14 @@ impl Room {
         }
         if order != FileOrder::Discard {
             let result = if done { Ok(()) } else { Err(Fault::StoreFailed) };
-            self.inputs.push_back(Input::Done { ticket, outcome: Outcome::File(result) });
+            let outcome = match order {
+                FileOrder::Check { backup_key, .. } => {
+                    let lent = self.lent(backup_key);
+                    Outcome::FileChecked(lent.bytes().try_into().map_or(Ok(false), |key| self.vault.check(key)))
+                }
+                _ => Outcome::File(result),
+            };
+            self.inputs.push_back(Input::Done { ticket, outcome });
         }
     }
 
@@ -659,6 +666,8 @@ impl Room {
                 })
             }
             FileOrder::Begin(_) | FileOrder::Finish => self.vault.file(order),
+            // What is found is the answer.
+            FileOrder::Check { .. } => true,
         }
     }
 

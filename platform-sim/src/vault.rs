@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use slotwarden_core::backup;
 use slotwarden_core::effect::{HsmAnswer, HsmCall, ImportPlan, KeyCounts, SlotId};
-use slotwarden_core::fault::{Function, HsmFailure, Refusal, rv};
+use slotwarden_core::fault::{Fault, Function, HsmFailure, Refusal, rv};
 use slotwarden_core::transfer::FileOrder;
 
 /// The keys of one token or section: value by id.
@@ -25,6 +26,10 @@ pub struct Vault {
     pub part: Option<BTreeMap<[u8; 16], Keys>>,
     /// The export that was made last, whole.
     pub last: Option<BTreeMap<[u8; 16], Keys>>,
+    /// Of which backup key the export that is being made, and the one made last, are.
+    pub keys: [Option<[u8; 16]>; 2],
+    /// Somebody altered the export that was made last.
+    pub altered: bool,
     /// What a prepared restore is going to make.
     pub plan: Option<Keys>,
     /// Keys that a token has room for; without a number for any.
@@ -44,13 +49,29 @@ impl Vault {
     /// Something at the files. False: it could not be done.
     pub fn file(&mut self, order: FileOrder) -> bool {
         match order {
-            FileOrder::Begin(_) => self.part = Some(BTreeMap::new()),
-            FileOrder::Finish => self.last = self.part.take().or(self.last.take()),
+            FileOrder::Begin(export) => {
+                self.part = Some(BTreeMap::new());
+                self.keys[0] = Some(export.key_id);
+            }
+            FileOrder::Finish => {
+                self.keys[1] = self.keys[0].take().or(self.keys[1]);
+                self.last = self.part.take().or(self.last.take());
+            }
             FileOrder::Stretch { .. } => {}
             FileOrder::Discard => (self.part, self.plan) = (None, None),
-            FileOrder::KeepRoster { .. } | FileOrder::Received { .. } => return false,
+            FileOrder::KeepRoster { .. } | FileOrder::Received { .. } | FileOrder::Check { .. } => return false,
         }
         true
+    }
+
+    /// Whether the export that was made last is of this backup key, as its MACs say.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn check(&self, backup_key: &[u8; 32]) -> Result<bool, Fault> {
+        let [_, made_with] = self.keys;
+        let made_with = made_with.filter(|_| self.last.is_some()).ok_or(Fault::StoreFailed)?;
+        Ok(made_with == backup::key_id(backup_key) && !self.altered)
     }
 
     /// The keys of every backup key but this one go, and U is one of them; `None`: U may not stay at all.

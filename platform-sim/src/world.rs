@@ -745,6 +745,7 @@ impl World {
             | CommandKind::ReassignCard
             | CommandKind::CopyCard
             | CommandKind::VerifySet
+            | CommandKind::VerifyFile
             | CommandKind::RestoreKey
             | CommandKind::ReplaceSet
             | CommandKind::RotateKey
@@ -926,6 +927,7 @@ impl World {
             | CommandKind::ReassignCard
             | CommandKind::CopyCard
             | CommandKind::VerifySet
+            | CommandKind::VerifyFile
             | CommandKind::RestoreKey
             | CommandKind::ReplaceSet
             | CommandKind::RotateKey

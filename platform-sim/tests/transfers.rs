@@ -161,6 +161,96 @@ fn cards_of_another_key_restore_nothing_and_those_of_a_former_one_do() {
     assert_eq!(desk.backup(), current, "the old key is not in force again");
 }
 
+/// The MACs of the export that was made last, with the cards of the key that is in force now.
+fn verify(desk: &mut Desk) -> Command {
+    cards(Task::VerifyFile { key_id: desk.backup().key_id, file: FILE })
+}
+
+fn verified(desk: &Desk) -> usize {
+    desk.room.stored.journal.iter().filter(|record| record.event == AuditEvent::FileVerified(FILE)).count()
+}
+
+#[test]
+fn p19_a_file_that_was_altered_or_is_of_another_key_is_not_called_verified() {
+    let mut desk = with_export();
+    let order = verify(&mut desk);
+    assert_eq!(desk.room.order(AUDITOR, order), refused(Refusal::NotAllowed));
+    desk.room.vault.altered = true;
+    assert_eq!(desk.run(order, &[0, 1]), refused(Refusal::ExportOfAnotherKey));
+    desk.room.vault.altered = false;
+    let made = desk.room.vault.last.take();
+    assert_eq!(desk.run(order, &[0, 1]), Some(Answer::Failed(Fault::StoreFailed)), "there is no file");
+    desk.room.vault.last = made;
+    // The new cards are of another key than the one that the file names, and the old ones of its own.
+    let new = desk.blank(2);
+    assert_eq!(desk.run(rotate(2, 2), &new), DONE);
+    desk.begin(order, &new[..1]);
+    desk.step();
+    desk.step();
+    desk.step();
+    assert_eq!(desk.room.last(), Some(Refusal::CardForeign), "{:?}", desk.shown);
+    let id = desk.room.ceremony().expect("it goes on").id;
+    assert_eq!(desk.room.order(ADMINISTRATOR, Command::CancelCeremony { id }), DONE);
+    desk.collect_all();
+    // Whoever names the new key for the file of the old one.
+    let other = verify(&mut desk);
+    assert_eq!(desk.run(other, &new), refused(Refusal::ExportOfAnotherKey));
+    assert_eq!(verified(&desk), 0);
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    assert_eq!(verified(&desk), 1);
+    desk.check();
+}
+
+#[test]
+fn a_file_is_verified_with_cards_while_no_slot_is_open_and_no_token_is_asked_anything() {
+    let mut desk = with_export();
+    desk.deactivate(0);
+    desk.deactivate(1);
+    let calls = desk.room.calls.len();
+    let order = verify(&mut desk);
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    assert_eq!((verified(&desk), &desk.room.calls[calls..]), (1, &[][..]));
+    assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None));
+    // What is being restored is not exchanged for a file that is only looked at.
+    open_all(&mut desk);
+    let prepare = restore(&mut desk);
+    assert_eq!(desk.run(prepare, &[0, 1]), DONE);
+    assert_eq!(desk.run(order, &[]), refused(Refusal::TransferUnderWay));
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), DONE);
+    desk.check();
+}
+
+#[test]
+fn power_that_goes_amid_a_verification_changes_nothing() {
+    let mut cuts = 0;
+    for way in [CutWay::Before, CutWay::After, CutWay::Amid] {
+        for after in 0.. {
+            let mut desk = with_export();
+            let (tokens, last) = (desk.room.vault.tokens.clone(), desk.room.vault.last.clone());
+            let set = desk.backup();
+            let order = verify(&mut desk);
+            desk.room.cut = Some(Cut { after, way });
+            let reply = desk.begin(order, &[0, 1]);
+            desk.play();
+            if desk.room.core.is_some() {
+                assert_eq!(desk.room.answer(reply), DONE);
+                break;
+            }
+            cuts += 1;
+            let note = format!("cut {way:?} {after}");
+            desk.restart();
+            assert!(desk.room.ceremony().is_none(), "{note}");
+            assert_eq!((desk.room.vault.tokens.clone(), desk.room.vault.last.clone()), (tokens, last), "{note}");
+            assert_eq!(desk.backup(), set, "{note}");
+            desk.collect_all();
+            assert_eq!(desk.run(order, &[0, 1]), DONE, "{note}");
+            desk.check();
+        }
+    }
+    println!("{cuts} power cuts");
+    assert!(cuts > 20, "{cuts}");
+}
+
 #[test]
 fn a_restore_that_the_token_refuses_ends_by_that_name_and_leaves_no_u() {
     for failure in [

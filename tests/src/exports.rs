@@ -225,3 +225,30 @@ pub fn blobs(file: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
         }
     }
 }
+
+/// The same export as another node would publish it as its own: everything is right but the MACs.
+///
+/// # Panics
+/// Where it is no whole export of few sections.
+#[must_use]
+pub fn signed_by_somebody_else(whole: &[u8]) -> Vec<u8> {
+    let theirs = node();
+    let mut reader = Reader::new(whole);
+    let Ok(Part::Header(header)) = reader.next() else { panic!("it begins with a header") };
+    let header_bytes = 5 + 5 + u32::from_be_bytes(whole[6..10].try_into().expect("four bytes")) as usize;
+    let trailer = loop {
+        if let Some(trailer) = reader.unsigned() {
+            break trailer;
+        }
+        reader.next().expect("it is whole");
+    };
+    let mut forged = Vec::new();
+    let header = Header { node: theirs.verifying_key().to_bytes(), ..header };
+    let hash = begin(&mut forged, &header).expect("a Vec takes everything");
+    // The trailer: kind, length, counts of one byte each here, hash and signature.
+    let body_end = whole.len() - (5 + 3 + 32 + 64);
+    forged.extend_from_slice(&whole[header_bytes..body_end]);
+    let signature = theirs.sign(&trailer_message(&hash, &trailer.hash)).to_bytes();
+    write_trailer(&mut forged, &Trailer { signature, ..trailer }).expect("a Vec takes everything");
+    forged
+}

@@ -266,6 +266,7 @@ fn every_form_of_order() -> Vec<(String, Command)> {
         CommandKind::ReassignCard => vec![("", cards(Task::Reassign { credential, to: PersonId(1) }))],
         CommandKind::CopyCard => vec![("", cards(Task::Copy { credential }))],
         CommandKind::VerifySet => vec![("", cards(Task::VerifySet))],
+        CommandKind::VerifyFile => vec![("", cards(Task::VerifyFile { key_id: [0; 16], file: [0; 32] }))],
         CommandKind::RestoreKey => vec![("", cards(Task::RestoreKey { slot: None, key_id: None }))],
         CommandKind::ReplaceSet => vec![("", cards(Task::ReplaceSet { quorum: of_cards, holders }))],
         CommandKind::RotateKey => vec![("", cards(Task::Rotate { quorum: of_cards, holders, leave_out }))],

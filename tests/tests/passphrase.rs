@@ -6,9 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use ed25519_dalek::{Signer as _, SigningKey};
 use sha2::{Digest as _, Sha256};
-use slotwarden_core::export::{Header, Part, Reader, Trailer, begin, trailer_message, write_trailer};
+use slotwarden_tests::exports::signed_by_somebody_else;
 use slotwarden_tests::modules::{Kind, SO_PIN};
 use slotwarden_tests::stage::{Ran, Stage, run};
 
@@ -175,29 +174,6 @@ fn p21_no_bit_of_a_file_under_a_passphrase_can_be_turned() {
     assert!(forged.to_string().contains("the MAC of ca"), "{forged}");
     fs::write(&file, &whole).expect("the folder is there");
     assert!(slotwarden::export_file::verify(&file, None, Some(PASSPHRASE.as_bytes())).expect("it is whole").authentic);
-}
-
-/// The same export as another node would publish it as its own.
-fn signed_by_somebody_else(whole: &[u8]) -> Vec<u8> {
-    let theirs = SigningKey::from_bytes(&[7; 32]);
-    let mut reader = Reader::new(whole);
-    let Ok(Part::Header(header)) = reader.next() else { panic!("it begins with a header") };
-    let header_bytes = 5 + 5 + u32::from_be_bytes(whole[6..10].try_into().expect("four bytes")) as usize;
-    let trailer = loop {
-        if let Some(trailer) = reader.unsigned() {
-            break trailer;
-        }
-        reader.next().expect("it is whole");
-    };
-    let mut forged = Vec::new();
-    let header = Header { node: theirs.verifying_key().to_bytes(), ..header };
-    let hash = begin(&mut forged, &header).expect("a Vec takes everything");
-    // The trailer: kind, length, counts of one byte each here, hash and signature.
-    let body_end = whole.len() - (5 + 3 + 32 + 64);
-    forged.extend_from_slice(&whole[header_bytes..body_end]);
-    let signature = theirs.sign(&trailer_message(&hash, &trailer.hash)).to_bytes();
-    write_trailer(&mut forged, &Trailer { signature, ..trailer }).expect("a Vec takes everything");
-    forged
 }
 
 /// No HSM with such a program is here: what runs is a stand-in, a script that knows none.

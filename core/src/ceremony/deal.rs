@@ -20,9 +20,13 @@ impl Rules {
             Some(Task::ChangePin { .. } | Task::Reassign { .. }) => self.visit(turn, Purpose::ChangePin, 0),
             Some(Task::Copy { .. }) => self.visit(turn, Purpose::CopySource, 0),
             Some(Task::Erase { .. }) => self.visit(turn, Purpose::Erase, 0),
-            Some(Task::VerifySet | Task::RestoreKey { .. } | Task::Restore { .. } | Task::ReplaceSet { .. }) => {
-                self.visit(turn, Purpose::Gather, 0)
-            }
+            Some(
+                Task::VerifySet
+                | Task::VerifyFile { .. }
+                | Task::RestoreKey { .. }
+                | Task::Restore { .. }
+                | Task::ReplaceSet { .. },
+            ) => self.visit(turn, Purpose::Gather, 0),
             None if self.facts.gather.is_some() => self.visit(turn, Purpose::Gather, 0),
             None => self.draw(turn, Part::Seed),
         }

@@ -58,6 +58,8 @@ pub enum CeremonyEvent {
     DeadlinePassed,
     /// What is to be restored does not do.
     RestoreRefused(Refusal),
+    /// The MACs of a file were checked: whether each is right; or they could not be.
+    FileChecked(Result<bool, Fault>),
 }
 
 /// What seed and secret became.
@@ -170,6 +172,8 @@ pub enum Deed {
         /// Into which slot.
         slot: SlotId,
     },
+    /// Check the MACs of the file that was ordered; answered by `FileChecked`.
+    CheckFile,
     /// Give the slot's token the SO PIN of the cards; answered by `SoPinSet`.
     SetSoPin {
         /// Whose.

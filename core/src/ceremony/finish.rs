@@ -29,6 +29,12 @@ impl Rules {
                 self.finish(turn)
             }
             Some(Task::RestoreKey { .. } | Task::Restore { .. }) => self.put_keys(turn),
+            Some(Task::VerifyFile { .. }) => {
+                turn.push(Deed::Journal(None, AuditEvent::KeyCompared));
+                turn.push(Deed::CheckFile);
+                self.due_ms = turn.now.after_ms(TRANSFER_DEADLINE_MS);
+                Outcome::Transition(State::AtFile)
+            }
             Some(Task::ReplaceSet { .. }) => self.draw(turn, Part::Seed),
             Some(
                 Task::CreateSet { .. }
@@ -43,6 +49,19 @@ impl Rules {
                 let set = self.facts.candidates().find(of_cards);
                 self.derive_pin(turn, set, Judged::PresentPin)
             }
+        }
+    }
+
+    /// The platform held every MAC of the file against the key.
+    pub(super) fn file_checked(&mut self, turn: &mut CeremonyTurn<'_>, checked: Result<bool, Fault>) -> Outcome<State> {
+        match (checked, self.task()) {
+            (Ok(true), Some(Task::VerifyFile { file, .. })) => {
+                turn.push(Deed::Journal(None, AuditEvent::FileVerified(file)));
+                self.finish(turn)
+            }
+            (Ok(true), _) => self.bug(turn),
+            (Ok(false), _) => self.refuse(turn, Refusal::ExportOfAnotherKey),
+            (Err(fault), _) => self.fail(turn, fault),
         }
     }
 
@@ -79,6 +98,7 @@ impl Rules {
                 | Task::VerifySet
                 | Task::RestoreKey { .. }
                 | Task::Restore { .. }
+                | Task::VerifyFile { .. }
                 | Task::Copy { .. }
                 | Task::ChangePin { .. }
                 | Task::Reassign { .. }

@@ -145,6 +145,13 @@ pub enum Task {
         /// SHA-256 of the file.
         file: [u8; 32],
     },
+    /// Check the MACs of a file with the backup key that the cards give; no token takes part.
+    VerifyFile {
+        /// Names the file's backup key.
+        key_id: [u8; 16],
+        /// SHA-256 of the file.
+        file: [u8; 32],
+    },
 }
 
 impl Task {
@@ -162,6 +169,7 @@ impl Task {
             Task::Rotate { .. } => CommandKind::RotateKey,
             Task::Erase { .. } => CommandKind::EraseCard,
             Task::Restore { .. } => CommandKind::Restore,
+            Task::VerifyFile { .. } => CommandKind::VerifyFile,
         }
     }
 }
@@ -364,6 +372,7 @@ pub(super) mod tests {
             Task::Rotate { quorum, holders, leave_out },
             Task::Erase { credential },
             Task::Restore { slot, uid: [0xFF; 16], key_id: [0xFF; 16], file: [0xFF; 32] },
+            Task::VerifyFile { key_id: [0xFF; 16], file: [0xFF; 32] },
         ];
         let unblock = SoUse::Unblock { to: Mode::Manual, new_code, accept };
         let mut orders: std::vec::Vec<Command> =

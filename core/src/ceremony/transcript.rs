@@ -217,6 +217,7 @@ mod tests {
             CeremonyEvent::Answered { who: PersonId(0xFE), yes: true },
             CeremonyEvent::CancelOrdered { who: Some(PersonId(0xFE)) },
             CeremonyEvent::DeadlinePassed,
+            CeremonyEvent::FileChecked(Err(fault)),
         ];
         let begun = orders().into_iter().map(|order| Entry::Begun { command: order.without_secrets(), facts: facts() });
         let ended = Entry::Ended { end: CeremonyEnd::Failed(fault), human_steps: u16::MAX };

@@ -139,7 +139,7 @@ impl Rules {
                 usable && header.key_id == set.key_id
             }
             // Whatever became of the set since: what it opened once it opens still.
-            (Some(Task::Restore { key_id, .. }), _) => {
+            (Some(Task::Restore { key_id, .. } | Task::VerifyFile { key_id, .. }), _) => {
                 !matches!(standing, Standing::Former(Fate::Void) | Standing::Next) && header.key_id == key_id
             }
             (Some(Task::RestoreKey { key_id, .. }), None) => {

@@ -26,6 +26,7 @@ use crate::record::Record;
 use crate::share::record::ShareHeader;
 use crate::status::{BackupStatus, CeremonyStatus};
 use crate::time::Now;
+use crate::transfer::FileStep;
 use crate::turn::Out;
 
 /// Lines of a transcript that wait for their transaction: one input causes five at most, and
@@ -580,6 +581,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Deed::Rehearse { .. }
             | Deed::Pin { .. } => return self.judge(deed),
             Deed::PutKeys { secret, key_id, slot } => return self.put_keys(secret, key_id, slot),
+            Deed::CheckFile => {
+                let ticket = self.outbox.service_ticket();
+                self.outbox.act(Act::File { ticket, step: FileStep::Check });
+                self.await_effect(ticket);
+            }
             Deed::SetSoPin { slot, old, new } => return self.set_so_pin(slot, [old, new]),
             Deed::BeginSet(set) => {
                 if let Some(subject) = self.subject() {
@@ -687,6 +693,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             Answer::Failed(fault) => CeremonyEnd::Failed(fault),
             Answer::Done | Answer::NeedsApproval { .. } | Answer::Waits(_) | Answer::Share { .. } => CeremonyEnd::Done,
         };
+        self.let_go_of_file();
         if let Some(caller) = self.close_transcript(end) {
             self.reply(caller, answer);
         }

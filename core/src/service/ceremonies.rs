@@ -174,6 +174,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                 Facts { gather: Some(in_force()?), make, ..facts }
             }
             Task::VerifySet => Facts { gather: Some(in_force()?), ..facts },
+            Task::VerifyFile { .. } if self.transfer.state() != transfer::State::Idle || self.is_receiving() => {
+                return Err(Refusal::TransferUnderWay);
+            }
+            // As a restore: a file of an earlier backup key is checked with the cards of that one.
+            Task::VerifyFile { key_id, .. } => Facts { gather: current.filter(|set| set.key_id == key_id), ..facts },
             Task::RestoreKey { key_id: Some(typed), .. } if current.is_some_and(|set| set.key_id != typed) => {
                 return Err(Refusal::KeyIdDiffers);
             }
@@ -602,6 +607,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                     }
                 }
             }
+            Outcome::FileChecked(checked) => self.ceremony_event(CeremonyEvent::FileChecked(checked)),
             Outcome::Unsealed(_)
             | Outcome::Application(_)
             | Outcome::Card(_)
@@ -752,6 +758,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Outcome::Application(_)
             | Outcome::Card(_)
             | Outcome::File(_)
+            | Outcome::FileChecked(_)
             | Outcome::Zeroized(_) => {
                 entry.data.backup_key = Some(false);
                 entry.data.unwrap_key = member.then_some(false);

@@ -378,6 +378,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Outcome::Unsealed(_)
             | Outcome::Application(_)
             | Outcome::Card(_)
+            | Outcome::FileChecked(_)
             | Outcome::Zeroized(_) => Err(Fault::StoreFailed),
         };
         if let (Ok(()), Some(membership)) = (result, &mut self.clustering.membership) {

@@ -36,6 +36,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             Deed::Session(..)
             | Deed::Draw(_)
             | Deed::PutKeys { .. }
+            | Deed::CheckFile
             | Deed::SetSoPin { .. }
             | Deed::BeginSet(_)
             | Deed::VoidSet

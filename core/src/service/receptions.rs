@@ -262,6 +262,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Outcome::Unsealed(_)
             | Outcome::Application(_)
             | Outcome::Card(_)
+            | Outcome::FileChecked(_)
             | Outcome::Zeroized(_) => ReceptionEvent::TokenDone(Err(failed)),
         };
         self.reception_event(event);

@@ -258,6 +258,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Outcome::Application(_)
             | Outcome::Card(_)
             | Outcome::File(_)
+            | Outcome::FileChecked(_)
             | Outcome::Zeroized(_) => Answer::Failed(Fault::ModuleLies(Function::FindObjects)),
         };
         self.reply(caller, answer);
@@ -364,10 +365,23 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Task::Reassign { .. }
             | Task::Copy { .. }
             | Task::VerifySet
+            | Task::VerifyFile { .. }
             | Task::RestoreKey { .. }
             | Task::ReplaceSet { .. }
             | Task::Rotate { .. }
             | Task::Erase { .. } => None,
+        }
+    }
+
+    /// A file that was only to be checked is kept no longer, unless something else is using what is spooled.
+    pub(super) fn let_go_of_file(&mut self) {
+        let Some(Command::Cards { order }) = self.cards.ceremony().map(crate::ceremony::Ceremony::command) else {
+            return;
+        };
+        if matches!(order.task, Task::VerifyFile { .. }) && self.transfer.state() == State::Idle && !self.is_receiving()
+        {
+            let ticket = self.outbox.service_ticket();
+            self.outbox.act(Act::File { ticket, step: FileStep::Discard });
         }
     }
 
@@ -407,6 +421,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
                         FileOrder::KeepRoster { .. } => FileStep::KeepRoster,
                         FileOrder::Received { .. } => FileStep::Received,
                         FileOrder::Stretch { .. } => FileStep::Stretch,
+                        FileOrder::Check { .. } => FileStep::Check,
                     };
                     self.outbox.act(Act::File { ticket, step });
                     if order != FileOrder::Discard {
@@ -498,6 +513,13 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             (FileStep::Stretch, State::Unlocking { passphrase, .. }) => {
                 FileOrder::Stretch { passphrase, of: Salt::Spooled }
             }
+            (FileStep::Check, _) => {
+                // Cancelled before it went out: no file is named, and nobody waits for the answer.
+                let nothing = ([0; 32], SecretId::NONE);
+                let wanted = self.cards.ceremony().and_then(crate::ceremony::Ceremony::file_to_check);
+                let (hash, backup_key) = wanted.unwrap_or(nothing);
+                FileOrder::Check { hash, backup_key }
+            }
             (FileStep::Begin | FileStep::Discard | FileStep::Stretch, _) => FileOrder::Discard,
         }
     }
@@ -538,6 +560,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | Outcome::Unsealed(_)
             | Outcome::Application(_)
             | Outcome::Card(_)
+            | Outcome::FileChecked(_)
             | Outcome::Zeroized(_) => {
                 let failed = HsmFailure::Pkcs11 { code: crate::fault::rv::DEVICE_ERROR, function: Function::Other };
                 self.transfer_event(TransferEvent::TokenDone(Err(failed)));

@@ -175,8 +175,9 @@ pub(super) enum Verb {
     Audit(AuditVerb),
     /// Read a protected export from its first byte to its last: is it whole, who signed it, what is in it?
     ///
-    /// Needs neither daemon nor HSM. With its passphrase the MACs are checked too: that nobody who does not know it
-    /// altered the file. Of a file that cards protect only `backup restore` can tell.
+    /// Needs neither daemon nor HSM. With its passphrase or its cards the MACs are checked too: that nobody who does not
+    /// have them altered the file. Cards are read at the PIN pads of a daemon; no slot need be open, and no token is asked;
+    /// nothing is imported.
     Verify {
         /// The file.
         file: PathBuf,
@@ -186,6 +187,12 @@ pub(super) enum Verb {
         /// Ask for the passphrase.
         #[arg(long)]
         with_passphrase: bool,
+        /// Have M cards of its backup key read at a PIN pad.
+        #[arg(long, conflicts_with_all = ["with_passphrase", "passphrase_file", "passphrase_fd"])]
+        with_cards: bool,
+        /// The reader: its name, a part of it that no other has, or its number.
+        #[arg(long, value_name = "NAME", requires = "with_cards")]
+        reader: Option<String>,
         #[command(flatten)]
         passphrase: PassphraseSource,
     },

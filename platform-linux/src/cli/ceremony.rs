@@ -96,7 +96,7 @@ impl Session {
     }
 
     /// Names the transcript beside the answer.
-    fn name_transcript(&self, id: Option<&str>, wanted: bool) {
+    pub(super) fn name_transcript(&self, id: Option<&str>, wanted: bool) {
         if let Some(id) = id.filter(|_| wanted) {
             output::aside(&format!("transcript: `slotwarden ceremony show {id}`"));
         }

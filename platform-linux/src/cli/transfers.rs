@@ -24,7 +24,8 @@ use crate::problem::{EXIT_DONE, Own, Problem};
 use crate::secret;
 use crate::status_json::{PlanView, StatusView};
 use crate::wire::{
-    Answered, Ask, CardTask, Order, Outgoing, SPOOL_BYTES_MAX, SPOOL_PAGE, SecretRole, Spooled, SpooledSection,
+    self, Answered, Ask, CardTask, Order, Outgoing, SPOOL_BYTES_MAX, SPOOL_PAGE, SecretRole, Spooled, SpooledFile,
+    SpooledSection,
 };
 
 /// Between two looks how far a transfer is.
@@ -118,11 +119,7 @@ impl Session {
         at: At,
     ) -> Result<u8, Refused> {
         let given_passphrase = passphrase.source().read(SecretRole::Passphrase)?;
-        let Spooled::Export(spooled) = self.spool(file)? else {
-            return Err(Own::OtherKindOfFile
-                .with(format!("{}: not what `backup export` writes", file.display()))
-                .into());
-        };
+        let spooled = self.spool_export(file)?;
         let wanted = section.as_deref().unwrap_or(&slot);
         let found = match (spooled.sections.iter().find(|found| found.name == wanted), spooled.sections.as_slice()) {
             (Some(found), _) => found,
@@ -174,6 +171,30 @@ impl Session {
             }
         }
         Ok(ended)
+    }
+
+    /// Brings a file to the daemon, which checks its MACs with cards. Nothing is shown but the ceremony.
+    pub(super) fn check_with_cards(&self, file: &Path, reader: Option<String>) -> Result<(), Refused> {
+        let spooled = self.spool_export(file)?;
+        if spooled.passphrase {
+            return Err(Problem::from(Refusal::PassphraseMissing).with("use --with-passphrase").into());
+        }
+        let task = CardTask::VerifyFile { key_id: spooled.key_id, file: spooled.file };
+        let at = wire::At { reader, ..wire::At::default() };
+        let (ended, _, id) = self.order_followed(Order::Cards { task, at }, Vec::new());
+        self.name_transcript(id.as_deref(), true);
+        ended.map(|_| ())
+    }
+
+    /// Brings an export to the daemon.
+    fn spool_export(&self, file: &Path) -> Result<SpooledFile, Refused> {
+        match self.spool(file)? {
+            Spooled::Export(spooled) => Ok(spooled),
+            _ => {
+                let detail = format!("{}: not what `backup export` writes", file.display());
+                Err(Own::OtherKindOfFile.with(detail).into())
+            }
+        }
     }
 
     /// Brings a file to the daemon, which says what it is.

@@ -79,6 +79,12 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             }
             CardTask::Copy { credential } => Task::Copy { credential: *credential },
             CardTask::VerifySet => Task::VerifySet,
+            CardTask::VerifyFile { key_id, file } => {
+                if self.devices.files.spooled() != Some(*file) {
+                    return Err(Own::FileNotSpooled.into());
+                }
+                Task::VerifyFile { key_id: *key_id, file: *file }
+            }
             CardTask::RestoreKey { slot, key_id } => {
                 let slot = slot.as_deref().map(|slot| self.names.slot(slot)).transpose()?;
                 Task::RestoreKey { slot, key_id: key_id.or_else(|| self.key_to_restore()) }

@@ -101,9 +101,10 @@ pub fn verified(format: Format, file: &Path, found: &Verified) {
         }
     }
     line(match (found.authentic, found.level) {
-        (true, _) => "its MACs are right: nobody without its passphrase altered it",
+        (true, "passphrase") => "its MACs are right: nobody without its passphrase altered it",
+        (true, _) => "its MACs are right: nobody without enough of its cards altered it",
         (false, "passphrase") => "its MACs are not checked: give --with-passphrase, or restore it",
-        (false, _) => "its MACs are checked when it is restored: they need the cards",
+        (false, _) => "its MACs are not checked: give --with-cards, or restore it",
     });
 }
 

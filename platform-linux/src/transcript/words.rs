@@ -37,6 +37,11 @@ pub(super) fn event_words(event: &CeremonyEvent, state: Option<State>, named: Na
         CeremonyEvent::ShareReady(None) => "no share could be computed".to_owned(),
         CeremonyEvent::Verdict(right) => verdict_words(state, *right).to_owned(),
         CeremonyEvent::RestoreRefused(refusal) => format!("nothing can be restored: {}", Problem::from(*refusal)),
+        CeremonyEvent::FileChecked(Ok(true)) => "every MAC of the file is of this key".to_owned(),
+        CeremonyEvent::FileChecked(Ok(false)) => {
+            "a MAC of the file is not of this key: it was altered or forged".to_owned()
+        }
+        CeremonyEvent::FileChecked(Err(fault)) => format!("the file could not be checked: {}", Problem::from(*fault)),
         CeremonyEvent::KeysPut(slot, Ok(())) => {
             format!("the token of {} has the derived keys, read back and checked", named.names.slot_name(*slot))
         }

@@ -7,10 +7,12 @@ use std::path::Path;
 use std::process::Command;
 
 use rustix::mount::{MountFlags, mount};
+use sha2::{Digest as _, Sha256};
 use slotwarden::status_json::CeremonyView;
 use slotwarden_tests::build;
 use slotwarden_tests::custodians::Act::{At, Card, Refused};
 use slotwarden_tests::custodians::{Reader, Table};
+use slotwarden_tests::exports::signed_by_somebody_else;
 use slotwarden_tests::modules::Kind;
 use slotwarden_tests::pcscd::Pcscd;
 use slotwarden_tests::stage::run;
@@ -144,6 +146,62 @@ fn p19_for_what_is_refused_the_module_is_not_asked_anything() {
     scene.order(&["backup", "restore", &renamed, "--slot", "ca"], &[Card("1"), Card("2")]).exits(0);
     scene.stage.run(&import).exits(0);
     assert_eq!(listed(&scene), there);
+}
+
+#[test]
+fn p19_cards_tell_a_file_that_nobody_altered_from_one_that_was_signed_anew() {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
+    let folder = folder.path();
+    let pcscd = Pcscd::start(&["Front"]);
+    let people = table(&pcscd);
+    let mut scene = Scene::before(counting(), pcscd, people, |_| {});
+    scene.create(2, 3);
+    make_keys(&scene);
+    let file = text(&folder.join("keys.slwx"));
+    scene.stage.run(&["backup", "export", &file, "--slot", "ca"]).exits(0);
+    let told = scene.stage.run(&["verify", &file]).exits(0).stdout;
+    assert!(told.contains("its MACs are not checked: give --with-cards"), "{told}");
+    let whole = fs::read(&file).expect("it was written");
+    let damaged = text(&folder.join("damaged.slwx"));
+    fs::write(&damaged, &whole[..whole.len() - 1]).expect("the folder is there");
+    let forged = text(&folder.join("forged.slwx"));
+    fs::write(&forged, signed_by_somebody_else(&whole)).expect("the folder is there");
+    let before = calls(&scene);
+
+    // What is wrong without cards calls nobody to a pad.
+    scene.stage.run(&["verify", &damaged, "--with-cards"]).refused(1, 646);
+    scene.stage.run(&["verify", &file, "--with-cards", "--reader", "Back"]).refused(1, 906);
+    // It is whole, and says that it is this key's; the cards know better.
+    scene.stage.run(&["verify", &forged]).exits(0);
+    let ran = scene.order(&["verify", &forged, "--with-cards"], &[Card("1"), Card("3")]).refused(1, 1010);
+    assert!(!ran.stdout.contains("MACs are right"), "{}", ran.stdout);
+    let ran = scene.order(&["verify", &file, "--with-cards"], &[Card("3"), Card("2")]).exits(0);
+    assert!(ran.stdout.contains("its MACs are right"), "{}", ran.stdout);
+    let json = ["verify", &file, "--with-cards", "--output", "json"];
+    let told = scene.order(&json, &[Card("1"), Card("2")]).exits(0).json();
+    let told = &told["export"];
+    assert_eq!((&told["authentic"], &told["level"]), (&true.into(), &"cards".into()), "{told}");
+    assert_eq!(calls(&scene), before, "no call of the module");
+    // Nothing is prepared, and the file is not kept.
+    scene.stage.run(&["backup", "import", "ca", "--confirm", "import"]).refused(1, 1002);
+    let log = folder.join("log");
+    scene.stage.run(&["audit", "export", &text(&log)]).exits(0);
+    let log = fs::read_to_string(log).expect("it was written");
+    let digest: String = Sha256::digest(&whole).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(log.matches(&format!("\"FileVerified\":\"{digest}\"")).count(), 2, "{log}");
+
+    // An auditor's own daemon knows neither the cluster nor the slots, and needs no HSM for it.
+    let cards = ["1", "3"].map(|card| (card, scene.table.shared(card), scene.table.pin(card)));
+    scene.stage.stop();
+    let there = table(&scene.pcscd);
+    let desk = Scene::with(scene.pcscd, there, |_| {});
+    for (card, shared, pin) in cards {
+        desk.table.brings(card, shared);
+        desk.table.knows(card, &pin);
+    }
+    let ran = desk.order(&["verify", &file, "--with-cards"], &[Card("3"), Card("1")]).exits(0);
+    assert!(ran.stdout.contains("its MACs are right"), "{}", ran.stdout);
+    desk.order(&["verify", &forged, "--with-cards"], &[Card("1"), Card("3")]).refused(1, 1010);
 }
 
 #[test]
