@@ -274,6 +274,14 @@ pub const DEFECTS: &[Defect] = &[
         caught_by: sim("transfers", "p24_power_that_goes_amid_a_restore_leaves_nothing_or_all_of_it_and_never_u"),
     },
     Defect {
+        name: "a file with a wrong MAC is called verified",
+        breaks: &[19],
+        file: "core/src/ceremony/finish.rs",
+        find: "            (Ok(true), Some(Task::VerifyFile { file, .. })) => {",
+        replace: "            (Ok(true | false), Some(Task::VerifyFile { file, .. })) => {",
+        caught_by: sim("transfers", "p19_a_file_that_was_altered_or_is_of_another_key_is_not_called_verified"),
+    },
+    Defect {
         name: "a zeroize that the disk did not confirm is done",
         breaks: &[41],
         file: "core/src/service/zeroize.rs",
