@@ -266,7 +266,7 @@ pub trait Files {
     fn stretch(&mut self, ticket: Ticket, place: SecretId, passphrase: Zeroizing<Vec<u8>>, of: Salt);
     /// Holds every MAC of the spooled file against a backup key, in a thread of its own; the answer comes later as
     /// `Input::Done` with `ticket`. `hash`: SHA-256 of the file that is meant.
-    fn check(&mut self, ticket: Ticket, hash: [u8; 32], backup_key: Zeroizing<[u8; 32]>);
+    fn check(&mut self, ticket: Ticket, hash: [u8; 32], backup_key: Zeroizing<Vec<u8>>);
     /// The worker is about to write the section of this slot.
     fn begin_section(&mut self, slot: &str);
     /// Whether a program of the HSM's vendor has to run before the worker gets this call; then

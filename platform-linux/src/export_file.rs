@@ -112,13 +112,14 @@ pub fn verify(path: &Path, node_key: Option<[u8; 32]>, passphrase: Option<&[u8]>
         .map_err(|wrong| refused(wrong.sentence(), wrong.name()))?;
     if let Some(passphrase) = passphrase {
         (&file).seek(SeekFrom::Start(0)).map_err(unreadable)?;
-        let key_of = |header: &Header| {
+        let key_of = |header: &Header, place: &mut [u8; 32]| {
             let (salt, cost) = passphrase::of_header(header.protection).ok_or(Refusal::PassphraseNotWanted)?;
             let backup_key = passphrase::backup_key(passphrase, &salt, cost)?;
             if backup::key_id(&backup_key) != header.key_id {
                 return Err(Refusal::PassphraseWrong.into());
             }
-            Ok(backup_key)
+            place.copy_from_slice(&*backup_key);
+            Ok(())
         };
         match check_macs(&mut Reader::new(Io(BufReader::new(&file))), key_of)? {
             Ok(()) => found.authentic = true,
@@ -130,26 +131,22 @@ pub fn verify(path: &Path, node_key: Option<[u8; 32]>, passphrase: Option<&[u8]>
     Ok(found)
 }
 
-/// Whether the MAC of every section is of the backup key that its header leads to; else the slot of the first that
-/// is not. The file was read as a whole before. No HSM takes part: MAKs are derived and used in memory.
+/// Whether the MAC of every section is of the backup key that `key_of` puts in its place for the header; else the slot
+/// of the first that is not. The file was read as a whole before. No HSM takes part: MAKs are derived and used in
+/// memory.
 ///
 /// # Errors
 /// Those of `key_of`; [`Own::FileRefused`] where the file cannot be read to its end.
 pub fn check_macs<R: embedded_io::Read>(
     reader: &mut Reader<R>,
-    key_of: impl FnOnce(&Header) -> Result<Zeroizing<[u8; 32]>, Problem>,
+    key_of: impl Fn(&Header, &mut [u8; 32]) -> Result<(), Problem>,
 ) -> Result<Result<(), String>, Problem> {
-    let mut key_of = Some(key_of);
     let mut backup_key = Zeroizing::new([0; 32]);
     let mut slot = ([0; 16], String::new());
     loop {
         match reader.next().map_err(|wrong| Own::FileRefused.with(wrong.sentence()))? {
-            // There is one, and it comes first.
-            Part::Header(header) => {
-                if let Some(key_of) = key_of.take() {
-                    backup_key = key_of(&header)?;
-                }
-            }
+            // It comes first.
+            Part::Header(header) => key_of(&header, &mut backup_key)?,
             Part::Section(section) => slot = (section.uid, printable(section.name)),
             Part::SectionEnd { end, message } => {
                 let mut mak = Zeroizing::new([0; 32]);

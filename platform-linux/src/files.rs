@@ -258,7 +258,7 @@ impl Files for DiskFiles {
         }
     }
 
-    fn check(&mut self, ticket: Ticket, hash: [u8; 32], backup_key: Zeroizing<[u8; 32]>) {
+    fn check(&mut self, ticket: Ticket, hash: [u8; 32], backup_key: Zeroizing<Vec<u8>>) {
         let events = self.events.clone();
         let answer = move |found: io::Result<bool>| {
             let checked = found.map_err(|error| {
@@ -280,7 +280,12 @@ impl Files for DiskFiles {
         let failing = answer.clone();
         let spawned = thread::Builder::new().name("check".to_owned()).spawn(move || {
             let mut reader = Reader::new(Io(BufReader::new(file)));
-            answer(match check_macs(&mut reader, |_| Ok(backup_key)) {
+            let key_of = |_: &Header, place: &mut [u8; 32]| {
+                // One of another length was wiped meanwhile, and is no file's.
+                place.iter_mut().zip(&*backup_key).for_each(|(to, from)| *to = *from);
+                Ok(())
+            };
+            answer(match check_macs(&mut reader, key_of) {
                 Ok(checked) => Ok(checked.is_ok()),
                 Err(problem) => Err(io::Error::other(problem.to_string())),
             });

@@ -125,9 +125,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         }
         if let FileOrder::Check { hash, backup_key } = order {
             // A place that was wiped meanwhile gives a key that fits no file.
-            let mut lent = Zeroizing::new([0; 32]);
-            let _ =
-                self.service.with(backup_key, |bytes| lent.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from));
+            let lent = self.service.with(backup_key, |bytes| Zeroizing::new(bytes.to_vec())).unwrap_or_default();
             return self.devices.files.check(ticket, hash, lent);
         }
         let left_out = match order {

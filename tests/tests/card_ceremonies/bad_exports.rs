@@ -9,6 +9,7 @@ use std::process::Command;
 use rustix::mount::{MountFlags, mount};
 use sha2::{Digest as _, Sha256};
 use slotwarden::status_json::CeremonyView;
+use slotwarden::transfer_dir::RESTORE;
 use slotwarden_tests::build;
 use slotwarden_tests::custodians::Act::{At, Card, Refused};
 use slotwarden_tests::custodians::{Reader, Table};
@@ -183,6 +184,8 @@ fn p19_cards_tell_a_file_that_nobody_altered_from_one_that_was_signed_anew() {
     assert_eq!((&told["authentic"], &told["level"]), (&true.into(), &"cards".into()), "{told}");
     assert_eq!(calls(&scene), before, "no call of the module");
     // Nothing is prepared, and the file is not kept.
+    let kept = scene.stage.state_dir().join("transfer").join(RESTORE);
+    assert!(!kept.exists(), "{}", kept.display());
     scene.stage.run(&["backup", "import", "ca", "--confirm", "import"]).refused(1, 1002);
     let log = folder.join("log");
     scene.stage.run(&["audit", "export", &text(&log)]).exits(0);
