@@ -19,6 +19,7 @@
 //! Rows are read and written one by one where they are not handed over as facts: 24 bytes each, 2.4 MB for
 //! 100,000. A slot that a member does not keep, which its facts then do not list, is not compared and needs nothing there.
 
+mod keys;
 mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,7 @@ use sha2::{Digest as _, Sha256};
 use slotwarden_core::export;
 use slotwarden_core::ledger::{Comparison, Fact, KeyName, Known, Standing, is_ready};
 
+pub use self::keys::{LedgerKey, LedgerKeys, Readiness};
 use self::rows::{Rows, RowsWriter, last_hash};
 use crate::audit::hex;
 use crate::export_file::Io;
@@ -526,29 +528,29 @@ mod tests {
 
     use super::*;
 
-    const UID: Uid = [0xA5; 16];
-    const ONE: Node = [1; 32];
-    const TWO: Node = [2; 32];
+    pub(super) const UID: Uid = [0xA5; 16];
+    pub(super) const ONE: Node = [1; 32];
+    pub(super) const TWO: Node = [2; 32];
 
-    fn directory() -> (TempDir, SyncDir) {
+    pub(super) fn directory() -> (TempDir, SyncDir) {
         let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
         let sync = SyncDir::new(dir.path().join("sync"));
         (dir, sync)
     }
 
-    fn name(number: u8) -> KeyName {
+    pub(super) fn name(number: u8) -> KeyName {
         KeyName([number; 16])
     }
 
-    fn names(numbers: &[u8]) -> BTreeSet<KeyName> {
+    pub(super) fn names(numbers: &[u8]) -> BTreeSet<KeyName> {
         numbers.iter().map(|number| name(*number)).collect()
     }
 
-    fn fact(number: u8, count: u32, here: bool) -> Fact {
+    pub(super) fn fact(number: u8, count: u32, here: bool) -> Fact {
         Fact { name: name(number), known: Known { count, here } }
     }
 
-    fn hears(sync: &SyncDir, node: Node, sequence: u64, facts: &[Fact]) {
+    pub(super) fn hears(sync: &SyncDir, node: Node, sequence: u64, facts: &[Fact]) {
         let heard = Heard { node, sequence, hash: [u8::try_from(sequence).expect("few"); 32], made_s: None };
         sync.received(&heard, &[(UID, facts.to_vec())]).expect("it can be written");
     }

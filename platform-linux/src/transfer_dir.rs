@@ -6,6 +6,8 @@
 //! alone (0700). What is in it after a restart: a half-made export, which nobody publishes, and
 //! the file and the plan of a restore that was under way, which are needed to finish it.
 
+mod titles;
+
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -17,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use slotwarden_core::export::{Attributes, Class, Entry};
 use slotwarden_core::ledger::{KeyName, NAME_BYTES};
+
+pub use titles::{TITLE_PART_BYTES_MAX, Title, keep_titles, read_titles};
 
 /// The export that is being made.
 pub const EXPORT: &str = "export.part";

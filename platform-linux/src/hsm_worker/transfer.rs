@@ -2,7 +2,7 @@
 //!
 //! What travels between the daemon and this process is in files of one directory
 //! ([`crate::transfer_dir`]), so that no key passes the socket and a section of any length takes
-//! the memory of one key. An export is appended to or as it was before: whatever fails, the file is
+//! the memory of one key, and of what all of them are called. An export is appended to or as it was before: whatever fails, the file is
 //! cut to the length that it had (P20). An import is planned first, with every entry tried as an
 //! object of the session; the token's own objects stay as they are until the plan is carried out
 //! (P19). U, which unwraps, is in the token between the plan and the daemon's order to destroy it.
@@ -21,7 +21,7 @@ mod section;
 mod spool;
 mod vendor;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
 use std::sync::Arc;
@@ -40,15 +40,17 @@ use self::mechanism::KeyWrap;
 use self::object::Sheet;
 use self::progress::Progress;
 use self::restored::{Restorer, known_by};
-use self::section::{Maker, Told, is_key, key_name, objects, why_no_export_holds};
+use self::section::{Maker, Told, is_key, key_name, objects, title, why_no_export_holds};
 use self::spool::{Spool, by_key};
 use super::backup_keys::{Bench, Objects, Purpose, does_something_else, id_of, key, says_lost};
 use super::module::code;
 use super::token::{Call, Kept, Token};
-use crate::transfer_dir::{self, EXPORT, PlanOf, RestorePlan, digest, name_of};
+use crate::transfer_dir::{self, EXPORT, PlanOf, RestorePlan, Title, digest, name_of};
 
 /// Which backup key, of which slot.
 type Names = ([u8; 16], [u8; 16]);
+/// What is in a token.
+type Titles = BTreeMap<KeyName, Title>;
 
 impl Token {
     /// Counts the slot's private and secret keys, without ours.
@@ -59,13 +61,13 @@ impl Token {
         let covered = covered.map_err(|error| self.failed_file("what was exported", &error))?;
         let mut counts = KeyCounts::default();
         let mut recorded = Vec::new();
-        let (mut sheet, mut names) = (Sheet::new(), BTreeSet::new());
+        let (mut sheet, mut titles) = (Sheet::new(), BTreeMap::new());
         for object in objects(&calls)? {
             sheet.read(&calls, object)?;
             // Other slots need not wait for all of it.
             self.module.callers.aside(|| ());
             let Some(name) = key_name(&sheet, &uid) else { continue };
-            names.insert(name);
+            titles.extend(title(&sheet).map(|title| (name, title)));
             let Some(class) = sheet.class().filter(|class| is_key(*class)) else { continue };
             sheet.recorded(&mut recorded);
             let recorded = Attributes::new(&recorded).map_err(|_| does_something_else(Function::GetAttributeValue))?;
@@ -74,13 +76,17 @@ impl Token {
             let is_covered = covered.contains(&digest(class, sheet.id(), sheet.label(), recorded));
             counts.uncovered = counts.uncovered.saturating_add(u32::from(!is_covered));
         }
-        self.keep_names(uid, &names)?;
+        self.keep_titles(uid, &titles)?;
         Ok(HsmAnswer::Counted(counts))
     }
 
-    /// Keeps what is in the token, so that the daemon notices what was made and removed.
-    fn keep_names(&self, uid: [u8; 16], names: &BTreeSet<KeyName>) -> Result<(), HsmFailure> {
-        let kept = self.module.callers.aside(|| transfer_dir::write_names(&self.transfer_dir, uid, names));
+    /// Keeps what is in the token, so that the daemon notices what was made and removed, and what it is called.
+    fn keep_titles(&self, uid: [u8; 16], titles: &Titles) -> Result<(), HsmFailure> {
+        let names = titles.keys().copied().collect();
+        let kept = self.module.callers.aside(|| {
+            transfer_dir::keep_titles(&self.transfer_dir, uid, titles)?;
+            transfer_dir::write_names(&self.transfer_dir, uid, &names)
+        });
         kept.map_err(|error| self.failed_file("the names of the keys", &error))
     }
 
@@ -101,7 +107,7 @@ impl Token {
         let mut file =
             OpenOptions::new().append(true).open(dir.join(EXPORT)).map_err(|error| self.failed_file(EXPORT, &error))?;
         let begin = file.seek(SeekFrom::End(0)).map_err(|error| self.failed_file(EXPORT, &error))?;
-        let (mut refused, mut names) = (Vec::new(), BTreeSet::new());
+        let (mut refused, mut titles) = (Vec::new(), BTreeMap::new());
         let right_keys = right_keys.and_then(|(w, mak)| {
             // A module without such a mechanism may have a program of its vendor's.
             let wrap = if job.vendor { None } else { Some(self.known.wrap(&self.module, &own, place)?) };
@@ -110,7 +116,7 @@ impl Token {
         let mut progress = Progress::new(&self.replies, self.slot, call.request);
         let made = right_keys.and_then(|(w, mak, wrap)| {
             let Some(wrap) = wrap else {
-                return self.append_vendor_section(&own, (place, uid, mak), &job, &file, &mut names);
+                return self.append_vendor_section(&own, (place, uid, mak), &job, &file, &mut titles);
             };
             let maker = Maker {
                 module: &self.module,
@@ -122,9 +128,9 @@ impl Token {
                 mak,
                 sessions_max: self.module.callers.calls_max(),
             };
-            maker.append(&own, &file, &mut refused, &mut names, &mut progress)
+            maker.append(&own, &file, &mut refused, &mut titles, &mut progress)
         });
-        let made = made.and_then(|told| self.keep_names(uid, &names).map(|()| told));
+        let made = made.and_then(|told| self.keep_titles(uid, &titles).map(|()| told));
         match made {
             Ok(Told { keys, left_out }) => Ok(HsmAnswer::SectionExported { keys, left_out }),
             Err(failed) => {

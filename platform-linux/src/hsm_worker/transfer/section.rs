@@ -5,7 +5,6 @@
 //! written in the order of the keys, so that the bytes are the same. A session waits when the
 //! keys before its own are not written yet, so that memory does not grow with their number.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::sync::mpsc::{self, Receiver};
@@ -24,11 +23,11 @@ use super::super::backup_keys::{Purpose, does_something_else};
 use super::super::find::unpadded;
 use super::super::module::{Module, failure};
 use super::calls::Calls;
-use super::files_failed;
 use super::mechanism::KeyWrap;
 use super::object::Sheet;
 use super::progress::Progress;
-use crate::transfer_dir::{ExportJob, JobPurpose, name_of};
+use super::{Titles, files_failed};
+use crate::transfer_dir::{ExportJob, JobPurpose, Title, name_of};
 use slotwarden_core::fault::Function;
 use slotwarden_core::ledger::{KeyName, Named};
 
@@ -71,6 +70,13 @@ pub(super) struct Leaf {
     name: Option<KeyName>,
     /// Nobody wants it.
     is_skipped: bool,
+}
+
+impl Leaf {
+    fn title(&self) -> Option<Title> {
+        let Leaf { class, key_type, id, label, .. } = self;
+        class.map(|class| Title { class, key_type: *key_type, id: id.clone(), label: label.clone() })
+    }
 }
 
 /// What a section came to.
@@ -138,6 +144,12 @@ pub(super) fn key_name(sheet: &Sheet, uid: &[u8; 16]) -> Option<KeyName> {
     let certificate = sheet.value(CKA_VALUE).filter(|_| class == Class::Certificate).unwrap_or_default();
     let (key_type, id, label) = (sheet.key_type(), sheet.id(), sheet.label());
     KeyName::new(uid, &Named { class, key_type, id, label, certificate })
+}
+
+/// What people know it by; `None` for what no export holds.
+pub(super) fn title(sheet: &Sheet) -> Option<Title> {
+    let (key_type, id, label) = (sheet.key_type(), sheet.id().to_vec(), sheet.label().to_vec());
+    Some(Title { class: sheet.class()?, key_type, id, label })
 }
 
 pub(super) fn is_key(class: Class) -> bool {
@@ -273,14 +285,14 @@ pub(super) struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// Appends the section to the file, and says what is in it and, by `names`, in the token. Nothing is in
+    /// Appends the section to the file, and says what is in it and, by `titles`, in the token. Nothing is in
     /// force when it refuses.
     pub(super) fn append(
         &self,
         open: &Session,
         file: &File,
         refused: &mut Vec<String>,
-        names: &mut BTreeSet<KeyName>,
+        titles: &mut Titles,
         progress: &mut Progress<'_>,
     ) -> Result<Told, HsmFailure> {
         let mut out = Out::new(file, self.module);
@@ -295,7 +307,7 @@ impl Maker<'_> {
         let mut index = 0u32;
         let mut put = |leaf: &Leaf| {
             progress.step();
-            names.extend(leaf.name);
+            titles.extend(leaf.name.zip(leaf.title()));
             self.put(&mut writer, leaf, &mut index, &mut told, refused)
         };
         let (first, rest) = all.split_at(KEYS_FOR_PACE.min(all.len()));
