@@ -399,6 +399,9 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
     fn take(&mut self, event: Event) {
         match event {
             Event::Input(input) => {
+                if let Input::Done { outcome: Outcome::File(_), .. } = input {
+                    self.file_done();
+                }
                 if let Input::Done { outcome: Outcome::Zeroized(Ok(())), .. } = input {
                     warn!("zeroize: the data key is destroyed");
                     self.zeroized = Some(true);

@@ -147,6 +147,14 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         self.devices.files.perform(ticket, order, about);
     }
 
+    /// The platform's files did it. A package that was finished took into the ledgers what its tokens had, so how
+    /// everybody stands may be another thing now, before whoever ordered it is told.
+    pub(super) fn file_done(&mut self) {
+        if let State::Finishing { .. } = self.service.transfer_state() {
+            self.renew_cluster_view();
+        }
+    }
+
     /// A passphrase became a key, which takes its place before the core hears of it.
     pub(super) fn stretched(&mut self, ticket: Ticket, place: SecretId, result: Result<Zeroizing<[u8; 32]>, Fault>) {
         let result = result.and_then(|key| {
