@@ -14,6 +14,7 @@ mod card_orders;
 mod cluster;
 mod exchange;
 mod held;
+mod keys;
 mod orders;
 mod readings;
 mod transfers;

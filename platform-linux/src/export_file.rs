@@ -244,17 +244,27 @@ fn read<R: embedded_io::Read>(reader: &mut Reader<R>, node_key: Option<[u8; 32]>
 }
 
 fn object(class: Class, key_type: u64, id: &[u8], label: &[u8], why: Option<String>) -> VerifiedObject {
-    let class = match class {
+    VerifiedObject {
+        class: class_word(class),
+        key_type: key_type_word(key_type),
+        name: name_of(label, id),
+        id: hex(id),
+        why,
+    }
+}
+
+/// As people and scripts read it.
+pub(crate) const fn class_word(class: Class) -> &'static str {
+    match class {
         Class::Secret => "secret",
         Class::Private => "private",
         Class::Public => "public",
         Class::Certificate => "certificate",
-    };
-    VerifiedObject { class, key_type: key_type_word(key_type), name: name_of(label, id), id: hex(id), why }
+    }
 }
 
 /// PKCS#11 v3.1, section 4.6 and its header file; others by their number.
-fn key_type_word(key_type: u64) -> String {
+pub(crate) fn key_type_word(key_type: u64) -> String {
     match key_type {
         0x00 => "RSA".to_owned(),
         0x03 => "EC".to_owned(),

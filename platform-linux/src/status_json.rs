@@ -25,7 +25,9 @@ use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_LATER, EXIT_WAITS, Problem};
 
 pub use cards::{BackupView, CardSetView, CardView, CardsView, card_view, credential_word};
 pub use ceremony::{CeremonyView, LastCeremonyView, end_word, view_of_ceremony};
-pub use cluster::{ClusterMemberView, ClusterView, ExchangeView, SynchronisedView};
+pub use cluster::{
+    ClusterMemberView, ClusterView, ExchangeView, KeyTitleView, SlotKeysView, SynchronisedKeyView, SynchronisedView,
+};
 pub use transfers::{CoverageView, KeysDoneView, KeysView, PlanView, TransferView};
 
 /// Version of the JSON.

@@ -14,10 +14,12 @@ use slotwarden_core::record::Mode;
 use crate::audit::NodeKeys;
 use crate::devices::ReaderView;
 use crate::problem::Problem;
-use crate::status_json::{CardsView, CeremonyView, LastCeremonyView, ProgressView, SlotDetail, StatusView};
+use crate::status_json::{
+    CardsView, CeremonyView, LastCeremonyView, ProgressView, SlotDetail, StatusView, SynchronisedKeyView,
+};
 
 /// Version of this conversation. Program and daemon of different versions refuse each other.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 /// Secrets of one request: the present code and the new one.
 pub const SECRETS_MAX: usize = 2;
 /// Longest secret on the socket, bytes. Longer than a place of the Safe (80), so that what
@@ -29,6 +31,8 @@ pub const AUDIT_PAGE: u32 = 256;
 pub const CHECKPOINT_PAGE: u32 = 256;
 /// Lines of a transcript in one answer: 768 bytes each at most, so they fit one frame.
 pub const TRANSCRIPT_PAGE: u16 = 512;
+/// Keys of a slot in one answer: 1.9 KB each at most, so they fit one frame.
+pub const KEYS_PAGE: usize = 256;
 
 /// Bytes of a file in one answer.
 pub const READ_PAGE: usize = 256 * 1024;
@@ -105,6 +109,13 @@ pub enum Ask {
         total: u64,
         /// The bytes.
         bytes: Vec<u8>,
+    },
+    /// A part of the keys of a slot, as they are on the members; at most [`KEYS_PAGE`].
+    Keys {
+        /// Its name, label or URI.
+        slot: String,
+        /// Behind the key of this name; `None`: from the first one on.
+        after: Option<[u8; 16]>,
     },
 }
 
@@ -589,6 +600,8 @@ pub enum Answered {
     },
     /// The part was taken; with the last one: what the file is.
     Spooled(Option<Box<Spooled>>),
+    /// A part of the keys of a slot.
+    Keys(KeysPage),
 }
 
 /// A file that the daemon made and a client takes away.
@@ -771,6 +784,17 @@ pub struct AuditPage {
     pub records: Vec<AuditRecord>,
     /// Who, about which slot: one for each record.
     pub names: Vec<(String, String)>,
+}
+
+/// A part of the keys of a slot, in the order of their names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysPage {
+    /// The slot's configured name.
+    pub slot: String,
+    /// The keys.
+    pub keys: Vec<SynchronisedKeyView>,
+    /// Behind which key there are others; `None`: there are none.
+    pub next: Option<[u8; 16]>,
 }
 
 /// A part of the signed checkpoints.

@@ -216,7 +216,8 @@ fn p26_strangers_are_turned_away_and_operators_activate_but_change_nothing(kind:
     let change = ["slot", "change-code", "ca", "--code-file", &code, "--new-code-file", &other];
     let switch = ["slot", "mode", "ca", "generated", "--code-file", &code];
 
-    for refused in [&["status"][..], &activate, &switch, &["boot"], &["audit", "show"]] {
+    let keys = ["sync", "status", "--keys", "--slot", "ca"];
+    for refused in [&["status"][..], &activate, &switch, &["boot"], &["audit", "show"], &keys] {
         let refused = stage.run_as(STRANGER, refused).refused(77, 603);
         assert!(refused.stderr.contains(&STRANGER.to_string()), "{}", refused.stderr);
     }

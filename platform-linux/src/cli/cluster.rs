@@ -14,7 +14,8 @@ use crate::client::Refused;
 use crate::output::{self, Format, cluster, transfers};
 use crate::problem::{EXIT_DONE, EXIT_WAITS, Own, Problem};
 use crate::secret;
-use crate::wire::{ClusterAsk, Order, Outgoing, Spooled, SyncAsk, remove_text};
+use crate::status_json::SlotKeysView;
+use crate::wire::{Answered, Ask, ClusterAsk, Order, Outgoing, Spooled, SyncAsk, remove_text};
 
 impl Session {
     pub(super) fn cluster_verb(&self, verb: ClusterVerb) -> Result<u8, Refused> {
@@ -111,9 +112,17 @@ impl Session {
 
     pub(super) fn sync_verb(&self, verb: SyncVerb) -> Result<u8, Refused> {
         match verb {
-            SyncVerb::Status => {
+            SyncVerb::Status { keys: false, slot: _ } => {
                 let status = self.status()?;
                 cluster::synchronisation(self.format, &status);
+                Ok(if cluster::is_in_sync(&status) { EXIT_DONE } else { EXIT_WAITS })
+            }
+            SyncVerb::Status { keys: true, slot } => {
+                let status = self.status()?;
+                let all = || status.slots.iter().map(|slot| slot.name.clone()).collect();
+                let slots: Vec<String> = slot.map_or_else(all, |slot| vec![slot]);
+                let keys = slots.iter().map(|slot| self.keys(slot)).collect::<Result<Vec<_>, _>>()?;
+                cluster::keys(self.format, &status, keys);
                 Ok(if cluster::is_in_sync(&status) { EXIT_DONE } else { EXIT_WAITS })
             }
             SyncVerb::Export { file, to, slot } => {
@@ -127,6 +136,21 @@ impl Session {
             SyncVerb::End => {
                 self.order(|_| Order::Sync(SyncAsk::End), true, &[])?;
                 self.done("the package is given up; nothing was made")
+            }
+        }
+    }
+
+    /// The keys of a slot, page by page.
+    fn keys(&self, slot: &str) -> Result<SlotKeysView, Refused> {
+        let (mut keys, mut after) = (Vec::new(), None);
+        loop {
+            let Answered::Keys(page) = self.client.ask(Ask::Keys { slot: slot.to_owned(), after }, &[])? else {
+                return Err(Own::OtherVersion.into());
+            };
+            keys.extend(page.keys);
+            after = page.next;
+            if after.is_none() {
+                return Ok(SlotKeysView { slot: page.slot, keys });
             }
         }
     }

@@ -81,7 +81,18 @@ pub(super) enum ClusterVerb {
 #[derive(Debug, Subcommand)]
 pub(super) enum SyncVerb {
     /// Show what each member has: in sync, ahead, behind, diverged.
-    Status,
+    ///
+    /// With --keys also every key, whether it is ready to use on every node, of which members it is not yet
+    /// known that they have it, and what was removed: as far as the last look at the token here and the
+    /// last package of each member say it.
+    Status {
+        /// List the keys of each slot.
+        #[arg(long)]
+        keys: bool,
+        /// Only those of this slot.
+        #[arg(long, value_name = "NAME", requires = "keys")]
+        slot: Option<String>,
+    },
     /// Write a package with every key that a member lacks, for it alone to open.
     ///
     /// One without keys is written as well: it tells the others what this node has.

@@ -610,11 +610,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         slots.filter_map(|slot| Some((slot, self.uid(slot)?))).collect()
     }
 
-    fn uid(&self, slot: SlotId) -> Option<Uid> {
+    pub(super) fn uid(&self, slot: SlotId) -> Option<Uid> {
         self.service.slot_record(slot).map(|record| record.uid)
     }
 
-    fn member_name(&self, node: &[u8; 32]) -> String {
+    pub(super) fn member_name(&self, node: &[u8; 32]) -> String {
         let listed = self.service.roster().and_then(|roster| self.cluster.files.listed(roster).ok());
         let named = listed.and_then(|listed| {
             listed.annex.members.into_iter().find(|member| member.keys.node == *node).map(|member| member.name)

@@ -1,4 +1,4 @@
-//! What clients may read: status, one slot, the audit log, ceremonies and cards. Names are
+//! What clients may read: status, one slot and its keys, the audit log, ceremonies and cards. Names are
 //! joined here.
 
 use std::fs::File;
@@ -82,6 +82,10 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Ask::Spool { offset, total, bytes } => {
                 reads(CommandKind::Restore)?;
                 Ok(Some(Answered::Spooled(self.spool(*offset, *total, bytes)?.map(Box::new))))
+            }
+            Ask::Keys { slot, after } => {
+                reads(CommandKind::ReadStatus)?;
+                Ok(Some(Answered::Keys(self.keys_page(slot, *after)?)))
             }
             Ask::Order(_) => Ok(None),
         }

@@ -3,7 +3,9 @@
 use serde_json::json;
 
 use super::{Format, line};
-use crate::status_json::{ClusterMemberView, ClusterView, ExchangeView, SCHEMA, StatusView};
+use crate::status_json::{
+    ClusterMemberView, ClusterView, ExchangeView, KeyTitleView, SCHEMA, SlotKeysView, StatusView, SynchronisedKeyView,
+};
 
 /// Who belongs to the cluster.
 pub fn members(format: Format, status: &StatusView) {
@@ -39,6 +41,26 @@ pub fn synchronisation(format: Format, status: &StatusView) {
         for text in of_slot(slot) {
             line(&text);
         }
+    }
+}
+
+/// What each member has, key by key, of these slots. Those that are called alike stand together, those whose
+/// label is not known come last.
+pub fn keys(format: Format, status: &StatusView, mut listed: Vec<SlotKeysView>) {
+    for slot in &mut listed {
+        slot.keys.sort_by_cached_key(|key| {
+            let title =
+                key.title.clone().map(|KeyTitleView { class, key_type, id, label }| (label, id, class, key_type));
+            (title.is_none(), title, key.name.clone())
+        });
+    }
+    if format == Format::Json {
+        return super::json(&json!({"schema": SCHEMA, "cluster": status.cluster, "slots": listed}));
+    }
+    status.cluster.iter().flat_map(lines).for_each(|text| line(&text));
+    for SlotKeysView { slot, keys } in &listed {
+        status.slots.iter().filter(|found| found.name == *slot).flat_map(of_slot).for_each(|text| line(&text));
+        keys.iter().for_each(|key| line(&format!("  {}", of_key(key))));
     }
 }
 
@@ -96,4 +118,53 @@ fn of_slot(slot: &crate::status_json::SlotView) -> Vec<String> {
         lines.push(format!("{name}: no package can be applied before `slotwarden backup restore-key --slot {name}`"));
     }
     lines
+}
+
+/// One key. Its label stands in quotation marks, so that what it says is not taken for what we say.
+fn of_key(key: &SynchronisedKeyView) -> String {
+    let SynchronisedKeyView { name, title, state, not_known_at, still_at } = key;
+    let what = match title {
+        Some(KeyTitleView { class, key_type, id, label }) if label.is_empty() => format!("{class} {key_type}, id {id}"),
+        Some(KeyTitleView { class, key_type, id, label }) => format!("{class} {key_type} {label:?}, id {id}"),
+        None => format!("{name}, whose label is not known here"),
+    };
+    let is = match state.as_str() {
+        "ready-to-use" => "ready to use".to_owned(),
+        "not-yet-known" => format!("not yet known at {}", not_known_at.join(", ")),
+        _ if still_at.is_empty() => "removed".to_owned(),
+        _ => format!("removed; still at {}", still_at.join(", ")),
+    };
+    format!("{what}: {is}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_cannot_say_what_only_we_say() {
+        let title = |label: &str| KeyTitleView {
+            class: "private".to_owned(),
+            key_type: "EC".to_owned(),
+            id: "01".to_owned(),
+            label: label.to_owned(),
+        };
+        let key = |title: Option<KeyTitleView>, state: &str, not_known_at: &[&str], still_at: &[&str]| {
+            let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            of_key(&SynchronisedKeyView {
+                name: "abcd".to_owned(),
+                title,
+                state: state.to_owned(),
+                not_known_at: owned(not_known_at),
+                still_at: owned(still_at),
+            })
+        };
+        assert_eq!(
+            key(Some(title("x\", id 01: ready to use")), "not-yet-known", &["node-1", "node-2"], &[]),
+            "private EC \"x\\\", id 01: ready to use\", id 01: not yet known at node-1, node-2"
+        );
+        assert_eq!(key(Some(title("first")), "ready-to-use", &[], &[]), "private EC \"first\", id 01: ready to use");
+        assert_eq!(key(Some(title("")), "removed", &[], &["node-1"]), "private EC, id 01: removed; still at node-1");
+        assert_eq!(key(None, "removed", &[], &[]), "abcd, whose label is not known here: removed");
+    }
 }

@@ -45,6 +45,43 @@ pub struct ClusterMemberView {
     pub package: u64,
 }
 
+/// The keys of a slot, as `sync status --keys` lists them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotKeysView {
+    /// The slot's name.
+    pub slot: String,
+    /// Keys, public keys and certificates that it has or had, here or at a member.
+    pub keys: Vec<SynchronisedKeyView>,
+}
+
+/// How far one key is on every node, as the last look at the token here and the last package of each member say it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SynchronisedKeyView {
+    /// What members call it, 32 hexadecimal digits: a digest of slot, class, type, id and label.
+    pub name: String,
+    /// What people know it by; null: it was never seen in the token here, or its id or label is longer than 255 bytes.
+    pub title: Option<KeyTitleView>,
+    /// `ready-to-use`, `not-yet-known`, `removed`.
+    pub state: String,
+    /// The members of which it is not known that they have it, this node among them; of a key that is `not-yet-known`.
+    pub not_known_at: Vec<String>,
+    /// The members that are known to have it still, this node among them; of a key that is `removed`.
+    pub still_at: Vec<String>,
+}
+
+/// What people know a key by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyTitleView {
+    /// `secret`, `private`, `public`, `certificate`.
+    pub class: String,
+    /// `CKK_*`, as far as it has a name here; else its number.
+    pub key_type: String,
+    /// `CKA_ID`, hexadecimal.
+    pub id: String,
+    /// `CKA_LABEL`, with spaces for what a terminal would obey.
+    pub label: String,
+}
+
 /// How far the keys of a slot are on every node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SynchronisedView {

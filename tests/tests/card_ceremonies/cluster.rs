@@ -197,6 +197,20 @@ impl Nodes {
             .expect("a word")
             .to_owned()
     }
+
+    /// Of a private key in the first slot: its state, and the numbers of the members that are named with it.
+    #[track_caller]
+    fn readiness(&self, at: usize, label: &str) -> (String, Vec<usize>) {
+        let listed =
+            self.at(at).stage.run(&["sync", "status", "--keys", "--slot", SLOTS[0], "--output", "json"]).json();
+        let keys = listed["slots"][0]["keys"].as_array().unwrap_or_else(|| panic!("no list: {listed}"));
+        let is_it = |key: &&Value| key["title"]["label"] == label && key["title"]["class"] == "private";
+        let key = keys.iter().find(is_it).unwrap_or_else(|| panic!("{label} is not listed: {listed}"));
+        let members = ["not_known_at", "still_at"].map(|list| key[list].as_array().expect("a list").clone()).concat();
+        let number = |name: &Value| name.as_str()?.strip_prefix("node-")?.parse().ok();
+        let state = key["state"].as_str().expect("a word").to_owned();
+        (state, members.iter().map(|name| number(name).expect("a member")).collect())
+    }
 }
 
 #[test]
@@ -204,9 +218,17 @@ fn nodes_join_by_fingerprint_and_cards_and_keys_travel_in_any_order() {
     let nodes = Nodes::cluster(&[Kind::SoftHsm, Kind::Kryoptic, Kind::SoftHsm], |_| String::new());
     nodes.make_key(0, "first", "01");
     nodes.make_key(1, "second", "02");
+    nodes.at(0).stage.run(&["sync", "status", "--keys", "--slot", "nobody"]).refused(1, 102);
     let (from_0, from_1) = (nodes.export(0, "a"), nodes.export(1, "b"));
+    let is = |at: usize, label: &str, state: &str, members: &[usize]| {
+        assert_eq!(nodes.readiness(at, label), (state.to_owned(), members.to_vec()), "{label} as {at} knows it");
+    };
+    is(0, "first", "not-yet-known", &[1, 2]);
     nodes.import(2, &from_1).exits(0);
     nodes.import(2, &from_0).exits(0);
+    // The sources are known to have what they sent, and nobody has heard more.
+    is(2, "first", "not-yet-known", &[1]);
+    is(2, "second", "not-yet-known", &[0]);
     nodes.import(1, &from_0).exits(0);
     nodes.import(0, &from_1).exits(0);
     for id in ["01", "02"] {
@@ -233,7 +255,27 @@ fn nodes_join_by_fingerprint_and_cards_and_keys_travel_in_any_order() {
         for of in (0..3).filter(|of| *of != at) {
             assert_eq!(nodes.standing(at, of), "in-sync", "{of} as {at} knows it");
         }
+        for label in ["first", "second"] {
+            is(at, label, "ready-to-use", &[]);
+        }
     }
+    // Nobody deletes it where it was not destroyed, and it is called what it was called.
+    nodes.destroy_key(0, "01");
+    let without = nodes.export(0, "without");
+    is(0, "first", "removed", &[1, 2]);
+    is(0, "second", "ready-to-use", &[]);
+    let shown = nodes.at(0).stage.run(&["sync", "status", "--keys"]).exits(2).stdout;
+    for line in [
+        "  private EC \"first\", id 01: removed; still at node-1, node-2",
+        "  private EC \"second\", id 02: ready to use",
+        "  public EC \"second\", id 02: ready to use",
+    ] {
+        assert!(shown.lines().any(|found| found == line), "{line}: {shown}");
+    }
+    nodes.import(1, &without).exits(0);
+    nodes.destroy_key(1, "01");
+    nodes.import(0, &nodes.export(1, "without-too")).exits(0);
+    is(0, "first", "removed", &[2]);
 }
 
 #[test]
@@ -279,6 +321,11 @@ fn p22_strangers_wrong_fingerprints_and_removed_nodes_are_refused_by_name() {
     nodes.at(0).stage.run(&["cluster", "invite", &request, &roster]).refused(1, 650);
     assert!(!nodes.path("roster-1").exists());
     nodes.at(0).stage.run(&["sync", "export", &nodes.file("early")]).refused(1, 1101);
+    nodes.at(0).stage.run(&["sync", "status", "--keys"]).refused(1, 1101);
+    nodes.at(0).stage.run(&["sync", "status", "--keys", "--slot", SLOTS[0]]).refused(1, 1101);
+    // Without the list it says the same in words, and is no refusal.
+    let shown = nodes.at(0).stage.run(&["sync", "status"]).exits(0).stdout;
+    assert!(shown.contains("this node is in no cluster"), "{shown}");
     let mut changed = fs::read(&request).expect("it was written");
     let middle = changed.len() / 2;
     changed[middle] ^= 1;
