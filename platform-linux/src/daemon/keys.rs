@@ -53,8 +53,12 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
 }
 
 fn key_view(key: &LedgerKey, title: Option<&Title>, members: &BTreeMap<Node, String>) -> SynchronisedKeyView {
-    let named =
-        |nodes: &[Node]| -> Vec<String> { nodes.iter().filter_map(|node| members.get(node).cloned()).collect() };
+    // By name, as people look for them; by key they would stand in an order of their own in each cluster.
+    let named = |nodes: &[Node]| -> Vec<String> {
+        let mut names: Vec<String> = nodes.iter().filter_map(|node| members.get(node).cloned()).collect();
+        names.sort();
+        names
+    };
     let (state, not_known_at, still_at) = match &key.readiness {
         Readiness::Ready => ("ready-to-use", Vec::new(), Vec::new()),
         Readiness::NotYetKnown { at } => ("not-yet-known", named(at), Vec::new()),
@@ -151,7 +155,7 @@ mod tests {
                 "still_at": [],
             })
         );
-        let at = NODES[1..].to_vec();
+        let at = vec![NODES[2], NODES[1]];
         assert_eq!(
             json(Readiness::NotYetKnown { at }, None),
             serde_json::json!({

@@ -63,9 +63,10 @@ pub struct SynchronisedKeyView {
     pub title: Option<KeyTitleView>,
     /// `ready-to-use`, `not-yet-known`, `removed`.
     pub state: String,
-    /// The members of which it is not known that they have it, this node among them; of a key that is `not-yet-known`.
+    /// The members of which it is not known that they have it, this node among them, by name; of a key that is
+    /// `not-yet-known`.
     pub not_known_at: Vec<String>,
-    /// The members that are known to have it still, this node among them; of a key that is `removed`.
+    /// The members that are known to have it still, this node among them, by name; of a key that is `removed`.
     pub still_at: Vec<String>,
 }
 

@@ -98,8 +98,7 @@ impl Nodes {
         let (request, roster) = (self.file(&format!("request-{whom}")), self.file(&format!("roster-{whom}")));
         self.at(whom).stage.run(&["cluster", "request", &request]).exits(0);
         let fingerprint = self.fingerprint(whom);
-        let invite = ["cluster", "invite", &request, &roster, "--fingerprint", &fingerprint];
-        self.at(by).stage.run(&invite).exits(0);
+        self.once_nothing_travels(by, &["cluster", "invite", &request, &roster, "--fingerprint", &fingerprint]);
     }
 
     #[track_caller]
@@ -113,12 +112,17 @@ impl Nodes {
         self.at(whom).order(&["backup", "restore-key"], &[Card("1"), Card("2")]).exits(0);
     }
 
-    /// Follows, once no package is under way.
     #[track_caller]
     fn follow(&self, at: usize, roster: &str) {
+        self.once_nothing_travels(at, &["cluster", "follow", roster]);
+    }
+
+    /// Orders it, once no package is under way: where packages travel by themselves one may be at any time.
+    #[track_caller]
+    fn once_nothing_travels(&self, at: usize, order: &[&str]) {
         let begun = Instant::now();
         loop {
-            let ran = self.at(at).stage.run(&["cluster", "follow", roster]);
+            let ran = self.at(at).stage.run(order);
             if ran.exit != 75 || begun.elapsed() > Duration::from_secs(30) {
                 ran.exits(0);
                 return;
