@@ -138,14 +138,10 @@ fn p20_what_no_export_can_be_made_of_is_refused_by_name() {
     assert_eq!(desk.room.order(ADMINISTRATOR, export(&[0])), refused(Refusal::ExportLevelNone));
 }
 
-#[test]
-fn cards_of_another_key_restore_nothing_and_those_of_a_former_one_do() {
-    let mut desk = with_export();
-    let order = restore(&mut desk);
-    let new = desk.blank(2);
-    assert_eq!(desk.run(rotate(2, 2), &new), DONE);
-    // The new cards are of another key than the file's: each is refused, and nothing reaches the token.
-    desk.begin(order, &new[..1]);
+/// Whoever brings this card for the order is told that it is of something else, and gives up.
+#[track_caller]
+fn turns_away(desk: &mut Desk, order: Command, card: usize) {
+    desk.begin(order, &[card]);
     desk.step();
     desk.step();
     desk.step();
@@ -153,6 +149,16 @@ fn cards_of_another_key_restore_nothing_and_those_of_a_former_one_do() {
     let id = desk.room.ceremony().expect("it goes on").id;
     assert_eq!(desk.room.order(ADMINISTRATOR, Command::CancelCeremony { id }), DONE);
     desk.collect_all();
+}
+
+#[test]
+fn cards_of_another_key_restore_nothing_and_those_of_a_former_one_do() {
+    let mut desk = with_export();
+    let order = restore(&mut desk);
+    let new = desk.blank(2);
+    assert_eq!(desk.run(rotate(2, 2), &new), DONE);
+    // The new cards are of another key than the file's: each is refused, and nothing reaches the token.
+    turns_away(&mut desk, order, new[0]);
     assert_eq!((state(&mut desk), desk.room.vault.unwraps[0]), (State::Idle, None));
     let current = desk.backup();
     assert_eq!(desk.run(order, &[0, 1]), DONE);
@@ -184,14 +190,7 @@ fn p19_a_file_that_was_altered_or_is_of_another_key_is_not_called_verified() {
     // The new cards are of another key than the one that the file names, and the old ones of its own.
     let new = desk.blank(2);
     assert_eq!(desk.run(rotate(2, 2), &new), DONE);
-    desk.begin(order, &new[..1]);
-    desk.step();
-    desk.step();
-    desk.step();
-    assert_eq!(desk.room.last(), Some(Refusal::CardForeign), "{:?}", desk.shown);
-    let id = desk.room.ceremony().expect("it goes on").id;
-    assert_eq!(desk.room.order(ADMINISTRATOR, Command::CancelCeremony { id }), DONE);
-    desk.collect_all();
+    turns_away(&mut desk, order, new[0]);
     // Whoever names the new key for the file of the old one.
     let other = verify(&mut desk);
     assert_eq!(desk.run(other, &new), refused(Refusal::ExportOfAnotherKey));
