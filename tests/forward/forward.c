@@ -33,6 +33,7 @@
  *   alone-LABEL    C_CreateObject on that token kills the process, after the module behind did its work
  *   cling-LABEL    C_Logout on that token says CKR_OK and does nothing
  *   stuck-LABEL    while this file is there, C_Logout on that token does not return
+ *   search-LABEL   while this file is there, C_FindObjectsInit on that token does not return
  *   full-LABEL     that token has room for as many objects of the token as the number in this file says, which is
  *                  counted down; then C_CreateObject and C_UnwrapKey say CKR_DEVICE_MEMORY for them
  *   hide-LABEL     that token is not present
@@ -230,6 +231,8 @@ static int misbehave(int function, const char *label, ulong_t *answer) {
         while (asked_to("hang", label)) usleep(20000);
     if (function == N_Logout)
         while (asked_to("stuck", label)) usleep(20000);
+    if (function == N_FindObjectsInit)
+        while (asked_to("search", label)) usleep(20000);
     if (function == N_GetTokenInfo) {
         while (asked_to("mute", label)) usleep(20000);
         *answer = CKR_TOKEN_NOT_PRESENT;

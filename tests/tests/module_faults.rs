@@ -21,6 +21,8 @@ slotwarden_tests::on_both_modules! {
     p44_a_slot_that_hangs_delays_no_other
     a_look_that_finds_nothing_ends_at_once_and_one_that_finds_a_token_after_the_restart
     a_call_that_hangs_while_another_token_returns_is_reported_once_with_the_way_out
+    p44_a_token_that_returns_is_served_while_the_keys_of_another_are_counted_again_and_again
+    p44_a_count_that_hangs_while_another_token_returns_is_ended_without_a_hand
     p44_ending_the_worker_ends_a_hung_call
     a_module_that_cannot_be_loaded_is_named_with_the_loaders_reason
     without_a_worker_calls_are_answered_at_once
@@ -167,6 +169,52 @@ fn a_call_that_hangs_while_another_token_returns_is_reported_once_with_the_way_o
     bench.ask_no_more("hang", "ca");
     assert_eq!(driver.answer(hung), Ok(HsmAnswer::LoggedIn));
     assert!(driver.wait_up().iter().all(is_present));
+}
+
+fn p44_a_token_that_returns_is_served_while_the_keys_of_another_are_counted_again_and_again(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 2);
+    bench.make_token("ca");
+    bench.make_token("other");
+    let mut settings = bench.settings(&[label("ca"), label("other")]);
+    settings.waits.hang_wait = Duration::from_millis(300);
+    let (mut driver, _) = Driver::up(settings);
+    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+    bench.ask_to("hide", "other");
+    driver.wait_presence(1, is_absent);
+    bench.ask_no_more("hide", "other");
+    let until = Instant::now() + Duration::from_secs(20);
+    while driver.count(Input::WorkerUp) < 2 {
+        assert!(Instant::now() < until, "{:?}", driver.notes);
+        // As a node does that watches for new keys, only oftener.
+        let ticket = driver.order(0, HsmCall::Inventory { uid: [1; 16] });
+        driver.is_answered_within(ticket, Duration::from_millis(50));
+    }
+    let told = |input: &Input| match input {
+        Input::Token { slot: SlotId(1), presence } => Some(*presence),
+        _ => None,
+    };
+    assert!(driver.heard.iter().rev().find_map(told).as_ref().is_some_and(is_present));
+    assert!(!driver.notes.iter().any(|note| note.contains("does not end")), "{:?}", driver.notes);
+}
+
+fn p44_a_count_that_hangs_while_another_token_returns_is_ended_without_a_hand(kind: Kind) {
+    let mut bench = Bench::forwarded(kind, 2);
+    bench.make_token("ca");
+    bench.make_token("other");
+    let mut settings = bench.settings(&[label("ca"), label("other")]);
+    settings.waits.hang_wait = Duration::from_millis(300);
+    let (mut driver, _) = Driver::up(settings);
+    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
+    bench.ask_to("hide", "other");
+    driver.wait_presence(1, is_absent);
+    bench.ask_to("search", "ca");
+    let hung = driver.order(0, HsmCall::Inventory { uid: [1; 16] });
+    bench.ask_no_more("hide", "other");
+    assert!(driver.wait_up().iter().all(is_present));
+    assert!(!driver.is_answered_within(hung, Duration::ZERO), "the loss is the answer");
+    assert!(!driver.notes.iter().any(|note| note.contains("does not end")), "{:?}", driver.notes);
+    bench.ask_no_more("search", "ca");
+    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
 }
 
 fn p44_ending_the_worker_ends_a_hung_call(kind: Kind) {

@@ -18,7 +18,7 @@ use slotwarden_core::token::Presence;
 use tracing::info;
 
 use super::distrust::{Distrust, Look};
-use super::link::{InFlight, Link, Waiting};
+use super::link::{InFlight, Link, Waiting, only_reads};
 use super::looking::Looking;
 use super::told::Told;
 use super::{Drawn, Happening, WorkerSettings};
@@ -40,7 +40,7 @@ pub(super) struct Keeper {
     told: Told,
     /// Workers that were told to end, and when they are killed.
     ending: Vec<(Link, Instant)>,
-    /// The worker answered its last call, or came up, at this moment.
+    /// The worker answered its last call that is more than a reading, or came up, at this moment.
     quiet_since: Instant,
     /// The worker answered a call that may be one of a PIN change at this moment.
     changing_since: Option<Instant>,
@@ -107,13 +107,7 @@ impl Keeper {
         let worker = match &self.worker {
             Worker::Down { start_at } => Some(*start_at),
             Worker::Starting { until, .. } => *until,
-            Worker::Up { link, .. } => {
-                if link.in_flight.is_empty() {
-                    self.looking.came.is_some().then(|| self.quiet_from())
-                } else {
-                    self.looking.next_report()
-                }
-            }
+            Worker::Up { link, .. } => self.restart_due(link).or_else(|| self.report_due(link)),
             Worker::Distrusted { distrust, .. } => Some(distrust.look_at),
         };
         let ending = self.ending.iter().map(|(_, until)| *until).min();
@@ -137,10 +131,10 @@ impl Keeper {
                 self.lose("did not finish starting in time", Restart::AfterBackOff);
             }
             Worker::Up { link, .. } => {
-                if self.looking.came.is_some() && link.in_flight.is_empty() && self.quiet_from() <= now {
+                if self.restart_due(link).is_some_and(|at| at <= now) {
                     self.restart_for_what_came();
-                } else if !link.in_flight.is_empty() && self.looking.next_report().is_some_and(|at| at <= now) {
-                    self.report_hang();
+                } else if self.report_due(link).is_some_and(|at| at <= now) {
+                    self.report_hang(now);
                 }
             }
             Worker::Distrusted { distrust, .. } if distrust.look_at <= now => self.end_distrusted(),
@@ -149,6 +143,22 @@ impl Keeper {
         if self.looking.is_due(self.may_look(), now) {
             self.start_looking();
         }
+    }
+
+    /// When the worker is started again for a token that came. Calls that change something are waited for, however
+    /// long they take; those that only read for a while.
+    fn restart_due(&self, link: &Link) -> Option<Instant> {
+        self.looking.came.as_ref()?;
+        let hang_wait = self.settings.waits.hang_wait;
+        let read_until = |call: &InFlight| call.only_reads().then(|| call.since + hang_wait);
+        let read: Option<Vec<Instant>> = link.in_flight.values().map(read_until).collect();
+        read?.into_iter().chain([self.quiet_from()]).max()
+    }
+
+    /// When it is to be reported that a call keeps the worker from that.
+    fn report_due(&self, link: &Link) -> Option<Instant> {
+        let oldest = link.in_flight.values().filter(|call| !call.only_reads()).map(|call| call.since).min()?;
+        self.looking.next_report().map(|at| at.max(oldest + self.settings.waits.hang_wait))
     }
 
     /// When the worker may start again although it is well. Whether a PIN change goes on,
@@ -309,10 +319,12 @@ impl Keeper {
 
     /// A call that does not end keeps the worker from being started again, which another
     /// slot's token waits for. Ending it is a person's decision: it may be a `C_SetPIN`.
-    fn report_hang(&mut self) {
+    fn report_hang(&mut self, now: Instant) {
         self.looking.reported();
         let Worker::Up { link, .. } = &self.worker else { return };
-        let slots = link.in_flight.values().map(|call| usize::from(call.slot.0));
+        let hang_wait = self.settings.waits.hang_wait;
+        let hung = link.in_flight.values().filter(|call| !call.only_reads() && call.since + hang_wait <= now);
+        let slots = hung.map(|call| usize::from(call.slot.0));
         let tokens = slots.filter_map(|slot| self.settings.tokens.get(slot));
         let uri =
             |token: &WantedToken| TokenUri { label: token.label.clone(), serial: token.serial.clone() }.to_string();
@@ -411,11 +423,16 @@ impl Keeper {
         if usize::from(slot.0) >= self.settings.tokens.len() {
             return false;
         }
+        // One reading after the other would put off the start for a token that came for ever.
+        let restarts = self.looking.came.is_some() && link.in_flight.values().all(InFlight::only_reads);
+        if restarts && only_reads(&order) {
+            return false;
+        }
         let Ok(last) = Frame::new(request, slot, Kind::Order, &order) else { return false };
         let frames = secrets.into_iter().map(|frame| Frame { request, ..frame }).chain([last]).collect();
         let sent = link.send(frames);
         if sent {
-            link.in_flight.insert(request, InFlight { slot, order, waits });
+            link.in_flight.insert(request, InFlight { slot, order, waits, since: Instant::now() });
         }
         sent
     }
@@ -492,7 +509,6 @@ impl Keeper {
             return;
         }
         if frame.kind == Kind::Secret {
-            self.quiet_since = Instant::now();
             if let Some(InFlight { waits: Waiting::Random(answer), .. }) = link.in_flight.remove(&frame.request)
                 && frame.body.len() == RANDOM_BYTES
             {
@@ -534,7 +550,6 @@ impl Keeper {
             Report::Gone | Report::Changed(_) => {}
             Report::Free(free) => self.told.free(free),
             Report::NoRandom => {
-                self.quiet_since = Instant::now();
                 link.in_flight.remove(&frame.request);
             }
             Report::Note(text) => self.told.note(text),
@@ -550,10 +565,12 @@ impl Keeper {
 
     fn done(&mut self, frame: &Frame, result: Result<HsmAnswer, HsmFailure>) {
         let Worker::Up { link, .. } = &mut self.worker else { return };
-        self.quiet_since = Instant::now();
         let Some(call) = link.in_flight.remove(&frame.request) else {
             return self.distrust("answered what nobody asked");
         };
+        if !call.only_reads() {
+            self.quiet_since = Instant::now();
+        }
         if call.may_be_of_a_change() {
             self.changing_since = Some(Instant::now());
         }

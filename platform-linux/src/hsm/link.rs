@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
+use std::time::Instant;
 
 use rustix::process::Pid;
 use slotwarden_core::effect::{HsmAnswer, SlotId, Ticket};
@@ -49,6 +50,8 @@ pub(super) struct InFlight {
     pub(super) slot: SlotId,
     pub(super) order: Order,
     pub(super) waits: Waiting,
+    /// It was ordered at this moment.
+    pub(super) since: Instant,
 }
 
 impl InFlight {
@@ -81,6 +84,11 @@ impl InFlight {
         is_long(&self.order)
     }
 
+    /// Whether the worker may be ended inside such a call, which changes nothing and is no part of a change.
+    pub(super) const fn only_reads(&self) -> bool {
+        only_reads(&self.order)
+    }
+
     /// Whether a change of a PIN, of the backup keys or of the keys themselves makes such a call, and makes
     /// another after it.
     pub(super) fn may_be_of_a_change(&self) -> bool {
@@ -103,6 +111,11 @@ impl InFlight {
             Order::Inventory { .. } | Order::Observe | Order::Settle | Order::Random | Order::Look => false,
         }
     }
+}
+
+/// Whether an order changes nothing, and is not one that belongs to a change.
+pub(super) const fn only_reads(order: &Order) -> bool {
+    matches!(order, Order::Inventory { .. } | Order::Random | Order::Look)
 }
 
 /// Whether an order goes through all keys of a token.
