@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use slotwarden_core::export::{Attributes, Class, Entry};
 use slotwarden_core::ledger::{KeyName, NAME_BYTES};
 
-pub use titles::{TITLE_PART_BYTES_MAX, Title, keep_titles, read_titles};
+pub use titles::{Look, TITLE_PART_BYTES_MAX, Title, read_titles};
 
 /// The export that is being made.
 pub const EXPORT: &str = "export.part";
@@ -191,7 +191,7 @@ pub fn is_import_begun(dir: &Path, which: PlanOf, plan: &RestorePlan) -> io::Res
 ///
 /// # Errors
 /// As of the system.
-pub fn write_names(dir: &Path, uid: [u8; 16], names: &BTreeSet<KeyName>) -> io::Result<()> {
+fn write_names(dir: &Path, uid: [u8; 16], names: &BTreeSet<KeyName>) -> io::Result<()> {
     make(dir)?;
     write_list(dir, &of_slot(NAMES, uid), names)
 }

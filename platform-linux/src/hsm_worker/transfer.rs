@@ -2,8 +2,8 @@
 //!
 //! What travels between the daemon and this process is in files of one directory
 //! ([`crate::transfer_dir`]), so that no key passes the socket and a section of any length takes
-//! the memory of one key, and of what all of them are called. An export is appended to or as it was before: whatever fails, the file is
-//! cut to the length that it had (P20). An import is planned first, with every entry tried as an
+//! the memory of one key, and of the ledger's names of all of them, 16 bytes each. An export is
+//! appended to or as it was before: whatever fails, the file is cut to the length that it had (P20). An import is planned first, with every entry tried as an
 //! object of the session; the token's own objects stay as they are until the plan is carried out
 //! (P19). U, which unwraps, is in the token between the plan and the daemon's order to destroy it.
 //! After a crash the same order does what is missing, and nothing twice.
@@ -21,7 +21,7 @@ mod section;
 mod spool;
 mod vendor;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
 use std::sync::Arc;
@@ -40,17 +40,15 @@ use self::mechanism::KeyWrap;
 use self::object::Sheet;
 use self::progress::Progress;
 use self::restored::{Restorer, known_by};
-use self::section::{Maker, Told, is_key, key_name, objects, title, why_no_export_holds};
+use self::section::{Maker, Told, is_key, key_name, objects, why_no_export_holds};
 use self::spool::{Spool, by_key};
 use super::backup_keys::{Bench, Objects, Purpose, does_something_else, id_of, key, says_lost};
 use super::module::code;
 use super::token::{Call, Kept, Token};
-use crate::transfer_dir::{self, EXPORT, PlanOf, RestorePlan, Title, digest, name_of};
+use crate::transfer_dir::{self, EXPORT, Look, PlanOf, RestorePlan, digest, name_of};
 
 /// Which backup key, of which slot.
 type Names = ([u8; 16], [u8; 16]);
-/// What is in a token.
-type Titles = BTreeMap<KeyName, Title>;
 
 impl Token {
     /// Counts the slot's private and secret keys, without ours.
@@ -61,13 +59,15 @@ impl Token {
         let covered = covered.map_err(|error| self.failed_file("what was exported", &error))?;
         let mut counts = KeyCounts::default();
         let mut recorded = Vec::new();
-        let (mut sheet, mut titles) = (Sheet::new(), BTreeMap::new());
+        // The daemon notices by it what was made and removed, and what that is called.
+        let mut look = Look::begin(&self.transfer_dir, uid).map_err(|error| self.failed_names(&error))?;
+        let mut sheet = Sheet::new();
         for object in objects(&calls)? {
             sheet.read(&calls, object)?;
             // Other slots need not wait for all of it.
             self.module.callers.aside(|| ());
             let Some(name) = key_name(&sheet, &uid) else { continue };
-            titles.extend(title(&sheet).map(|title| (name, title)));
+            self.sees(&mut look, name, &sheet)?;
             let Some(class) = sheet.class().filter(|class| is_key(*class)) else { continue };
             sheet.recorded(&mut recorded);
             let recorded = Attributes::new(&recorded).map_err(|_| does_something_else(Function::GetAttributeValue))?;
@@ -76,18 +76,22 @@ impl Token {
             let is_covered = covered.contains(&digest(class, sheet.id(), sheet.label(), recorded));
             counts.uncovered = counts.uncovered.saturating_add(u32::from(!is_covered));
         }
-        self.keep_titles(uid, &titles)?;
+        self.keep(look)?;
         Ok(HsmAnswer::Counted(counts))
     }
 
-    /// Keeps what is in the token, so that the daemon notices what was made and removed, and what it is called.
-    fn keep_titles(&self, uid: [u8; 16], titles: &Titles) -> Result<(), HsmFailure> {
-        let names = titles.keys().copied().collect();
-        let kept = self.module.callers.aside(|| {
-            transfer_dir::keep_titles(&self.transfer_dir, uid, titles)?;
-            transfer_dir::write_names(&self.transfer_dir, uid, &names)
-        });
-        kept.map_err(|error| self.failed_file("the names of the keys", &error))
+    fn sees(&self, look: &mut Look<'_>, name: KeyName, sheet: &Sheet) -> Result<(), HsmFailure> {
+        let Some(class) = sheet.class() else { return Ok(()) };
+        let seen = look.sees(name, class, sheet.key_type(), sheet.id(), sheet.label());
+        seen.map_err(|error| self.failed_names(&error))
+    }
+
+    fn keep(&self, look: Look<'_>) -> Result<(), HsmFailure> {
+        self.module.callers.aside(|| look.keep()).map_err(|error| self.failed_names(&error))
+    }
+
+    fn failed_names(&self, error: &std::io::Error) -> HsmFailure {
+        self.failed_file("the names of the keys", error)
     }
 
     /// Appends the slot's section to the export that the daemon began. `once`: under the keys that came with
@@ -107,7 +111,8 @@ impl Token {
         let mut file =
             OpenOptions::new().append(true).open(dir.join(EXPORT)).map_err(|error| self.failed_file(EXPORT, &error))?;
         let begin = file.seek(SeekFrom::End(0)).map_err(|error| self.failed_file(EXPORT, &error))?;
-        let (mut refused, mut titles) = (Vec::new(), BTreeMap::new());
+        let mut look = Look::begin(&dir, uid).map_err(|error| self.failed_names(&error))?;
+        let mut refused = Vec::new();
         let right_keys = right_keys.and_then(|(w, mak)| {
             // A module without such a mechanism may have a program of its vendor's.
             let wrap = if job.vendor { None } else { Some(self.known.wrap(&self.module, &own, place)?) };
@@ -116,7 +121,7 @@ impl Token {
         let mut progress = Progress::new(&self.replies, self.slot, call.request);
         let made = right_keys.and_then(|(w, mak, wrap)| {
             let Some(wrap) = wrap else {
-                return self.append_vendor_section(&own, (place, uid, mak), &job, &file, &mut titles);
+                return self.append_vendor_section(&own, (place, uid, mak), &job, &file, &mut look);
             };
             let maker = Maker {
                 module: &self.module,
@@ -128,9 +133,9 @@ impl Token {
                 mak,
                 sessions_max: self.module.callers.calls_max(),
             };
-            maker.append(&own, &file, &mut refused, &mut titles, &mut progress)
+            maker.append(&own, &file, &mut refused, &mut look, &mut progress)
         });
-        let made = made.and_then(|told| self.keep_titles(uid, &titles).map(|()| told));
+        let made = made.and_then(|told| self.keep(look).map(|()| told));
         match made {
             Ok(Told { keys, left_out }) => Ok(HsmAnswer::SectionExported { keys, left_out }),
             Err(failed) => {

@@ -1,22 +1,24 @@
 //! What people know the keys of a slot by: their names in the ledger are digests, which nobody can read.
 //!
-//! `titles-UID`: version 1, then for each key, in the order of the names, one after the other in postcard: name, class,
-//! `CKK_*`, `CKA_ID`, `CKA_LABEL`. The worker writes it whenever it looked through a token. What is gone from
-//! the token stays in the file, so that a key which was removed is still called what it was called.
+//! `titles-UID`: version 1, then the keys one after the other in postcard: name, class, `CKK_*`, `CKA_ID`,
+//! `CKA_LABEL`. The worker writes it while it looks through a token, row by row: what it holds of all keys at once is
+//! their names. What is gone from the token follows after what is there, so that a key which was removed is still called
+//! what it was called.
 //!
 //! Nothing is decided by it, and nothing in it is secret. One that was damaged is taken for none: the next look
 //! writes what is in the token then.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 use slotwarden_core::export::Class;
 use slotwarden_core::ledger::KeyName;
 use slotwarden_core::limits::FACTS_MAX;
 
-use super::{make, of_slot, write};
+use super::{make, of_slot, read_names, write_names};
 
 /// With the slot's uid.
 const TITLES: &str = "titles";
@@ -24,6 +26,10 @@ const VERSION: u8 = 1;
 /// Longest `CKA_ID`, and longest `CKA_LABEL`, of a key that has a title, bytes: a page of the longest titles has to fit
 /// one answer of the daemon. A key with a longer one is shown by its name alone.
 pub const TITLE_PART_BYTES_MAX: usize = 255;
+/// The parts of the longest row together.
+const ROW_PARTS_BYTES_MAX: usize = 2 * TITLE_PART_BYTES_MAX;
+/// The longest row: its parts, their lengths, a name and two numbers.
+const ROW_BYTES_MAX: usize = ROW_PARTS_BYTES_MAX + 64;
 /// 100,000 of the longest titles take 55 MB; a file that is longer is not ours.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -43,28 +49,72 @@ pub struct Title {
 /// A key in the file.
 type Row<'a> = (KeyName, Class, u64, &'a [u8], &'a [u8]);
 
-/// Takes in what the keys are called that are in the token of a slot. The others' titles are kept, as far as there is
-/// room: as many as a ledger has rows.
-///
-/// # Errors
-/// As of the system.
-pub fn keep_titles(dir: &Path, uid: [u8; 16], here: &BTreeMap<KeyName, Title>) -> io::Result<()> {
-    make(dir)?;
-    let before = bytes(dir, uid)?;
-    let fits = |title: &Title| title.id.len().max(title.label.len()) <= TITLE_PART_BYTES_MAX;
-    let here = here.iter().filter(|(_, title)| fits(title));
-    let mut rows: BTreeMap<KeyName, Row<'_>> = here
-        .map(|(name, Title { class, key_type, id, label })| (*name, (*name, *class, *key_type, &id[..], &label[..])))
-        .collect();
-    let room = usize::try_from(FACTS_MAX).unwrap_or(usize::MAX).saturating_sub(rows.len());
-    let gone: Vec<Row<'_>> =
-        parsed(&before).unwrap_or_default().into_iter().filter(|row| !rows.contains_key(&row.0)).take(room).collect();
-    rows.extend(gone.into_iter().map(|row| (row.0, row)));
-    let mut after = vec![VERSION];
-    for row in rows.values() {
-        after = postcard::to_extend(row, after).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+/// One look through the token of a slot: what is in it, and what that is called. Until [`Look::keep`] everything is as
+/// it was before.
+pub struct Look<'a> {
+    dir: &'a Path,
+    uid: [u8; 16],
+    fresh: PathBuf,
+    rows: BufWriter<File>,
+    here: BTreeSet<KeyName>,
+}
+
+impl<'a> Look<'a> {
+    /// Begins with nothing seen.
+    ///
+    /// # Errors
+    /// As of the system.
+    pub fn begin(dir: &'a Path, uid: [u8; 16]) -> io::Result<Self> {
+        make(dir)?;
+        let fresh = dir.join(of_slot(TITLES, uid) + ".new");
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        let mut rows = BufWriter::new(file);
+        rows.write_all(&[VERSION])?;
+        Ok(Look { dir, uid, fresh, rows, here: BTreeSet::new() })
     }
-    if after == before { Ok(()) } else { write(dir, &of_slot(TITLES, uid), &after) }
+
+    /// Takes in an object of the token.
+    ///
+    /// # Errors
+    /// As of the system.
+    pub fn sees(&mut self, name: KeyName, class: Class, key_type: u64, id: &[u8], label: &[u8]) -> io::Result<()> {
+        let fits = id.len().max(label.len()) <= TITLE_PART_BYTES_MAX;
+        let is_new = self.here.insert(name);
+        if fits && is_new { self.write(&(name, class, key_type, id, label)) } else { Ok(()) }
+    }
+
+    /// Keeps what was seen, and the titles of what is gone, as far as there is room: as many as a ledger has rows.
+    ///
+    /// # Errors
+    /// As of the system.
+    pub fn keep(mut self) -> io::Result<()> {
+        let whole = is_whole(self.dir, self.uid);
+        // A name is a digest of all that is in its title: the same names are called the same.
+        if whole && read_names(self.dir, self.uid).is_ok_and(|names| names.as_ref() == Some(&self.here)) {
+            return fs::remove_file(&self.fresh);
+        }
+        if whole {
+            let mut room = usize::try_from(FACTS_MAX).unwrap_or(usize::MAX).saturating_sub(self.here.len());
+            each_row(self.dir, self.uid, |row| {
+                if room == 0 || self.here.contains(&row.0) {
+                    return Ok(());
+                }
+                room -= 1;
+                self.write(row)
+            })?;
+        }
+        self.rows.flush()?;
+        self.rows.get_ref().sync_all()?;
+        fs::rename(&self.fresh, self.dir.join(of_slot(TITLES, self.uid)))?;
+        write_names(self.dir, self.uid, &self.here)
+    }
+
+    fn write(&mut self, row: &Row<'_>) -> io::Result<()> {
+        let mut buffer = [0; ROW_BYTES_MAX];
+        let bytes = postcard::to_slice(row, &mut buffer);
+        let bytes = bytes.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        self.rows.write_all(bytes)
+    }
 }
 
 /// The titles of those keys of a slot that `which` names.
@@ -72,42 +122,48 @@ pub fn keep_titles(dir: &Path, uid: [u8; 16], here: &BTreeMap<KeyName, Title>) -
 /// # Errors
 /// As of the system; `InvalidData` when it is not a list of titles.
 pub fn read_titles(dir: &Path, uid: [u8; 16], which: impl Fn(KeyName) -> bool) -> io::Result<BTreeMap<KeyName, Title>> {
-    let bytes = bytes(dir, uid)?;
-    let rows = parsed(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no list of titles"))?;
-    let title = |(name, class, key_type, id, label): Row<'_>| {
-        (name, Title { class, key_type, id: id.to_vec(), label: label.to_vec() })
-    };
-    Ok(rows.into_iter().filter(|row| which(row.0)).map(title).collect())
+    let mut titles = BTreeMap::new();
+    each_row(dir, uid, |(name, class, key_type, id, label)| {
+        if which(*name) {
+            let title = Title { class: *class, key_type: *key_type, id: id.to_vec(), label: label.to_vec() };
+            titles.insert(*name, title);
+        }
+        Ok(())
+    })?;
+    Ok(titles)
 }
 
-/// The file; empty where there is none.
-fn bytes(dir: &Path, uid: [u8; 16]) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    match File::open(dir.join(of_slot(TITLES, uid))) {
-        Ok(file) => file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+/// Whether there is a list of titles, and nothing else in its file.
+fn is_whole(dir: &Path, uid: [u8; 16]) -> bool {
+    each_row(dir, uid, |_| Ok(())).is_ok_and(|there| there)
+}
+
+/// Hands on every key of the file, if there is one.
+fn each_row(dir: &Path, uid: [u8; 16], mut each: impl FnMut(&Row<'_>) -> io::Result<()>) -> io::Result<bool> {
+    let mut file = match File::open(dir.join(of_slot(TITLES, uid))) {
+        Ok(file) => BufReader::new(file.take(FILE_BYTES_MAX)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
-    Ok(bytes)
+    let mut version = [0];
+    file.read_exact(&mut version)?;
+    if version != [VERSION] {
+        return Err(no_titles());
+    }
+    let mut parts = [0; ROW_PARTS_BYTES_MAX];
+    while !file.fill_buf()?.is_empty() {
+        let (row, rest) = postcard::from_io::<Row<'_>, _>((file, &mut parts)).map_err(|_| no_titles())?;
+        if row.3.len().max(row.4.len()) > TITLE_PART_BYTES_MAX {
+            return Err(no_titles());
+        }
+        each(&row)?;
+        file = rest.0;
+    }
+    Ok(true)
 }
 
-fn parsed(bytes: &[u8]) -> Option<Vec<Row<'_>>> {
-    let mut left = match bytes {
-        [] => return Some(Vec::new()),
-        [VERSION, left @ ..] => left,
-        _ => return None,
-    };
-    let mut rows: Vec<Row<'_>> = Vec::new();
-    while !left.is_empty() {
-        let (row, rest) = postcard::take_from_bytes::<Row<'_>>(left).ok()?;
-        let rises = rows.last().is_none_or(|above| above.0 < row.0);
-        if !rises || row.3.len().max(row.4.len()) > TITLE_PART_BYTES_MAX {
-            return None;
-        }
-        rows.push(row);
-        left = rest;
-    }
-    Some(rows)
+fn no_titles() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "no list of titles")
 }
 
 #[cfg(test)]
@@ -122,6 +178,14 @@ mod tests {
         Title { class: Class::Private, key_type: 3, id: vec![1], label: label.to_vec() }
     }
 
+    fn keep_titles(dir: &Path, uid: [u8; 16], here: &BTreeMap<KeyName, Title>) -> io::Result<()> {
+        let mut look = Look::begin(dir, uid)?;
+        for (name, Title { class, key_type, id, label }) in here {
+            look.sees(*name, *class, *key_type, id, label)?;
+        }
+        look.keep()
+    }
+
     fn titles(of: &[(u8, &[u8])]) -> BTreeMap<KeyName, Title> {
         of.iter().map(|(number, label)| (KeyName([*number; 16]), title(label))).collect()
     }
@@ -134,11 +198,10 @@ mod tests {
         keep_titles(dir, UID, &here).expect("a directory");
         let path = dir.join(of_slot(TITLES, UID));
         let whole = fs::read(&path).expect("it was written");
-        let swapped = [&whole[..1], &whole[1 + (whole.len() - 2) / 2..], &whole[1..=(whole.len() - 2) / 2]].concat();
-        for damaged in [whole[..whole.len() - 1].to_vec(), [&whole[..], b"x"].concat(), vec![9], swapped] {
+        for damaged in [whole[..whole.len() - 1].to_vec(), [&whole[..], b"x"].concat(), vec![9], Vec::new()] {
             fs::write(&path, &damaged).expect("it can be written");
             let error = read_titles(dir, UID, |_| true).expect_err("it is damaged");
-            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert!(matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof), "{error}");
             keep_titles(dir, UID, &here).expect("a directory");
             assert_eq!(fs::read(&path).expect("it was written"), whole);
         }

@@ -23,11 +23,11 @@ use super::super::backup_keys::{Purpose, does_something_else};
 use super::super::find::unpadded;
 use super::super::module::{Module, failure};
 use super::calls::Calls;
+use super::files_failed;
 use super::mechanism::KeyWrap;
 use super::object::Sheet;
 use super::progress::Progress;
-use super::{Titles, files_failed};
-use crate::transfer_dir::{ExportJob, JobPurpose, Title, name_of};
+use crate::transfer_dir::{ExportJob, JobPurpose, Look, name_of};
 use slotwarden_core::fault::Function;
 use slotwarden_core::ledger::{KeyName, Named};
 
@@ -73,9 +73,9 @@ pub(super) struct Leaf {
 }
 
 impl Leaf {
-    fn title(&self) -> Option<Title> {
-        let Leaf { class, key_type, id, label, .. } = self;
-        class.map(|class| Title { class, key_type: *key_type, id: id.clone(), label: label.clone() })
+    fn is_seen(&self, look: &mut Look<'_>) -> Result<(), HsmFailure> {
+        let Some((name, class)) = self.name.zip(self.class) else { return Ok(()) };
+        look.sees(name, class, self.key_type, &self.id, &self.label).map_err(|_| files_failed())
     }
 }
 
@@ -144,12 +144,6 @@ pub(super) fn key_name(sheet: &Sheet, uid: &[u8; 16]) -> Option<KeyName> {
     let certificate = sheet.value(CKA_VALUE).filter(|_| class == Class::Certificate).unwrap_or_default();
     let (key_type, id, label) = (sheet.key_type(), sheet.id(), sheet.label());
     KeyName::new(uid, &Named { class, key_type, id, label, certificate })
-}
-
-/// What people know it by; `None` for what no export holds.
-pub(super) fn title(sheet: &Sheet) -> Option<Title> {
-    let (key_type, id, label) = (sheet.key_type(), sheet.id().to_vec(), sheet.label().to_vec());
-    Some(Title { class: sheet.class()?, key_type, id, label })
 }
 
 pub(super) fn is_key(class: Class) -> bool {
@@ -285,14 +279,14 @@ pub(super) struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// Appends the section to the file, and says what is in it and, by `titles`, in the token. Nothing is in
+    /// Appends the section to the file, and says what is in it and, to `look`, in the token. Nothing is in
     /// force when it refuses.
     pub(super) fn append(
         &self,
         open: &Session,
         file: &File,
         refused: &mut Vec<String>,
-        titles: &mut Titles,
+        look: &mut Look<'_>,
         progress: &mut Progress<'_>,
     ) -> Result<Told, HsmFailure> {
         let mut out = Out::new(file, self.module);
@@ -307,7 +301,7 @@ impl Maker<'_> {
         let mut index = 0u32;
         let mut put = |leaf: &Leaf| {
             progress.step();
-            titles.extend(leaf.name.zip(leaf.title()));
+            leaf.is_seen(look)?;
             self.put(&mut writer, leaf, &mut index, &mut told, refused)
         };
         let (first, rest) = all.split_at(KEYS_FOR_PACE.min(all.len()));

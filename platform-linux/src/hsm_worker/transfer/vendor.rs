@@ -18,10 +18,10 @@ use slotwarden_core::fault::{Function, HsmFailure};
 use super::super::backup_keys::does_something_else;
 use super::super::token::Token;
 use super::calls::Calls;
+use super::files_failed;
 use super::object::Sheet;
-use super::section::{Origin, Out, Told, is_key, key_name, objects, title};
-use super::{Titles, files_failed};
-use crate::transfer_dir::{self, DIGEST_BYTES, ExportJob, PlanOf, RestorePlan, VENDOR_PART, digest};
+use super::section::{Origin, Out, Told, is_key, key_name, objects};
+use crate::transfer_dir::{self, DIGEST_BYTES, ExportJob, Look, PlanOf, RestorePlan, VENDOR_PART, digest};
 
 impl Token {
     /// Appends the section with what the program wrote. The keys that are in the token are noted, so that one
@@ -32,11 +32,11 @@ impl Token {
         (place, uid, mak): (Slot, [u8; 16], u64),
         job: &ExportJob,
         file: &File,
-        titles: &mut Titles,
+        look: &mut Look<'_>,
     ) -> Result<Told, HsmFailure> {
         let calls = Calls::new(&self.module, open)?;
         let origin = Origin::of(&self.module, place)?;
-        let held = self.held(&calls, uid, titles)?;
+        let held = self.held(&calls, uid, look)?;
         let part = |error: std::io::Error| self.failed_file(VENDOR_PART, &error);
         transfer_dir::write_held(&self.transfer_dir, uid, &held).map_err(part)?;
         let mut from = File::open(self.transfer_dir.join(VENDOR_PART)).map_err(part)?;
@@ -71,14 +71,14 @@ impl Token {
         &self,
         calls: &Calls<'_>,
         uid: [u8; 16],
-        titles: &mut Titles,
+        look: &mut Look<'_>,
     ) -> Result<BTreeSet<[u8; DIGEST_BYTES]>, HsmFailure> {
         let (mut sheet, mut recorded, mut held) = (Sheet::new(), Vec::new(), BTreeSet::new());
         for object in objects(calls)? {
             sheet.read(calls, object)?;
             self.module.callers.aside(|| ());
             let Some(name) = key_name(&sheet, &uid) else { continue };
-            titles.extend(title(&sheet).map(|title| (name, title)));
+            self.sees(look, name, &sheet)?;
             let Some(class) = sheet.class().filter(|class| is_key(*class)) else { continue };
             sheet.recorded(&mut recorded);
             let recorded = Attributes::new(&recorded).map_err(|_| does_something_else(Function::GetAttributeValue))?;

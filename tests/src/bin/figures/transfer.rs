@@ -101,6 +101,15 @@ fn memory(process: u32, what: &str) -> Result<f64, String> {
     Ok(kib / 1024.0)
 }
 
+/// How much more memory a process had meanwhile, at most, MiB.
+fn grown(process: u32, meanwhile: impl FnOnce() -> Result<(), String>) -> Result<f64, String> {
+    // Writing 5 there makes the highest mark begin anew (proc(5)).
+    fs::write(format!("/proc/{process}/clear_refs"), "5").map_err(|error| error.to_string())?;
+    let before = memory(process, "VmRSS")?;
+    meanwhile()?;
+    Ok(memory(process, "VmHWM")? - before)
+}
+
 /// Medians of exports by turns with the floor.
 struct Compared {
     /// Microseconds a key.
@@ -113,12 +122,10 @@ fn compared(kind: Kind, keys: u32) -> Result<Compared, String> {
     let bench = with_keys(Bench::new(kind, 1), keys)?;
     let mut driver = logged_in(&bench)?;
     let mut floor = Floor::start(&bench, &bench.real_module(), &[])?;
-    floor.once()?;
-    export(&bench, &mut driver, keys)?;
+    // What a module keeps of its objects is in both.
+    let module = grown(floor.child.id(), || floor.once().map(|_| ()))?;
     let process = driver.hsm.worker_process().ok_or("no worker")?;
-    // Writing 5 there makes the highest mark begin anew (proc(5)).
-    fs::write(format!("/proc/{process}/clear_refs"), "5").map_err(|error| error.to_string())?;
-    let before = memory(process, "VmRSS")?;
+    let first = grown(process, || export(&bench, &mut driver, keys).map(|_| ()))?;
     let (mut ours, mut least, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let raw = floor.once()?;
@@ -127,10 +134,9 @@ fn compared(kind: Kind, keys: u32) -> Result<Compared, String> {
         least.push(raw / f64::from(keys));
         ratios.push(one / raw);
     }
-    let grown = memory(process, "VmHWM")? - before;
     let (each, least, ratio) = (median(ours), median(least), median(ratios));
     println!(
-        "{kind:?}, {keys} keys: {each:.1} µs a key, floor {least:.1}, ratio {ratio:.3} (median of {ROUNDS}), memory +{grown:.1} MiB"
+        "{kind:?}, {keys} keys: {each:.1} µs a key, floor {least:.1}, ratio {ratio:.3} (median of {ROUNDS}), memory of the first +{first:.1} MiB, of the floor's +{module:.1} MiB"
     );
     Ok(Compared { each, ratio })
 }
