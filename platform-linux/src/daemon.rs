@@ -14,6 +14,7 @@ mod card_orders;
 mod cluster;
 mod exchange;
 mod held;
+mod incoming;
 mod keys;
 mod orders;
 mod readings;
@@ -61,6 +62,7 @@ use cluster::ClusterLoop;
 pub use cluster::SyncSetup;
 use exchange::Exchanging;
 use held::Held;
+use incoming::IncomingFiles;
 use watch::{WATCH_WAIT, Watcher};
 
 /// How long the stop may take before the loop ends anyway: the core's own bound, and as
@@ -290,6 +292,7 @@ struct Loop<'n, H, S, A> {
     counted: HashMap<u8, Instant>,
     cluster: ClusterLoop,
     exchanging: Option<Exchanging>,
+    incoming: IncomingFiles,
     /// What belongs to the call that waits for a vendor's program.
     lent: Option<transfers::Lent>,
 }
@@ -367,6 +370,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             counted: HashMap::new(),
             cluster,
             exchanging,
+            incoming: IncomingFiles::default(),
             lent: None,
         })
     }
@@ -415,6 +419,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             Event::Looked => self.looks_ended += 1,
             Event::Stop => self.stop(),
             Event::ProgramEnded { ticket, slot, call, result } => self.program_ended(ticket, slot, call, result),
+            Event::FileRead { number, result } => self.file_read(number, result),
             Event::Arrived(arrival) => self.arrived(arrival),
             Event::Note(text) => warn!("{text}"),
         }
@@ -489,6 +494,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
             Effect::Zeroize { ticket, who } => {
                 warn!(by = self.names.person_name(who), "zeroize: destroying the data key");
                 self.zeroized = Some(false);
+                self.devices.files.give_up_reading();
                 self.devices.store.zeroize(ticket, who);
             }
         }
@@ -604,7 +610,15 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
                 }
                 let _ = request.answer.try_send(answered.into());
             }
-            Ok(None) => self.client_order(request, true),
+            Ok(None) => match &request.ask {
+                Ask::Spool { offset, total, bytes } => {
+                    let spooled = self.client_spools(&request, (*offset, *total, bytes));
+                    if let Some(answer) = spooled.transpose() {
+                        let _ = request.answer.try_send(answer.map_or_else(control::Reply::from, control::Reply::from));
+                    }
+                }
+                _ => self.client_order(request, true),
+            },
             Err(problem) => {
                 let _ = request.answer.try_send(problem.into());
             }
@@ -660,6 +674,7 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
                 let _ = client.try_send(Problem::from(Refusal::Stopping).into());
             }
         }
+        self.end_reading();
         self.devices.applications.withdraw_all();
         self.devices.hsm.stop();
         info!("stopped");

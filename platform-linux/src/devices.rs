@@ -5,6 +5,7 @@
 //! sending [`Event`]s into the loop's channel; none of them decides anything.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -27,6 +28,7 @@ use zeroize::Zeroizing;
 use crate::audit::NodeKeys;
 use crate::exchange::Arrival;
 use crate::member_keys::{MemberKeys, NodeSecrets};
+use crate::package_file::Opened;
 use crate::problem::Problem;
 use crate::sync_dir::{SyncDir, Uid};
 use crate::wire::SpooledFile;
@@ -74,6 +76,13 @@ pub enum Event {
         call: HsmCall,
         /// Whether the program did what it was told.
         result: ProgramResult,
+    },
+    /// A file was read to its end.
+    FileRead {
+        /// Of the order.
+        number: u32,
+        /// What is in it.
+        result: Result<FileRead, Problem>,
     },
     /// A file of another member came by the exchange.
     Arrived(Arrival),
@@ -287,31 +296,69 @@ pub trait Files {
     /// # Errors
     /// `Own::NoExport`; [`Refusal::StoreUnreadable`].
     fn read_export(&self, offset: u64, count: usize) -> Result<(u64, Vec<u8>), Problem>;
-    /// Takes a part of a file that somebody brought; what it is, once it is whole.
+    /// Takes a part of a file that somebody brought; what it says that it is, and where it is until the next one,
+    /// once it is whole.
     ///
     /// # Errors
     /// `Own::FileRefused` with the reason; [`Refusal::DiskReserve`].
-    fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<Brought>, Problem>;
+    fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<(Kind, PathBuf)>, Problem>;
+    /// Reads a whole file to its end in a thread of its own; [`Event::FileRead`] with `number` follows, unless it is
+    /// given up. What was spooled before is forgotten.
+    fn read(&mut self, number: u32, file: ToRead);
+    /// Gives up what is being read: soon nothing of it is there, and no secret of the node in its thread.
+    fn give_up_reading(&mut self);
+    /// The export that was read takes the place from which the worker reads.
+    ///
+    /// # Errors
+    /// As of the system.
+    fn place_export(&mut self, found: &SpooledFile) -> io::Result<()>;
+    /// The same of the keys of a package.
+    ///
+    /// # Errors
+    /// As of the system.
+    fn place_package(&mut self, number: u32) -> io::Result<()>;
+    /// What was read is not wanted.
+    fn forget_read(&mut self, number: u32);
     /// When the last export was made, seconds since 1970; `None`: there is none.
     fn last_export_s(&self) -> Option<u64>;
     /// SHA-256 of the file that is spooled, if one is whole.
     fn spooled(&self) -> Option<[u8; 32]>;
-    /// What is spooled goes: a package takes its place. Answers where that is.
-    fn give_place(&mut self) -> PathBuf;
 }
 
-/// A whole file that somebody brought.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Brought {
-    /// A protected export; it was read to its end.
+/// A whole file, of which nothing is known but what it says that it is.
+pub enum ToRead {
+    /// The export that was spooled.
+    Export,
+    /// A package, for the node with these keys.
+    Package {
+        /// Where it is.
+        path: PathBuf,
+        /// The node's public key.
+        own: [u8; 32],
+        /// Its private keys.
+        secrets: NodeSecrets,
+    },
+}
+
+/// A file that was read to its end, and is whole.
+#[derive(Debug)]
+pub enum FileRead {
+    /// A protected export.
     Export(SpooledFile),
-    /// One whose first bytes say that it is this; nothing else is known. It is at the path until the next one.
-    Other(Kind, PathBuf),
+    /// A package.
+    Package {
+        /// What it is, and what it says.
+        opened: Box<Opened>,
+        /// How many objects it brings for each slot.
+        sections: BTreeMap<[u8; 16], u32>,
+    },
 }
 
 /// What a file says that it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// A protected export.
+    Export,
     /// A key synchronisation package.
     Package,
     /// Rosters.

@@ -2,13 +2,14 @@
 //!
 //! An export is begun under another name than the one it is read by: it has that one when every
 //! section was read back, the whole was signed and is durable (P20). A file to restore is taken part
-//! by part; its first bytes are looked at before the rest is taken, and the whole is read before
-//! anybody is called to a reader (P19, P21). Files are read and signed in a thread of their own: the
+//! by part; its first bytes are looked at before the rest is taken, and the whole is read (`reading`) before
+//! anybody is called to a reader (P19, P21). Files are read and signed in threads of their own: the
 //! loop waits for no disk but where it takes a part of a file.
 //!
 //! After a restart the last export and a whole spooled file are still there; what was not whole is
 //! begun anew.
 
+mod reading;
 mod vendor;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,6 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::UNIX_EPOCH;
 
-use sha2::{Digest as _, Sha256};
 use slotwarden_core::SecretId;
 use slotwarden_core::effect::{HsmCall, Input, Outcome, SlotId, Ticket};
 use slotwarden_core::export::{self, Header, Part, Protection, Reader, Strategy, Trailer};
@@ -28,8 +28,9 @@ use slotwarden_core::transfer::{Export, FileOrder, Purpose, Salt};
 use slotwarden_core::{join, package, roster};
 use zeroize::Zeroizing;
 
+use self::reading::{Wanted, digest_of, look_into};
 use self::vendor::Vendor;
-use crate::devices::{Brought, Event, Events, ExportAbout, Files, Kind, PackageAbout, ProgramResult, Signer};
+use crate::devices::{Event, Events, ExportAbout, Files, Kind, PackageAbout, ProgramResult, Signer, ToRead};
 use crate::exchange::ROSTER_BYTES_MAX;
 use crate::export_file::{Io, check_macs};
 use crate::package_file;
@@ -37,7 +38,7 @@ use crate::passphrase::{self, Cost};
 use crate::problem::{Own, Problem};
 use crate::store::directory::{create_private, remove_if_there, rename_durably};
 use crate::transfer_dir::{self, DIGEST_BYTES, ExportJob, JobPurpose};
-use crate::wire::{SPOOL_BYTES_MAX, SpooledFile, SpooledSection};
+use crate::wire::{SPOOL_BYTES_MAX, SpooledFile};
 
 /// The export that was made last, whole.
 const LAST: &str = "last.slwx";
@@ -46,12 +47,12 @@ const SPOOL: &str = "restore.part";
 /// What a file to restore leaves free for the store, which shares its file system: 16 times its reserve.
 const STORE_BYTES: u64 = 64 * 1024 * 1024;
 /// What is taken, by its first bytes: enough to refuse ten gigabytes of zeros at their first byte. Each with its
-/// version, what it is (`None`: an export) and how long it may be.
-const TAKEN: [([u8; 4], u8, Option<Kind>, u64); 4] = [
-    (export::MAGIC, export::VERSION, None, SPOOL_BYTES_MAX),
-    (package::MAGIC, package::VERSION, Some(Kind::Package), SPOOL_BYTES_MAX),
-    (roster::file::MAGIC, roster::file::VERSION, Some(Kind::Rosters), ROSTER_BYTES_MAX),
-    (join::MAGIC, join::VERSION, Some(Kind::JoinRequest), join::FILE_BYTES_MAX as u64),
+/// version, what it is and how long it may be.
+const TAKEN: [([u8; 4], u8, Kind, u64); 4] = [
+    (export::MAGIC, export::VERSION, Kind::Export, SPOOL_BYTES_MAX),
+    (package::MAGIC, package::VERSION, Kind::Package, SPOOL_BYTES_MAX),
+    (roster::file::MAGIC, roster::file::VERSION, Kind::Rosters, ROSTER_BYTES_MAX),
+    (join::MAGIC, join::VERSION, Kind::JoinRequest, join::FILE_BYTES_MAX as u64),
 ];
 
 /// The files of one daemon.
@@ -63,7 +64,9 @@ pub struct DiskFiles {
     begun: Option<Begun>,
     spooled: Option<[u8; 32]>,
     /// What the file that is being spooled says that it is.
-    taking: Option<Kind>,
+    taking: Kind,
+    /// The file that is being read.
+    reading: Option<Wanted>,
     /// The salt of the export that begins next.
     salt: [u8; 16],
     vendor: Vendor,
@@ -87,11 +90,24 @@ impl DiskFiles {
             // There is none, as a rule.
             let _ = fs::remove_file(dir.join(name));
         }
+        reading::remove_unpacked(&dir);
         // Read before: it has this name only then.
-        let spooled = digest_of(&dir.join(transfer_dir::RESTORE)).ok();
-        let found = spooled.and_then(|_| look_into(&dir.join(transfer_dir::RESTORE)).ok());
+        let restore = dir.join(transfer_dir::RESTORE);
+        let spooled = File::open(&restore).and_then(digest_of).ok();
+        let found = spooled.and_then(|_| look_into(|| File::open(&restore)).ok());
         let vendor = Vendor::new(found.as_ref().map(vendor_parts).unwrap_or_default());
-        DiskFiles { dir, events, sign, node, begun: None, spooled, taking: None, salt: [0; 16], vendor }
+        DiskFiles {
+            dir,
+            events,
+            sign,
+            node,
+            begun: None,
+            spooled,
+            taking: Kind::Export,
+            reading: None,
+            salt: [0; 16],
+            vendor,
+        }
     }
 
     fn begin(&mut self, order: Export, about: ExportAbout) -> io::Result<()> {
@@ -128,7 +144,7 @@ impl DiskFiles {
         Ok(())
     }
 
-    fn take(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<Brought>, Problem> {
+    fn take(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<(Kind, PathBuf)>, Problem> {
         let refused = |detail: &str| Own::FileRefused.with(detail);
         let failed = |error: io::Error| Problem::from(Refusal::TransferFiles).with(error.to_string());
         if total > SPOOL_BYTES_MAX {
@@ -166,22 +182,7 @@ impl DiskFiles {
             return Err(refused("its parts do not follow one another"));
         }
         file.write_all(bytes).map_err(failed)?;
-        if end < total {
-            return Ok(None);
-        }
-        file.sync_all().map_err(failed)?;
-        if let Some(kind) = self.taking {
-            return Ok(Some(Brought::Other(kind, path)));
-        }
-        let found = look_into(&path).map_err(|problem| {
-            let _ = fs::remove_file(&path);
-            refused(&problem)
-        })?;
-        let whole = self.dir.join(transfer_dir::RESTORE);
-        fs::rename(&path, &whole).and_then(|()| File::open(&self.dir)?.sync_all()).map_err(failed)?;
-        self.spooled = Some(found.file);
-        self.vendor.spooled(vendor_parts(&found));
-        Ok(Some(Brought::Export(found)))
+        Ok((end == total).then_some((self.taking, path)))
     }
 }
 
@@ -355,18 +356,39 @@ impl Files for DiskFiles {
         Ok((total, bytes))
     }
 
-    fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<Brought>, Problem> {
+    fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<(Kind, PathBuf)>, Problem> {
         self.take(offset, total, bytes)
+    }
+
+    fn read(&mut self, number: u32, file: ToRead) {
+        self.begin_reading(number, file);
+    }
+
+    fn give_up_reading(&mut self) {
+        self.end_reading();
+    }
+
+    fn place_export(&mut self, found: &SpooledFile) -> io::Result<()> {
+        self.reading = None;
+        rename_durably(&self.dir.join(SPOOL), &self.dir.join(transfer_dir::RESTORE))?;
+        self.spooled = Some(found.file);
+        self.vendor.spooled(vendor_parts(found));
+        Ok(())
+    }
+
+    fn place_package(&mut self, number: u32) -> io::Result<()> {
+        self.reading = None;
+        rename_durably(&reading::unpacked(&self.dir, number), &self.dir.join(transfer_dir::RESTORE))
+    }
+
+    fn forget_read(&mut self, number: u32) {
+        // There is none, unless it was a package; what cannot be removed now is removed by the next start.
+        let _ = fs::remove_file(reading::unpacked(&self.dir, number));
     }
 
     fn last_export_s(&self) -> Option<u64> {
         let made = fs::metadata(self.dir.join(LAST)).and_then(|about| about.modified()).ok()?;
         made.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
-    }
-
-    fn give_place(&mut self) -> PathBuf {
-        self.spooled = None;
-        self.dir.join(transfer_dir::RESTORE)
     }
 
     fn spooled(&self) -> Option<[u8; 32]> {
@@ -398,7 +420,7 @@ fn last(dir: &Path) -> io::Result<(u64, [u8; 32])> {
     };
     let mut reader = Reader::new(Io(BufReader::new(file)));
     match reader.next() {
-        Ok(Part::Header(header)) => Ok((header.sequence, digest_of(&path)?)),
+        Ok(Part::Header(header)) => Ok((header.sequence, digest_of(File::open(&path)?)?)),
         Ok(_) | Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the last export is damaged")),
     }
 }
@@ -475,46 +497,8 @@ fn close(dir: &Path, header: [u8; 32], sign: &Signer) -> io::Result<BTreeMap<[u8
         return Err(damaged(&"it is longer than what can be restored"));
     }
     // What counts as covered is what can be read: once more, with the signature.
-    look_into(&path).map_err(|problem| damaged(&problem))?;
+    look_into(|| File::open(&path)).map_err(|problem| damaged(&problem))?;
     Ok(covered)
-}
-
-/// Reads a whole file; what it is, or what is wrong with it.
-fn look_into(path: &Path) -> Result<SpooledFile, String> {
-    let unreadable = |error: io::Error| error.to_string();
-    let file = digest_of(path).map_err(unreadable)?;
-    let mut found =
-        SpooledFile { file, key_id: [0; 16], node: [0; 32], own: false, passphrase: false, sections: Vec::new() };
-    let mut reader = Reader::new(Io(BufReader::new(File::open(path).map_err(unreadable)?)));
-    loop {
-        match reader.next().map_err(|problem| problem.sentence().to_owned())? {
-            Part::Header(header) => {
-                (found.key_id, found.node) = (header.key_id, header.node);
-                if let Some((_, cost)) = passphrase::of_header(header.protection) {
-                    found.passphrase = true;
-                    if !cost.is_sane() {
-                        return Err("its passphrase asks for more memory or time than any of ours".to_owned());
-                    }
-                }
-            }
-            Part::Section(section) => {
-                let (uid, name) = (section.uid, transfer_dir::printable(section.name));
-                found.sections.push(SpooledSection { uid, name, entries: 0, left_out: 0, vendor_bytes: 0 });
-            }
-            Part::Entry(_) | Part::LeftOut(_) => {}
-            Part::Piece(piece) => {
-                if let Some(section) = found.sections.last_mut() {
-                    section.vendor_bytes = section.vendor_bytes.saturating_add(piece.bytes.len() as u64);
-                }
-            }
-            Part::SectionEnd { end, .. } => {
-                if let Some(section) = found.sections.last_mut() {
-                    (section.entries, section.left_out) = (end.entries, end.left_out);
-                }
-            }
-            Part::End { .. } => return Ok(found),
-        }
-    }
 }
 
 /// Bytes of its vendor parts, by the uids of their sections.
@@ -523,29 +507,24 @@ fn vendor_parts(found: &SpooledFile) -> BTreeMap<[u8; 16], u64> {
     all.filter(|(_, bytes)| *bytes > 0).collect()
 }
 
-fn digest_of(path: &Path) -> io::Result<[u8; 32]> {
-    let mut hash = Sha256::new();
-    let mut file = File::open(path)?;
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hash.finalize().into()),
-            count => hash.update(&buffer[..count]),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::{Duration, Instant};
 
     const BEGINNING: [u8; 5] = *b"SLWX\x01";
+    const PATIENCE: Duration = Duration::from_secs(30);
 
-    fn files(dir: &Path) -> DiskFiles {
-        let (events, _) = channel();
-        DiskFiles::new(dir.to_owned(), events, Arc::new(|_| [0; 64]), [0; 32])
+    fn files(dir: &Path) -> (DiskFiles, Receiver<Event>) {
+        let (events, heard) = channel();
+        (DiskFiles::new(dir.to_owned(), events, Arc::new(|_| [0; 64]), [0; 32]), heard)
+    }
+
+    fn names_in(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).expect("it is there");
+        entries.map(|entry| entry.expect("it can be read").file_name().to_string_lossy().into_owned()).collect()
     }
 
     fn refused(files: &mut DiskFiles, offset: u64, total: u64, bytes: &[u8]) -> Problem {
@@ -556,16 +535,16 @@ mod tests {
     fn a_file_that_would_fill_the_disk_is_refused_before_it_is_taken() {
         assert!(!has_room(STORE_BYTES, 1) && has_room(STORE_BYTES + 1, 1) && !has_room(0, u64::MAX));
         let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
-        let mut files = files(dir.path());
+        let (mut files, _heard) = files(dir.path());
         let too_long = refused(&mut files, 0, SPOOL_BYTES_MAX + 1, &BEGINNING);
         assert!(too_long.to_string().contains("longer than 1 GiB"), "{too_long}");
-        assert_eq!(fs::read_dir(dir.path()).expect("it is there").count(), 0);
+        assert_eq!(names_in(dir.path()), [""; 0]);
     }
 
     #[test]
     fn parts_that_do_not_follow_one_another_make_no_file() {
         let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
-        let mut files = files(dir.path());
+        let (mut files, heard) = files(dir.path());
         assert!(refused(&mut files, 0, 10, b"SLW").to_string().contains("does not begin as a file of Slotwarden"));
         assert!(refused(&mut files, 0, 10, b"SLWX\x02").to_string().contains("newer version"));
         assert_eq!(files.spool(0, 10, &BEGINNING), Ok(None));
@@ -574,8 +553,34 @@ mod tests {
             assert!(refused.to_string().contains("do not follow"), "{offset}: {refused}");
         }
         // Whole, and no export: nothing of it stays.
-        let refused = refused(&mut files, 5, 10, b"12345");
+        assert_eq!(files.spool(5, 10, b"12345"), Ok(Some((Kind::Export, dir.path().join(SPOOL)))));
+        files.read(7, ToRead::Export);
+        let Ok(Event::FileRead { number: 7, result: Err(refused) }) = heard.recv_timeout(PATIENCE) else {
+            panic!("it is none")
+        };
         assert_eq!(refused.number, Problem::from(Own::FileRefused).number, "{refused}");
-        assert_eq!((files.spooled(), fs::read_dir(dir.path()).expect("it is there").count()), (None, 0));
+        assert_eq!((files.spooled(), names_in(dir.path())), (None, Vec::new()));
+    }
+
+    #[test]
+    fn a_file_that_is_given_up_is_not_heard_of_again_and_leaves_the_next_one_alone() {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
+        let (mut files, heard) = files(dir.path());
+        // A header that promises sections, and then nothing but zeros: read to its end only for its digest.
+        let long = dir.path().join(SPOOL);
+        fs::write(&long, BEGINNING)
+            .and_then(|()| File::options().write(true).open(&long)?.set_len(1 << 30))
+            .expect("a sparse file");
+        let begun = Instant::now();
+        files.read(1, ToRead::Export);
+        assert!(begun.elapsed() < Duration::from_millis(100), "whoever orders it does not wait: {:?}", begun.elapsed());
+        files.give_up_reading();
+        fs::write(&long, BEGINNING).expect("there is room");
+        files.read(2, ToRead::Export);
+        let Ok(Event::FileRead { number: 2, result: Err(_) }) = heard.recv_timeout(PATIENCE) else {
+            panic!("the second is answered, and the first is not")
+        };
+        assert!(heard.recv_timeout(Duration::from_millis(300)).is_err());
+        assert_eq!(names_in(dir.path()), [""; 0]);
     }
 }

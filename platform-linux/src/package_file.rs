@@ -180,7 +180,7 @@ pub fn read_header(path: &Path) -> Result<Header, Wrong> {
 /// # Errors
 /// [`Wrong`]; nothing is at `into` that was not there before.
 pub fn open(path: &Path, own: &[u8; 32], secrets: &NodeSecrets, into: &Path) -> Result<Opened, Wrong> {
-    open_any(&mut open_file(path).map_err(Wrong::Unreadable)?, own, secrets, into)
+    open_from(&mut open_file(path).map_err(Wrong::Unreadable)?, own, secrets, into)
 }
 
 /// [`seal`], without a look at what the export says.
@@ -280,14 +280,25 @@ fn keys_of(content: &[u8; CONTENT_KEY_BYTES]) -> Option<([u8; 32], Aes256Gcm)> {
 }
 
 /// A file that is a file: what would block or never end is refused.
-fn open_file(path: &Path) -> io::Result<File> {
+///
+/// # Errors
+/// As of the system.
+pub fn open_file(path: &Path) -> io::Result<File> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
     let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file")) }
 }
 
 /// [`open`], from whatever can be read twice.
-fn open_any<F: Read + Seek>(file: &mut F, own: &[u8; 32], secrets: &NodeSecrets, into: &Path) -> Result<Opened, Wrong> {
+///
+/// # Errors
+/// As [`open`].
+pub fn open_from<F: Read + Seek>(
+    file: &mut F,
+    own: &[u8; 32],
+    secrets: &NodeSecrets,
+    into: &Path,
+) -> Result<Opened, Wrong> {
     let mut body = Box::new([0; FRAME_BYTES_MAX]);
     let expected = verify(&mut package::Reader::new(Io(BufReader::new(&mut *file)), &mut body), own)?;
 
@@ -736,7 +747,7 @@ mod tests {
     }
 
     fn open_bytes(bytes: &[u8], own: &Node, into: &Path) -> Result<Opened, Wrong> {
-        open_any(&mut io::Cursor::new(bytes), &own.keys.node, &own.secrets, into)
+        open_from(&mut io::Cursor::new(bytes), &own.keys.node, &own.secrets, into)
     }
 
     /// Refused, and nothing is left.
@@ -911,7 +922,7 @@ mod tests {
         }
         let (node, dir, read) = (node(2), directory(), Arc::new(AtomicU64::new(0)));
         let opened =
-            open_any(&mut Zeros(Arc::clone(&read)), &node.keys.node, &node.secrets, &dir.path().join("inside"));
+            open_from(&mut Zeros(Arc::clone(&read)), &node.keys.node, &node.secrets, &dir.path().join("inside"));
         assert!(matches!(opened, Err(Wrong::Package(package::Problem::NotOurs))));
         assert!(read.load(Ordering::SeqCst) <= 8192, "one buffer");
 

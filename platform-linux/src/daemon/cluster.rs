@@ -4,8 +4,8 @@
 //! planned after a look at every token that it is for: what was destroyed here a moment ago must not come back (P25).
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -16,12 +16,12 @@ use slotwarden_core::command::{Answer, Command};
 use slotwarden_core::effect::{Input, Outcome, SlotId, Ticket};
 use slotwarden_core::fault::{Fault, Refusal};
 use slotwarden_core::ledger::{KeyName, Standing};
-use slotwarden_core::package::{Admission, Header, Suite};
+use slotwarden_core::package::{Header, Suite};
 use slotwarden_core::person::PersonId;
 use slotwarden_core::roster::Roster;
 use slotwarden_core::status::StateName;
+use slotwarden_core::transfer;
 use slotwarden_core::transfer::{FileOrder, Purpose, TransferOrder};
-use slotwarden_core::{export, transfer};
 use tracing::warn;
 
 use super::exchange::Exchanging;
@@ -29,14 +29,12 @@ use super::{Loop, Waiting};
 use crate::audit::hex;
 use crate::cluster::{Change, ClusterFiles, Listed, Received};
 use crate::config::SyncSettings;
-use crate::devices::{Applications, Brought, Hsm, Kind, PackageAbout, Store};
-use crate::export_file::Io;
-use crate::package_file;
+use crate::devices::{Applications, Hsm, PackageAbout, Store};
 use crate::problem::{Own, Problem};
 use crate::status_json::{ClusterMemberView, ClusterView, SynchronisedView};
-use crate::sync_dir::{Heard, SlotCounts, SlotFacts, Uid};
+use crate::sync_dir::{SlotCounts, SlotFacts, Uid};
 use crate::transfer_dir;
-use crate::wire::{ClusterAsk, Outgoing, READ_PAGE, Spooled, SpooledPackage, SyncAsk};
+use crate::wire::{ClusterAsk, Outgoing, READ_PAGE, SyncAsk};
 
 /// What the loop begins with, of the cluster.
 #[derive(Clone, Debug)]
@@ -115,6 +113,19 @@ impl ClusterLoop {
         self.incoming.as_ref().map(|incoming| (incoming.source, incoming.facts.as_slice()))
     }
 
+    /// What was admitted gives way to another file.
+    pub(super) fn forget_incoming(&mut self) {
+        self.incoming = None;
+    }
+
+    /// Keeps what a package says that was admitted.
+    pub(super) fn keep_incoming(&mut self, received: Received, slots: SlotSet) -> io::Result<()> {
+        self.files.keep_received(&received)?;
+        let Received { heard, facts } = received;
+        self.incoming = Some(Incoming { hash: heard.hash, source: heard.node, facts, slots });
+        Ok(())
+    }
+
     pub(super) const fn new(files: ClusterFiles, setup: SyncSetup) -> Self {
         ClusterLoop {
             files,
@@ -129,79 +140,6 @@ impl ClusterLoop {
 }
 
 impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
-    /// What a client brought.
-    pub(super) fn brought(&mut self, brought: Brought) -> Result<Spooled, Problem> {
-        match brought {
-            Brought::Export(file) => {
-                let own = self.devices.store.node_keys().current;
-                Ok(Spooled::Export(crate::wire::SpooledFile { own: file.node == own, ..file }))
-            }
-            Brought::Other(kind, path) => {
-                let taken = match kind {
-                    Kind::Package => self.take_package(&path).map(Spooled::Package),
-                    Kind::Rosters => self.cluster.files.take_rosters(&path, self.service.roster()).map(Spooled::Roster),
-                    Kind::JoinRequest => self.cluster.files.take_request(&path).map(Spooled::JoinRequest),
-                };
-                // What is needed of it lies elsewhere now.
-                let _ = fs::remove_file(&path);
-                taken
-            }
-        }
-    }
-
-    /// Judges, opens and admits a package; its keys lie where the worker reads them, and what it says is kept.
-    pub(super) fn take_package(&mut self, path: &Path) -> Result<SpooledPackage, Problem> {
-        let taken = self.admit(path);
-        if !self.is_looking() && taken.as_ref().map_or(true, |package| package.known) {
-            let _ = fs::remove_file(self.cluster.setup.transfer_dir.join(transfer_dir::RESTORE));
-        }
-        taken
-    }
-
-    fn admit(&mut self, path: &Path) -> Result<SpooledPackage, Problem> {
-        if self.is_looking() {
-            return Err(Refusal::TransferUnderWay.into());
-        }
-        let header = package_file::read_header(path)?;
-        self.service.judge_package(&header)?;
-        let place = self.devices.files.give_place();
-        self.cluster.incoming = None;
-        let files = &self.cluster.files;
-        transfer_dir::make(&self.cluster.setup.transfer_dir).map_err(|error| unwritable(&error))?;
-        let opened = package_file::open(path, &files.keys().node, &self.devices.store.node_secrets()?, &place)?;
-        let package_file::Opened { header, hash, facts, export } = opened;
-        let known = match self.service.admit_package(&header, &hash)? {
-            Admission::Take => false,
-            Admission::Nothing => true,
-        };
-        let sections = if export { sections(&place).map_err(|error| unwritable(&error))? } else { BTreeMap::new() };
-        let own = self.uids();
-        let brings = |uid: &Uid| sections.get(uid).copied().unwrap_or(0);
-        let here: Vec<SlotId> = own.iter().filter(|(_, uid)| brings(uid) > 0).map(|(slot, _)| *slot).collect();
-        let package = SpooledPackage {
-            file: hash,
-            source: self.member_name(&header.source),
-            sequence: header.sequence,
-            known,
-            slots: here.iter().map(|slot| self.names.slot_name(*slot)).collect(),
-            entries: own.iter().map(|(_, uid)| brings(uid)).sum(),
-        };
-        if !known {
-            let Header { source, sequence, made_s, .. } = header;
-            let heard = Heard { node: source, sequence, hash, made_s };
-            let received = Received { heard, facts };
-            for (_, uid) in &own {
-                // What was planned of an earlier package and never ordered is not this one's.
-                transfer_dir::forget_plan(&self.cluster.setup.transfer_dir, transfer_dir::PlanOf::Package(*uid))
-                    .map_err(|error| unwritable(&error))?;
-            }
-            self.cluster.files.keep_received(&received).map_err(|error| unwritable(&error))?;
-            let slots = here.into_iter().fold(SlotSet::NONE, SlotSet::with);
-            self.cluster.incoming = Some(Incoming { hash, source, facts: received.facts, slots });
-        }
-        Ok(package)
-    }
-
     /// Has the tokens looked through that the package of this hash is for, then has it planned.
     pub(super) fn receive(&mut self, who: PersonId, waiting: Waiting, hash: [u8; 32]) {
         if self.cluster.looks.is_some() {
@@ -720,23 +658,6 @@ const fn word(standing: Standing) -> &'static str {
     }
 }
 
-/// How many objects are in an export, by the uids of its sections.
-fn sections(path: &Path) -> io::Result<BTreeMap<Uid, u32>> {
-    let mut sections = BTreeMap::new();
-    let mut uid = [0; 16];
-    let mut reader = export::Reader::new(Io(BufReader::new(File::open(path)?)));
-    loop {
-        match reader.next().map_err(|problem| io::Error::new(io::ErrorKind::InvalidData, problem.sentence()))? {
-            export::Part::Section(section) => uid = section.uid,
-            export::Part::SectionEnd { end, .. } => {
-                sections.insert(uid, end.entries);
-            }
-            export::Part::Header(_) | export::Part::Entry(_) | export::Part::LeftOut(_) | export::Part::Piece(_) => {}
-            export::Part::End { .. } => return Ok(sections),
-        }
-    }
-}
-
 fn part(path: &Path, offset: u64) -> io::Result<(u64, Vec<u8>)> {
     let mut file = File::open(path)?;
     let total = file.metadata()?.len();
@@ -746,6 +667,6 @@ fn part(path: &Path, offset: u64) -> io::Result<(u64, Vec<u8>)> {
     Ok((total, bytes))
 }
 
-fn unwritable(error: &io::Error) -> Problem {
+pub(super) fn unwritable(error: &io::Error) -> Problem {
     Problem::from(Refusal::TransferFiles).with(error.to_string())
 }

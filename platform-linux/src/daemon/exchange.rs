@@ -34,6 +34,7 @@ use crate::problem::{self, Problem};
 use crate::status_json::ExchangeView;
 use crate::sync_dir::{Node, Uid};
 use crate::transfer_dir::printable;
+use crate::wire::SpooledPackage;
 
 /// First pause between two tries to make a package; each is twice as long as the one before.
 const RETRY: Duration = Duration::from_secs(2);
@@ -148,8 +149,18 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     pub(super) fn arrived(&mut self, arrival: Arrival) {
         let taken = match arrival.name.what {
             What::Roster => self.take_arrived_rosters(&arrival),
-            What::Package | What::Receipt => self.take_arrived_package(&arrival),
+            What::Package | What::Receipt => self.read_arrived_package(&arrival),
         };
+        self.answer_arrival(&arrival, taken);
+    }
+
+    /// A package that came was read, or given up.
+    pub(super) fn arrival_taken(&mut self, arrival: &Arrival, read: Result<SpooledPackage, Problem>) {
+        let taken = read.map(|package| self.take_arrived_package(arrival, &package));
+        self.answer_arrival(arrival, taken);
+    }
+
+    fn answer_arrival(&mut self, arrival: &Arrival, taken: Result<Option<exchange::Answer>, Problem>) {
         match taken {
             Ok(None) => {}
             Ok(Some(answer)) => self.answer_exchange(arrival.hash, answer),
@@ -195,7 +206,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         }
     }
 
-    fn take_arrived_package(&mut self, arrival: &Arrival) -> Result<Option<exchange::Answer>, Problem> {
+    fn read_arrived_package(&mut self, arrival: &Arrival) -> Result<Option<exchange::Answer>, Problem> {
         if !self.cluster.setup.is_automatic() {
             // People carry packages here: nothing of it is wanted until it changes.
             return Ok(Some(exchange::Answer::Refused));
@@ -203,18 +214,22 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         if !self.is_idle() || self.is_looking() || !self.has_cluster_key() {
             return Ok(Some(exchange::Answer::Later));
         }
-        let package = self.take_package(&arrival.path)?;
+        self.read_arrival(arrival)?;
+        Ok(None)
+    }
+
+    fn take_arrived_package(&mut self, arrival: &Arrival, package: &SpooledPackage) -> Option<exchange::Answer> {
         if package.known {
-            return Ok(Some(exchange::Answer::Taken));
+            return Some(exchange::Answer::Taken);
         }
         // One without keys disturbs nobody.
         let now = package.slots.is_empty() || self.can_take(package.file) && self.is_our_turn(package.file);
         if !now {
-            return Ok(Some(exchange::Answer::Later));
+            return Some(exchange::Answer::Later);
         }
         info!(source = package.source, sequence = package.sequence, objects = package.entries, "a package came");
         self.receive(PersonId::SERVICE, Waiting::Arrived { file: arrival.hash, roster: false }, package.file);
-        Ok(None)
+        None
     }
 
     /// What the core did with what came.
@@ -308,6 +323,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         self.service.transfer_state() == transfer::State::Idle
             && self.service.reception_state() == reception::State::Idle
             && self.service.ceremony().is_none()
+            && !self.is_reading()
     }
 
     /// Has a package made and published, if one is wanted.

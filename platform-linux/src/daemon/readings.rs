@@ -31,7 +31,7 @@ use crate::wire::{
 use crate::{config, control};
 
 impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
-    /// What can be answered without the core; `None` for an order.
+    /// What can be answered at once; `None` for an order and a part of a file.
     pub(super) fn answer(&mut self, request: &control::Request) -> Result<Option<Answered>, Problem> {
         let reads = |kind| if self.may(request.peer, kind) { Ok(()) } else { Err(Problem::from(Refusal::NotAllowed)) };
         match &request.ask {
@@ -79,15 +79,11 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 let (total, bytes) = self.read_outgoing(*what, *offset)?;
                 Ok(Some(Answered::Part { total, bytes }))
             }
-            Ask::Spool { offset, total, bytes } => {
-                reads(CommandKind::Restore)?;
-                Ok(Some(Answered::Spooled(self.spool(*offset, *total, bytes)?.map(Box::new))))
-            }
             Ask::Keys { slot, after } => {
                 reads(CommandKind::ReadStatus)?;
                 Ok(Some(Answered::Keys(self.keys_page(slot, *after)?)))
             }
-            Ask::Order(_) => Ok(None),
+            Ask::Spool { .. } | Ask::Order(_) => Ok(None),
         }
     }
 

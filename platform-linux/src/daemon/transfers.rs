@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 use slotwarden_core::effect::{HsmCall, Input, Outcome, SlotId, Ticket};
 use slotwarden_core::fault::{Fault, HsmFailure};
-use slotwarden_core::reception;
 use slotwarden_core::status::StateName;
 use slotwarden_core::transfer::{Export, FileOrder, Purpose, State, TransferOrder};
 use slotwarden_core::{Refusal, SecretId};
@@ -16,7 +15,6 @@ use super::Loop;
 use crate::config::SecurityLevel;
 use crate::devices::{Applications, ExportAbout, Hsm, Lend, ProgramResult, Store};
 use crate::problem::Problem;
-use crate::wire::Spooled;
 
 /// Between two counts of the keys of a slot: applications make keys without telling anybody. By hand.
 const COUNT_INTERVAL: Duration = Duration::from_secs(3_600);
@@ -165,29 +163,6 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             if placed { Ok(()) } else { Err(Fault::StoreFailed) }
         });
         self.turn(Input::Done { ticket, outcome: Outcome::File(result) });
-    }
-
-    /// Takes a part of a file that somebody brings, unless keys are on their way already.
-    pub(super) fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<Spooled>, Problem> {
-        match self.service.transfer_state() {
-            State::Idle => {}
-            State::Stretching { .. }
-            | State::Unlocking { .. }
-            | State::Proving { .. }
-            | State::Beginning { .. }
-            | State::AtSection { .. }
-            | State::Finishing { .. }
-            | State::Preparing { .. }
-            | State::Prepared { .. }
-            | State::Waiting { .. }
-            | State::AtToken { .. }
-            | State::Halfway { .. } => return Err(Refusal::TransferUnderWay.into()),
-        }
-        if self.service.reception_state() != reception::State::Idle || self.is_looking() {
-            return Err(Refusal::TransferUnderWay.into());
-        }
-        let brought = self.devices.files.spool(offset, total, bytes)?;
-        brought.map(|brought| self.brought(brought)).transpose()
     }
 
     /// A program of the HSM's vendor ended: the worker goes on, or the call that waited for it failed.

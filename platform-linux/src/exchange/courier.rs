@@ -88,8 +88,7 @@ pub struct Arrival {
     pub length_bytes: u64,
 }
 
-/// What the loop says about an arrival. Nothing else is handed over until it does, so it answers
-/// soon: a file that will take long is renamed away and taken.
+/// What the loop says about an arrival. Nothing else is handed over until it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// It was taken, or was known.

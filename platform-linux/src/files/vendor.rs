@@ -190,7 +190,7 @@ fn give_back(
 ) -> Result<(), String> {
     let text = |error: std::io::Error| error.to_string();
     let whole = dir.join(RESTORE);
-    if file.is_none() || digest_of(&whole).map_err(text)? != file.unwrap_or_default() {
+    if file.is_none() || File::open(&whole).and_then(digest_of).map_err(text)? != file.unwrap_or_default() {
         return Err("the file is not the one that was prepared".to_owned());
     }
     let place = dir.join(VENDOR_PART);
