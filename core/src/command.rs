@@ -377,11 +377,13 @@ pub enum CommandKind {
     Zeroize,
     /// [`Task::VerifyFile`](crate::ceremony::order::Task)
     VerifyFile,
+    /// [`TransferOrder::Abandon`]
+    Abandon,
 }
 
 impl CommandKind {
     /// Every kind, in the order of the enum. New ones go to its end: audit records hold their places.
-    pub const ALL: [CommandKind; 51] = [
+    pub const ALL: [CommandKind; 52] = [
         CommandKind::Boot,
         CommandKind::Activate,
         CommandKind::Deactivate,
@@ -433,6 +435,7 @@ impl CommandKind {
         CommandKind::ChooseRoster,
         CommandKind::Zeroize,
         CommandKind::VerifyFile,
+        CommandKind::Abandon,
     ];
 }
 
@@ -496,7 +499,8 @@ impl Command {
                     | TransferOrder::Package { .. }
                     | TransferOrder::Receive { .. }
                     | TransferOrder::Apply { .. }
-                    | TransferOrder::EndReceive,
+                    | TransferOrder::EndReceive
+                    | TransferOrder::Abandon { .. },
             } => None,
             Command::Transfer {
                 order:
@@ -545,7 +549,8 @@ impl Command {
                     | TransferOrder::Package { .. }
                     | TransferOrder::Receive { .. }
                     | TransferOrder::Apply { .. }
-                    | TransferOrder::EndReceive,
+                    | TransferOrder::EndReceive
+                    | TransferOrder::Abandon { .. },
             }
             | Command::Cluster { .. }
             | Command::BySoCards { then: SoUse::Init { .. } | SoUse::Decommission { .. }, .. } => [None, None],
@@ -590,7 +595,8 @@ impl Command {
                     | TransferOrder::Package { .. }
                     | TransferOrder::Receive { .. }
                     | TransferOrder::Apply { .. }
-                    | TransferOrder::EndReceive,
+                    | TransferOrder::EndReceive
+                    | TransferOrder::Abandon { .. },
             }
             | Command::Cluster { .. }
             | Command::BySoCards { then: SoUse::Init { .. } | SoUse::Decommission { .. }, .. } => {}

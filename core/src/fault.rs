@@ -399,7 +399,7 @@ refusals! {
     1003 ImportConflicts "import-conflicts" Wrong
         "the token has a key with the same id and another value; nothing was imported" "compare the two; destroy or rename the one in the token, then begin again";
     1004 ImportHalfway "import-halfway" WaitsForPeople
-        "the import began and did not end" "mend the cause that `slotwarden status` shows, then `slotwarden backup import` goes on";
+        "the import began and did not end" "mend the cause that `slotwarden status` shows, then `slotwarden backup import` goes on; what cannot be mended is given up with `slotwarden backup abandon`";
     1005 ExportLevelNone "export-level-none" Wrong
         "nothing is exported or restored at this appliance security level" "set `security_level = \"cards\"` and make a backup key with `slotwarden backup create-set`, or, for exports alone, set it to \"passphrase\"";
     1006 SlotWithoutBackupKey "slot-without-backup-key" WaitsForPeople
@@ -468,7 +468,7 @@ refusals! {
     1123 NoTarget "no-target" Wrong
         "the package would be for nobody else" "name at least one other member; `slotwarden cluster show` names them";
     1124 PackageHalfway "package-halfway" WaitsForPeople
-        "the import of a package began and did not end" "mend the cause that `slotwarden status` shows, then `slotwarden sync import` without a file goes on";
+        "the import of a package began and did not end" "mend the cause that `slotwarden status` shows, then `slotwarden sync import` without a file goes on; what cannot be mended is given up with `slotwarden backup abandon`";
     1125 RosterNotOffered "roster-not-offered" Wrong
         "the roster is not the one that the order was approved for" "give the order again with the same file";
     1126 SlotWithoutUnwrapKey "slot-without-unwrap-key" WaitsForPeople
@@ -489,6 +489,8 @@ refusals! {
         "the passphrase is not the one of this file" "type it again; nothing was imported";
     1019 FileOfOtherLevel "file-of-other-level" Wrong
         "the file is protected in another way than this appliance's security level allows" "`slotwarden verify FILE` names its level: set `security_level` to it, restart, restore, and set it back";
+    1020 NothingHalfway "nothing-halfway" Wrong
+        "no import is under way that cannot end, or another one" "`slotwarden status` shows what is under way; a plan is given up with `slotwarden backup end-restore` or `slotwarden sync end`";
     1031 VendorProgramFailed "vendor-program-failed" Wrong
         "the backup program of the HSM's vendor did not do what it was told" "mend the cause that the log names, in the program's own words; then give the order again, or end a restore with `slotwarden backup end-restore`";
     1032 VendorProgramMissing "vendor-program-missing" Wrong

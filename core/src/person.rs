@@ -262,7 +262,8 @@ pub const fn needs_two(command: &Command, lowers: bool) -> bool {
                 | TransferOrder::Import { .. }
                 | TransferOrder::Restore { .. }
                 | TransferOrder::Package { .. }
-                | TransferOrder::Apply { .. },
+                | TransferOrder::Apply { .. }
+                | TransferOrder::Abandon { .. },
         } => true,
         Command::Cluster {
             order:
@@ -317,6 +318,7 @@ pub const fn may(roles: Roles, what: CommandKind) -> bool {
         | CommandKind::ReceivePackage
         | CommandKind::ApplyPackage
         | CommandKind::EndReceive
+        | CommandKind::Abandon
         | CommandKind::FoundCluster
         | CommandKind::InviteMember
         | CommandKind::RemoveMember

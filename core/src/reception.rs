@@ -193,6 +193,15 @@ pub enum ReceptionEvent {
         /// By whom.
         caller: Caller,
     },
+    /// What cannot end is given up with what it made.
+    AbandonOrdered {
+        /// By whom.
+        caller: Caller,
+        /// Names the package.
+        hash: [u8; 32],
+        /// Whether the slot that is waited for is open.
+        open: bool,
+    },
     /// A call of a token ended.
     TokenDone(Result<HsmAnswer, HsmFailure>),
     /// What the platform did with what came ended.
@@ -325,6 +334,10 @@ impl Receiving {
                 refuse(out, caller, CommandKind::EndReceive, Refusal::NothingReceived);
                 self.state
             }
+            (State::Idle, On::AbandonOrdered { caller, .. }) => {
+                refuse(out, caller, CommandKind::Abandon, Refusal::NothingHalfway);
+                self.state
+            }
 
             (
                 State::Planning { caller, parcel, asks, slot, plan },
@@ -373,6 +386,19 @@ impl Receiving {
             }
             (State::Halfway { .. }, On::EndOrdered { caller }) => {
                 refuse(out, caller, CommandKind::EndReceive, Refusal::PackageHalfway);
+                self.state
+            }
+            // What was made stays, and is the cluster's. The mark does not rise: the package may come again.
+            (State::Halfway { parcel, .. }, On::AbandonOrdered { caller, hash, .. }) if parcel.hash == hash => {
+                abandon(out, parcel, None, caller)
+            }
+            (State::Waiting { parcel, waiter, .. }, On::AbandonOrdered { caller, hash, open: false })
+                if parcel.hash == hash =>
+            {
+                abandon(out, parcel, waiter, caller)
+            }
+            (State::Planned { .. } | State::Halfway { .. }, On::AbandonOrdered { caller, .. }) => {
+                refuse(out, caller, CommandKind::Abandon, Refusal::NothingHalfway);
                 self.state
             }
 
@@ -480,6 +506,13 @@ impl Receiving {
                 refuse(out, caller, CommandKind::EndReceive, Refusal::TransferUnderWay);
                 self.state
             }
+            (
+                State::Planning { .. } | State::Waiting { .. } | State::AtToken { .. } | State::Merging { .. },
+                On::AbandonOrdered { caller, .. },
+            ) => {
+                refuse(out, caller, CommandKind::Abandon, Refusal::TransferUnderWay);
+                self.state
+            }
             // Late or spurious: by contract harmless.
             (
                 state,
@@ -564,6 +597,20 @@ const fn sum(plan: ImportPlan, found: ImportPlan) -> ImportPlan {
 fn give_up(out: &mut dyn ReceptionOut, caller: Caller, fault: Fault) -> State {
     out.file(FileStep::Discard);
     fail(out, caller, CommandKind::ReceivePackage, fault);
+    State::Idle
+}
+
+/// Two persons gave the making up. Whoever waited for its end is told that it did not come.
+fn abandon(out: &mut dyn ReceptionOut, parcel: Parcel, waiter: Option<Waiter>, caller: Caller) -> State {
+    if let Some((waiting, kind)) = waiter {
+        refuse(out, waiting, kind, Refusal::PackageHalfway);
+    }
+    out.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Abandon));
+    out.remember(None);
+    out.file(FileStep::Discard);
+    out.serve(parcel.slots);
+    out.journal(Some(caller.who), AuditEvent::Completed(CommandKind::Abandon));
+    out.reply(caller, Answer::Done);
     State::Idle
 }
 

@@ -88,6 +88,11 @@ pub enum TransferOrder {
     },
     /// Give up a package that was only planned.
     EndReceive,
+    /// Give up an import that was ordered and cannot end: of a restoration or of a package. What it made stays.
+    Abandon {
+        /// SHA-256 of the file, or the name of the package.
+        file: [u8; 32],
+    },
     /// See what a section of a file that a passphrase protects would import into a slot.
     Restore {
         /// Into which slot.
@@ -116,6 +121,7 @@ impl TransferOrder {
             TransferOrder::Receive { .. } => CommandKind::ReceivePackage,
             TransferOrder::Apply { .. } => CommandKind::ApplyPackage,
             TransferOrder::EndReceive => CommandKind::EndReceive,
+            TransferOrder::Abandon { .. } => CommandKind::Abandon,
             TransferOrder::Restore { .. } => CommandKind::Restore,
         }
     }
@@ -451,6 +457,15 @@ pub enum TransferEvent {
         /// By whom.
         caller: Caller,
     },
+    /// What cannot end is given up with what it made.
+    AbandonOrdered {
+        /// By whom.
+        caller: Caller,
+        /// SHA-256 of the file.
+        file: [u8; 32],
+        /// Whether its slot is open.
+        open: bool,
+    },
     /// What the platform did with the file ended.
     FileDone(Result<(), Fault>),
     /// A call of a token ended.
@@ -630,6 +645,10 @@ impl Transfer {
                 refuse(out, caller, CommandKind::EndRestore, Refusal::NothingPrepared);
                 self.state
             }
+            (State::Idle, On::AbandonOrdered { caller, .. }) => {
+                refuse(out, caller, CommandKind::Abandon, Refusal::NothingHalfway);
+                self.state
+            }
 
             (State::Stretching { caller, export }, On::FileDone(Ok(()))) => {
                 match export.passphrase.and_then(|place| out.key_id(place)) {
@@ -804,6 +823,31 @@ impl Transfer {
                 refuse(out, caller, CommandKind::EndRestore, Refusal::ImportHalfway);
                 self.state
             }
+            // What was made stays, and is served. U goes, as after every restore.
+            (State::Halfway { restoration, .. }, On::AbandonOrdered { caller, file, open: true })
+                if restoration.file == file =>
+            {
+                out.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Abandon));
+                let restoration = restoration.given_up();
+                out.remember(Some(restoration));
+                out.serve(restoration.owner);
+                undo(restoration, Some(caller))
+            }
+            // Nobody knows whether the slot is ever opened again. If it is, U is destroyed then, as whatever of a
+            // backup key does not belong there.
+            (
+                State::Prepared { restoration, .. } | State::Halfway { restoration, .. },
+                On::AbandonOrdered { caller, file, open: false },
+            ) if restoration.file == file => abandon(out, None, caller),
+            (State::Waiting { restoration, caller: waiter, .. }, On::AbandonOrdered { caller, file, open: false })
+                if restoration.file == file =>
+            {
+                abandon(out, waiter, caller)
+            }
+            (State::Prepared { .. } | State::Halfway { .. }, On::AbandonOrdered { caller, .. }) => {
+                refuse(out, caller, CommandKind::Abandon, Refusal::NothingHalfway);
+                self.state
+            }
 
             (State::Waiting { restoration, step, caller }, On::SlotReady) => {
                 let Restoration { owner, key_id, uid, .. } = restoration;
@@ -924,6 +968,21 @@ impl Transfer {
                 | State::Unlocking { .. }
                 | State::Proving { .. }
                 | State::Preparing { .. }
+                | State::Waiting { .. }
+                | State::AtToken { .. },
+                On::AbandonOrdered { caller, .. },
+            ) => {
+                refuse(out, caller, CommandKind::Abandon, Refusal::TransferUnderWay);
+                self.state
+            }
+            (
+                State::Stretching { .. }
+                | State::Beginning { .. }
+                | State::AtSection { .. }
+                | State::Finishing { .. }
+                | State::Unlocking { .. }
+                | State::Proving { .. }
+                | State::Preparing { .. }
                 | State::Prepared { .. }
                 | State::Waiting { .. }
                 | State::AtToken { .. }
@@ -1024,6 +1083,19 @@ const fn ended_kind(restoration: &Restoration) -> CommandKind {
 /// Nothing of the restoration stays in the token.
 const fn undo(restoration: Restoration, caller: Option<Caller>) -> State {
     State::Waiting { restoration, step: Step::Drop, caller }
+}
+
+/// Two persons gave up what waits for a slot. Whoever waited for its end is told that it did not come.
+fn abandon(out: &mut dyn TransferOut, waiter: Option<Caller>, caller: Caller) -> State {
+    if waiter.is_some() {
+        end_badly(out, waiter, Answer::Refused(Refusal::ImportHalfway));
+    }
+    out.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Abandon));
+    out.remember(None);
+    out.file(FileOrder::Discard);
+    out.journal(Some(caller.who), AuditEvent::Completed(CommandKind::Abandon));
+    out.reply(caller, Answer::Done);
+    State::Idle
 }
 
 /// The import did not end. What it made stays, so that it can go on.

@@ -46,6 +46,8 @@ pub const CONFIRM_DECOMMISSION: &str = "decommission NAME";
 pub const CONFIRM_ERASE: &str = "erase";
 /// What a person types to make keys from a file in a token.
 pub const CONFIRM_IMPORT: &str = "import";
+/// The same for giving up an import that cannot end.
+pub const CONFIRM_ABANDON: &str = "abandon";
 /// What confirms that a node leaves the cluster, as the help names it.
 pub const CONFIRM_REMOVE: &str = "remove NODE";
 /// What confirms that every sealed code is destroyed.
@@ -262,6 +264,7 @@ mod tests {
             CONFIRM_DECOMMISSION,
             CONFIRM_ERASE,
             CONFIRM_IMPORT,
+            CONFIRM_ABANDON,
             CONFIRM_ZEROIZE,
             CONFIRM_REMOVE,
         ];

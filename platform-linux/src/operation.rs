@@ -143,6 +143,9 @@ pub fn sentence(operation: &Command, names: &Names) -> String {
         }
         Command::Transfer { order: TransferOrder::Apply { hash } } => format!("import the package {}", hex(&hash)),
         Command::Transfer { order: TransferOrder::EndReceive } => "give the package up".to_owned(),
+        Command::Transfer { order: TransferOrder::Abandon { file } } => {
+            format!("give up the import of {}, which cannot end; what it made stays", hex(&file))
+        }
         Command::Cluster { order } => cluster(order),
         Command::Zeroize => {
             "zeroize: destroy every sealed code and the node key, and deactivate every slot; keys in tokens stay"

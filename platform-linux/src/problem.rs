@@ -127,6 +127,8 @@ own_refusals! {
         "the file that this is about is not here any more" "begin again with `slotwarden backup restore FILE`";
     649 ImportUnconfirmed "import-unconfirmed" WaitsForPeople
         "this makes the keys of a file in a token" "look at its plan with `slotwarden status`, then repeat with --confirm \"import\"";
+    659 AbandonUnconfirmed "abandon-unconfirmed" WaitsForPeople
+        "this gives up an import for good; what it made stays in the tokens" "look with `slotwarden status` why it stands still, then repeat with --confirm \"abandon\"";
     648 SectionUnclear "section-unclear" Wrong
         "it is not clear which section of the file is meant" "`slotwarden verify FILE` lists its sections; name one with --section";
     650 FingerprintMissing "fingerprint-missing" Wrong

@@ -643,6 +643,7 @@ fn collection_view(collection: &CollectionStatus, names: &Names) -> CollectionVi
             | CommandKind::ReceivePackage
             | CommandKind::ApplyPackage
             | CommandKind::EndReceive
+            | CommandKind::Abandon
             | CommandKind::FoundCluster
             | CommandKind::InviteMember
             | CommandKind::RemoveMember

@@ -19,7 +19,7 @@ use crate::status_json::{
 };
 
 /// Version of this conversation. Program and daemon of different versions refuse each other.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 /// Secrets of one request: the present code and the new one.
 pub const SECRETS_MAX: usize = 2;
 /// Longest secret on the socket, bytes. Longer than a place of the Safe (80), so that what
@@ -334,6 +334,11 @@ pub enum Order {
     },
     /// Give a restore up before its import.
     EndRestore,
+    /// Give up an import that was ordered and cannot end, of a restore or a package.
+    Abandon {
+        /// SHA-256 of the file.
+        file: [u8; 32],
+    },
     /// Change who belongs to the cluster.
     Cluster(ClusterAsk),
     /// Exchange keys with the other members.

@@ -411,6 +411,7 @@ impl People {
             | CommandKind::ReceivePackage
             | CommandKind::ApplyPackage
             | CommandKind::EndReceive
+            | CommandKind::Abandon
             | CommandKind::FoundCluster
             | CommandKind::InviteMember
             | CommandKind::RemoveMember
@@ -525,6 +526,7 @@ impl People {
                     | CommandKind::ReceivePackage
                     | CommandKind::ApplyPackage
                     | CommandKind::EndReceive
+                    | CommandKind::Abandon
                     | CommandKind::FoundCluster
                     | CommandKind::InviteMember
                     | CommandKind::RemoveMember

@@ -764,6 +764,7 @@ impl World {
             | CommandKind::ReceivePackage
             | CommandKind::ApplyPackage
             | CommandKind::EndReceive
+            | CommandKind::Abandon
             | CommandKind::FoundCluster
             | CommandKind::InviteMember
             | CommandKind::RemoveMember
@@ -946,6 +947,7 @@ impl World {
             | CommandKind::ReceivePackage
             | CommandKind::ApplyPackage
             | CommandKind::EndReceive
+            | CommandKind::Abandon
             | CommandKind::FoundCluster
             | CommandKind::InviteMember
             | CommandKind::RemoveMember

@@ -312,6 +312,35 @@ fn a_slot_that_is_closed_amid_it_is_waited_for_and_what_cannot_be_made_stands_st
 }
 
 #[test]
+fn a_package_that_cannot_end_is_given_up_with_what_it_made_and_may_come_again() {
+    let failure = slotwarden_core::fault::HsmFailure::Pkcs11 {
+        code: slotwarden_core::fault::rv::DEVICE_ERROR,
+        function: slotwarden_core::fault::Function::UnwrapKey,
+    };
+    let failed = Some(Answer::Failed(failure.fault(slotwarden_core::fault::Function::UnwrapKey)));
+    let mut nodes = cluster(2, false);
+    nodes[0].room.vault.tokens = [Keys::from([(1, 11)]), Keys::from([(3, 33)])];
+    let package = nodes[0].pack().expect("it is made");
+    let (hash, source) = (package.hash, tokens(&nodes[0]));
+    let node = &mut nodes[1];
+    let abandon = TransferOrder::Abandon { file: hash };
+    assert_eq!(node.order(abandon), refused(Refusal::NothingHalfway));
+    assert_eq!(node.receive(&package), Ok(DONE));
+    assert_eq!(node.order(abandon), refused(Refusal::NothingHalfway), "a plan is ended otherwise");
+    node.room.failing = Some(("import package", failure));
+    assert_eq!(node.order(TransferOrder::Apply { hash }), failed);
+    node.room.failing = None;
+    assert_eq!(node.order(TransferOrder::Abandon { file: [9; 32] }), refused(Refusal::NothingHalfway));
+    assert_eq!(node.order(abandon), DONE);
+    assert_eq!(node.state(), State::Idle);
+    node.reopen();
+    assert!(is_whole(node), "nothing of it goes on");
+    assert_eq!(node.receive(&package), Ok(DONE), "it was not taken");
+    assert_eq!(node.order(TransferOrder::Apply { hash }), DONE);
+    assert_eq!(tokens(node), source);
+}
+
+#[test]
 fn p24_a_plan_that_power_left_is_not_taken_for_what_came_next() {
     let mut nodes = cluster(3, false);
     nodes[0].room.vault.tokens[0].insert(1, 11);

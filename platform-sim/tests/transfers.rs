@@ -40,6 +40,10 @@ fn import(slot: SlotId, file: [u8; 32]) -> Command {
     Command::Transfer { order: TransferOrder::Import { slot, file } }
 }
 
+fn abandon(file: [u8; 32]) -> Command {
+    Command::Transfer { order: TransferOrder::Abandon { file } }
+}
+
 const END: Command = Command::Transfer { order: TransferOrder::EndRestore };
 
 /// A set of two cards, and three keys in the first slot's token.
@@ -284,6 +288,96 @@ fn an_import_that_fails_stands_still_and_goes_on_when_it_is_ordered_again() {
     desk.room.failing = None;
     assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), DONE);
     assert_eq!((desk.room.vault.tokens[0].clone(), desk.room.vault.unwraps[0]), (keys(), None));
+}
+
+/// An import of three keys that stands still with two of them in the token.
+fn with_half_an_import() -> Desk {
+    let mut desk = with_export();
+    let order = restore(&mut desk);
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    let failure = HsmFailure::Pkcs11 { code: rv::DEVICE_ERROR, function: Function::UnwrapKey };
+    desk.room.failing = Some(("import", failure));
+    let failed = Some(Answer::Failed(failure.fault(Function::UnwrapKey)));
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), failed);
+    desk.room.vault.tokens[0] = Keys::from([(1, 11), (2, 22)]);
+    desk.room.failing = None;
+    desk
+}
+
+#[test]
+fn an_import_that_cannot_end_is_given_up_with_what_it_made_and_without_u() {
+    let mut desk = with_export();
+    assert_eq!(desk.room.order(ADMINISTRATOR, abandon(FILE)), refused(Refusal::NothingHalfway));
+    let order = restore(&mut desk);
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, abandon(FILE)), refused(Refusal::NothingHalfway), "END ends a plan");
+    let mut desk = with_half_an_import();
+    assert_eq!(desk.room.order(AUDITOR, abandon(FILE)), refused(Refusal::NotAllowed));
+    assert_eq!(desk.room.order(ADMINISTRATOR, abandon([0; 32])), refused(Refusal::NothingHalfway));
+    assert_eq!(desk.room.order(ADMINISTRATOR, abandon(FILE)), DONE);
+    assert_eq!(desk.room.vault.tokens[0], Keys::from([(1, 11), (2, 22)]));
+    assert_eq!((state(&mut desk), desk.room.stored.restoration, desk.room.vault.unwraps[0]), (State::Idle, None, None));
+    // Nothing is in the way of the next one, which makes what is missing.
+    let order = restore(&mut desk);
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), DONE);
+    assert_eq!(desk.room.vault.tokens[0], keys());
+    desk.check();
+}
+
+#[test]
+fn an_import_whose_slot_is_closed_for_ever_is_given_up_and_u_goes_when_it_is_opened_after_all() {
+    for plan_only in [true, false] {
+        let mut desk = if plan_only {
+            let mut desk = with_export();
+            let order = restore(&mut desk);
+            assert_eq!(desk.run(order, &[0, 1]), DONE);
+            desk
+        } else {
+            with_half_an_import()
+        };
+        desk.deactivate(0);
+        assert_eq!(
+            desk.room.order(ADMINISTRATOR, export(&[1])),
+            refused(Refusal::TransferUnderWay),
+            "as long as it lasts"
+        );
+        assert_eq!(desk.room.order(ADMINISTRATOR, END), refused(Refusal::SlotNotActive));
+        assert_eq!(desk.room.order(ADMINISTRATOR, abandon(FILE)), DONE);
+        assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None));
+        assert_eq!(desk.run(export(&[1]), &[]), DONE, "others go on");
+        assert!(desk.room.vault.unwraps[0].is_some(), "nobody could take it away");
+        assert_eq!(desk.activate(0, Some(b"code-of-people"), &[]), DONE);
+        assert_eq!(desk.room.vault.unwraps[0], None);
+        desk.check();
+    }
+}
+
+#[test]
+fn p24_power_that_goes_while_an_import_is_given_up_leaves_it_as_it_was_or_given_up() {
+    let mut cuts = 0;
+    for way in [CutWay::Before, CutWay::After, CutWay::Amid] {
+        for after in 0.. {
+            let mut desk = with_half_an_import();
+            desk.room.cut = Some(Cut { after, way });
+            let reply = desk.room.begin(ADMINISTRATOR, abandon(FILE));
+            let note = format!("cut {way:?} {after}");
+            if desk.room.core.is_some() {
+                assert_eq!(desk.room.answer(reply), DONE, "{note}");
+                break;
+            }
+            cuts += 1;
+            let goes_on = desk.room.stored.restoration.is_some_and(|found| found.reached == Reached::Committed);
+            desk.restart();
+            open_all(&mut desk);
+            assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None), "{note}");
+            let expected = if goes_on { keys() } else { Keys::from([(1, 11), (2, 22)]) };
+            assert_eq!(desk.room.vault.tokens[0], expected, "{note}");
+            assert_eq!(desk.room.vault.unwraps[0], None, "{note}: U stays");
+            desk.check();
+        }
+    }
+    assert!(cuts > 5, "{cuts}");
 }
 
 const PASSPHRASE: &[u8] = b"five words of nobody's list";

@@ -321,6 +321,7 @@ fn every_form_of_order() -> Vec<(String, Command)> {
             vec![("", Command::Transfer { order: TransferOrder::Apply { hash: [0; 32] } })]
         }
         CommandKind::EndReceive => vec![("", Command::Transfer { order: TransferOrder::EndReceive })],
+        CommandKind::Abandon => vec![("", Command::Transfer { order: TransferOrder::Abandon { file: [1; 32] } })],
         CommandKind::FoundCluster => vec![("", Command::Cluster { order: ClusterOrder::Found { hash: [0; 32] } })],
         CommandKind::InviteMember => vec![("", Command::Cluster { order: ClusterOrder::Invite { hash: [0; 32] } })],
         CommandKind::RemoveMember => vec![("", Command::Cluster { order: ClusterOrder::Remove { hash: [0; 32] } })],

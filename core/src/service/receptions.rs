@@ -166,6 +166,18 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.reception_event(ReceptionEvent::EndOrdered { caller });
     }
 
+    pub(super) fn abandon_reception(&mut self, caller: Caller, hash: [u8; 32]) {
+        let open = match self.reception.state() {
+            State::Waiting { progress, .. } | State::AtToken { progress, .. } => self.is_active(progress.slot),
+            State::Idle
+            | State::Planning { .. }
+            | State::Planned { .. }
+            | State::Merging { .. }
+            | State::Halfway { .. } => false,
+        };
+        self.reception_event(ReceptionEvent::AbandonOrdered { caller, hash, open });
+    }
+
     pub(super) fn refuse_package(&mut self, caller: Caller, kind: CommandKind, refusal: Refusal) {
         self.outbox.journal_service(Some(caller.who), AuditEvent::Refused(kind, refusal));
         self.reply(caller, Answer::Refused(refusal));
@@ -278,7 +290,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | State::Merging { .. }
             | State::Halfway { .. } => return false,
         };
-        !matches!(self.slot_state(slot), Some(SlotState::Active { .. }))
+        !self.is_active(slot)
     }
 
     /// Ends a wait whose time is over. Only the device ends a call (P44).

@@ -193,6 +193,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             TransferOrder::Receive { hash, slots } => self.receive(caller, hash, slots),
             TransferOrder::Apply { hash } => self.apply(caller, hash),
             TransferOrder::EndReceive => self.end_reception(caller),
+            TransferOrder::Abandon { file } if self.is_receiving() => self.abandon_reception(caller, file),
+            TransferOrder::Abandon { file } => {
+                let owner = self.restored_owner();
+                let open = owner.and_then(|owner| self.slot_of(owner)).is_some_and(|slot| self.is_active(slot));
+                self.transfer_event(TransferEvent::AbandonOrdered { caller, file, open });
+            }
             // Whoever orders something of a token that is not open would wait for who knows how long.
             TransferOrder::Import { .. } | TransferOrder::EndRestore if self.is_restored_slot_closed() => {
                 let refused = AuditEvent::Refused(order.kind(), Refusal::SlotNotActive);
@@ -216,8 +222,11 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     /// Whether something is being restored into a slot that is not active.
     fn is_restored_slot_closed(&self) -> bool {
-        let slot = self.transfer.machine.restoration().and_then(|found| self.slot_of(found.owner));
-        slot.is_some_and(|slot| !matches!(self.slot_state(slot), Some(SlotState::Active { .. })))
+        self.restored_owner().and_then(|owner| self.slot_of(owner)).is_some_and(|slot| !self.is_active(slot))
+    }
+
+    pub(super) fn is_active(&self, slot: SlotId) -> bool {
+        matches!(self.slot_state(slot), Some(SlotState::Active { .. }))
     }
 
     /// Has the keys of a slot counted; there is no record of it, since nothing changes.
@@ -286,6 +295,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             | TransferOrder::Receive { .. }
             | TransferOrder::Apply { .. }
             | TransferOrder::EndReceive
+            | TransferOrder::Abandon { .. }
             | TransferOrder::Restore { .. } => return Err(Refusal::NoSlotChosen),
         };
         let (set_id, key_id) = match (self.cards.level, purpose, passphrase) {

@@ -8,8 +8,8 @@ use slotwarden_core::record::Mode;
 use super::card_arguments::{At, BackupVerb, CardVerb, CeremonyVerb, PassphraseSource};
 use super::cluster_arguments::{ClusterVerb, SyncVerb};
 use super::{
-    CONFIRM_DECOMMISSION, CONFIRM_END_CALL, CONFIRM_ERASE, CONFIRM_IMPORT, CONFIRM_LAST_TRY, CONFIRM_REMOVE,
-    CONFIRM_ZEROIZE,
+    CONFIRM_ABANDON, CONFIRM_DECOMMISSION, CONFIRM_END_CALL, CONFIRM_ERASE, CONFIRM_IMPORT, CONFIRM_LAST_TRY,
+    CONFIRM_REMOVE, CONFIRM_ZEROIZE,
 };
 use crate::config::PATH_DEFAULT;
 use crate::output::Format;
@@ -32,6 +32,7 @@ pub(super) const CONFIRMATIONS: (&str, &[(&str, &str)]) = (
         (CONFIRM_DECOMMISSION, "destroy every key of the token of the slot NAME"),
         (CONFIRM_ERASE, "take away what is on a card"),
         (CONFIRM_IMPORT, "make keys from a file in a token"),
+        (CONFIRM_ABANDON, "give up an import that cannot end; what it made stays"),
         (CONFIRM_REMOVE, "take the node NODE out of the cluster"),
         (CONFIRM_ZEROIZE, "destroy every sealed code and the node key"),
     ],

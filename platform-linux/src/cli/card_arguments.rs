@@ -159,6 +159,15 @@ pub(super) enum BackupVerb {
     },
     /// Give a prepared restore up; nothing of it stays in the token.
     EndRestore,
+    /// Give up an import that began and cannot end: of a restore, or of a package of the cluster.
+    ///
+    /// What it made stays in the tokens, each key whole. First mend the cause that `slotwarden status` shows, if it can
+    /// be: the import then goes on by itself. Until it ended or was given up no other export or import begins.
+    Abandon {
+        /// "abandon": give it up without a question.
+        #[arg(long, value_name = "TEXT")]
+        confirm: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -93,6 +93,7 @@ impl Session {
                 self.order(|_| Order::EndRestore, true, &[])?;
                 self.done("the restore is given up; nothing of it is in the token")
             }
+            BackupVerb::Abandon { confirm } => self.abandon(confirm),
         }
     }
 

@@ -12,10 +12,10 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use slotwarden_core::Refusal;
 
-use super::CONFIRM_IMPORT;
 use super::arguments::Confirm;
 use super::card_arguments::{At, PassphraseSource};
 use super::session::{Session, given, typed};
+use super::{CONFIRM_ABANDON, CONFIRM_IMPORT};
 use crate::audit::{hex, unhex};
 use crate::client::Refused;
 use crate::config::SecurityLevel;
@@ -252,6 +252,23 @@ impl Session {
         };
         self.done(&done)?;
         Ok(EXIT_DONE)
+    }
+
+    /// Gives up an import that cannot end.
+    pub(super) fn abandon(&self, confirm: Option<String>) -> Result<u8, Refused> {
+        let confirmed = Confirm { confirm }.is(CONFIRM_ABANDON)?;
+        let status = self.status()?;
+        let file = status.transfer.as_ref().and_then(|transfer| transfer.file.as_deref()).and_then(unhex::<32>);
+        let file = file.ok_or_else(|| Problem::from(Refusal::NothingHalfway))?;
+        if !confirmed {
+            if !secret::on_terminal() {
+                return Err(Own::AbandonUnconfirmed.into());
+            }
+            output::aside("What it made stays in the tokens; what it did not make is in the file.");
+            typed(&format!("Type `{CONFIRM_ABANDON}` to go on: "), CONFIRM_ABANDON)?;
+        }
+        self.order(|_| Order::Abandon { file }, true, &[])?;
+        self.done("the import is given up; what it made is in the tokens")
     }
 }
 

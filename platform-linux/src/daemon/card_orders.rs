@@ -63,6 +63,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Cluster(_)
             | Order::Sync(_)
             | Order::EndRestore
+            | Order::Abandon { .. }
             | Order::Zeroize { .. }
             | Order::Reset { .. } => Ok(part),
         }

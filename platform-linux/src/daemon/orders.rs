@@ -73,7 +73,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Cluster(_)
             | Order::Sync(_)
             | Order::Zeroize { .. }
-            | Order::EndRestore => None,
+            | Order::EndRestore
+            | Order::Abandon { .. } => None,
             Order::BySoCards { then: SoCardsUse::Init { .. }, .. } => Some(CommandKind::Init),
             Order::BySoCards { then: SoCardsUse::Unblock { .. }, .. } => Some(CommandKind::Unblock),
             Order::BySoCards { then: SoCardsUse::Decommission { .. }, .. } => Some(CommandKind::Decommission),
@@ -151,7 +152,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::CountKeys { .. }
             | Order::Cluster(_)
             | Order::Sync(_)
-            | Order::EndRestore => return Ok(ApplicationSet::NONE),
+            | Order::EndRestore
+            | Order::Abandon { .. } => return Ok(ApplicationSet::NONE),
         };
         self.names.application_set(accept)
     }
@@ -212,7 +214,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Cluster(_)
             | Order::Sync(_)
             | Order::Zeroize { .. }
-            | Order::EndRestore => return Ok(Roster::NOBODY),
+            | Order::EndRestore
+            | Order::Abandon { .. } => return Ok(Roster::NOBODY),
         };
         let persons = names.iter().map(|name| self.names.person(name)).collect::<Result<Vec<_>, _>>()?;
         Ok(Roster::new(&persons)?)
@@ -247,7 +250,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             | Order::Cluster(_)
             | Order::Sync(_)
             | Order::Zeroize { .. }
-            | Order::EndRestore => &[],
+            | Order::EndRestore
+            | Order::Abandon { .. } => &[],
             Order::Export { .. } => &[SecretRole::NewPassphrase],
             Order::RestoreByPassphrase { .. } => &[SecretRole::Passphrase],
             Order::BySoCards { then: SoCardsUse::Unblock { .. }, .. } => &[SecretRole::NewCode],
@@ -402,6 +406,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Order::Import { file, .. } => Command::Transfer { order: TransferOrder::Import { slot, file: *file } },
             Order::Zeroize { .. } => Command::Zeroize,
             Order::EndRestore => Command::Transfer { order: TransferOrder::EndRestore },
+            Order::Abandon { file } => Command::Transfer { order: TransferOrder::Abandon { file: *file } },
             Order::Cluster(ask) => Command::Cluster { order: self.cluster_order(who, ask)? },
             Order::Sync(ask) => Command::Transfer { order: self.sync_order(ask)? },
             Order::CountKeys { .. } => Command::Transfer { order: TransferOrder::Count { slot } },
@@ -426,7 +431,8 @@ impl Order {
             | Order::Cluster(_)
             | Order::Sync(_)
             | Order::Zeroize { .. }
-            | Order::EndRestore => None,
+            | Order::EndRestore
+            | Order::Abandon { .. } => None,
             Order::Import { slot, .. }
             | Order::RestoreByPassphrase { slot, .. }
             | Order::CountKeys { slot }
