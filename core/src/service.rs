@@ -62,7 +62,7 @@ use crate::record::{Owner, PolicyRecord, Record, Sets, SlotRecord};
 use crate::safe::{Safe, SecretId};
 use crate::slot::{SlotEvent, SlotMachine, State};
 use crate::slot_data::{Bound, SlotData};
-use crate::status::Status;
+use crate::status::{SlotStatus, Status};
 use crate::time::Now;
 use crate::transfer::Restoration;
 use crate::turn::{Out, Turn};
@@ -481,7 +481,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         let mut slots = Vec::new();
         for entry in &self.entries {
             // As many as there are entries, in a table of the same capacity.
-            let _ = slots.push(entry.status(now, self.tries, self.collecting(entry.data.id)));
+            let status = entry.status(now, self.tries, self.collecting(entry.data.id));
+            // At another level a token has no keys of a backup key, and lacks none.
+            let backup_key = status.backup_key.filter(|_| self.cards.level == SecurityLevel::Cards);
+            let _ = slots.push(SlotStatus { backup_key, ..status });
         }
         Status {
             slots,

@@ -8,7 +8,6 @@ mod desk;
 
 use desk::{Desk, cards, rotate};
 use slotwarden_core::audit::AuditEvent;
-use slotwarden_core::backup;
 use slotwarden_core::ceremony::order::{SlotSet, Task};
 use slotwarden_core::command::{Answer, Command};
 use slotwarden_core::effect::{ImportPlan, SlotId};
@@ -16,6 +15,7 @@ use slotwarden_core::fault::{Fault, Function, HsmFailure, Refusal, rv};
 use slotwarden_core::service::SecurityLevel;
 use slotwarden_core::slot;
 use slotwarden_core::transfer::{Reached, State, TransferOrder};
+use slotwarden_core::{Now, backup};
 use slotwarden_sim::room::{ADMINISTRATOR, AUDITOR, Cut, CutWay, stretched};
 use slotwarden_sim::vault::Keys;
 
@@ -471,6 +471,25 @@ fn p19_a_restore_by_passphrase_makes_nothing_before_it_is_ordered_and_everything
     assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), DONE);
     assert_eq!((desk.room.vault.tokens[0].clone(), desk.room.vault.unwraps[0]), (keys(), None));
     assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None));
+    desk.check();
+}
+
+#[test]
+fn a_restore_by_passphrase_whose_slot_is_closed_for_ever_is_given_up_and_u_goes_when_it_is_opened_after_all() {
+    let mut desk = desk_at_level_passphrase();
+    let order = export_under(&mut desk, PASSPHRASE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, order), DONE);
+    desk.room.vault.tokens[0].clear();
+    let order = restore_by(&mut desk, Some(PASSPHRASE));
+    assert_eq!(desk.room.order(ADMINISTRATOR, order), DONE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, Command::Deactivate { slot: SLOT }), DONE);
+    assert_eq!(desk.room.order(ADMINISTRATOR, abandon(FILE)), DONE);
+    assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None));
+    assert!(desk.room.vault.unwraps[0].is_some(), "nobody could take it away");
+    open_all(&mut desk);
+    assert_eq!(desk.room.vault.unwraps[0], None);
+    let now = Now { mono_ms: 0, wall_s: None };
+    assert!(desk.room.core().status(now).slots.iter().all(|slot| slot.backup_key.is_none()));
     desk.check();
 }
 

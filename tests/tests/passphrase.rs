@@ -153,6 +153,43 @@ fn keys_under_a_passphrase_go_from_kryoptic_to_softhsm() {
     comes_back_from_to(Kind::Kryoptic, Kind::SoftHsm);
 }
 
+/// As when a partition died between plan and import.
+fn is_given_up_while_its_slot_is_closed(kind: Kind) {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
+    let stage = stage(kind, "passphrase");
+    let make = ["--keygen", "--key-type", "AES:32", "--extractable", "--label", "aes", "--id", "03"];
+    tool(&stage, &make);
+    let file = text(&folder.path().join("keys.slwx"));
+    with_passphrase(&stage, &["backup", "export", &file, "--slot", "ca"], PASSPHRASE).exits(0);
+    tool(&stage, &["--delete-object", "--type", "secrkey", "--id", "03"]);
+    let abandon = ["backup", "abandon", "--confirm", "abandon"];
+    stage.run(&abandon).refused(1, 1020);
+    let restore = ["backup", "restore", &file, "--slot", "ca"];
+    with_passphrase(&stage, &restore, PASSPHRASE).exits(0);
+    stage.run(&abandon).refused(1, 1020);
+    stage.run(&["slot", "deactivate", "ca"]).exits(0);
+    stage.run(&["backup", "end-restore"]).refused(1, 309);
+    stage.run(&["backup", "abandon"]).refused(2, 659);
+    stage.run(&abandon).exits(0);
+    stage.wait("it is over", |status| status.transfer.is_none());
+    // Opened after all, its token has no U, and nothing is in the way of another restore.
+    stage.activate("ca", CODE).exits(0);
+    stage.wait("U is gone", |_| !tool(&stage, &["--list-objects"]).contains("slotwarden U"));
+    with_passphrase(&stage, &restore, PASSPHRASE).exits(0);
+    stage.run(&["backup", "import", "ca", "--confirm", "import"]).exits(0);
+    assert!(tool(&stage, &["--list-objects"]).contains("aes"));
+}
+
+#[test]
+fn a_restore_on_softhsm_is_given_up_while_its_slot_is_closed() {
+    is_given_up_while_its_slot_is_closed(Kind::SoftHsm);
+}
+
+#[test]
+fn a_restore_on_kryoptic_is_given_up_while_its_slot_is_closed() {
+    is_given_up_while_its_slot_is_closed(Kind::Kryoptic);
+}
+
 #[test]
 fn p21_no_bit_of_a_file_under_a_passphrase_can_be_turned() {
     let folder = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");

@@ -710,7 +710,12 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     /// Asks the tokens that opened since, as long as no set is being made.
     pub(super) fn keep_backup_keys(&mut self) {
-        let Some(current) = self.cards.backup.current else { return };
+        let key_id = match (self.cards.level, self.cards.backup.current) {
+            (super::SecurityLevel::Cards, Some(current)) => Some(current.key_id),
+            // No key of a passphrase stays in a token: what a restore left that was given up goes.
+            (super::SecurityLevel::Passphrase, _) => None,
+            (super::SecurityLevel::None, _) | (super::SecurityLevel::Cards, None) => return,
+        };
         if self.cards.backup.next.is_some() || self.cards.ceremony().is_some() || !self.worker || self.halted.is_some()
         {
             return;
@@ -733,7 +738,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             }
             let uid = entry.data.record.uid;
             let ticket = self.outbox.service_ticket();
-            let call = HsmCall::KeepBackupKeys { key_id: Some(current.key_id), uid, unwrap };
+            let call = HsmCall::KeepBackupKeys { key_id, uid, unwrap };
             self.outbox.act(Act::Hsm { ticket, slot, call });
             self.note_keeping(ticket, slot);
         }
