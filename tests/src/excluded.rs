@@ -22,7 +22,16 @@ pub fn target_dir() -> PathBuf {
     repository().join(set.unwrap_or_else(|| PathBuf::from("target")))
 }
 
-/// Runs cargo in `tests/⟨folder⟩`, building into `target/⟨folder⟩`; returns what it said.
+/// Where such a crate builds: below the workspace, or with it where the profile is the workspace's and most of
+/// what it needs is there already.
+fn built_in(folder: &str) -> PathBuf {
+    match folder {
+        "opcard-reader" => target_dir(),
+        own => target_dir().join(own),
+    }
+}
+
+/// Runs cargo in `tests/⟨folder⟩`; returns what it said.
 ///
 /// # Panics
 /// When cargo cannot be started at all.
@@ -33,7 +42,7 @@ pub fn cargo(folder: &str, arguments: &[&str]) -> Output {
     command
         .args(arguments)
         .current_dir(repository().join("tests").join(folder))
-        .env("CARGO_TARGET_DIR", target_dir().join(folder))
+        .env("CARGO_TARGET_DIR", built_in(folder))
         .output()
         .expect("cargo built this test, so it can be started")
 }
@@ -64,7 +73,7 @@ pub fn build(folder: &str, target: &str, features: &str, program: &str) -> PathB
     let built = cargo(folder, &["build", "--release", "--locked", "--features", features]);
     assert!(built.status.success(), "tests/{folder} does not build:\n{}", String::from_utf8_lossy(&built.stderr));
     let aside = place.join(format!("{program}-{}", if features.is_empty() { "plain" } else { features }));
-    let made = place.join(target).join("release").join(program);
+    let made = built_in(folder).join(target).join("release").join(program);
     // Renamed into its place: another test may be reading the one before.
     let new = aside.with_extension("new");
     let copied = fs::copy(&made, &new).and_then(|_| fs::rename(&new, &aside));
