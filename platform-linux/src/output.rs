@@ -293,7 +293,7 @@ pub fn slot(format: Format, detail: &SlotDetail) {
 pub fn audit(format: Format, page: &AuditPage) {
     let lines = page.records.iter().zip(&page.names).map(|(record, (who, slot))| {
         // The event is plain data, so it always has a form as JSON.
-        (record, who, slot, serde_json::to_value(record.event).unwrap_or(Value::Null))
+        (record, who, slot, with_hex(serde_json::to_value(record.event).unwrap_or(Value::Null)))
     });
     if format == Format::Json {
         let records: Vec<Value> = lines
@@ -420,12 +420,21 @@ fn words(event: &Value) -> String {
             });
             parts.collect::<Vec<_>>().join(", ")
         }
-        Value::Array(values) if !values.is_empty() && values.iter().all(Value::is_u64) => {
-            values.iter().filter_map(Value::as_u64).map(|byte| format!("{byte:02x}")).collect()
-        }
         Value::Array(values) => values.iter().map(words).collect::<Vec<_>>().join(", "),
         Value::Null => String::new(),
         other => other.to_string(),
+    }
+}
+
+/// The event with its hashes, which are lists of numbers, as hexadecimal text.
+fn with_hex(event: Value) -> Value {
+    match event {
+        Value::Array(values) if !values.is_empty() && values.iter().all(Value::is_u64) => {
+            values.iter().filter_map(Value::as_u64).map(|byte| format!("{byte:02x}")).collect::<String>().into()
+        }
+        Value::Array(values) => values.into_iter().map(with_hex).collect(),
+        Value::Object(members) => members.into_iter().map(|(name, value)| (name, with_hex(value))).collect(),
+        other => other,
     }
 }
 
@@ -472,7 +481,8 @@ mod tests {
 
     #[test]
     fn events_read_as_words() {
-        let said = |event: AuditEvent| words(&serde_json::to_value(event).expect("plain data"));
+        let shown = |event: AuditEvent| with_hex(serde_json::to_value(event).expect("plain data"));
+        let said = |event: AuditEvent| words(&shown(event));
         assert_eq!(said(AuditEvent::Activated), "activated");
         assert_eq!(said(AuditEvent::AttemptBegins(AttemptCause::Person)), "attempt begins: person");
         assert_eq!(
@@ -480,5 +490,7 @@ mod tests {
             "refused: activate, code wrong"
         );
         assert!(said(AuditEvent::Started { configuration: [0xAB; 32] }).ends_with(&"ab".repeat(32)));
+        assert_eq!(shown(AuditEvent::ConfigurationWaits([0xAB; 32])), json!({"ConfigurationWaits": "ab".repeat(32)}));
+        assert_eq!(shown(AuditEvent::BackupKeysDestroyed(2)), json!({"BackupKeysDestroyed": 2}));
     }
 }

@@ -1,4 +1,6 @@
-//! Programs and libraries the tests start: built once by cargo or gcc, never assumed.
+//! Programs and libraries the tests start: built by cargo or gcc, never assumed. `tests/run` has cargo build all of
+//! them before, and says so: asked by each of 500 tests for one package, cargo would build some anew, since
+//! what a package is built with depends on what is built beside it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,24 +15,30 @@ fn target_folder() -> PathBuf {
     folder.expect("deps is in TARGET/PROFILE").to_path_buf()
 }
 
+/// Set by `tests/run` once everything is built.
+const BUILT_BEFORE: &str = "SLOTWARDEN_TESTS_BUILT";
+
 /// Builds a package of the workspace and returns the path of `file` in the target folder.
 fn cargo_built(package: &str, file: &str) -> PathBuf {
+    let built = target_folder().join(file);
+    if std::env::var_os(BUILT_BEFORE).is_some() {
+        assert!(built.exists(), "{BUILT_BEFORE} is set, and there is no {}", built.display());
+        return built;
+    }
     // Cargo waits for its own lock; ours only keeps its messages apart.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let folder = target_folder();
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--package", package]).current_dir(env!("CARGO_MANIFEST_DIR"));
     if package == "slotwarden" {
         // The program under test can do everything it can be built with.
         cargo.args(["--features", "etcd"]);
     }
-    if folder.ends_with("release") {
+    if target_folder().ends_with("release") {
         cargo.arg("--release");
     }
     let status = cargo.status().expect("cargo started this test, so it is there");
     assert!(status.success(), "cargo build --package {package} failed");
-    let built = folder.join(file);
     assert!(built.exists(), "cargo did not make {}", built.display());
     built
 }

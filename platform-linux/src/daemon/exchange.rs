@@ -65,9 +65,9 @@ pub(super) struct Exchanging {
     not_before: Option<Instant>,
     /// The next pause.
     pause: Duration,
-    /// The package that was refused last for a conflict, with what the own ledgers said then: as long as that is so, it
-    /// is not planned again.
-    conflict: Option<([u8; 32], [u8; 32])>,
+    /// The package that is not planned again: refused for a conflict, as long as the own ledgers say what they said
+    /// then; given up by people (`None`), whatever they say. Its source makes another one when something changed.
+    left: Option<([u8; 32], Option<[u8; 32]>)>,
     /// The members whose files are wanted, as the courier was told.
     others: Vec<Node>,
     /// Slots whose tokens were looked through since they were opened.
@@ -99,7 +99,7 @@ impl Exchanging {
             making: false,
             not_before: None,
             pause: RETRY,
-            conflict: None,
+            left: None,
             others: Vec::new(),
             looked_through: SlotSet::NONE,
             to_follow: Vec::new(),
@@ -244,7 +244,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                     && let (Some(hash), Ok(facts)) = (self.cluster.incoming_hash(), self.facts_hash())
                     && let Some(exchanging) = &mut self.exchanging
                 {
-                    exchanging.conflict = Some((hash, facts));
+                    exchanging.left = Some((hash, Some(facts)));
                 }
                 if let Some(exchanging) = &mut self.exchanging {
                     exchanging.to_follow.clear();
@@ -262,8 +262,15 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let open = |slot: &SlotStatus| slot.state == StateName::Active && slot.unwrap_key != Some(false);
         let ready = status.slots.iter().filter(|slot| slots.has(slot.slot)).all(open);
         let facts = self.facts_hash().ok();
-        let conflicts = self.exchanging.as_ref().and_then(|exchanging| exchanging.conflict);
-        ready && !conflicts.is_some_and(|(refused, then)| refused == hash && Some(then) == facts)
+        let left = self.exchanging.as_ref().and_then(|exchanging| exchanging.left);
+        ready && !left.is_some_and(|(left, then)| left == hash && (then.is_none() || then == facts))
+    }
+
+    /// People give a package up: the exchange does not bring it again at once.
+    pub(super) fn leave(&mut self, hash: [u8; 32]) {
+        if let Some(exchanging) = &mut self.exchanging {
+            exchanging.left = Some((hash, None));
+        }
     }
 
     /// Whether the backup key in force here is the cluster's: before that nothing is sealed or opened.

@@ -406,7 +406,10 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Order::Import { file, .. } => Command::Transfer { order: TransferOrder::Import { slot, file: *file } },
             Order::Zeroize { .. } => Command::Zeroize,
             Order::EndRestore => Command::Transfer { order: TransferOrder::EndRestore },
-            Order::Abandon { file } => Command::Transfer { order: TransferOrder::Abandon { file: *file } },
+            Order::Abandon { file } => {
+                self.leave(*file);
+                Command::Transfer { order: TransferOrder::Abandon { file: *file } }
+            }
             Order::Cluster(ask) => Command::Cluster { order: self.cluster_order(who, ask)? },
             Order::Sync(ask) => Command::Transfer { order: self.sync_order(ask)? },
             Order::CountKeys { .. } => Command::Transfer { order: TransferOrder::Count { slot } },

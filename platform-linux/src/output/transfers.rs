@@ -84,10 +84,8 @@ pub fn verified(format: Format, file: &Path, found: &Verified) {
         found.level, found.key_id, found.sequence
     ));
     if let Some(VerifiedCost { memory_kib, passes, lanes }) = found.cost {
-        line(&format!(
-            "protected by a passphrase: Argon2id, {} MiB, {passes} passes, {lanes} lanes",
-            memory_kib / 1024
-        ));
+        let (memory_mib, s) = (memory_kib / 1024, if lanes == 1 { "" } else { "s" });
+        line(&format!("protected by a passphrase: Argon2id, {memory_mib} MiB, {passes} passes, {lanes} lane{s}"));
     }
     for section in &found.sections {
         let VerifiedSection { slot, uid, token: (label, serial), hsm, .. } = section;
