@@ -393,7 +393,7 @@ refusals! {
         "too many cards and PINs in a row did not do" "begin again when the right cards and people are there";
 
     1001 TransferUnderWay "transfer-under-way" Later
-        "an export or a restore is under way" "`slotwarden status` shows it; wait until it ended";
+        "an export or a restore is under way" "`slotwarden status` shows it; wait until it ended, or give one up that cannot end with `slotwarden backup abandon`";
     1002 NothingPrepared "nothing-prepared" Wrong
         "no file is prepared for this slot" "`slotwarden backup restore FILE` prepares one";
     1003 ImportConflicts "import-conflicts" Wrong

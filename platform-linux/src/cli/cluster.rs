@@ -164,7 +164,7 @@ impl Session {
             return self.done(&format!("package {} of {} was applied before", package.sequence, package.source));
         }
         output::aside(&format!(
-            "{}: package {} of {}, {} objects for {}.",
+            "{}: package {} of {}, objects: {}, for {}.",
             file.display(),
             package.sequence,
             package.source,

@@ -133,7 +133,7 @@ impl Session {
         let opaque = if *vendor_bytes > 0 { format!(", a vendor part of {vendor_bytes} bytes") } else { String::new() };
         let signed = if spooled.own { "this node" } else { "another node" };
         output::aside(&format!(
-            "{}: signed by {signed} ({}); section {name}: {entries} objects, {left_out} keys stayed behind{opaque}.",
+            "{}: signed by {signed} ({}); section {name}: objects: {entries}, keys left out: {left_out}{opaque}.",
             file.display(),
             hex(&spooled.node)
         ));
