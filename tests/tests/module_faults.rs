@@ -171,7 +171,8 @@ fn a_call_that_hangs_while_another_token_returns_is_reported_once_with_the_way_o
     assert!(driver.wait_up().iter().all(is_present));
 }
 
-fn p44_a_token_that_returns_is_served_while_the_keys_of_another_are_counted_again_and_again(kind: Kind) {
+/// Logged in to `ca`; the token `other` is not there.
+fn logged_in_beside_a_hidden_one(kind: Kind) -> (Bench, Driver) {
     let mut bench = Bench::forwarded(kind, 2);
     bench.make_token("ca");
     bench.make_token("other");
@@ -181,6 +182,11 @@ fn p44_a_token_that_returns_is_served_while_the_keys_of_another_are_counted_agai
     assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
     bench.ask_to("hide", "other");
     driver.wait_presence(1, is_absent);
+    (bench, driver)
+}
+
+fn p44_a_token_that_returns_is_served_while_the_keys_of_another_are_counted_again_and_again(kind: Kind) {
+    let (bench, mut driver) = logged_in_beside_a_hidden_one(kind);
     bench.ask_no_more("hide", "other");
     let until = Instant::now() + Duration::from_secs(20);
     while driver.count(Input::WorkerUp) < 2 {
@@ -198,15 +204,7 @@ fn p44_a_token_that_returns_is_served_while_the_keys_of_another_are_counted_agai
 }
 
 fn p44_a_count_that_hangs_while_another_token_returns_is_ended_without_a_hand(kind: Kind) {
-    let mut bench = Bench::forwarded(kind, 2);
-    bench.make_token("ca");
-    bench.make_token("other");
-    let mut settings = bench.settings(&[label("ca"), label("other")]);
-    settings.waits.hang_wait = Duration::from_millis(300);
-    let (mut driver, _) = Driver::up(settings);
-    assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
-    bench.ask_to("hide", "other");
-    driver.wait_presence(1, is_absent);
+    let (bench, mut driver) = logged_in_beside_a_hidden_one(kind);
     bench.ask_to("search", "ca");
     let hung = driver.order(0, HsmCall::Inventory { uid: [1; 16] });
     bench.ask_no_more("hide", "other");
