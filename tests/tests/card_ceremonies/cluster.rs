@@ -413,6 +413,48 @@ fn p24_after_each_of_8_kills_in_a_package_every_key_of_it_comes_and_none_before_
 }
 
 #[test]
+fn a_package_whose_slots_stay_closed_is_given_up_and_brings_its_keys_when_it_is_carried_again() {
+    const ATTEMPTS: u32 = 20;
+    let mut nodes = Nodes::cluster(&[Kind::SoftHsm, Kind::SoftHsm], |_| String::new());
+    let abandon = ["backup", "abandon", "--confirm", "abandon"];
+    for attempt in 1..=ATTEMPTS {
+        let id = format!("{:02x}", 16 + attempt);
+        for token in SLOTS {
+            let kind = ["--keypairgen", "--key-type", "EC:prime256v1", "--usage-sign", "--extractable"];
+            nodes.tool_in(0, token, &[&kind[..], &["--label", token, "--id", &id]].concat()).exits(0);
+        }
+        let file = nodes.export(0, &format!("package-{attempt}"));
+        nodes.at(1).stage.run(&["sync", "import", &file]).refused(2, 649);
+        nodes.at(1).stage.run(&abandon).refused(1, 1020);
+        // Power goes between the order and its end, and nobody opens the slots afterwards.
+        let import = begin(nodes.at(1).stage.command().args(["sync", "import", "--confirm", "import"]));
+        thread::sleep(Duration::from_millis(4) * attempt);
+        nodes.at_mut(1).stage.kill();
+        drop(import.end());
+        let stands_still = nodes.at_mut(1).stage.start().transfer.is_some();
+        let elsewhere = nodes.file(&format!("elsewhere-{attempt}"));
+        if stands_still {
+            nodes.at(1).stage.run(&["backup", "export", &elsewhere]).refused(75, 1001);
+            nodes.at(1).stage.run(&abandon).exits(0);
+        }
+        for slot in SLOTS {
+            nodes.at(1).stage.activate(slot, CODE).exits(0);
+        }
+        nodes.at(1).stage.wait("nothing is under way", |status| status.transfer.is_none());
+        if stands_still {
+            nodes.import(1, &file).exits(0);
+            for token in SLOTS {
+                let listed = nodes.tool_in(1, token, &["--list-objects", "--type", "privkey"]).exits(0).stdout;
+                assert!(listed.contains(&format!("ID:         {id}")), "{listed}");
+            }
+            nodes.at(1).stage.run(&["backup", "export", &elsewhere]).exits(0);
+            return;
+        }
+    }
+    panic!("none of {ATTEMPTS} kills struck between the order and its end");
+}
+
+#[test]
 fn p26_p27_under_dual_control_a_member_and_a_package_need_a_second_person_each() {
     let bob = "[[person]]\nname = \"bob\"\nuids = [54499]\nroles = [\"administrator\"]\n";
     let nodes = Nodes::strangers(&[Kind::SoftHsm; 3], |_| bob.to_owned());
