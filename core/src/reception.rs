@@ -18,6 +18,8 @@
 //!
 //! After a restart a package that was only planned is gone, as if it had not come. One whose making was
 //! ordered goes on from its first slot, each as soon as it is active: what is there already is not made twice.
+//! What cannot end two persons give up (`abandon`, from `Halfway` and from `Waiting` for a closed slot): what was made
+//! stays, and the mark does not rise, so the package may come again.
 
 use heapless::Vec;
 use serde::{Deserialize, Serialize};

@@ -493,6 +493,19 @@ fn a_restore_by_passphrase_whose_slot_is_closed_for_ever_is_given_up_and_u_goes_
     desk.check();
 }
 
+/// As somebody does who restores a file under a passphrase on an appliance with cards.
+#[test]
+fn what_the_cards_put_into_tokens_outlasts_a_time_at_level_passphrase() {
+    let mut desk = desk();
+    assert_eq!(desk.run(export(&[0]), &[]), DONE);
+    for level in [SecurityLevel::Passphrase, SecurityLevel::Cards] {
+        desk.room.at_level(level);
+        open_all(&mut desk);
+    }
+    assert_eq!(desk.run(export(&[0]), &[]), DONE, "nobody had to bring the cards");
+    desk.check();
+}
+
 #[test]
 fn p24_power_that_goes_amid_a_restore_by_passphrase_leaves_nothing_or_all_of_it_and_never_u() {
     let mut cuts = 0;
