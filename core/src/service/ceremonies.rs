@@ -712,10 +712,9 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     pub(super) fn keep_backup_keys(&mut self) {
         let current = self.cards.backup.current.map(|set| set.key_id);
         let key_id = match (self.cards.level, current) {
-            (super::SecurityLevel::Cards, Some(_)) => current,
-            // No key of a passphrase stays in a token: what a restore left that was given up goes. What cards put
-            // there stays, for whoever takes the level back.
-            (super::SecurityLevel::Passphrase, _) => current,
+            // At level passphrase no key of one stays in a token: what a restore left that was given up goes. What
+            // cards put there stays, for whoever takes the level back.
+            (super::SecurityLevel::Cards, Some(_)) | (super::SecurityLevel::Passphrase, _) => current,
             (super::SecurityLevel::None, _) | (super::SecurityLevel::Cards, None) => return,
         };
         if self.cards.backup.next.is_some() || self.cards.ceremony().is_some() || !self.worker || self.halted.is_some()

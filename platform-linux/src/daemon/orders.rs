@@ -10,6 +10,7 @@ use slotwarden_core::command::{Command, CommandKind};
 use slotwarden_core::effect::{ApplicationSet, SlotId};
 use slotwarden_core::limits::{CODE_CHARS_MAX, PLACE_BYTES};
 use slotwarden_core::person::{PersonId, Roster};
+use slotwarden_core::reception;
 use slotwarden_core::share::{Quorum, looks_like_share};
 use slotwarden_core::transfer::TransferOrder;
 use zeroize::{Zeroize as _, Zeroizing};
@@ -97,7 +98,17 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         }
         let named = self.named(order).and_then(|persons| Ok((persons, self.accepted(order, slot)?)));
         match named.and_then(|named| self.command(who, order, slot, named, &request.secrets)) {
-            Ok(command) => self.order(who, Waiting::Client(request.answer), command),
+            Ok(command) => {
+                let was_received = self.service.reception_state() != reception::State::Idle;
+                self.order(who, Waiting::Client(request.answer), command);
+                // Only what the core gave up is left: whoever may not give the order, or alone may not, changes nothing.
+                let is_over = self.service.reception_state() == reception::State::Idle;
+                if let (true, true, Command::Transfer { order: TransferOrder::Abandon { file } }) =
+                    (was_received, is_over, command)
+                {
+                    self.leave(file);
+                }
+            }
             Err(problem) => {
                 let _ = request.answer.try_send(problem.into());
             }
@@ -406,10 +417,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             Order::Import { file, .. } => Command::Transfer { order: TransferOrder::Import { slot, file: *file } },
             Order::Zeroize { .. } => Command::Zeroize,
             Order::EndRestore => Command::Transfer { order: TransferOrder::EndRestore },
-            Order::Abandon { file } => {
-                self.leave(*file);
-                Command::Transfer { order: TransferOrder::Abandon { file: *file } }
-            }
+            Order::Abandon { file } => Command::Transfer { order: TransferOrder::Abandon { file: *file } },
             Order::Cluster(ask) => Command::Cluster { order: self.cluster_order(who, ask)? },
             Order::Sync(ask) => Command::Transfer { order: self.sync_order(ask)? },
             Order::CountKeys { .. } => Command::Transfer { order: TransferOrder::Count { slot } },
