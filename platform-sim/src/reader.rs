@@ -14,6 +14,7 @@
 //! | 5 transmit | command | response and status word |
 //! | 6 control | code (u32, little-endian), data | what the feature answers |
 //! | 7 wait | presence that is known, milliseconds (u32, little-endian) | 1 or 0, as soon as it differs |
+//! | 8 card | | 1 or 0, as it is now; no removal counts as told by it |
 //!
 //! An answer begins with 0 done, 1 no card, 2 not supported. A dialogue of the keypad is
 //! answered when it ended; other connections are served meanwhile. A removal is told at
@@ -77,6 +78,8 @@ struct State {
     pad: PinPad<AnyCard>,
     /// A card was removed, and nobody was told yet.
     removal_untold: bool,
+    /// The contact shows a card once more that is not there.
+    bounces: bool,
     closed: bool,
 }
 
@@ -260,6 +263,11 @@ impl Pad {
         self.note_loss(&mut state, had);
     }
 
+    /// Whoever looks next is told of a card that is not there, or not any more: a contact that bounces.
+    pub fn bounce(&self) {
+        self.state().bounces = true;
+    }
+
     /// Makes it another kind of pad.
     pub fn set_quirks(&self, quirks: Quirks) {
         self.state().pad.quirks = quirks;
@@ -334,7 +342,8 @@ impl Pad {
         match kind {
             1 => {
                 let mut state = self.state();
-                response.push(u8::from(tell_presence(&mut state)));
+                let bounced = std::mem::take(&mut state.bounces);
+                response.push(u8::from(bounced || tell_presence(&mut state)));
                 Outcome::Done
             }
             2 => {
@@ -366,6 +375,10 @@ impl Pad {
                 }
                 _ => Outcome::NotSupported,
             },
+            8 => {
+                response.push(u8::from(self.has_card()));
+                Outcome::Done
+            }
             _ => Outcome::NotSupported,
         }
     }
@@ -553,6 +566,7 @@ mod tests {
         server.pad(0).insert(Card::new([1; 8]));
         assert_eq!(client.ask(1, &[]).1, [1]);
         server.pad(0).insert(Card::new([2; 8]));
+        assert_eq!(client.ask(8, &[]).1, [1], "and this tells nobody");
         assert_eq!(client.ask(7, &[1, 0xFF, 0xFF, 0, 0]).1, [0]);
         assert_eq!(client.ask(7, &[0, 0xFF, 0xFF, 0, 0]).1, [1]);
     }

@@ -261,6 +261,38 @@ fn a_card_that_is_let_go_while_it_is_taken_out_is_not_there_again() {
     scene.expect_events(&[]);
 }
 
+/// Another program resets a card just when it goes: from then on pcscd shows one that is mute.
+/// Whoever comes after that and counts from there would take the next insertion for a removal.
+#[test]
+fn a_card_that_only_pcscd_still_sees_is_none_and_the_next_one_is_there() {
+    let mut scene = Scene::new(&["Desk"]);
+    scene.pad(0).insert(card(1));
+    let context = pcsc::Context::establish(pcsc::Scope::System).expect("pcscd runs");
+    let mut looks = [pcsc::ReaderState::new(c"Desk 00 00", pcsc::State::UNAWARE)];
+    let mut look = || {
+        context.get_status_change(Duration::ZERO, &mut looks).expect("pcscd runs");
+        looks[0].event_state()
+    };
+    let other = scene::patiently(|| context.connect(c"Desk 00 00", pcsc::ShareMode::Shared, pcsc::Protocols::ANY).ok());
+    scene.pad(0).remove();
+    scene::patiently(|| Some(()).filter(|()| look().contains(pcsc::State::EMPTY)));
+    scene.pad(0).bounce();
+    other.disconnect(pcsc::Disposition::ResetCard).map_err(|(_, error)| error).expect("it forgets the connection");
+    assert!(look().contains(pcsc::State::PRESENT | pcsc::State::MUTE), "{:?}", look());
+    scene.watch("");
+    scene.expect_events(&[(0, ReaderEvent::Found)]);
+    assert!(!scene.readers()[0].card, "{:?}", scene.readers());
+    for serial in [2, 3] {
+        scene.pad(0).insert(card(serial));
+        scene.expect_events(&[(0, ReaderEvent::CardIn)]);
+        assert_eq!(scene.call(FIRST, CardCall::Hold), HELD);
+        assert!(matches!(scene.call(FIRST, SELECT), Ok(CardAnswer::Selected { found: Some(_), .. })));
+        assert_eq!(scene.call(FIRST, CardCall::Release), RELEASED);
+        scene.pad(0).remove();
+        scene.expect_events(&[(0, ReaderEvent::CardOut)]);
+    }
+}
+
 #[test]
 fn hostile_answers_are_garbage_and_end_nothing() {
     let mut scene = Scene::watched(&["Desk"]);

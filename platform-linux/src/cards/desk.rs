@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use pcsc::{Card, Context, Disposition, Error, Protocols, ReaderState, Scope, ShareMode, State, ctl_code};
+use pcsc::{Attribute, Card, Context, Disposition, Error, Protocols, ReaderState, Scope, ShareMode, State, ctl_code};
 use slotwarden_core::SecretId;
 use slotwarden_core::card::apdu::{self, Apdu, Dialogue, PinTemplate, RESPONSE_BYTES_MAX};
 use slotwarden_core::card::{CardAnswer, CardCall, CardFailure, ProfileId, RecordPlace, StatusWord};
@@ -118,9 +118,42 @@ impl Desk {
         let context = Context::establish(Scope::System)?;
         let reader = context.connect(&self.handle, ShareMode::Direct, Protocols::UNDEFINED)?;
         let asked = self.features(&reader);
+        if let Some(count) = self.seen_empty(&context, &reader) {
+            lock(&self.table).empty(self.presence, count);
+        }
         // Whatever card is in it has nothing to do with us.
         let _ = reader.disconnect(Disposition::LeaveCard);
         Ok(asked?.map(|(features, quirks)| Pad { context, features, quirks }))
+    }
+
+    /// pcscd's count of insertions and removals while it shows a card that the reader says it does not
+    /// have, and goes on to: a reset that failed after the card went leaves one. `None`: it is right,
+    /// or the reader does not answer that.
+    fn seen_empty(&self, context: &Context, reader: &Card) -> Option<u32> {
+        let mut state = [ReaderState::new(self.handle.clone(), State::UNAWARE)];
+        context.get_status_change(Duration::ZERO, &mut state).ok()?;
+        loop {
+            let count = state[0].event_count();
+            if !state[0].event_state().contains(State::PRESENT) || self.has_card(reader)? {
+                return None;
+            }
+            // A card that was just taken out is told meanwhile.
+            state[0].sync_current_state();
+            match context.get_status_change(NOTICED_WITHIN, &mut state) {
+                Ok(()) => {}
+                Err(Error::Timeout) => return Some(count),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Whether the reader itself says that a card is in it (`SCARD_ATTR_ICC_PRESENCE`, one byte; part 3
+    /// of the PC/SC specification).
+    fn has_card(&self, reader: &Card) -> Option<bool> {
+        match reader.get_attribute(Attribute::IccPresence, &mut [0; 1]) {
+            Ok([presence]) => Some(*presence != 0),
+            Ok(_) | Err(_) => None,
+        }
     }
 
     fn features(&self, reader: &Card) -> Result<Option<(Features, Quirks)>, Error> {

@@ -47,8 +47,7 @@ impl Seat {
     /// one comes; and it shows a change a moment before it counts it, which it says then. Every insertion
     /// and every removal is one more. `odd_at` is the count at which the two said different things
     /// last: if they do at another count too, the first look was at such a moment.
-    fn after(self, before: Option<Seat>, odd_at: &mut Option<u32>) -> Self {
-        let Some(before) = before else { return self };
+    fn after(self, before: Seat, odd_at: &mut Option<u32>) -> Self {
         let changes = self.count.wrapping_sub(before.count);
         let counted = before.card ^ (changes % 2 == 1);
         if self.card == counted || (!self.mute && odd_at.is_some_and(|count| count != self.count)) {
@@ -81,6 +80,8 @@ struct Row {
     seat: Option<Seat>,
     /// At which count it looked otherwise than was counted.
     odd_at: Option<u32>,
+    /// At which count the reader itself said that no card is in it.
+    empty_at: Option<u32>,
     /// Where its desk takes calls; none for a reader that policy excludes.
     desk: Option<Sender<Job>>,
     /// Whether the core knows that it is there.
@@ -91,6 +92,11 @@ struct Row {
 impl Row {
     fn has_card(&self) -> bool {
         self.seat.is_some_and(|seat| seat.card)
+    }
+
+    /// A first look, before which nothing was counted: the reader knows better.
+    fn first(&self, seat: Seat) -> Seat {
+        Seat { card: seat.card && self.empty_at != Some(seat.count), ..seat }
     }
 }
 
@@ -114,6 +120,7 @@ impl Table {
                     presence: None,
                     seat: None,
                     odd_at: None,
+                    empty_at: None,
                     desk: None,
                     found: false,
                     reason: None,
@@ -127,6 +134,7 @@ impl Table {
         row.presence = Some(presence);
         row.seat = None;
         row.odd_at = None;
+        row.empty_at = None;
         row.desk = desk;
         row.reason = Some(reason);
         presence
@@ -191,11 +199,22 @@ impl Table {
         }
     }
 
+    /// The reader itself says at this count that no card is in it, whatever pcscd shows: it may have
+    /// been wrong before anybody here counted. Said before the reader can be used.
+    pub(super) fn empty(&mut self, presence: Presence, count: u32) {
+        let Some(row) = self.rows.iter_mut().find(|row| row.presence == Some(presence)) else { return };
+        row.empty_at = Some(count);
+        row.seat = row.seat.map(|seat| row.first(seat));
+    }
+
     /// What a look at the reader showed.
     pub(super) fn looked(&mut self, name: &str, seat: Seat) {
         let Some(row) = self.rows.iter_mut().find(|row| row.name == name && row.presence.is_some()) else { return };
         let before = row.seat;
-        let seat = seat.after(before, &mut row.odd_at);
+        let seat = match before {
+            Some(before) => seat.after(before, &mut row.odd_at),
+            None => row.first(seat),
+        };
         row.seat = Some(seat);
         if !row.found {
             // Whoever kept its desk from asking may have left; an ended desk needs no word.
@@ -365,9 +384,8 @@ mod tests {
             (there, 7, true),
             (empty, 7, true),
         ] {
-            assert_eq!(seat(true, true, count).after(Some(before), &mut None).card, card, "{before:?}, {count}");
+            assert_eq!(seat(true, true, count).after(before, &mut None).card, card, "{before:?}, {count}");
         }
-        assert!(seat(true, true, 6).after(None, &mut None).card, "nothing else is known of it");
         let counted = [there, seat(true, true, 6), empty, seat(true, true, 6), seat(true, false, 7)];
         // The removal and the insertion are shown before they are counted, then mute, then again.
         let shown_first =
@@ -384,6 +402,34 @@ mod tests {
             }
             let first = [(0, ReaderEvent::Found), (0, ReaderEvent::CardIn)];
             assert_eq!(told(&arriving), [&first[..], &[(0, ReaderEvent::CardOut), (0, ReaderEvent::CardIn)]].concat());
+        }
+    }
+
+    #[test]
+    fn a_card_that_the_reader_does_not_have_is_none_and_the_next_one_is_told() {
+        let shown = Seat { card: true, mute: true, count: 6 };
+        // The desk is quicker than the watcher, or slower; or says nothing, or it of another count.
+        for (before, after, ghost) in
+            [(Some(6), None, false), (None, Some(6), false), (None, None, true), (Some(5), Some(7), true)]
+        {
+            let (mut table, arriving) = table();
+            let presence = appeared(&mut table, "pad");
+            let says = |table: &mut Table, count: Option<u32>| {
+                if let Some(count) = count {
+                    table.empty(presence, count);
+                }
+            };
+            says(&mut table, before);
+            table.looked("pad", shown);
+            says(&mut table, after);
+            table.usable(presence);
+            // It goes on being shown.
+            table.looked("pad", shown);
+            table.looked("pad", Seat { card: true, mute: false, count: 7 });
+            let next = if ghost { [ReaderEvent::CardIn, ReaderEvent::CardOut] } else { [ReaderEvent::CardIn; 2] };
+            let told = told(&arriving);
+            assert_eq!(told[..2], [(0, ReaderEvent::Found), (0, next[0])], "{before:?}, {after:?}");
+            assert_eq!(told.get(2).map(|told| told.1), ghost.then_some(next[1]));
         }
     }
 

@@ -26,6 +26,8 @@ pub(crate) const TRANSMIT: u8 = 5;
 pub(crate) const CONTROL: u8 = 6;
 /// Wait until a card comes or goes.
 const WAIT: u8 = 7;
+/// Is a card in, for somebody who does not follow what comes and goes?
+pub(crate) const CARD: u8 = 8;
 
 /// Longest answer that is taken, bytes: that of an extended command and some more.
 const FRAME_BYTES_MAX: u32 = 0x1_1000;

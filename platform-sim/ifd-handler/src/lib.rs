@@ -42,6 +42,9 @@ const POWER_UP: Dword = 500;
 const POWER_DOWN: Dword = 501;
 const RESET: Dword = 502;
 
+/// `SCARD_ATTR_ICC_PRESENCE` of pcsc-lite's `reader.h`; 2 is said of a card in a reader that holds none fast.
+const TAG_ICC_PRESENCE: Dword = 0x0009_0300;
+const ICC_IN_READER: u8 = 2;
 const TAG_ATR: Dword = 0x0303;
 const TAG_THREAD_SAFE: Dword = 0x0FAD;
 const TAG_SLOTS_NUMBER: Dword = 0x0FAE;
@@ -165,6 +168,11 @@ pub unsafe extern "C" fn IFDHGetCapabilities(
     }
     let said = catch_unwind(|| match tag {
         TAG_ATR => reader(lun).map(|reader| reader.atr.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        TAG_ICC_PRESENCE => reader(lun).and_then(|reader| match reader.looks.ask(channel::CARD, &[&[]]) {
+            Answer::Done(answer) if answer == [1] => Some(vec![ICC_IN_READER]),
+            Answer::Done(_) => Some(vec![0]),
+            Answer::NoCard | Answer::NotSupported | Answer::Broken => None,
+        }),
         TAG_SLOTS_NUMBER | TAG_THREAD_SAFE => Some(vec![1]),
         TAG_SIMULTANEOUS_ACCESS => Some(vec![READERS_MAX]),
         // pcscd reads these two as pointers to functions.
