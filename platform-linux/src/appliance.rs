@@ -9,6 +9,7 @@
 //! Here is what every appliance has, whatever its HSM; the simulator begins with it too.
 //! The real HSM joins in [`run`].
 
+mod cards_alone;
 #[cfg(feature = "pkcs11")]
 mod run;
 
@@ -27,14 +28,14 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+pub use cards_alone::{CardsAlone, Readers};
 #[cfg(feature = "pkcs11")]
 pub use run::run;
 
 use crate::apps::Adapters;
-use crate::config::{self, Offered, Places, Settings, SyncSettings};
+use crate::config::{self, CardsSettings, Offered, Places, Settings, SyncSettings};
 use crate::daemon::{Setup, StoredCards, StoredCluster, SyncSetup};
-use crate::devices::Applications as _;
-use crate::devices::{Event, Events, Store as _};
+use crate::devices::{Applications as _, Cards, Event, Events, NoCards, Store as _};
 use crate::exchange::{self, Courier, CourierSettings};
 use crate::names::Names;
 use crate::problem::{Own, Problem};
@@ -152,6 +153,27 @@ fn in_force(offered: &Offered, store: &mut DiskStore) -> Result<Settings, Proble
         Err(wrong) => warn!("{wrong}; what two persons approved stays in force"),
     }
     config::approved(approved, &offered.places)
+}
+
+/// The readers of this machine, where they are used.
+///
+/// # Errors
+/// No thread can be started; or this program is built without them.
+pub fn card_readers(settings: &CardsSettings, events: &Events) -> Result<Box<dyn Cards + Send>, Problem> {
+    if !settings.enabled {
+        return Ok(Box::new(NoCards));
+    }
+    #[cfg(feature = "pcsc")]
+    {
+        let cards = crate::cards::PcscCards::start(settings.clone(), events.clone())
+            .map_err(|error| Own::SpawnFailed.with(format!("the watcher of the card readers: {error}")))?;
+        Ok(Box::new(cards))
+    }
+    #[cfg(not(feature = "pcsc"))]
+    {
+        let _ = events;
+        Err(Own::ConfigurationWrong.with("card readers are wanted, and this program is built without its feature pcsc"))
+    }
 }
 
 /// What carries packages between the members of the cluster, where the configuration names something.

@@ -24,9 +24,11 @@ use std::process::ExitCode;
 
 use clap::{Command, CommandFactory as _, Parser as _};
 
+use crate::appliance::{CardsAlone, Readers};
 use crate::client::{Client, Refused};
 use crate::config::Settings;
 use crate::export_file::Verified;
+use crate::interrupt::Interrupts;
 use crate::output::Format;
 use crate::problem::{EXIT_DONE, EXIT_ERROR, EXIT_USAGE, Problem};
 use crate::secret::Source;
@@ -69,6 +71,8 @@ pub struct Program {
     pub daemon: fn(config: &Path, start: DaemonStart) -> Result<(), Problem>,
     /// Runs the HSM worker for the daemon that started it.
     pub hsm_worker: fn() -> ExitCode,
+    /// Starts the card readers where a verb needs them and no daemon is there; `None`: only a daemon has any.
+    pub readers: Option<Readers>,
 }
 
 /// Runs the command line.
@@ -104,7 +108,7 @@ fn run(program: &Program, arguments: Arguments) -> u8 {
         Verb::Man => Ok(print(man::page(shown(&Arguments::command())).as_bytes())),
         Verb::CheckConfig => check_config(&config, format).map_err(Refused::from),
         Verb::Verify { file, node_key, with_cards: true, reader, .. } => {
-            verify_with_cards((&config, format), &file, node_key, reader)
+            verify_with_cards(program, (&config, format), &file, node_key, reader)
         }
         Verb::Verify { file, node_key, with_passphrase, passphrase, .. } => {
             verify(format, &file, node_key, (with_passphrase, &passphrase.source())).map_err(Refused::from)
@@ -158,15 +162,25 @@ fn verify(
     Ok(EXIT_DONE)
 }
 
-/// The same with the cards of its backup key. What is wrong without them is said before anybody is called to a pad.
+/// The same with the cards of its backup key, by the daemon or, where none answers, by this process. What is wrong without them is said before anybody is called to a pad.
 fn verify_with_cards(
+    program: &Program,
     (config, format): (&Path, Format),
     file: &Path,
     node_key: Option<[u8; 32]>,
     reader: Option<String>,
 ) -> Result<u8, Refused> {
     let found = crate::export_file::verify(file, node_key, None)?;
-    Session::open(config, format)?.check_with_cards(file, reader)?;
+    let daemon = Session::open(config, format);
+    match program.readers {
+        Some(readers) if !daemon.as_ref().is_ok_and(|session| session.client.answers()) => {
+            // Two who watch would both end the program, each in its way.
+            let interrupts = daemon.map_or_else(|_| Interrupts::watch(), |session| session.interrupts);
+            let alone = CardsAlone::start(config, readers, &interrupts)?;
+            Session::alone(alone.socket(), interrupts, format).check_with_cards(file, reader)?;
+        }
+        _ => daemon?.check_with_cards(file, reader)?,
+    }
     output::transfers::verified(format, file, &Verified { authentic: true, ..found });
     Ok(EXIT_DONE)
 }
@@ -206,7 +220,7 @@ mod tests {
     use crate::problem::{EXIT_INTERRUPTED, EXIT_LATER, EXIT_NOT_ALLOWED, EXIT_WAITS};
 
     fn exit_of(arguments: &[&str]) -> u8 {
-        let program = Program { daemon: |_, _| Ok(()), hsm_worker: || ExitCode::SUCCESS };
+        let program = Program { daemon: |_, _| Ok(()), hsm_worker: || ExitCode::SUCCESS, readers: None };
         match Arguments::try_parse_from(std::iter::once("slotwarden").chain(arguments.iter().copied())) {
             Ok(arguments) => run(&program, arguments),
             Err(error) => usage_exit(&error),

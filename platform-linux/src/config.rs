@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 use serde::{Deserialize, Serialize};
+use slotwarden_core::limits::TRIES_DEFAULT;
 use slotwarden_core::person::Roles;
 
 pub use application::{
@@ -127,6 +128,34 @@ pub struct PersonSettings {
     pub uids: Vec<u32>,
     /// What they may do.
     pub roles: Roles,
+}
+
+impl Settings {
+    /// Of an appliance without HSM and slots, in a directory of its own: cards are read there, nothing else is done.
+    #[must_use]
+    pub fn cards_alone(dir: &Path, cards: CardsSettings) -> Self {
+        Settings {
+            state_dir: dir.to_owned(),
+            socket: dir.join("control.sock"),
+            seal_key_file: None,
+            hsm: HsmSettings {
+                module: PathBuf::new(),
+                settle_dir: None,
+                look_interval_s: None,
+                calls_in_flight_max: None,
+            },
+            slots: Vec::new(),
+            applications: Vec::new(),
+            persons: Vec::new(),
+            tries: TRIES_DEFAULT,
+            security_level: SecurityLevel::Cards,
+            cards,
+            coverage: CoverageSettings::default(),
+            sync: None,
+            digest: [0; 32],
+            protected: Vec::new(),
+        }
+    }
 }
 
 /// Something to correct in the configuration.

@@ -251,6 +251,9 @@ pub trait Cards {
     fn readers(&self) -> Vec<ReaderView>;
 }
 
+/// The reason of a reader that was just found.
+pub const NOT_ASKED_YET: &str = "not asked yet what it can do";
+
 /// One reader as people see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReaderView {

@@ -117,6 +117,7 @@ pub fn command_line(arguments: Vec<OsString>) -> ExitCode {
             output::aside("slotwarden-sim: simulated tokens need no worker");
             ExitCode::from(slotwarden::problem::EXIT_USAGE)
         },
+        readers: None,
     };
     cli::main(&program, std::iter::once(OsString::from("slotwarden-sim cli")).chain(arguments))
 }

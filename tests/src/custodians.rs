@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -180,8 +181,22 @@ impl Table {
     /// # Panics
     /// When the ceremony asks for what nobody is to do, or does not go on.
     #[track_caller]
-    pub fn follow(&self, stage: &Stage, mut order: Begun, acts: &[Act<'_>]) -> Ran {
-        let client = Client::new(&stage.socket());
+    pub fn follow(&self, stage: &Stage, order: Begun, acts: &[Act<'_>]) -> Ran {
+        self.follow_at(&|| Some(stage.socket()), stage, order, acts)
+    }
+
+    /// The same where the status is told at another socket, once there is one.
+    ///
+    /// # Panics
+    /// As [`Table::follow`].
+    #[track_caller]
+    pub fn follow_at(
+        &self,
+        socket: &dyn Fn() -> Option<PathBuf>,
+        stage: &Stage,
+        mut order: Begun,
+        acts: &[Act<'_>],
+    ) -> Ran {
         let people = People { table: self, stage, acts, done: Cell::new(0), mistyped: Cell::new(false) };
         let mut seen: Option<(u32, String)> = None;
         let mut typed: Option<Moment> = None;
@@ -190,7 +205,8 @@ impl Table {
             if let Some(ran) = order.try_end() {
                 break ran;
             }
-            if let Ok(Answered::Status(status)) = client.ask(Ask::Status, &[])
+            if let Some(socket) = socket()
+                && let Ok(Answered::Status(status)) = Client::new(&socket).ask(Ask::Status, &[])
                 && let Some(view) = status.ceremony
             {
                 let now = (view.changes, view.wait.clone());

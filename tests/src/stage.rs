@@ -549,6 +549,12 @@ impl Begun {
         self.ended.try_recv().ok().map(ran)
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn process(&self) -> Pid {
+        self.process
+    }
+
     /// Ends it at once: it has no say.
     ///
     /// # Panics

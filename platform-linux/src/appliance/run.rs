@@ -11,11 +11,11 @@ use rustix::io::Errno;
 use sd_notify::NotifyState;
 use tracing::{error, warn};
 
-use super::{Prepared, exchange, harden, prepare, start_log, transfer_dir, vendor_programs};
+use super::{Prepared, card_readers, exchange, harden, prepare, start_log, transfer_dir, vendor_programs};
 use crate::cli::DaemonStart;
 use crate::config::{self, Offered, Settings};
 use crate::daemon::{self, Devices, Ended, Notice};
-use crate::devices::{Cards, Events, NoCards, Store as _};
+use crate::devices::Store as _;
 use crate::files::DiskFiles;
 use crate::hsm::{WantedToken, WorkerHsm, WorkerSettings};
 use crate::problem::{Own, Problem};
@@ -46,7 +46,7 @@ pub fn run(config: &Path, start: DaemonStart) -> Result<(), Problem> {
     let socket = control::listen(&settings.socket, Arc::clone(&setup.names), events.clone())?;
     let hsm = WorkerHsm::start(worker_settings(&settings)?, events.clone())
         .map_err(|error| Own::SpawnFailed.with(format!("the HSM worker's keeper: {error}")))?;
-    let cards = card_readers(&settings, &events)?;
+    let cards = card_readers(&settings.cards, &events)?;
     let exchange = exchange(&settings, &events)?;
     // From here on only devices, clients and signals send.
     let files_events = events;
@@ -74,24 +74,6 @@ fn begin_anew(config: &Path) -> Problem {
     // Not the arguments of this start: a lost store that was made anew is not lost now.
     let error = Command::new("/proc/self/exe").arg0("slotwarden").arg("--config").arg(config).arg("daemon").exec();
     Own::SpawnFailed.with(format!("after a zeroize: {error}"))
-}
-
-/// The readers of this machine, at the security level that uses them.
-fn card_readers(settings: &Settings, events: &Events) -> Result<Box<dyn Cards + Send>, Problem> {
-    if !settings.cards.enabled {
-        return Ok(Box::new(NoCards));
-    }
-    #[cfg(feature = "pcsc")]
-    {
-        let cards = crate::cards::PcscCards::start(settings.cards.clone(), events.clone())
-            .map_err(|error| Own::SpawnFailed.with(format!("the watcher of the card readers: {error}")))?;
-        Ok(Box::new(cards))
-    }
-    #[cfg(not(feature = "pcsc"))]
-    {
-        let _ = events;
-        Err(Own::ConfigurationWrong.with("card readers are wanted, and this program is built without its feature pcsc"))
-    }
 }
 
 /// systemd: ready after the automatic slots were tried, never before (sd_notify(3)).

@@ -18,7 +18,7 @@ use super::desk;
 use super::lock;
 use super::table::{Seat, Table};
 use crate::config::CardsSettings;
-use crate::devices::{Event, Events};
+use crate::devices::{Event, Events, NOT_ASKED_YET};
 
 /// First pause before pcscd is looked for again.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -174,7 +174,7 @@ impl Watch {
             return;
         }
         let (jobs, arriving) = channel();
-        let presence = lock(&self.table).appeared(name, Some(jobs), "not asked yet what it can do".to_owned());
+        let presence = lock(&self.table).appeared(name, Some(jobs), NOT_ASKED_YET.to_owned());
         let desk = desk::Desk {
             name: name.to_owned(),
             handle: handle.to_owned(),

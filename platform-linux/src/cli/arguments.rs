@@ -177,8 +177,9 @@ pub(super) enum Verb {
     /// Read a protected export from its first byte to its last: is it whole, who signed it, what is in it?
     ///
     /// Needs neither daemon nor HSM. With its passphrase or its cards the MACs are checked too: that nobody who does not
-    /// have them altered the file. Cards are read at the PIN pads of a daemon; no slot need be open, and no token is asked;
-    /// nothing is imported.
+    /// have them altered the file. Cards are read at the PIN pads of this machine, by the daemon, or where none answers by
+    /// this program: then nothing of it is kept, also no transcript. No slot need be open, no token is asked, nothing is
+    /// imported.
     Verify {
         /// The file.
         file: PathBuf,

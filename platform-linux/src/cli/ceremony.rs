@@ -97,7 +97,7 @@ impl Session {
 
     /// Names the transcript beside the answer.
     pub(super) fn name_transcript(&self, id: Option<&str>, wanted: bool) {
-        if let Some(id) = id.filter(|_| wanted) {
+        if let Some(id) = id.filter(|_| wanted && !self.alone) {
             output::aside(&format!("transcript: `slotwarden ceremony show {id}`"));
         }
     }

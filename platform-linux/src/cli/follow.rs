@@ -228,10 +228,11 @@ impl<'s> Live<'s> {
             }
         }
         if self.id.is_none() {
-            output::aside(&format!(
-                "ceremony {} ({}); it goes on without this terminal: `slotwarden ceremony watch`, `slotwarden ceremony cancel`",
-                view.id, view.command
-            ));
+            let goes_on = match self.session.alone {
+                true => "without a daemon: it ends with this program, and nothing of it is kept",
+                false => "it goes on without this terminal: `slotwarden ceremony watch`, `slotwarden ceremony cancel`",
+            };
+            output::aside(&format!("ceremony {} ({}); {goes_on}", view.id, view.command));
         }
         self.id = Some(view.id.clone());
         let last = ceremony_words::last(&view);
@@ -299,7 +300,11 @@ impl<'s> Live<'s> {
     /// Says how to answer, here or elsewhere.
     fn ask(&mut self) {
         let Some(view) = &self.view else { return };
-        let (changes, how, question) = (view.changes, ceremony_words::how_to_answer(view), view.question.clone());
+        let how = match self.session.alone {
+            true => "it is answered at a terminal only, and this program has none",
+            false => ceremony_words::how_to_answer(view),
+        };
+        let (changes, question) = (view.changes, view.question.clone());
         self.close();
         if !secret::on_terminal() {
             output::aside(&format!("  {how}"));

@@ -36,6 +36,8 @@ pub(super) struct Session {
     config: PathBuf,
     pub(super) format: Format,
     pub(super) interrupts: Interrupts,
+    /// Nothing goes on when this process ends, and nothing is kept.
+    pub(super) alone: bool,
 }
 
 impl Session {
@@ -47,7 +49,12 @@ impl Session {
         {
             return Err(wrong.into());
         }
-        Ok(Session { client, config: config.to_owned(), format, interrupts: Interrupts::watch() })
+        Ok(Session { client, config: config.to_owned(), format, interrupts: Interrupts::watch(), alone: false })
+    }
+
+    /// With what runs in this process in place of a daemon, and ends with it.
+    pub(super) fn alone(socket: &Path, interrupts: Interrupts, format: Format) -> Self {
+        Session { client: Client::new(socket), config: PathBuf::new(), format, interrupts, alone: true }
     }
 
     pub(super) fn run(&self, verb: Verb) -> Result<u8, Refused> {

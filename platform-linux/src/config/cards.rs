@@ -68,6 +68,14 @@ pub struct PadSettings {
     pub variable_length: Option<bool>,
 }
 
+impl CardsSettings {
+    /// Every reader with a keypad, and nothing known of them but what they say.
+    #[must_use]
+    pub fn all() -> Self {
+        CardsSettings { enabled: true, exclude: Vec::new(), pads: Vec::new() }
+    }
+}
+
 impl From<LevelWord> for SecurityLevel {
     fn from(word: LevelWord) -> Self {
         match word {

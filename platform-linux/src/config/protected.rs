@@ -59,6 +59,11 @@ impl Offered {
         };
         Offered { settings, places, path: Some(path.to_owned()) }
     }
+
+    /// What stands in no file.
+    pub(crate) fn alone(settings: Settings) -> Self {
+        Offered { places: Places::of(&settings), settings: Ok(settings), path: None }
+    }
 }
 
 impl Places {

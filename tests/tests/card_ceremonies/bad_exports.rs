@@ -3,20 +3,21 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::mount::{MountFlags, mount};
+use rustix::process::{Signal, kill_process};
 use sha2::{Digest as _, Sha256};
 use slotwarden::status_json::CeremonyView;
 use slotwarden::transfer_dir::RESTORE;
 use slotwarden_tests::build;
-use slotwarden_tests::custodians::Act::{At, Card, Refused};
+use slotwarden_tests::custodians::Act::{self, At, Card, Mistypes, Refused};
 use slotwarden_tests::custodians::{Reader, Table};
 use slotwarden_tests::exports::signed_by_somebody_else;
 use slotwarden_tests::modules::Kind;
 use slotwarden_tests::pcscd::Pcscd;
-use slotwarden_tests::stage::run;
+use slotwarden_tests::stage::{begin, run};
 
 use crate::scene::{CODE, Scene, calls, counting};
 
@@ -193,9 +194,38 @@ fn p19_cards_tell_a_file_that_nobody_altered_from_one_that_was_signed_anew() {
     let digest: String = Sha256::digest(&whole).iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(log.matches(&format!("\"FileVerified\":\"{digest}\"")).count(), 2, "{log}");
 
+    // Without a daemon this program has the cards read; nothing of it stays.
+    scene.stage.stop();
+    let alone = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a memory file system");
+    let socket = || -> Option<PathBuf> {
+        let made = fs::read_dir(alone.path()).ok()?.next()?.ok()?;
+        Some(made.path().join("control.sock"))
+    };
+    let nothing_stays = || {
+        let left = run(Command::new("find").arg(alone.path())).stdout;
+        assert_eq!(left.lines().count(), 1, "{left}");
+    };
+    let here = |arguments: &[&str], acts: &[Act<'_>]| {
+        let order = begin(scene.stage.command().args(arguments).env("TMPDIR", alone.path()));
+        scene.table.follow_at(&socket, &scene.stage, order, acts)
+    };
+    here(&["verify", &file, "--with-cards", "--reader", "Back"], &[]).refused(1, 906);
+    here(&["verify", &forged, "--with-cards"], &[Card("1"), Card("3")]).refused(1, 1010);
+    nothing_stays();
+    let ran = here(&["verify", &file, "--with-cards"], &[Card("3"), Mistypes("1")]).exits(0);
+    assert!(ran.stdout.contains("its MACs are right"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("nothing of it is kept") && !ran.stderr.contains("transcript"), "{}", ran.stderr);
+    nothing_stays();
+    // Whoever interrupts it ends it, and finds nothing left either.
+    let order = begin(scene.stage.command().args(["verify", &file, "--with-cards"]).env("TMPDIR", alone.path()));
+    let process = order.process();
+    let interrupts = |_: &CeremonyView| kill_process(process, Signal::INT).expect("it runs");
+    let acts = [Card("1"), At("insert", &interrupts)];
+    scene.table.follow_at(&socket, &scene.stage, order, &acts).exits(130);
+    nothing_stays();
+
     // An auditor's own daemon knows neither the cluster nor the slots, and needs no HSM for it.
     let cards = ["1", "3"].map(|card| (card, scene.table.shared(card), scene.table.pin(card)));
-    scene.stage.stop();
     let there = table(&scene.pcscd);
     let desk = Scene::with(scene.pcscd, there, |_| {});
     for (card, shared, pin) in cards {
