@@ -420,7 +420,8 @@ pub struct ImportPlan {
     pub same: u32,
     /// Objects of the same class and id with another value: any of them refuses the import.
     pub conflict: u32,
-    /// Objects that are recorded as removed: they are not made again.
+    /// Objects that are recorded as removed. A package does not make them again; of a restore they are among the
+    /// new ones, since people want them back.
     pub removed: u32,
 }
 

@@ -108,6 +108,12 @@ impl Known {
         self.count % 2 == 1
     }
 
+    /// Whether somebody had it and removed it, and nobody made it since.
+    #[must_use]
+    pub const fn is_removed(self) -> bool {
+        self.count > 0 && !self.is_made()
+    }
+
     /// Whether it is here although it is known that somebody removed it.
     #[must_use]
     pub const fn is_removed_elsewhere(self) -> bool {

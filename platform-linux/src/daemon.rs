@@ -462,6 +462,9 @@ impl<'n, H: Hsm, S: Store, A: Applications> Loop<'n, H, S, A> {
                     // Read by the worker before anything else; without it the section is refused.
                     self.devices.files.begin_section(&self.names.slot_name(slot));
                 }
+                if let HsmCall::PrepareImport { .. } = call {
+                    self.write_remembered(slot);
+                }
                 if matches!(call, HsmCall::ExportSection { .. } | HsmCall::Import { .. })
                     && self.devices.files.program_first(ticket, slot, &self.names.slot_name(slot), call)
                 {

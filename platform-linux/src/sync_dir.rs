@@ -40,6 +40,7 @@ use self::rows::{Rows, RowsWriter, last_hash};
 use crate::audit::hex;
 use crate::export_file::Io;
 use crate::store::directory::{remove_if_there, sync_directory, write_durably};
+use crate::transfer_dir::Remembered;
 
 /// The uid of a slot.
 pub type Uid = [u8; 16];
@@ -225,6 +226,23 @@ impl SyncDir {
             }
         }
         Ok(skip)
+    }
+
+    /// What is known of the keys of a slot that are not in its token, by its own ledger.
+    ///
+    /// # Errors
+    /// Of the file system; `InvalidData` for a damaged ledger.
+    pub fn remembered(&self, uid: Uid) -> io::Result<Remembered> {
+        let mut remembered = Remembered { uid, ..Remembered::default() };
+        for row in Rows::open(self.own(uid))? {
+            let Fact { name, known } = row?;
+            if known.here {
+                remembered.seen.insert(name);
+            } else if known.is_removed() {
+                remembered.removed.insert(name);
+            }
+        }
+        Ok(remembered)
     }
 
     /// The objects of these slots that a package carries (`keys`: the export in it) and that are not to be made here: they
@@ -591,6 +609,13 @@ mod tests {
         sync.observe(UID, &names(&[2])).expect("it can be written");
         assert_eq!(own(&sync), [fact(1, 2, false), fact(2, 1, true)]);
         assert_eq!(sync.standing(ONE, &[UID]).expect("it can be read"), Standing::Diverged);
+        // A restore may make it, and whoever orders one sees that it was removed.
+        let remembered = Remembered { uid: UID, removed: names(&[1]), seen: names(&[2]) };
+        assert_eq!(sync.remembered(UID).expect("it can be read"), remembered);
+        assert_eq!(
+            sync.remembered([9; 16]).expect("there is none"),
+            Remembered { uid: [9; 16], ..Remembered::default() }
+        );
         // It is not here, so it is not in what could be sent; the other need not travel, since it is there.
         assert_eq!(sync.skip(UID, &[ONE]).expect("it can be read"), [name(2)]);
     }
@@ -620,6 +645,8 @@ mod tests {
         sync.emptied(UID).expect("it can be written");
         sync.observe(UID, &names(&[])).expect("it can be written");
         assert_eq!(own(&sync), [fact(1, 1, false), fact(2, 2, false)]);
+        let remembered = sync.remembered(UID).expect("it can be read");
+        assert_eq!((remembered.removed, remembered.seen), (names(&[2]), names(&[])), "what was lost was not removed");
         assert_eq!(sync.standing(ONE, &[UID]).expect("it can be read"), Standing::Ahead);
         let (_dir, never) = directory();
         never.emptied(UID).expect("there is nothing to do");

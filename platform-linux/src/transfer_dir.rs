@@ -42,6 +42,8 @@ const HELD: &str = "held";
 const NAMES: &str = "names";
 /// With the slot's uid: which keys of a package are not made, since they are recorded as removed.
 const UNWANTED: &str = "unwanted";
+/// What is known of the keys of the slot that the restore is for.
+const REMEMBERED: &str = "restore.remembered";
 /// A plan of 100,000 entries takes less; a file that is longer is not ours.
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// First half of a SHA-256.
@@ -87,6 +89,27 @@ pub struct RestorePlan {
     pub uid: [u8; 16],
     /// Entries that the token does not have, in rising order.
     pub new: Vec<u32>,
+}
+
+/// What is known of keys of a slot that are not in its token.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// The slot, by whose uid keys are named.
+    pub uid: [u8; 16],
+    /// Recorded as removed, and in the token of a package's source no more.
+    pub removed: BTreeSet<KeyName>,
+    /// In the token when it was looked through last: what is not there now was removed since, and that counts
+    /// already (P25).
+    pub seen: BTreeSet<KeyName>,
+}
+
+impl Remembered {
+    /// Whether this entry was removed; `there`: the token has an object of its name.
+    #[must_use]
+    pub fn was_removed(&self, entry: &Entry<'_>, there: bool) -> bool {
+        let name = KeyName::of_entry(&self.uid, entry);
+        name.is_some_and(|name| self.removed.contains(&name) || (!there && self.seen.contains(&name)))
+    }
 }
 
 /// Makes the directory, unless it is there.
@@ -204,6 +227,35 @@ pub fn read_names(dir: &Path, uid: [u8; 16]) -> io::Result<Option<BTreeSet<KeyNa
     read_list(dir, &of_slot(NAMES, uid))
 }
 
+/// Keeps what is known of the keys of the slot that a restore is planned for.
+///
+/// # Errors
+/// As of the system.
+pub fn write_remembered(dir: &Path, remembered: &Remembered) -> io::Result<()> {
+    make(dir)?;
+    // On a full disk that of another slot would stay.
+    remove(dir, REMEMBERED)?;
+    write(dir, REMEMBERED, &packed(remembered)?)
+}
+
+/// What is known of the keys of the slot that a plan is made for.
+///
+/// # Errors
+/// As of the system; `InvalidData` when it is not that.
+pub fn read_remembered(dir: &Path, which: PlanOf) -> io::Result<Remembered> {
+    match which {
+        // Without a ledger nothing was ever removed.
+        PlanOf::Restore => match read(dir, REMEMBERED) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Remembered::default()),
+            read => read,
+        },
+        PlanOf::Package(uid) => {
+            let seen = read_names(dir, uid)?.unwrap_or_default();
+            Ok(Remembered { uid, removed: read_unwanted(dir, uid)?, seen })
+        }
+    }
+}
+
 /// Keeps which keys of a package are not to be made in a slot.
 ///
 /// # Errors
@@ -217,7 +269,7 @@ pub fn write_unwanted(dir: &Path, uid: [u8; 16], names: &BTreeSet<KeyName>) -> i
 ///
 /// # Errors
 /// As of the system; `InvalidData` when it is not a list of names.
-pub fn read_unwanted(dir: &Path, uid: [u8; 16]) -> io::Result<BTreeSet<KeyName>> {
+fn read_unwanted(dir: &Path, uid: [u8; 16]) -> io::Result<BTreeSet<KeyName>> {
     read_list(dir, &of_slot(UNWANTED, uid)).map(Option::unwrap_or_default)
 }
 

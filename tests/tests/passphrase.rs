@@ -119,7 +119,7 @@ fn comes_back_from_to(from: Kind, to: Kind) {
     other.run(&restore).refused(1, 1015);
     with_passphrase(&other, &restore, WRONG).refused(1, 1018);
     let ran = with_passphrase(&other, &restore, PASSPHRASE).exits(0);
-    assert!(ran.stdout.contains("3 new, 0 there already"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("3 new, 0 there already"), "nobody removed them here: {}", ran.stdout);
     assert!(!tool(&other, &["--list-objects"]).contains("'aes'"), "it is a plan");
     // Power goes before the import is ordered: nothing of it stays.
     other.kill();

@@ -177,7 +177,7 @@ impl Session {
             return self.done("what the source has is known now; it brought no key");
         };
         if let Format::Table = self.format {
-            output::line(&transfers::plan(plan));
+            output::line(&transfers::plan(plan, true));
         }
         self.apply(package.file, confirmed)
     }
@@ -190,7 +190,7 @@ impl Session {
         let file = transfer.file.as_deref().and_then(unhex::<32>);
         let file = file.ok_or_else(|| Problem::from(Refusal::NothingReceived))?;
         if let (Some(plan), Format::Table) = (transfer.plan, self.format) {
-            output::line(&transfers::plan(plan));
+            output::line(&transfers::plan(plan, true));
         }
         self.apply(file, confirmed)
     }

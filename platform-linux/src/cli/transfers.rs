@@ -278,7 +278,7 @@ fn plan_of(status: &StatusView, slot: &str, plan: PlanView) -> String {
         status.slots.iter().find(|found| found.name == slot).and_then(|found| found.export_program.as_deref());
     match status.transfer.as_ref().and_then(|transfer| transfer.vendor_bytes) {
         Some(bytes) => transfers::vendor_plan(bytes, program),
-        None => transfers::plan(plan),
+        None => transfers::plan(plan, false),
     }
 }
 

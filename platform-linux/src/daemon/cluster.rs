@@ -33,7 +33,7 @@ use crate::devices::{Applications, Hsm, PackageAbout, Store};
 use crate::problem::{Own, Problem};
 use crate::status_json::{ClusterMemberView, ClusterView, SynchronisedView};
 use crate::sync_dir::{SlotCounts, SlotFacts, Uid};
-use crate::transfer_dir;
+use crate::transfer_dir::{self, Remembered};
 use crate::wire::{ClusterAsk, Outgoing, READ_PAGE, SyncAsk};
 
 /// What the loop begins with, of the cluster.
@@ -230,6 +230,19 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             transfer_dir::write_unwanted(dir, uid, &unwanted)?;
         }
         Ok(())
+    }
+
+    /// Tells the worker, before a restore is planned, which keys of the slot were removed: people see it in the plan.
+    pub(super) fn write_remembered(&self, slot: SlotId) {
+        let Some(uid) = self.uid(slot) else { return };
+        let dir = &self.cluster.setup.transfer_dir;
+        let remembered = self.cluster.files.ledgers().remembered(uid);
+        let (remembered, unknown) =
+            remembered.map_or_else(|error| (Remembered::default(), Some(error)), |it| (it, None));
+        let unwritten = transfer_dir::write_remembered(dir, &remembered).err();
+        if let Some(error) = unknown.or(unwritten) {
+            warn!(slot = self.names.slot_name(slot), "the plan does not say what is recorded as removed: {error}");
+        }
     }
 
     /// Has a token looked through.

@@ -21,7 +21,7 @@ mod section;
 mod spool;
 mod vendor;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
 use std::sync::Arc;
@@ -238,27 +238,19 @@ impl Token {
         (spool, hash): (&mut Spool, [u8; 32]),
         progress: &mut Progress<'_>,
     ) -> Result<ImportPlan, HsmFailure> {
-        let (unwanted, seen) = match which {
-            PlanOf::Restore => (BTreeSet::new(), BTreeSet::new()),
-            PlanOf::Package(uid) => self
-                .module
-                .callers
-                .aside(|| {
-                    let seen = transfer_dir::read_names(&self.transfer_dir, uid)?.unwrap_or_default();
-                    Ok((transfer_dir::read_unwanted(&self.transfer_dir, uid)?, seen))
-                })
-                .map_err(|error| self.failed_file("what is recorded as removed", &error))?,
-        };
+        let remembered = self
+            .module
+            .callers
+            .aside(|| transfer_dir::read_remembered(&self.transfer_dir, which))
+            .map_err(|error| self.failed_file("what is recorded as removed", &error))?;
         let mut restorer = self.restorer(own, &id_of(key_id, uid))?;
         let index = restorer.index()?;
         let (mut plan, mut new) = (ImportPlan::default(), Vec::new());
         spool.entries(|entry| {
             progress.step();
-            let name = KeyName::of_entry(&uid, entry);
             let there = index.get(&known_by(entry.class, entry.id, entry.label));
-            // What was there at the last look and is not now was destroyed since: that counts already (P25).
-            let gone = there.is_none() && name.is_some_and(|name| seen.contains(&name));
-            if gone || name.is_some_and(|name| unwanted.contains(&name)) {
+            let removed = remembered.was_removed(entry, there.is_some());
+            if removed && which != PlanOf::Restore {
                 plan.removed = plan.removed.saturating_add(1);
                 return Ok(());
             }
@@ -288,6 +280,7 @@ impl Token {
                 &mut plan.conflict
             } else {
                 new.push(entry.index);
+                plan.removed = plan.removed.saturating_add(u32::from(removed));
                 &mut plan.new
             };
             *count = count.saturating_add(1);

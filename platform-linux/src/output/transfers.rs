@@ -10,10 +10,14 @@ use crate::status_json::{KeysDoneView, KeysView, PlanView, SCHEMA, TransferView}
 
 /// What an import would do, in one sentence.
 #[must_use]
-pub fn plan(plan: PlanView) -> String {
+pub fn plan(plan: PlanView, of_package: bool) -> String {
     let PlanView { new, same, conflict, removed } = plan;
-    let removed = if removed > 0 { format!(", {removed} recorded as removed") } else { String::new() };
-    format!("{new} new, {same} there already with the same value, {conflict} there with another value{removed}")
+    let (again, left) = match (removed, of_package) {
+        (0, _) => (String::new(), String::new()),
+        (_, true) => (String::new(), format!(", {removed} recorded as removed")),
+        (_, false) => (format!(" ({removed} recorded as removed: made again)"), String::new()),
+    };
+    format!("{new} new{again}, {same} there already with the same value, {conflict} there with another value{left}")
 }
 
 /// The same, where the vendor's own program takes a part back.
@@ -66,7 +70,7 @@ pub(super) fn lines(transfer: &TransferView) -> Vec<String> {
     let done = transfer.progress.map(|found| format!("  {}", progress(found)));
     let planned = transfer.plan.map(|found| match transfer.vendor_bytes {
         Some(bytes) => format!("  {}", vendor_plan(bytes, None)),
-        None => format!("  {}", plan(found)),
+        None => format!("  {}", plan(found, transfer.package)),
     });
     let why = transfer.why.as_ref().map(|why| told("  why", why));
     std::iter::once(first).chain(done).chain(planned).chain(why).collect()

@@ -99,7 +99,8 @@ pub struct PlanView {
     pub same: u32,
     /// Objects that it has with another value: nothing is imported.
     pub conflict: u32,
-    /// Objects that are recorded as removed: they are not made again.
+    /// Objects that are recorded as removed. A package does not make them again; of a restore they are among the
+    /// new ones.
     pub removed: u32,
 }
 

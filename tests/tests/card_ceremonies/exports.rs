@@ -264,7 +264,8 @@ fn p21_p24_hostile_files_are_refused_by_name_and_a_kill_amid_an_import_loses_not
         }
     }
     let restore = ["backup", "restore", &file, "--slot", "ca"];
-    scene.order(&restore, &[Card("1"), Card("2")]).exits(0);
+    let ran = scene.order(&restore, &[Card("1"), Card("2")]).exits(0);
+    assert!(ran.stdout.contains("5 new (5 recorded as removed: made again), 0 there"), "{}", ran.stdout);
     scene.stage.kill();
     scene.start();
     scene.stage.run(&["backup", "import", "ca", "--confirm", "import"]).refused(1, 1002);
