@@ -1,7 +1,7 @@
 //! One seed of a cluster: two to five nodes whose keys come and go, and a courier who cannot be relied on.
 //!
 //! Packages are lost, carried twice, late and in any order; links break; slots are closed; tokens are full;
-//! the power goes at commits, calls of tokens and files, and again while a node recovers. A member may be shut out.
+//! the power goes at commits, calls of tokens and files, and again while a node recovers; workers are lost in a call. A member may be shut out.
 //! After each step every node is held to its promises, by what people did and nothing else:
 //!
 //! - P22: a package is taken only by a named target, from a member of the roster in force, made under it;
@@ -36,6 +36,8 @@ use crate::vault::Keys;
 const STEPS: u32 = 60;
 /// Among so many commits, calls and files the power goes: about those of one package.
 const POINTS: u32 = 14;
+/// And among so many calls the worker of the HSM is lost.
+const CALLS: u32 = 8;
 /// Everybody tells everybody so often: what comes by two others is there after two rounds, and counts after three.
 const ROUNDS: u32 = 3;
 /// The most packages on their way; more are lost.
@@ -64,6 +66,8 @@ pub struct Counts {
     pub cuts: u64,
     /// Power cuts that left a package whose making was ordered.
     pub cuts_amid: u64,
+    /// Workers of HSMs that were lost in a call.
+    pub workers: u64,
     /// Members that were shut out.
     pub shut_out: u64,
 }
@@ -78,6 +82,7 @@ impl Counts {
         self.halfway += other.halfway;
         self.cuts += other.cuts;
         self.cuts_amid += other.cuts_amid;
+        self.workers += other.workers;
         self.shut_out += other.shut_out;
     }
 }
@@ -135,7 +140,8 @@ pub fn explore(first: u64, seeds: u64, jobs: usize) -> Report {
 
 /// Prints a report for people; every figure on a line of its own.
 pub fn print(first: u64, seeds: u64, report: &Report) {
-    let Counts { made, taken, stale, turned_away, conflicts, halfway, cuts, cuts_amid, shut_out } = report.counts;
+    let Counts { made, taken, stale, turned_away, conflicts, halfway, cuts, cuts_amid, workers, shut_out } =
+        report.counts;
     println!("clusters                   {seeds} from seed {first}, of two to five nodes");
     println!("packages                   {made} made, {taken} times taken");
     println!("                           {stale} times taken before or older than what was taken");
@@ -143,6 +149,7 @@ pub fn print(first: u64, seeds: u64, report: &Report) {
     println!("                           {conflicts} times refused for a key with another value");
     println!("                           {halfway} times half-way until the token had room");
     println!("power cuts                 {cuts}, {cuts_amid} of them amid the keys of a package");
+    println!("workers lost               {workers}");
     println!("members shut out           {shut_out}");
     print!("SHA-256 over all ends      ");
     for byte in report.hash {
@@ -424,26 +431,37 @@ impl Life {
         self.recover(number);
     }
 
-    /// Power may go at one of the points that follow.
+    /// Power may go at one of the points that follow, or the worker of the HSM be lost in one of its calls.
     fn maybe_cut(&mut self, number: usize) {
-        if self.random.u8(..3) == 0 {
-            self.nodes[number].room.cut = Some(self.any_cut());
+        match self.random.u8(..6) {
+            0 | 1 => self.nodes[number].room.cut = Some(self.any_cut(POINTS)),
+            2 => self.nodes[number].room.strike = Some(self.any_cut(CALLS)),
+            _ => {}
         }
     }
 
-    fn any_cut(&mut self) -> Cut {
-        Cut { after: self.random.u32(..POINTS), way: WAYS[self.random.usize(..WAYS.len())] }
+    fn any_cut(&mut self, points: u32) -> Cut {
+        Cut { after: self.random.u32(..points), way: WAYS[self.random.usize(..WAYS.len())] }
     }
 
     /// Power comes back, and may go again; people open the slots, and do nothing else.
     fn recover(&mut self, number: usize) {
-        self.nodes[number].room.cut = None;
+        let room = &mut self.nodes[number].room;
+        (room.cut, room.strike) = (None, None);
+        let lost = u64::from(std::mem::take(&mut room.workers_lost));
+        self.counts.workers += lost;
+        if lost > 0 {
+            self.say(|| format!("the worker of node {number} was lost"));
+        }
         if self.nodes[number].room.core.is_some() {
+            if lost > 0 {
+                self.nodes[number].open();
+            }
             return;
         }
         self.power_comes_back(number);
         if self.random.bool() {
-            let again = self.any_cut();
+            let again = self.any_cut(POINTS);
             self.nodes[number].room.cut = Some(again);
             self.nodes[number].open();
             self.nodes[number].room.cut = None;
@@ -485,6 +503,8 @@ impl Life {
             println!("node {to} is given {:?}: {answer:?}", contents(package));
         }
         match answer {
+            // Whoever waited is answered by what the next worker finds.
+            _ if node.room.workers_lost > 0 => {}
             Ok(None) if is_alive => {
                 assert_eq!(mark.map(|mark| mark.hash), Some(package.hash), "P23: it was not taken before");
                 assert!(is_ours && is_quiet, "P23: a replay is nothing");
@@ -567,9 +587,10 @@ impl Life {
         for number in 0..self.nodes.len() {
             self.nodes[number].open();
             self.make_room(number);
-            while self.nodes[number].roster() != self.newest() {
+            for _ in 0..self.rosters.len() {
                 self.follow(number);
             }
+            assert!(self.nodes[number].roster() == self.newest(), "P24: node {number} is not done with a package");
         }
         self.check();
         self.settle_conflicts();

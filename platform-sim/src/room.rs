@@ -135,6 +135,10 @@ pub struct Room {
     pub signed: Vec<(CeremonyId, [u8; 32])>,
     /// Where the power goes.
     pub cut: Option<Cut>,
+    /// Where the worker of the HSM is lost, counted in calls of the HSM from now on.
+    pub strike: Option<Cut>,
+    /// How often it was.
+    pub workers_lost: u32,
     /// How often a transcript was run again and compared.
     pub compared: u32,
     /// Points passed since the room was made.
@@ -205,6 +209,8 @@ impl Room {
             card_calls: Vec::new(),
             signed: Vec::new(),
             cut: None,
+            strike: None,
+            workers_lost: 0,
             points: 0,
             compared: 0,
             pull: None,
@@ -473,18 +479,7 @@ impl Room {
     /// Whether the power goes here, and how far the point comes.
     fn point(&mut self) -> Option<CutWay> {
         self.points += 1;
-        match &mut self.cut {
-            Some(cut) if cut.after == 0 => {
-                let way = cut.way;
-                self.cut = None;
-                Some(way)
-            }
-            Some(cut) => {
-                cut.after -= 1;
-                None
-            }
-            None => None,
-        }
+        reach(&mut self.cut)
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -695,29 +690,43 @@ impl Room {
     }
 
     fn hsm(&mut self, ticket: Ticket, slot: SlotId, call: HsmCall) {
-        let way = self.point();
-        if matches!(way, Some(CutWay::Before | CutWay::Amid)) {
-            match (way, call) {
-                (Some(CutWay::Amid), HsmCall::Import { .. }) => {
-                    let _ = self.vault.call(slot, &call, Reach::First);
-                }
-                (Some(CutWay::Amid), HsmCall::ImportPackage { .. }) => {
-                    let _ = self.package_call(slot, &call, Reach::First);
-                }
-                _ => {}
+        let (cut, lost) = (self.point(), reach(&mut self.strike));
+        let way = cut.or(lost);
+        let result = match (way, call) {
+            (None | Some(CutWay::After), _) => Some(self.call(slot, call)),
+            (Some(CutWay::Amid), HsmCall::Import { .. }) => {
+                let _ = self.vault.call(slot, &call, Reach::First);
+                None
             }
-            return self.power_off();
-        }
-        let result = self.call(slot, call);
-        if way.is_some() {
-            return self.power_off();
-        }
+            (Some(CutWay::Amid), HsmCall::ImportPackage { .. }) => {
+                let _ = self.package_call(slot, &call, Reach::First);
+                None
+            }
+            (Some(CutWay::Amid | CutWay::Before), _) => None,
+        };
+        let result = match (cut, lost, result) {
+            (Some(_), _, _) => return self.power_off(),
+            (None, Some(_), _) => return self.lose_worker(),
+            (None, None, result) => result.unwrap_or(Err(HsmFailure::NoWorker)),
+        };
         let done = Input::Done { ticket, outcome: Outcome::Hsm(result) };
         if self.silent.is_some() && self.calls.last().copied() == self.silent {
             self.late.push(done);
         } else {
             self.inputs.push_back(done);
         }
+    }
+
+    /// The worker of the HSM is gone, and with it what it was doing; another one starts, and finds every token closed.
+    fn lose_worker(&mut self) {
+        self.workers_lost += 1;
+        self.late.clear();
+        self.inputs.push_back(Input::WorkerLost);
+        for (slot, token) in (0..).map(SlotId).zip(&mut self.tokens) {
+            token.session = LoginState::Public;
+            self.inputs.push_back(Input::Token { slot, presence: Presence::Present(token.state()) });
+        }
+        self.inputs.push_back(Input::WorkerUp);
     }
 
     /// What the HSM did not answer is answered now.
@@ -860,6 +869,18 @@ impl Room {
             });
         }
         self.perform_all();
+    }
+}
+
+/// Lets one point pass; how far it comes where this is the one.
+fn reach(cut: &mut Option<Cut>) -> Option<CutWay> {
+    let left = cut.as_mut()?;
+    match left.after.checked_sub(1) {
+        Some(after) => {
+            left.after = after;
+            None
+        }
+        None => cut.take().map(|cut| cut.way),
     }
 }
 
