@@ -1,7 +1,8 @@
 //! One seed of a cluster: two to five nodes whose keys come and go, and a courier who cannot be relied on.
 //!
 //! Packages are lost, carried twice, late and in any order; links break; slots are closed; tokens are full;
-//! the power goes at commits, calls of tokens and files, and again while a node recovers; workers are lost in a call. A member may be shut out.
+//! the power goes at commits, calls of tokens and files, and again while a node recovers; workers are lost in a call. A member may be
+//! shut out, and two members may shut out one each at once, until people choose one of the two rosters.
 //! After each step every node is held to its promises, by what people did and nothing else:
 //!
 //! - P22: a package is taken only by a named target, from a member of the roster in force, made under it;
@@ -27,6 +28,7 @@ use slotwarden_core::reception::State;
 use slotwarden_core::roster::{Roster, SignedRoster};
 use slotwarden_core::transfer::TransferOrder;
 
+use crate::hsm::Purpose;
 use crate::members::{DONE, Node, UIDS, cluster, next, refused};
 use crate::room::{ADMINISTRATOR, Cut, CutWay};
 use crate::sync::{Name, Package};
@@ -70,6 +72,10 @@ pub struct Counts {
     pub workers: u64,
     /// Members that were shut out.
     pub shut_out: u64,
+    /// Clusters in which two members made a roster each of one epoch.
+    pub divided: u64,
+    /// How often people chose one of them at a node that had heard of both.
+    pub chosen: u64,
 }
 
 impl Counts {
@@ -84,6 +90,8 @@ impl Counts {
         self.cuts_amid += other.cuts_amid;
         self.workers += other.workers;
         self.shut_out += other.shut_out;
+        self.divided += other.divided;
+        self.chosen += other.chosen;
     }
 }
 
@@ -140,8 +148,8 @@ pub fn explore(first: u64, seeds: u64, jobs: usize) -> Report {
 
 /// Prints a report for people; every figure on a line of its own.
 pub fn print(first: u64, seeds: u64, report: &Report) {
-    let Counts { made, taken, stale, turned_away, conflicts, halfway, cuts, cuts_amid, workers, shut_out } =
-        report.counts;
+    let Counts { made, taken, stale, turned_away, conflicts, halfway, cuts, cuts_amid, .. } = report.counts;
+    let Counts { workers, shut_out, divided, chosen, .. } = report.counts;
     println!("clusters                   {seeds} from seed {first}, of two to five nodes");
     println!("packages                   {made} made, {taken} times taken");
     println!("                           {stale} times taken before or older than what was taken");
@@ -151,6 +159,7 @@ pub fn print(first: u64, seeds: u64, report: &Report) {
     println!("power cuts                 {cuts}, {cuts_amid} of them amid the keys of a package");
     println!("workers lost               {workers}");
     println!("members shut out           {shut_out}");
+    println!("clusters divided           {divided}; people chose at {chosen} nodes");
     print!("SHA-256 over all ends      ");
     for byte in report.hash {
         print!("{byte:02x}");
@@ -192,8 +201,10 @@ struct Life {
     flying: Vec<(usize, Package)>,
     sent: Vec<Package>,
     blocked: BTreeSet<(usize, usize)>,
-    /// Every roster, as it was signed.
+    /// Every roster that counts in the end, as it was signed.
     rosters: Vec<SignedRoster>,
+    /// Another one of an epoch, which another node made at the same time.
+    rival: Option<SignedRoster>,
     next_id: u8,
     /// What each node must hold: what was made there or came, until people destroy it.
     held: Vec<BTreeMap<Name, u8>>,
@@ -205,6 +216,8 @@ struct Life {
     touched: BTreeSet<Name>,
     made: BTreeSet<Name>,
     awaited: Vec<Option<Awaited>>,
+    /// Nodes that were shut out, or alone, for a while: their tokens have no U until people bring their cards.
+    without_u: BTreeSet<usize>,
     marks: BTreeMap<(usize, [u8; 32]), u64>,
 }
 
@@ -224,6 +237,7 @@ impl Life {
             sent: Vec::new(),
             blocked: BTreeSet::new(),
             rosters: vec![signed],
+            rival: None,
             next_id: 0,
             held: vec![BTreeMap::new(); usize::from(count)],
             gone: BTreeSet::new(),
@@ -231,6 +245,7 @@ impl Life {
             touched: BTreeSet::new(),
             made: BTreeSet::new(),
             awaited: (0..count).map(|_| None).collect(),
+            without_u: BTreeSet::new(),
             marks: BTreeMap::new(),
         }
     }
@@ -263,7 +278,8 @@ impl Life {
                 self.nodes[number].room.order(ADMINISTRATOR, Command::Deactivate { slot });
             }
             94..95 => self.shut_out(),
-            95..97 => self.follow(number),
+            95..96 => self.divide(),
+            96..98 => self.hear(number),
             _ => self.nodes[number].open(),
         }
         self.check();
@@ -393,42 +409,127 @@ impl Life {
     fn shut_out(&mut self) {
         let roster = self.newest();
         let own = self.nodes[0].key();
-        let others: Vec<[u8; 32]> =
-            roster.members.iter().map(|member| member.node).filter(|node| *node != own).collect();
-        let Some(out) = self.random.choice(others) else { return };
-        if self.nodes[0].roster() != roster || self.nodes[0].state() != State::Idle {
-            return;
+        let others = roster.members.iter().map(|member| member.node).filter(|node| *node != own);
+        if let Some(out) = self.random.choice(others.collect::<Vec<_>>())
+            && let Some(signed) = self.shuts_out(0, &roster, out)
+        {
+            self.rosters.push(signed);
+        }
+    }
+
+    /// The first node and another one shut a member out at the same time, and not the same one.
+    fn divide(&mut self) {
+        let roster = self.newest();
+        let first = self.nodes[0].key();
+        let is_there = |node: &mut Node| node.roster() == roster && roster.member(&node.key()).is_some();
+        let there: Vec<usize> = (1..self.nodes.len()).filter(|number| is_there(&mut self.nodes[*number])).collect();
+        let (Some(other), None) = (self.random.choice(there), &self.rival) else { return };
+        let key = self.nodes[other].key();
+        let mut outs: Vec<[u8; 32]> = roster.members.iter().map(|member| member.node).collect();
+        outs.retain(|node| *node != first && *node != key);
+        self.random.shuffle(&mut outs);
+        if let [one, another, ..] = outs[..]
+            && let Some(counts) = self.shuts_out(0, &roster, one)
+        {
+            self.rosters.push(counts);
+            self.rival = self.shuts_out(other, &roster, another);
+            self.counts.divided += u64::from(self.rival.is_some());
+        }
+    }
+
+    /// This node makes the roster after this one, without a member, if it can; it, if it came into force there.
+    fn shuts_out(&mut self, number: usize, roster: &Roster, out: [u8; 32]) -> Option<SignedRoster> {
+        let node = &mut self.nodes[number];
+        if node.roster() != *roster || node.is_divided() || node.state() != State::Idle {
+            return None;
         }
         let members: Vec<_> = roster.members.iter().filter(|member| member.node != out).copied().collect();
-        let after = next(Some(&roster), &members);
-        let hash = self.nodes[0].propose(&after);
-        self.maybe_cut(0);
-        let answer = self.nodes[0].cluster(ClusterOrder::Remove { hash });
-        self.say(|| format!("node 0 shuts {:02x} out: {answer:?}", out[0]));
-        self.recover(0);
-        if self.nodes[0].roster() == after {
+        let after = next(Some(roster), &members);
+        let hash = node.propose(&after);
+        self.maybe_cut(number);
+        let answer = self.nodes[number].cluster(ClusterOrder::Remove { hash });
+        self.say(|| format!("node {number} shuts {:02x} out: {answer:?}", out[0]));
+        self.recover(number);
+        if self.nodes[number].roster() == after {
             self.counts.shut_out += 1;
-            self.rosters.push(self.nodes[0].sign(&after));
-        } else {
-            assert_eq!(answer, None, "only without power is it not done");
+            return Some(self.nodes[number].sign(&after));
         }
+        assert_eq!(answer, None, "only without power is it not done");
+        None
     }
 
     fn newest(&self) -> Roster {
         self.rosters.last().map(|signed| signed.roster.clone()).expect("there is a first one")
     }
 
-    /// A node hears of the roster after its own.
-    fn follow(&mut self, number: usize) {
-        let epoch = self.nodes[number].roster().epoch;
-        let after = self.rosters.iter().find(|signed| signed.roster.epoch == epoch + 1).cloned();
-        let (Some(after), State::Idle) = (after, self.nodes[number].state()) else { return };
-        let hash = self.nodes[number].offer(&after);
+    /// A node hears of a roster that counts, or of the one that does not.
+    fn hear(&mut self, number: usize) {
+        match self.rival.clone().filter(|_| self.random.bool()) {
+            Some(rival) => self.follow(number, &rival),
+            None => self.go_on(number),
+        }
+    }
+
+    /// A node hears of the roster that counts, in place of its own or after it; where it is divided people choose.
+    fn go_on(&mut self, number: usize) {
+        let roster = self.nodes[number].roster();
+        let of_epoch = |epoch| self.rosters.iter().find(|signed| signed.roster.epoch == epoch).cloned();
+        let counts = of_epoch(roster.epoch);
+        if self.nodes[number].is_divided() {
+            counts.into_iter().for_each(|counts| self.choose(number, &counts));
+        } else if let Some(signed) =
+            counts.filter(|counts| counts.roster != roster).or_else(|| of_epoch(roster.epoch + 1))
+        {
+            self.follow(number, &signed);
+        }
+    }
+
+    /// A node hears of this roster.
+    fn follow(&mut self, number: usize, signed: &SignedRoster) {
+        let node = &mut self.nodes[number];
+        if node.state() != State::Idle {
+            return;
+        }
+        let (before, was_divided) = (node.roster(), node.is_divided());
+        let hash = node.offer(signed);
         self.maybe_cut(number);
         let answer = self.nodes[number].cluster(ClusterOrder::Follow { hash });
-        self.say(|| format!("node {number} follows roster {}: {answer:?}", epoch + 1));
-        assert!(answer == DONE || self.nodes[number].room.core.is_none(), "{answer:?}");
+        self.say(|| format!("node {number} hears of roster {} ({:02x}): {answer:?}", signed.roster.epoch, hash[0]));
+        let is_alive = self.nodes[number].room.core.is_some();
         self.recover(number);
+        let node = &mut self.nodes[number];
+        let (after, is_divided) = (node.roster(), node.is_divided());
+        if after.member(&node.key()).is_none() || after.members.len() == 1 {
+            self.without_u.insert(number);
+        }
+        let follows_on = signed.roster.previous == before.hash() && !was_divided;
+        if is_alive && follows_on {
+            assert!(answer == DONE && after == signed.roster, "{answer:?}");
+        }
+        assert!(follows_on || after == before, "P22: a roster that leads nowhere came into force");
+        let is_other = signed.roster.epoch == before.epoch && signed.roster != before;
+        assert!(!is_divided || was_divided || is_other, "divided by no other roster of its epoch");
+    }
+
+    /// Two persons at a node that is divided choose the roster that counts.
+    fn choose(&mut self, number: usize, counts: &SignedRoster) {
+        let node = &mut self.nodes[number];
+        if node.state() != State::Idle {
+            return;
+        }
+        let may = counts.roster.member(&node.key()).is_some() || counts.roster == node.roster();
+        let hash = node.offer(counts);
+        self.maybe_cut(number);
+        let answer = self.nodes[number].cluster(ClusterOrder::Choose { hash });
+        self.say(|| format!("node {number} chooses roster {} ({:02x}): {answer:?}", counts.roster.epoch, hash[0]));
+        let is_alive = self.nodes[number].room.core.is_some();
+        self.recover(number);
+        if is_alive && may {
+            assert!(answer == DONE && self.nodes[number].roster() == counts.roster, "{answer:?}");
+            self.counts.chosen += 1;
+        } else if is_alive {
+            assert_eq!(answer, refused(Refusal::NotRosterMember), "whoever is shut out has no say");
+        }
     }
 
     /// Power may go at one of the points that follow, or the worker of the HSM be lost in one of its calls.
@@ -480,6 +581,14 @@ impl Life {
         self.say(|| format!("power came back at node {number}"));
     }
 
+    /// Holders bring their cards where U was taken away.
+    fn bring_cards(&mut self, number: usize) {
+        if self.without_u.remove(&number) {
+            self.say(|| format!("m holders come to node {number}"));
+            self.nodes[number].put_keys(&[Purpose::Wrap, Purpose::Authenticate, Purpose::Unwrap]);
+        }
+    }
+
     /// A package arrives.
     fn deliver(&mut self, to: usize, package: &Package) {
         let node = &mut self.nodes[to];
@@ -487,7 +596,8 @@ impl Life {
             return;
         }
         let (roster, own) = (node.roster(), node.key());
-        let is_ours = roster.hash() == package.header.roster_hash
+        let is_ours = !node.is_divided()
+            && roster.hash() == package.header.roster_hash
             && roster.member(&own).is_some()
             && roster.member(&package.header.source).is_some()
             && package.header.targets.contains(&own);
@@ -521,6 +631,9 @@ impl Life {
                 assert!(!is_ours && is_quiet, "P22: {refusal:?}, and it is for us");
                 self.counts.turned_away += 1;
                 return;
+            }
+            Ok(Some(Answer::Refused(Refusal::SlotWithoutUnwrapKey))) => {
+                assert!(self.without_u.contains(&to), "nobody shut it out");
             }
             Ok(Some(Answer::Refused(Refusal::SlotNotActive))) => assert!(!is_open, "the slots are open"),
             Ok(Some(Answer::Refused(Refusal::ImportConflicts))) => {
@@ -587,10 +700,17 @@ impl Life {
         for number in 0..self.nodes.len() {
             self.nodes[number].open();
             self.make_room(number);
-            for _ in 0..self.rosters.len() {
-                self.follow(number);
+            // To hear of each, and of both that divide a cluster, to choose, and once more where the power goes.
+            for _ in 0..2 * (self.rosters.len() + 2) {
+                self.go_on(number);
             }
-            assert!(self.nodes[number].roster() == self.newest(), "P24: node {number} is not done with a package");
+            let (newest, node) = (self.newest(), &mut self.nodes[number]);
+            let is_out = newest.member(&node.key()).is_none();
+            assert!(node.roster() == newest || is_out, "P24: node {number} is not done with a package or a roster");
+            assert!(!node.is_divided() || is_out, "node {number} is divided");
+            if !is_out {
+                self.bring_cards(number);
+            }
         }
         self.check();
         self.settle_conflicts();
@@ -723,11 +843,13 @@ mod tests {
         let report = explore(1, 300, 2);
         assert!(report.failures.is_empty(), "{:?}", report.failures);
         // Nothing of it happens so seldom that it proves nothing.
-        let Counts { made, taken, stale, turned_away, conflicts, halfway, cuts, cuts_amid, shut_out } = report.counts;
+        let Counts { made, taken, stale, turned_away, conflicts, halfway, cuts, cuts_amid, .. } = report.counts;
+        let Counts { workers, shut_out, divided, chosen, .. } = report.counts;
         println!("{:?}", report.counts);
         assert!(made > 2_000 && taken > 5_000 && stale > 5_000 && turned_away > 3_000, "{:?}", report.counts);
         assert!(conflicts > 20 && halfway > 20 && shut_out > 50, "{:?}", report.counts);
-        assert!(cuts > 500 && cuts_amid > 25, "{:?}", report.counts);
+        assert!(cuts > 500 && cuts_amid > 25 && workers > 50, "{:?}", report.counts);
+        assert!(divided > 10 && chosen > 10, "{:?}", report.counts);
     }
 
     #[test]

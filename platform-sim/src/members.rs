@@ -87,6 +87,12 @@ impl Node {
         self.room.core().roster().cloned().expect("a roster is in force")
     }
 
+    /// Whether it heard of two rosters of one epoch, and nobody chose yet.
+    pub fn is_divided(&mut self) -> bool {
+        let now = self.room.now();
+        self.room.core().status(now).cluster.is_some_and(|cluster| cluster.divided)
+    }
+
     /// Offers a roster that this node proposes; its hash.
     pub fn propose(&mut self, roster: &Roster) -> [u8; 32] {
         let signer = self.key();
