@@ -17,18 +17,21 @@
 //! file system, and of what was mounted over the root, so the courier looks in intervals as well. A
 //! root that is gone is not made: it may be a file system that is not mounted. It is waited for.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{self, Read as _, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, renameat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, fchmod, fchown, fstat, fsync, mkdirat, openat, renameat, statat,
+    unlinkat,
+};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::time::Timespec;
@@ -51,6 +54,8 @@ const WATCHED: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::ONLYDIR);
 /// Changes that are read before the bell rings: what the kernel keeps of them by default.
 const EVENTS_MAX: usize = 16_384;
+/// What is wrong where a directory of ours is something else.
+const REPLACED: &str = "our own directory in it was replaced or is closed to us";
 /// Bytes copied at once.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// A directory in the path of a file: never through a link.
@@ -92,25 +97,22 @@ impl Directory {
         Ok(folder)
     }
 
-    /// The path of a member's own directory, made if it is missing.
-    fn make_node(&self, name: &Name) -> io::Result<PathBuf> {
-        let root = fs::metadata(&self.root)?;
-        let cluster = self.root.join(name.cluster_hex());
+    /// Makes a member's own directory, if it is missing.
+    fn make_node(&self, root: &OwnedFd, name: &Name) -> io::Result<()> {
+        let about = fstat(root)?;
         // Other members make their own in it.
-        make_folder(&cluster, &self.root, root.mode() & 0o3777, root.gid())?;
-        let node = cluster.join(name.node_hex());
-        make_folder(&node, &cluster, root.mode() & 0o2755, root.gid())?;
-        Ok(node)
+        let cluster = make_folder(root, &name.cluster_hex(), about.st_mode & 0o3777, about.st_gid)?;
+        make_folder(&cluster, &name.node_hex(), about.st_mode & 0o2755, about.st_gid).map(drop)
     }
 
     fn put(&self, name: &Name, source: &mut Source<'_>) -> Result<Offer, Failure> {
         let failed = |error: io::Error| unreachable(&self.root, error);
-        self.make_node(name).map_err(failed)?;
         let root = self.root()?;
+        self.make_node(&root, name).map_err(failed)?;
         let mode = fstat(&root).map_err(|error| failed(error.into()))?.st_mode & 0o644;
         // Opened without a link, whatever became of the path meanwhile.
         let Some(folder) = self.node(&root, name)? else {
-            return Err(failed(io::Error::other("our own directory in it was replaced or is closed to us")));
+            return Err(failed(io::Error::other(REPLACED)));
         };
         let part = format!(".{}.part", name.what.word());
         match unlinkat(&folder, part.as_str(), AtFlags::empty()) {
@@ -122,7 +124,7 @@ impl Directory {
         let mut file = File::from(file.map_err(|error| failed(error.into()))?);
         let written = fill(&mut file, source, mode, &self.root).and_then(|()| {
             renameat(&folder, part.as_str(), &folder, name.what.word()).map_err(|error| failed(error.into()))?;
-            rustix::fs::fsync(&folder).map_err(|error| failed(error.into()))?;
+            fsync(&folder).map_err(|error| failed(error.into()))?;
             fstat(&file).map_err(|error| failed(error.into()))
         });
         match written {
@@ -235,18 +237,25 @@ fn fill(file: &mut File, source: &mut Source<'_>, mode: u32, root: &Path) -> Res
     file.sync_all().map_err(failed)
 }
 
-/// Makes a directory that is missing, durably, with this mode and, where we may, this group.
-fn make_folder(path: &Path, parent: &Path, mode: u32, group: u32) -> io::Result<()> {
-    match DirBuilder::new().create(path) {
-        Ok(()) => {
-            // Without the right to give it away it keeps ours, or that of a parent with setgid.
-            let _ = chown(path, None, Some(group));
-            fs::set_permissions(path, Permissions::from_mode(mode))?;
-            File::open(parent)?.sync_all()
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
+/// A directory, which is made where it is missing: durably, with this mode and, where we may, this group. What is changed
+/// is what was opened, and never through a link that somebody put there meanwhile.
+fn make_folder(parent: &OwnedFd, name: &str, mode: u32, group: u32) -> io::Result<OwnedFd> {
+    let made = match mkdirat(parent, name, Mode::RWXU) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(error) => return Err(error.into()),
+    };
+    let folder = openat(parent, name, FOLDER, Mode::empty()).map_err(|error| match error {
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS | Errno::PERM => io::Error::other(REPLACED),
+        error => error.into(),
+    })?;
+    if made {
+        // Without the right to give it away it keeps ours, or that of a parent with setgid.
+        let _ = fchown(&folder, None, Some(Gid::from_raw(group)));
+        fchmod(&folder, Mode::from_raw_mode(mode))?;
+        fsync(parent)?;
     }
+    Ok(folder)
 }
 
 fn is_file(found: &Stat) -> bool {
@@ -327,7 +336,8 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
     use std::sync::Arc;
     use std::sync::mpsc::{Receiver, channel};
 
@@ -431,6 +441,14 @@ mod tests {
             matches!(publish(&mut engine, b"x"), Err(Failure::Unreachable(_))),
             "nothing is written through a link"
         );
+        // And the cluster's: nothing is made, and nobody's rights are changed, where a link leads.
+        let (root, outside) = (self::root(), tempfile::tempdir().expect("there is a place for it"));
+        symlink(outside.path(), folder(&root).parent().expect("the cluster's")).expect("our own directory");
+        let before = fs::metadata(outside.path()).expect("just made").mode();
+        let mut engine = Directory::new(root.path().to_owned());
+        assert!(matches!(publish(&mut engine, b"x"), Err(Failure::Unreachable(_))));
+        assert_eq!(fs::read_dir(outside.path()).expect("it is ours").count(), 0);
+        assert_eq!(fs::metadata(outside.path()).expect("just made").mode(), before);
     }
 
     #[test]
