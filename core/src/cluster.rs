@@ -23,9 +23,9 @@ use crate::record;
 use crate::roster::{Change, Problem, Roster, SignedRoster};
 
 /// Version of the encoding of [`Membership`]. A store with a higher one is refused.
-pub const MEMBERSHIP_VERSION: u8 = 1;
-/// Bytes that always hold an encoded [`Membership`] (617, by test).
-pub const MEMBERSHIP_BYTES_MAX: usize = 640;
+pub const MEMBERSHIP_VERSION: u8 = 2;
+/// Bytes that always hold an encoded [`Membership`] (650, by test).
+pub const MEMBERSHIP_BYTES_MAX: usize = 672;
 /// Version of the encoding of [`Marks`]. A store with a higher one is refused.
 pub const MARKS_VERSION: u8 = 1;
 /// Bytes that always hold encoded [`Marks`] (604, by test).
@@ -114,15 +114,31 @@ pub struct Membership {
     pub roster: Roster,
     /// Whether the platform has it in its file, signed.
     pub filed: bool,
-    /// Whether another roster of its epoch was seen.
+    /// Whether another roster of its epoch was seen, and nobody chose yet.
     pub divided: bool,
+    /// Names that other one; once people chose, the one that they did not choose: seen again, it divides nothing.
+    pub other: Option<[u8; 32]>,
+}
+
+/// What was durable in version 1.
+#[derive(Deserialize)]
+struct MembershipV1 {
+    roster: Roster,
+    filed: bool,
+    divided: bool,
 }
 
 impl Membership {
     /// Under this roster, which the platform has yet to file.
     #[must_use]
     pub const fn under(roster: Roster) -> Self {
-        Membership { roster, filed: false, divided: false }
+        Membership { roster, filed: false, divided: false, other: None }
+    }
+
+    /// The same where people chose it and not the one with this hash.
+    #[must_use]
+    pub fn chosen(roster: Roster, other: [u8; 32]) -> Self {
+        Membership { other: Some(other), ..Membership::under(roster) }
     }
 
     /// Writes version and record into `out`; returns the part written.
@@ -139,7 +155,13 @@ impl Membership {
     /// [`Refusal::StoreNewer`] for a higher version, [`Refusal::StoreUnreadable`] for
     /// anything that is not exactly one record, or holds a roster that none can be.
     pub fn decode(bytes: &[u8]) -> Result<Self, Refusal> {
-        let found: Membership = record::decode(MEMBERSHIP_VERSION, bytes)?;
+        let found: Membership = match bytes.first() {
+            Some(1) => {
+                let MembershipV1 { roster, filed, divided } = record::decode(1, bytes)?;
+                Membership { roster, filed, divided, other: None }
+            }
+            Some(_) | None => record::decode(MEMBERSHIP_VERSION, bytes)?,
+        };
         found.roster.check().map_err(|_| Refusal::StoreUnreadable)?;
         Ok(found)
     }
@@ -194,7 +216,8 @@ pub struct Own {
 /// # Errors
 /// [`Refusal::NoBackupKey`]; [`Refusal::MemberAlready`], [`Refusal::NoCluster`], [`Refusal::NotRosterMember`],
 /// [`Refusal::RosterDiverged`] for what is in force; [`Refusal::OtherCluster`],
-/// [`Refusal::KeyIdDiffers`], [`Refusal::RosterNotNext`] for what was proposed.
+/// [`Refusal::KeyIdDiffers`], [`Refusal::RemovesItself`], [`Refusal::KeyNotRenewed`], [`Refusal::RosterNotNext`] for
+/// what was proposed.
 pub fn propose(current: Option<&Membership>, next: &Roster, own: &Own, kind: CommandKind) -> Result<(), Refusal> {
     let key_id = own.key_id.ok_or(Refusal::NoBackupKey)?;
     let not_next = Err(Refusal::RosterNotNext);
@@ -219,7 +242,7 @@ pub fn propose(current: Option<&Membership>, next: &Roster, own: &Own, kind: Com
         return Err(Refusal::KeyIdDiffers);
     }
     if next.member(&own.node).is_none() {
-        return not_next;
+        return Err(Refusal::RemovesItself);
     }
     let Some(Membership { roster, .. }) = current.filter(|_| kind != CommandKind::FoundCluster) else {
         return if next.epoch == 1 && next.members.len() == 1 { Ok(()) } else { not_next };
@@ -235,8 +258,10 @@ pub fn propose(current: Option<&Membership>, next: &Roster, own: &Own, kind: Com
         in_both == old && new == old.saturating_add(1)
     } else if kind == CommandKind::RemoveMember {
         in_both == new && old == new.saturating_add(1)
+    } else if next.key_id == roster.key_id {
+        return Err(Refusal::KeyNotRenewed);
     } else {
-        in_both == old && new == old && next.key_id != roster.key_id
+        in_both == old && new == old
     };
     if as_ordered { Ok(()) } else { not_next }
 }
@@ -264,9 +289,11 @@ pub fn follow(current: Option<&Membership>, next: &SignedRoster, own: &Own) -> R
         Ok(_) if current.divided => Err(Refusal::RosterDiverged),
         Ok(Change::Joins | Change::Follows | Change::Leaves) => Ok(Followed::Next),
         // Whoever is no member cannot stop the members.
-        Err(Problem::Diverged) if !current.divided && current.roster.member(&next.signer).is_some() => {
-            Ok(Followed::Divides)
-        }
+        Err(Problem::Diverged) if current.roster.member(&next.signer).is_none() => Err(Refusal::RosterOfStranger),
+        Err(Problem::Diverged) if current.divided => Err(Refusal::RosterDiverged),
+        // People chose the one in force; whoever kept the other one cannot make them choose again.
+        Err(Problem::Diverged) if current.other == Some(next.roster.hash()) => Err(Refusal::RosterOld),
+        Err(Problem::Diverged) => Ok(Followed::Divides),
         Err(problem) => Err(problem.refusal()),
     }
 }
@@ -274,16 +301,20 @@ pub fn follow(current: Option<&Membership>, next: &SignedRoster, own: &Own) -> R
 /// Judges the roster that two persons choose of two: the one in force, or the other one of its epoch.
 ///
 /// # Errors
-/// [`Refusal::NoCluster`]; [`Refusal::RosterNotNext`] where nothing is divided, or for another epoch; those of [`Problem`].
+/// [`Refusal::NoCluster`], [`Refusal::NotDivided`]; [`Refusal::RosterNotNext`] for another epoch,
+/// [`Refusal::RosterOfStranger`] for one that no member of the roster in force signed; those of [`Problem`].
 pub fn choose(current: Option<&Membership>, other: Option<&SignedRoster>, own: &Own) -> Result<(), Refusal> {
     let current = current.ok_or(Refusal::NoCluster)?;
     if !current.divided {
-        return Err(Refusal::RosterNotNext);
+        return Err(Refusal::NotDivided);
     }
     let Some(other) = other else { return Ok(()) };
     other.check().map_err(Problem::refusal)?;
     if other.roster.cluster != current.roster.cluster {
         return Err(Refusal::OtherCluster);
+    }
+    if current.roster.member(&other.signer).is_none() {
+        return Err(Refusal::RosterOfStranger);
     }
     if other.roster.member(&own.node).is_none() {
         return Err(Refusal::NotRosterMember);

@@ -448,7 +448,7 @@ refusals! {
     1113 RosterNotNext "roster-not-next" Wrong
         "a roster between the one in force and this one is missing" "take a file with all of them: `slotwarden cluster export-roster FILE` at a node that has the newest; nothing was changed";
     1114 RosterDiverged "roster-diverged" WaitsForPeople
-        "there are two rosters of one epoch: the cluster is divided, and no keys are exchanged" "compare `slotwarden cluster show` at all nodes and agree on one; nodes that have the other one leave and join anew";
+        "there are two rosters of one epoch: the cluster is divided, and no keys are exchanged" "compare `slotwarden cluster show` at all nodes and agree on one, and have two persons choose it at each: `slotwarden cluster choose FILE`";
     1115 UnknownSource "unknown-source" Wrong
         "the package is of a node that is not in our roster" "if the node was removed, throw the package away; if it is new, `slotwarden cluster follow FILE` first; nothing was imported";
     1116 NotForUs "not-for-us" Wrong
@@ -456,7 +456,7 @@ refusals! {
     1117 PackageInvalid "package-invalid" Wrong
         "the file is no whole package: it was cut, altered or written by something else" "take another copy of it; nothing was imported";
     1118 PackageOld "package-old" Wrong
-        "a later package of its source was taken already" "nothing needs to be done: the later one brought all that this one could";
+        "a later package of its source was taken already" "what only this one brings comes with its next one: have its source make it, `slotwarden sync export FILE`; nothing was imported";
     1119 PackageForked "package-forked" WaitsForPeople
         "its source made another package with the same number: its disk was put back, or its key is in other hands" "find out which; until then take nothing from it; `slotwarden cluster remove NODE FILE` shuts it out; nothing was imported";
     1120 PackageOfAnotherKey "package-of-another-key" Wrong
@@ -473,6 +473,14 @@ refusals! {
         "the roster is not the one that the order was approved for" "give the order again with the same file";
     1126 SlotWithoutUnwrapKey "slot-without-unwrap-key" WaitsForPeople
         "a slot's token does not have the key that unwraps what other members send" "`slotwarden backup restore-key --slot NAME` brings it";
+    1127 RosterOfStranger "roster-of-a-stranger" Wrong
+        "no member of the roster in force signed this one" "throw it away, and find out who made it; what a removed member signs counts no more; nothing was changed";
+    1128 RemovesItself "removes-itself" Wrong
+        "a node does not remove itself" "have another member do it: `slotwarden cluster remove NODE FILE` there; nothing was changed";
+    1129 KeyNotRenewed "key-not-renewed" Wrong
+        "the roster in force names this backup key already" "nothing needs to be done; `slotwarden backup rotate` makes another key";
+    1130 NotDivided "not-divided" Wrong
+        "the cluster is not divided: there is nothing to choose" "`slotwarden cluster follow FILE` takes a newer roster; nothing was changed";
     114 Zeroizing "zeroizing" Later
         "zeroize is under way" "wait until the daemon has started anew; then `slotwarden slot unblock NAME` gives a token another code";
     115 ZeroizeUnconfirmed "zeroize-unconfirmed" WaitsForPeople

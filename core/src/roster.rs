@@ -185,8 +185,8 @@ impl Problem {
             | Problem::Members
             | Problem::Annex
             | Problem::Signature
-            | Problem::Signer
             | Problem::Trailing => Refusal::RosterFileInvalid,
+            Problem::Signer => Refusal::RosterOfStranger,
             Problem::OtherCluster => Refusal::OtherCluster,
             Problem::NotMember => Refusal::NotRosterMember,
             Problem::Old => Refusal::RosterOld,

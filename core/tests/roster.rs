@@ -255,7 +255,7 @@ fn p21_each_problem_of_a_file_of_rosters_has_its_name() {
 #[test]
 fn what_an_operator_is_told_of_a_roster_is_a_refusal() {
     assert_eq!(Problem::Annex.refusal(), Refusal::RosterFileInvalid);
-    assert_eq!(Problem::Signer.refusal(), Refusal::RosterFileInvalid);
+    assert_eq!(Problem::Signer.refusal(), Refusal::RosterOfStranger);
     assert_eq!(Problem::Old.refusal(), Refusal::RosterOld);
     assert_eq!(Problem::NotNext.refusal(), Refusal::RosterNotNext);
     assert_eq!(Problem::Diverged.refusal(), Refusal::RosterDiverged);

@@ -216,6 +216,8 @@ struct Life {
     touched: BTreeSet<Name>,
     made: BTreeSet<Name>,
     awaited: Vec<Option<Awaited>>,
+    /// Nodes at which people chose one of two rosters.
+    settled: BTreeSet<usize>,
     /// Nodes that were shut out, or alone, for a while: their tokens have no U until people bring their cards.
     without_u: BTreeSet<usize>,
     marks: BTreeMap<(usize, [u8; 32]), u64>,
@@ -245,6 +247,7 @@ impl Life {
             touched: BTreeSet::new(),
             made: BTreeSet::new(),
             awaited: (0..count).map(|_| None).collect(),
+            settled: BTreeSet::new(),
             without_u: BTreeSet::new(),
             marks: BTreeMap::new(),
         }
@@ -507,6 +510,8 @@ impl Life {
             assert!(answer == DONE && after == signed.roster, "{answer:?}");
         }
         assert!(follows_on || after == before, "P22: a roster that leads nowhere came into force");
+        let is_known = self.settled.contains(&number);
+        assert!(!is_known || was_divided || !is_divided, "P22: people chose, and it is divided again");
         let is_other = signed.roster.epoch == before.epoch && signed.roster != before;
         assert!(!is_divided || was_divided || is_other, "divided by no other roster of its epoch");
     }
@@ -527,6 +532,7 @@ impl Life {
         if is_alive && may {
             assert!(answer == DONE && self.nodes[number].roster() == counts.roster, "{answer:?}");
             self.counts.chosen += 1;
+            self.settled.insert(number);
         } else if is_alive {
             assert_eq!(answer, refused(Refusal::NotRosterMember), "whoever is shut out has no say");
         }

@@ -96,6 +96,66 @@ fn p22_a_node_that_was_shut_out_is_heard_no_more_and_hears_nothing() {
 }
 
 #[test]
+fn p22_a_division_is_settled_once_by_two_persons_and_by_rosters_of_members_only() {
+    let mut nodes = cluster(4, true);
+    let before = nodes[0].roster();
+    let without = |nodes: &[Node], out: usize| {
+        let members: Vec<_> = (0..4).filter(|number| *number != out).map(|number| nodes[number].member()).collect();
+        next(Some(&before), &members)
+    };
+    let [ours, theirs] = [without(&nodes, 3), without(&nodes, 2)];
+    let hash = nodes[0].propose(&ours);
+    assert_eq!(nodes[0].cluster(ClusterOrder::Remove { hash }), DONE);
+    let other = nodes[1].propose(&theirs);
+    assert_eq!(nodes[1].cluster(ClusterOrder::Remove { hash: other }), DONE);
+    let signed = nodes[1].sign(&theirs);
+    let forged = Node::new(9).sign(&theirs);
+    let node = &mut nodes[0];
+    let follows = |node: &mut Node, signed| {
+        let hash = node.offer(signed);
+        node.cluster(ClusterOrder::Follow { hash })
+    };
+    let chooses = |node: &mut Node, signed| {
+        let hash = node.offer(signed);
+        node.cluster(ClusterOrder::Choose { hash })
+    };
+    // Whoever is no member divides nothing.
+    assert_eq!(follows(node, &forged), refused(Refusal::RosterOfStranger));
+    assert_eq!(chooses(node, &signed), refused(Refusal::NotDivided));
+    assert!(!node.is_divided());
+    assert_eq!(follows(node, &signed), refused(Refusal::RosterDiverged));
+    assert!(node.is_divided() && node.pack().is_none());
+    // Nor does whoever followed one, or what no member signed, settle it.
+    assert_eq!(node.cluster(ClusterOrder::Follow { hash }), DONE);
+    assert_eq!(chooses(node, &forged), refused(Refusal::RosterOfStranger));
+    assert_eq!(follows(node, &forged), refused(Refusal::RosterOfStranger));
+    node.reopen();
+    assert!(node.is_divided() && node.roster() == ours && node.pack().is_none());
+    assert_eq!(node.cluster(ClusterOrder::Choose { hash }), DONE);
+    // The other one comes once more, and changes nothing.
+    for _ in 0..2 {
+        assert_eq!(follows(node, &signed), refused(Refusal::RosterOld));
+        assert!(!node.is_divided() && node.pack().is_some());
+        node.reopen();
+    }
+    // Where the other one was in force it is the one that is not heard again.
+    let kept = nodes[1].sign(&theirs);
+    let chosen = nodes[0].sign(&ours);
+    let node = &mut nodes[1];
+    assert_eq!(follows(node, &chosen), refused(Refusal::RosterDiverged));
+    assert_eq!(chooses(node, &chosen), DONE);
+    assert_eq!(follows(node, &kept), refused(Refusal::RosterOld));
+    assert!(node.roster() == ours && !node.is_divided());
+    // What changes nothing, or takes the node itself out, has a name of its own.
+    let alone = next(Some(&ours), &[nodes[0].member(), nodes[2].member()]);
+    let hash = nodes[1].propose(&alone);
+    assert_eq!(nodes[1].cluster(ClusterOrder::Remove { hash }), refused(Refusal::RemovesItself));
+    let same = next(Some(&ours), &[0, 1, 2].map(|number| nodes[number].member()));
+    let hash = nodes[0].propose(&same);
+    assert_eq!(nodes[0].cluster(ClusterOrder::Renew { hash }), refused(Refusal::KeyNotRenewed));
+}
+
+#[test]
 fn p23_a_replay_is_a_no_op_a_rollback_a_refusal_and_the_mark_survives() {
     let mut nodes = cluster(2, true);
     nodes[0].room.vault.tokens[0].insert(1, 11);

@@ -306,6 +306,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         if judged == Followed::Divides {
             if let Some(membership) = &mut self.clustering.membership {
                 membership.divided = true;
+                membership.other = Some(order.hash());
                 self.clustering.membership_dirty = true;
                 let epoch = membership.roster.epoch;
                 self.outbox.journal_service(Some(caller.who), AuditEvent::ClusterDivided { epoch });
@@ -321,11 +322,15 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             let (epoch, hash) = (roster.epoch, roster.hash());
             self.clustering.marks.keep(&roster);
             self.clustering.marks_dirty = true;
-            self.clustering.membership = Some(Membership::under(roster));
+            let before = self.roster().map(Roster::hash).filter(|_| matches!(order, ClusterOrder::Choose { .. }));
+            self.clustering.membership = Some(match before {
+                Some(other) => Membership::chosen(roster, other),
+                None => Membership::under(roster),
+            });
             self.outbox.journal_service(Some(caller.who), AuditEvent::RosterInForce { epoch, hash });
             // Whether U may be there, and whether it is, has changed.
             self.keep_backup_keys_everywhere();
-        } else if let Some(membership) = &mut self.clustering.membership {
+        } else if let (Some(membership), ClusterOrder::Choose { .. }) = (&mut self.clustering.membership, &order) {
             membership.divided = false;
         }
         self.clustering.membership_dirty = true;
@@ -406,7 +411,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     pub(super) fn cluster_status(&self) -> Option<ClusterStatus> {
-        let Membership { roster, filed, divided } = self.clustering.membership.as_ref()?;
+        let Membership { roster, filed, divided, other: _ } = self.clustering.membership.as_ref()?;
         Some(ClusterStatus {
             epoch: roster.epoch,
             members: u8::try_from(roster.members.len()).unwrap_or(u8::MAX),

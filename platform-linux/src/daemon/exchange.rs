@@ -41,10 +41,11 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Longest pause: each try leaves a line in the audit log.
 const RETRY_MAX: Duration = Duration::from_secs(600);
 /// What comes so is never taken: another file has to come.
-const NEVER: [Refusal; 9] = [
+const NEVER: [Refusal; 10] = [
     Refusal::OtherCluster,
     Refusal::RosterFileInvalid,
     Refusal::RosterOld,
+    Refusal::RosterOfStranger,
     Refusal::UnknownSource,
     Refusal::NotForUs,
     Refusal::PackageInvalid,
