@@ -223,7 +223,8 @@ impl ClusterFiles {
     ///
     /// # Errors
     /// [`Refusal::RosterFileInvalid`] with the reason; [`Refusal::OtherCluster`], [`Refusal::RosterOld`],
-    /// [`Refusal::RosterNotNext`] for rosters that lead nowhere from the one in force; of the file system.
+    /// [`Refusal::RosterNotNext`] for rosters that lead nowhere from the one in force, [`Refusal::RosterOfStranger`] where
+    /// none of its members signed; of the file system.
     pub fn take_rosters(&self, path: &Path, in_force: Option<&Roster>) -> Result<SpooledRoster, Problem> {
         let mut chain = read_rosters(File::open(path).map_err(|error| unreadable(path, &error))?)?;
         let Some(last) = chain.last().cloned() else { return Err(Refusal::RosterFileInvalid.into()) };
@@ -258,6 +259,13 @@ impl ClusterFiles {
             return Err(Problem::from(Refusal::RosterFileInvalid).with("whoever signed it is no member of it"));
         }
         let chain = chain.split_off(first);
+        // Before anything is kept: whoever is no member could fill the disk, and says nothing that counts.
+        if let (Some(current), Some(next)) = (in_force, chain.first().map(|listed| &listed.signed))
+            && next.roster.hash() != current.hash()
+            && current.member(&next.signer).is_none()
+        {
+            return Err(Refusal::RosterOfStranger.into());
+        }
         let hash = last.signed.roster.hash();
         let newer = chain.iter().map(|listed| listed.signed.roster.hash()).collect();
         self.keep_offered(hash, &chain).map_err(|error| kept(&error))?;
@@ -390,7 +398,15 @@ impl ClusterFiles {
             .chain
             .iter()
             .filter(|listed| listed.signed.roster.epoch < first && Some(listed.signed.roster.cluster) == cluster);
-        let chain: Vec<Listed> = before.cloned().chain(offered).collect();
+        let mut before: Vec<Listed> = before.cloned().collect();
+        // After a division it may lead to another one than people chose.
+        let leads = |last: &Listed| {
+            offered.first().is_some_and(|next| next.signed.roster.previous == last.signed.roster.hash())
+        };
+        if !before.last().is_some_and(leads) {
+            before.clear();
+        }
+        let chain: Vec<Listed> = before.into_iter().chain(offered).collect();
         let newest = chain.len().saturating_sub(usize::from(slotwarden_core::roster::file::ROSTERS_MAX));
         self.write_chain(&chain[newest..])?;
         self.chain = chain[newest..].to_vec();

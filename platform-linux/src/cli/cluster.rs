@@ -94,9 +94,15 @@ impl Session {
             }
             ClusterVerb::Choose { file } => {
                 let Spooled::Roster(roster) = self.spool(&file)? else { return Err(no_roster(&file)) };
-                let names: Vec<&str> = roster.members.iter().map(|member| member.name.as_str()).collect();
-                output::aside(&format!("Roster {} with the members {}.", roster.epoch, names.join(", ")));
                 let chosen = roster.of_our_epoch.ok_or_else(|| Problem::from(Refusal::RosterNotNext))?;
+                output::aside(&format!(
+                    "Roster {} ({}), with these members:",
+                    roster.epoch,
+                    cluster::shown(&roster.hash)
+                ));
+                for member in &roster.members {
+                    output::aside(&format!("  {}  {}", member.name, member.fingerprint));
+                }
                 self.order(|_| Order::Cluster(ClusterAsk::Choose { roster: chosen }), true, &[])?;
                 for hash in roster.newer.into_iter().filter(|hash| *hash != chosen) {
                     self.order(|_| Order::Cluster(ClusterAsk::Follow { roster: hash }), true, &[])?;

@@ -620,14 +620,15 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             })
         };
         let members = roster.members.iter().map(member).collect::<io::Result<Vec<_>>>();
-        let status = self.service.status(self.now()).cluster;
         match (counts, members) {
             (Ok(counts), Ok(members)) => {
                 self.cluster.counts = counts;
                 self.cluster.members = Some(ClusterView {
                     epoch: roster.epoch,
+                    roster: hex(&roster.hash()),
+                    member: roster.member(&own).is_some(),
                     members,
-                    divided: status.is_some_and(|status| status.divided),
+                    divided: false,
                     automatic: self.cluster.setup.is_automatic(),
                     exchange: None,
                 });
@@ -639,7 +640,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     /// What the status says of the cluster.
     pub(super) fn cluster_view(&self) -> Option<ClusterView> {
         let exchange = self.exchanging.as_ref().map(Exchanging::view);
-        self.cluster.members.clone().map(|view| ClusterView { exchange, ..view })
+        // Nothing of the ledgers changes when another roster divides the cluster, or when people choose.
+        let divided = self.service.status(self.now()).cluster.is_some_and(|cluster| cluster.divided);
+        self.cluster.members.clone().map(|view| ClusterView { exchange, divided, ..view })
     }
 
     /// What the status says of the keys of each slot, in the order of the configuration.

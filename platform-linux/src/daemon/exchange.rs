@@ -83,6 +83,8 @@ pub(super) struct Exchanging {
 
 /// What a package carried.
 struct Published {
+    /// Its number: a later one that somebody carries by hand makes this one old wherever it comes first.
+    sequence: u64,
     /// Names what it says of the own keys.
     facts: [u8; 32],
     roster: [u8; 32],
@@ -345,7 +347,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let new_slot =
             exchanging.published.as_ref().is_none_or(|published| open.slots().any(|slot| !published.slots.has(slot)));
         let due = exchanging.not_before.is_none_or(|at| at <= Instant::now());
-        let asked = exchanging.stale || new_slot;
+        let sent = self.service.marks().sent;
+        let is_old = exchanging.published.as_ref().is_some_and(|published| published.sequence != sent);
+        let asked = exchanging.stale || new_slot || is_old;
         if !asked || !known || !due || exchanging.making {
             return;
         }
@@ -397,7 +401,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                 let now = skip.get(slot).map_or(&[] as &[KeyName], Vec::as_slice);
                 left_out.iter().all(|name| now.binary_search(name).is_ok())
             };
-            published.facts == facts
+            published.sequence == self.service.marks().sent
+                && published.facts == facts
                 && published.roster == roster.hash()
                 && open.slots().all(|slot| published.slots.has(slot))
                 && published.skip.iter().filter(|(slot, _)| skip.contains_key(*slot)).all(still_skipped)
@@ -415,11 +420,12 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         if let Some(exchanging) = &mut self.exchanging {
             exchanging.making = false;
         }
+        let sequence = self.service.marks().sent;
         match (problem::of_answer(answer), self.facts_hash(), self.service.roster().map(|roster| roster.hash())) {
             (Ok(()), Ok(facts), Some(roster)) => {
                 self.publish_package();
                 if let Some(exchanging) = &mut self.exchanging {
-                    exchanging.published = Some(Published { facts, roster, slots, skip });
+                    exchanging.published = Some(Published { sequence, facts, roster, slots, skip });
                     exchanging.pause = RETRY;
                 }
                 self.renew_cluster_view();

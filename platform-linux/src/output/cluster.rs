@@ -7,6 +7,10 @@ use crate::status_json::{
     ClusterMemberView, ClusterView, ExchangeView, KeyTitleView, SCHEMA, SlotKeysView, StatusView, SynchronisedKeyView,
 };
 
+/// Digits of a roster's hash that people compare: 64 bits, and whoever could make another roster like it would still
+/// have to be a member.
+const ROSTER_DIGITS: usize = 16;
+
 /// Who belongs to the cluster.
 pub fn members(format: Format, status: &StatusView) {
     let StatusView { cluster, node_fingerprint, .. } = status;
@@ -19,7 +23,9 @@ pub fn members(format: Format, status: &StatusView) {
             "it is in no cluster: `slotwarden cluster request FILE` asks to be invited, `cluster invite` begins one",
         ),
         Some(cluster) => {
-            line(&format!("roster {}, {} members", cluster.epoch, cluster.members.len()));
+            for text in about_roster(cluster) {
+                line(&text);
+            }
             for ClusterMemberView { name, fingerprint, own, .. } in &cluster.members {
                 let here = if *own { "  (this node)" } else { "" };
                 line(&format!("  {name}  {fingerprint}{here}"));
@@ -64,21 +70,41 @@ pub fn keys(format: Format, status: &StatusView, mut listed: Vec<SlotKeysView>) 
     }
 }
 
-/// Whether every other member has what this node has.
+/// Whether this node exchanges keys, and every other member has what it has.
 #[must_use]
 pub fn is_in_sync(status: &StatusView) -> bool {
     let others =
         |cluster: &ClusterView| cluster.members.iter().all(|member| member.own || member.standing == "in-sync");
-    status.cluster.as_ref().is_none_or(others)
+    status.cluster.as_ref().is_none_or(|cluster| cluster.member && !cluster.divided && others(cluster))
+}
+
+/// A roster's hash as people compare it.
+#[must_use]
+pub fn shown(hash: &[u8; 32]) -> String {
+    let mut shown = crate::audit::hex(hash);
+    shown.truncate(ROSTER_DIGITS);
+    shown
+}
+
+/// Which roster is in force, and what keeps this node from exchanging keys under it.
+fn about_roster(cluster: &ClusterView) -> Vec<String> {
+    let ClusterView { epoch, roster, member, members, divided, .. } = cluster;
+    let shown = roster.get(..ROSTER_DIGITS).unwrap_or(roster);
+    let mut lines = vec![format!("roster {epoch} ({shown}), {} members", members.len())];
+    if *divided {
+        lines
+            .push("  two rosters have this number: nothing is exchanged before `slotwarden cluster choose`".to_owned());
+    }
+    if !*member {
+        lines.push("  this node was removed from it: it exchanges nothing until a member invites it anew".to_owned());
+    }
+    lines
 }
 
 /// What stands in the status.
 pub(super) fn lines(cluster: &ClusterView) -> Vec<String> {
-    let mut lines = vec![format!("cluster: roster {}, {} members", cluster.epoch, cluster.members.len())];
-    if cluster.divided {
-        lines
-            .push("  two rosters have this number: nothing is exchanged before `slotwarden cluster choose`".to_owned());
-    }
+    let mut lines = about_roster(cluster);
+    lines.iter_mut().take(1).for_each(|first| first.insert_str(0, "cluster: "));
     for ClusterMemberView { name, own, standing, package, .. } in &cluster.members {
         if *own {
             continue;

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 pub struct ClusterView {
     /// Number of the roster in force, from 1.
     pub epoch: u32,
+    /// Its hash (SHA-256), hexadecimal, by which two rosters of one number are told apart.
+    pub roster: String,
+    /// Whether this node is one of its members; if not it was removed, and exchanges nothing.
+    pub member: bool,
     /// Its members, in the order of the roster.
     pub members: Vec<ClusterMemberView>,
     /// Whether there are two rosters of this number: nothing is exchanged until two persons chose one.
