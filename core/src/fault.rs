@@ -485,6 +485,10 @@ refusals! {
         "zeroize is under way" "wait until the daemon has started anew; then `slotwarden slot unblock NAME` gives a token another code";
     115 ZeroizeUnconfirmed "zeroize-unconfirmed" WaitsForPeople
         "this destroys every sealed code and the node key, and deactivates every slot" "be sure, then repeat with --confirm zeroize";
+    1041 ImportNameTaken "import-name-taken" WaitsForPeople
+        "since the import began somebody made another object under the name of one of its keys; it stays" "destroy or rename it, and the import goes on: `slotwarden backup import NAME`, or `slotwarden sync import` for a package; or give it up with `slotwarden backup abandon`";
+    1040 UnwrapKeyGone "unwrap-key-gone" WaitsForPeople
+        "the key that unwraps the file is not in the token any more" "give the import up with `slotwarden backup abandon`, then restore the file again";
     1030 TokenFull "token-full" Wrong
         "the token has no room for all keys of the import; what it made was destroyed again" "make room in the token, or restore into another one, then begin the restore again";
     1015 PassphraseMissing "passphrase-missing" Wrong

@@ -421,6 +421,7 @@ impl Receiving {
                     refusal @ (Refusal::ImportConflicts
                     | Refusal::ImportPlanOutdated
                     | Refusal::NoBackupKey
+                    | Refusal::SlotWithoutUnwrapKey
                     | Refusal::TokenFull),
                 ))),
             ) => {

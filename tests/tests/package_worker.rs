@@ -137,7 +137,7 @@ fn a_package_is_planned_and_made_by_the_members_own_key(kind: Kind) {
     assert_eq!(driver.call(0, HsmCall::DropUnwrapKey { keep }), Ok(HsmAnswer::UnwrapKeyDropped));
     assert_eq!(plan(&mut driver), planned(0, OBJECTS, 0, 0));
     assert_eq!(driver.call(0, HsmCall::DropUnwrapKey { keep: None }), Ok(HsmAnswer::UnwrapKeyDropped));
-    assert_eq!(plan(&mut driver), Err(HsmFailure::Refused(Refusal::NoBackupKey)));
+    assert_eq!(plan(&mut driver), Err(HsmFailure::Refused(Refusal::SlotWithoutUnwrapKey)));
 }
 
 /// With plain PKCS#11 calls, as whoever holds the token PIN of a member's slot could make them.
@@ -216,7 +216,7 @@ fn a_package_without_the_members_key_is_refused(kind: Kind) {
     assert_eq!(driver.login(0, PIN), Ok(HsmAnswer::LoggedIn));
     assert_eq!(driver.put_backup_keys(0, (KEY_ID, UID), &KEK, &MAK), Ok(HsmAnswer::BackupKeysPut));
     spool(&bench, &file);
-    assert_eq!(plan(&mut driver), Err(HsmFailure::Refused(Refusal::NoBackupKey)), "there is no U");
+    assert_eq!(plan(&mut driver), Err(HsmFailure::Refused(Refusal::SlotWithoutUnwrapKey)), "there is no U");
     drop(driver);
 }
 

@@ -36,6 +36,8 @@ slotwarden_tests::on_both_modules! {
     an_export_asks_two_things_of_each_key_and_little_besides
     a_secret_of_an_odd_length_comes_back_as_it_was_or_is_refused_by_name
     p18_what_was_forbidden_stays_forbidden
+    what_is_longer_than_an_entry_is_refused_by_name_and_everything_else_comes_whole
+    p18_a_key_that_nobody_may_destroy_comes_back_as_one
     how_far_a_slow_transfer_is_can_be_read
     a_token_that_becomes_full_amid_an_import_has_nothing_of_it_and_everything_that_was_there
 }
@@ -264,11 +266,19 @@ fn an_import_that_was_interrupted_is_finished_by_the_same_order(kind: Kind) {
     assert_eq!(prepare(&mut driver), planned(OBJECTS, 0, 0));
     assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: OBJECTS }));
     drop(driver);
-    // As after a crash: one object was not made, and one has another value than it has to have.
-    custody(&bench, &["other", "3"]);
+    // As after a crash: one object was not made. Under the name of another one somebody made a key of their own
+    // meanwhile: it stays, whatever the import wants (P25).
     custody(&bench, &["lose", "1"]);
+    custody(&bench, &["other", "3"]);
+    let before = custody(&bench, &["show"]);
     let mut driver = logged_in(&bench);
-    assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: 2 }), "{:?}", driver.notes);
+    assert_eq!(import(&mut driver), refused(Refusal::ImportNameTaken));
+    assert!(driver.notes.iter().any(|note| note.contains("it stays")), "{:?}", driver.notes);
+    drop(driver);
+    assert!(before.lines().all(|line| custody(&bench, &["show"]).contains(line)), "{before}");
+    custody(&bench, &["lose-secret", "3"]);
+    let mut driver = logged_in(&bench);
+    assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: 1 }), "{:?}", driver.notes);
     assert_eq!(custody(&bench, &["check", &proof]), "right");
     assert_eq!(driver.count(Input::WorkerLost), 0);
 }
@@ -462,6 +472,50 @@ fn p18_what_was_forbidden_stays_forbidden(kind: Kind) {
         let shown = custody(&bench, &["show"]);
         assert_eq!(shown.matches("Modifiable(false)").count(), 1, "{shown}");
     }
+}
+
+/// A module says the same of a value that is longer than its buffer as of one that it does not have.
+fn what_is_longer_than_an_entry_is_refused_by_name_and_everything_else_comes_whole(kind: Kind) {
+    let (bench, driver) = in_use(kind);
+    drop(driver);
+    custody(&bench, &["long", "roomy", "3000"]);
+    let mut driver = logged_in(&bench);
+    assert_eq!(append(&bench, &mut driver, &[]), Ok(HsmAnswer::SectionExported { keys: 3, left_out: 0 }));
+    let file = finish(&bench);
+    drop(driver);
+    for other in [kind, if kind == Kind::SoftHsm { Kind::Kryoptic } else { Kind::SoftHsm }] {
+        let bench = bench_with_token(other);
+        let mut driver = logged_in(&bench);
+        spool(&bench, &file);
+        assert_eq!(prepare(&mut driver), planned(OBJECTS + 1, 0, 0), "{other:?} {:?}", driver.notes);
+        assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: OBJECTS + 1 }));
+        drop(driver);
+        assert_eq!(custody(&bench, &["lengths", "roomy"]), "3000 2000 1500", "{other:?}");
+    }
+    custody(&bench, &["long", "endless", "9000"]);
+    let mut driver = logged_in(&bench);
+    assert_eq!(append(&bench, &mut driver, &[]), refused(Refusal::KeysCannotLeave));
+    assert_eq!(transfer_dir::read_report(&bench.transfer_dir()).expect("it was written"), ["endless"]);
+    let answer = append(&bench, &mut driver, &["endless"]);
+    assert_eq!(answer, Ok(HsmAnswer::SectionExported { keys: 3, left_out: 1 }));
+}
+
+/// A key that nobody may destroy is tried as one that may be, and is that again in the token (P18).
+fn p18_a_key_that_nobody_may_destroy_comes_back_as_one(kind: Kind) {
+    let (bench, driver) = in_use(kind);
+    drop(driver);
+    custody(&bench, &["lasting", "for-ever"]);
+    let mut driver = logged_in(&bench);
+    assert_eq!(append(&bench, &mut driver, &[]), Ok(HsmAnswer::SectionExported { keys: 4, left_out: 0 }));
+    let file = finish(&bench);
+    drop(driver);
+    let bench = bench_with_token(kind);
+    let mut driver = logged_in(&bench);
+    spool(&bench, &file);
+    assert_eq!(prepare(&mut driver), planned(OBJECTS + 1, 0, 0), "{:?}", driver.notes);
+    assert_eq!(import(&mut driver), Ok(HsmAnswer::Imported { made: OBJECTS + 1 }), "{:?}", driver.notes);
+    drop(driver);
+    assert_eq!(custody(&bench, &["show"]).matches("Destroyable(false)").count(), 1);
 }
 
 fn how_far_a_slow_transfer_is_can_be_read(kind: Kind) {

@@ -192,6 +192,8 @@ impl Token {
         let mut bench = Bench::new(&self.module, &own);
         let put = bench.put(Purpose::Unwrap, &id, kek);
         bench.finish();
+        // An import that is ordered goes on after a power cut, and needs it then.
+        let put = put.and_then(|()| self.settle());
         let planned = put.and_then(|()| self.plan(&own, PlanOf::Restore, names, (&mut spool, hash), &mut progress));
         if planned.is_err() {
             // The first failure says more; the daemon orders it again.
@@ -243,7 +245,7 @@ impl Token {
             .callers
             .aside(|| transfer_dir::read_remembered(&self.transfer_dir, which))
             .map_err(|error| self.failed_file("what is recorded as removed", &error))?;
-        let mut restorer = self.restorer(own, &id_of(key_id, uid))?;
+        let mut restorer = self.restorer(own, which, &id_of(key_id, uid))?;
         let index = restorer.index()?;
         let (mut plan, mut new) = (ImportPlan::default(), Vec::new());
         spool.entries(|entry| {
@@ -316,7 +318,7 @@ impl Token {
             // The program has taken its part back; the daemon saw to that before this order.
             return self.settle().map(|()| HsmAnswer::Imported { made: 0 });
         }
-        let mut restorer = self.restorer(&own, &id_of(key_id, uid))?;
+        let mut restorer = self.restorer(&own, which, &id_of(key_id, uid))?;
         let index = restorer.index()?;
         let failed = |error: std::io::Error| self.failed_file("the plan of an import", &error);
         if !transfer_dir::is_import_begun(&self.transfer_dir, which, &plan).map_err(failed)? {
@@ -363,11 +365,19 @@ impl Token {
                 }
             }
             if !is_there {
-                // The plan found none of this name: what is there now was made by an import that was interrupted.
+                // The plan found none of this name: what is there now an interrupted import left, or somebody made since.
+                for object in &torn {
+                    if !restorer.may_be_left_of(entry, *object)? {
+                        let name = name_of(entry.label, entry.id);
+                        self.replies.note(format!("{name}: somebody made another object of this name since; it stays"));
+                        return Err(HsmFailure::Refused(Refusal::ImportNameTaken));
+                    }
+                }
                 for object in torn {
                     restorer.destroy(object)?;
                 }
-                restorer.make(entry, true).map_err(|failed| self.failed_entry(entry, failed))?;
+                // The token took it as an object of the session: what fails now is the token, and not the entry.
+                restorer.make(entry, true).inspect_err(|failed| self.note_entry(entry, *failed))?;
                 made = made.saturating_add(1);
             }
             self.module.callers.aside(|| ());
@@ -398,7 +408,8 @@ impl Token {
                 return Ok(());
             }
             for object in index.get(&known_by(entry.class, entry.id, entry.label)).into_iter().flatten() {
-                if !gone.contains(object) && restorer.is_labelled(entry, *object)? {
+                let is_named = !gone.contains(object) && restorer.is_labelled(entry, *object)?;
+                if is_named && restorer.may_be_left_of(entry, *object)? {
                     restorer.destroy(*object)?;
                     gone.insert(*object);
                 }
@@ -437,17 +448,20 @@ impl Token {
         Ok(())
     }
 
-    fn restorer<'a>(&'a self, own: &'a Session, id: &[u8]) -> Result<Restorer<'a>, HsmFailure> {
+    fn restorer<'a>(&'a self, own: &'a Session, which: PlanOf, id: &[u8]) -> Result<Restorer<'a>, HsmFailure> {
         let by = Objects { module: &self.module, open: own }.right(Purpose::Unwrap, id)?;
-        let by = by.ok_or(HsmFailure::Refused(Refusal::NoBackupKey))?.handle();
+        let gone = match which {
+            PlanOf::Restore => Refusal::UnwrapKeyGone,
+            PlanOf::Package(_) => Refusal::SlotWithoutUnwrapKey,
+        };
+        let by = by.ok_or(HsmFailure::Refused(gone))?.handle();
         let wrap = KeyWrap::find(&self.module, own, &Calls::new(&self.module, own)?)?;
         Restorer::new(&self.module, own, wrap, by)
     }
 
     /// Says which entry the token did not take. Codes about the session stay what they are.
     fn failed_entry(&self, entry: &Entry<'_>, failed: HsmFailure) -> HsmFailure {
-        let name = name_of(entry.label, entry.id);
-        self.replies.note(format!("entry {} ({name}) of the export was not made: {failed:?}", entry.index));
+        self.note_entry(entry, failed);
         match failed {
             full if is_full(full) => full,
             HsmFailure::Pkcs11 { code, function: Function::UnwrapKey } if !says_lost(code) => {
@@ -455,6 +469,11 @@ impl Token {
             }
             other => other,
         }
+    }
+
+    fn note_entry(&self, entry: &Entry<'_>, failed: HsmFailure) {
+        let name = name_of(entry.label, entry.id);
+        self.replies.note(format!("entry {} ({name}) of the export was not made: {failed:?}", entry.index));
     }
 
     fn failed_file(&self, what: &str, error: &std::io::Error) -> HsmFailure {

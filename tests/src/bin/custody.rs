@@ -5,7 +5,9 @@
 //! `make` makes an RSA pair (id 01), an EC pair (02), an AES key (03) and a certificate (01), `certificate` that one alone;
 //! `locked NAME` makes an AES key that is not extractable, `trusting NAME` one that only a trusted
 //! key may wrap, `fixed NAME` one that nobody may modify, `odd NAME` a secret of 36 bytes; `other ID`
-//! destroys the AES key of this id and makes another one there; `lose ID` destroys a private key;
+//! destroys the AES key of this id and makes another one there; `lose ID` destroys a private key,
+//! `lose-secret ID` an AES key; `lasting NAME` makes an AES key that nobody may destroy; `long NAME BYTES` a certificate of
+//! so many bytes, whose subject has 2,000 and whose issuer 1,500, `lengths NAME` prints the three;
 //! `many COUNT` makes private EC keys, `secrets COUNT` AES keys; `known ID VALUE` makes a secret of these bytes (both in hexadecimal), `value ID`
 //! prints one that may be read; `mac NAME` prints what a secret signs; `proof` prints what the
 //! keys of `make` sign and encrypt; `check PROOF` verifies and decrypts that, and has the private keys
@@ -73,6 +75,25 @@ fn main() -> Result<(), Failed> {
             aes(&session, true, &[Attribute::Id(id), Attribute::Label(b"aes".to_vec())]).map(drop)
         }
         ["lose", id] => Ok(session.destroy_object(one(&session, ObjectClass::PRIVATE_KEY, &[id.parse::<u8>()?])?)?),
+        ["lose-secret", id] => {
+            Ok(session.destroy_object(one(&session, ObjectClass::SECRET_KEY, &[id.parse::<u8>()?])?)?)
+        }
+        ["lasting", name] => {
+            let more = [
+                Attribute::Label(name.as_bytes().to_vec()),
+                Attribute::Id(name.as_bytes().to_vec()),
+                Attribute::Destroyable(false),
+            ];
+            aes(&session, true, &more).map(drop)
+        }
+        ["long", name, bytes] => long(&session, name, bytes.parse()?),
+        ["lengths", name] => {
+            let found = one(&session, ObjectClass::CERTIFICATE, name.as_bytes())?;
+            let asked = [AttributeType::Value, AttributeType::Subject, AttributeType::Issuer];
+            let lengths: Vec<String> = session.get_attributes(found, &asked)?.iter().map(length).collect();
+            println!("{}", lengths.join(" "));
+            Ok(())
+        }
         ["many", count] => {
             for number in 0..count.parse::<u32>()? {
                 ec(&session, &number.to_be_bytes(), false)?;
@@ -135,6 +156,37 @@ fn certificate(session: &Session) -> Result<(), Failed> {
     certificate.extend(named);
     session.create_object(&certificate)?;
     Ok(())
+}
+
+/// A certificate as far as a token looks: values of these lengths in DER.
+fn long(session: &Session, name: &str, bytes: u16) -> Result<(), Failed> {
+    let sequence = |bytes: u16| {
+        let inside = bytes - 4;
+        let mut value = vec![0x30, 0x82];
+        value.extend(inside.to_be_bytes());
+        value.resize(usize::from(bytes), 0);
+        value
+    };
+    session.create_object(&[
+        Attribute::Class(ObjectClass::CERTIFICATE),
+        Attribute::CertificateType(CertificateType::X_509),
+        Attribute::Token(true),
+        Attribute::Private(false),
+        Attribute::Id(name.as_bytes().to_vec()),
+        Attribute::Label(name.as_bytes().to_vec()),
+        Attribute::Subject(sequence(2000)),
+        Attribute::Issuer(sequence(1500)),
+        Attribute::SerialNumber(vec![2, 1, 1]),
+        Attribute::Value(sequence(bytes)),
+    ])?;
+    Ok(())
+}
+
+fn length(found: &Attribute) -> String {
+    match found {
+        Attribute::Value(value) | Attribute::Subject(value) | Attribute::Issuer(value) => value.len().to_string(),
+        other => format!("{other:?}"),
+    }
 }
 
 fn private() -> Vec<Attribute> {
@@ -240,6 +292,7 @@ fn show(session: &Session) -> Result<(), Failed> {
                 AttributeType::Sensitive,
                 AttributeType::Extractable,
                 AttributeType::Modifiable,
+                AttributeType::Destroyable,
             ];
             println!("{class:?} {:?}", session.get_attributes(object, &types)?);
         }

@@ -93,13 +93,13 @@ impl<'a> Calls<'a> {
         result.and_then(|found| ended.map(|()| found))
     }
 
-    /// Asks for attributes once, and says whether a buffer was too small.
+    /// Asks for attributes once.
     pub(super) fn attributes(
         &self,
         object: CK_OBJECT_HANDLE,
         places: &mut [Place<'_>],
         said: &mut Vec<Said>,
-    ) -> Result<bool, HsmFailure> {
+    ) -> Result<(), HsmFailure> {
         let asked = Function::GetAttributeValue;
         let get = self.list.C_GetAttributeValue.ok_or(unsupported(asked))?;
         let mut template: Vec<CK_ATTRIBUTE> = places
@@ -130,7 +130,7 @@ impl<'a> Calls<'a> {
                 Some(length) => Said::Length(length),
             }
         }));
-        Ok(answer == CKR_BUFFER_TOO_SMALL)
+        Ok(())
     }
 
     /// `C_WrapKey` into a buffer; the module's own code where it refuses.

@@ -6,11 +6,11 @@
 use cryptoki_sys::{
     CK_ATTRIBUTE_TYPE, CK_OBJECT_CLASS, CK_OBJECT_HANDLE, CK_ULONG, CKA_ALLOWED_MECHANISMS, CKA_ALWAYS_AUTHENTICATE,
     CKA_ALWAYS_SENSITIVE, CKA_BASE, CKA_CERTIFICATE_CATEGORY, CKA_CERTIFICATE_TYPE, CKA_CHECK_VALUE, CKA_CLASS,
-    CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE, CKA_EC_PARAMS, CKA_EC_POINT, CKA_ENCRYPT, CKA_END_DATE, CKA_EXTRACTABLE,
-    CKA_ID, CKA_ISSUER, CKA_KEY_GEN_MECHANISM, CKA_KEY_TYPE, CKA_LABEL, CKA_LOCAL, CKA_MODIFIABLE, CKA_MODULUS,
-    CKA_NEVER_EXTRACTABLE, CKA_PARAMETER_SET, CKA_PRIME, CKA_PRIVATE, CKA_PUBLIC_EXPONENT, CKA_PUBLIC_KEY_INFO,
-    CKA_SENSITIVE, CKA_SERIAL_NUMBER, CKA_SIGN, CKA_SIGN_RECOVER, CKA_START_DATE, CKA_SUBJECT, CKA_SUBPRIME,
-    CKA_UNWRAP, CKA_UNWRAP_TEMPLATE, CKA_VALUE, CKA_VALUE_LEN, CKA_VERIFY, CKA_VERIFY_RECOVER, CKA_WRAP,
+    CKA_COPYABLE, CKA_DECRYPT, CKA_DERIVE, CKA_DESTROYABLE, CKA_EC_PARAMS, CKA_EC_POINT, CKA_ENCRYPT, CKA_END_DATE,
+    CKA_EXTRACTABLE, CKA_ID, CKA_ISSUER, CKA_KEY_GEN_MECHANISM, CKA_KEY_TYPE, CKA_LABEL, CKA_LOCAL, CKA_MODIFIABLE,
+    CKA_MODULUS, CKA_NEVER_EXTRACTABLE, CKA_PARAMETER_SET, CKA_PRIME, CKA_PRIVATE, CKA_PUBLIC_EXPONENT,
+    CKA_PUBLIC_KEY_INFO, CKA_SENSITIVE, CKA_SERIAL_NUMBER, CKA_SIGN, CKA_SIGN_RECOVER, CKA_START_DATE, CKA_SUBJECT,
+    CKA_SUBPRIME, CKA_UNWRAP, CKA_UNWRAP_TEMPLATE, CKA_VALUE, CKA_VALUE_LEN, CKA_VERIFY, CKA_VERIFY_RECOVER, CKA_WRAP,
     CKA_WRAP_TEMPLATE, CKA_WRAP_WITH_TRUSTED, CKC_X_509, CKO_CERTIFICATE, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY,
     CKO_SECRET_KEY,
 };
@@ -68,6 +68,7 @@ const SECRET: &[Row] = &[
     (CKA_KEY_GEN_MECHANISM, Use::Recorded),
     (CKA_MODIFIABLE, Use::Set),
     (CKA_COPYABLE, Use::Set),
+    (CKA_DESTROYABLE, Use::Set),
     (CKA_WRAP_WITH_TRUSTED, Use::Set),
     (CKA_WRAP_TEMPLATE, Use::Forbids),
     (CKA_UNWRAP_TEMPLATE, Use::Forbids),
@@ -97,6 +98,7 @@ const PRIVATE: &[Row] = &[
     (CKA_KEY_GEN_MECHANISM, Use::Recorded),
     (CKA_MODIFIABLE, Use::Set),
     (CKA_COPYABLE, Use::Set),
+    (CKA_DESTROYABLE, Use::Set),
     (CKA_EC_PARAMS, Use::Recorded),
     (CKA_ALWAYS_AUTHENTICATE, Use::Set),
     (CKA_WRAP_WITH_TRUSTED, Use::Set),
@@ -126,6 +128,7 @@ const PUBLIC: &[Row] = &[
     (CKA_KEY_GEN_MECHANISM, Use::Recorded),
     (CKA_MODIFIABLE, Use::Set),
     (CKA_COPYABLE, Use::Set),
+    (CKA_DESTROYABLE, Use::Set),
     (CKA_EC_PARAMS, Use::Set),
     (CKA_EC_POINT, Use::Set),
     (CKA_PARAMETER_SET, Use::Set),
@@ -144,6 +147,7 @@ const CERTIFICATE: &[Row] = &[
     (CKA_END_DATE, Use::Set),
     (CKA_MODIFIABLE, Use::Set),
     (CKA_COPYABLE, Use::Set),
+    (CKA_DESTROYABLE, Use::Set),
 ];
 
 /// What tells one value from another, where a module says it.
@@ -162,8 +166,6 @@ const IDENTIFYING: [CK_ATTRIBUTE_TYPE; 12] = [
     CKA_PARAMETER_SET,
 ];
 
-/// Room for a value of bytes at first; more where a module needs it.
-const ROOM_FIRST: usize = 1024;
 /// Odd, so that no value fills it (see [`Said::Nothing`]).
 const ROOM_OF_A_NUMBER: usize = size_of::<CK_ULONG>() + 7;
 const ROOM_OF_A_FLAG: usize = 3;
@@ -188,6 +190,7 @@ fn form(kind: CK_ATTRIBUTE_TYPE) -> Form {
         | CKA_ALWAYS_SENSITIVE
         | CKA_MODIFIABLE
         | CKA_COPYABLE
+        | CKA_DESTROYABLE
         | CKA_ALWAYS_AUTHENTICATE
         | CKA_WRAP_WITH_TRUSTED => Form::Flag,
         CKA_CLASS
@@ -243,6 +246,7 @@ pub(super) struct Sheet {
     rooms: Vec<Vec<u8>>,
     said: Vec<Said>,
     class: Option<Class>,
+    is_too_long: bool,
 }
 
 impl Sheet {
@@ -251,10 +255,10 @@ impl Sheet {
             _ if is_template(*kind) => Vec::new(),
             Form::Flag => vec![0; ROOM_OF_A_FLAG],
             Form::Number => vec![0; ROOM_OF_A_NUMBER],
-            Form::Numbers | Form::Bytes => vec![0; ROOM_FIRST + 1],
+            Form::Numbers | Form::Bytes => vec![0; OBJECT_BYTES_MAX],
         };
         let kinds = asked();
-        Sheet { rooms: kinds.iter().map(room).collect(), kinds, said: Vec::new(), class: None }
+        Sheet { rooms: kinds.iter().map(room).collect(), kinds, said: Vec::new(), class: None, is_too_long: false }
     }
 
     /// `None` for what no export holds.
@@ -262,8 +266,15 @@ impl Sheet {
         self.class
     }
 
-    /// Reads an object: one call for a key. Another one for the value of a public object, and where a
-    /// buffer was too small or a module stopped on the way.
+    /// Whether a value is longer than any entry, or a public object does not say what it is. Where a module has no
+    /// attribute of a name it says the same as of one that is too long for a buffer, so it is asked again for what
+    /// names an object, and for all that a certificate has.
+    pub(super) fn is_too_long(&self) -> bool {
+        self.is_too_long
+    }
+
+    /// Reads an object: one call for a key. Another one for the value of a public object, and where a module
+    /// stopped on the way or does not have what every object has.
     pub(super) fn read(&mut self, calls: &Calls<'_>, object: CK_OBJECT_HANDLE) -> Result<(), HsmFailure> {
         let before_value = self.kinds.len().saturating_sub(1);
         self.class = None;
@@ -280,7 +291,32 @@ impl Sheet {
         if matches!(self.class, Some(Class::Public | Class::Certificate)) {
             self.ask(calls, object, (before_value, self.kinds.len()))?;
         }
+        let says = |kinds: &[CK_ATTRIBUTE_TYPE]| kinds.iter().any(|kind| self.value(*kind).is_some());
+        let says_what_it_is = match self.class {
+            Some(Class::Public) => says(&[CKA_VALUE, CKA_MODULUS, CKA_EC_POINT]),
+            Some(Class::Certificate) => says(&[CKA_VALUE]),
+            Some(Class::Secret | Class::Private) | None => true,
+        };
+        self.is_too_long = !says_what_it_is || self.has_longer(calls, object)?;
         Ok(())
+    }
+
+    /// Whether what the module did not give is there, and longer than its room.
+    fn has_longer(&self, calls: &Calls<'_>, object: CK_OBJECT_HANDLE) -> Result<bool, HsmFailure> {
+        let Some(class) = self.class else { return Ok(false) };
+        let is_asked = |kind: CK_ATTRIBUTE_TYPE| match class {
+            Class::Certificate => form(kind) == Form::Bytes && rows(class).iter().any(|(row, _)| *row == kind),
+            Class::Secret | Class::Private | Class::Public => matches!(kind, CKA_LABEL | CKA_ID),
+        };
+        let missing =
+            self.kinds.iter().zip(&self.said).filter(|(kind, said)| **said == Said::Unavailable && is_asked(**kind));
+        let mut places: Vec<Place<'_>> = missing.map(|(kind, _)| Place { kind: *kind, room: &mut [] }).collect();
+        if places.is_empty() {
+            return Ok(false);
+        }
+        let mut said = Vec::with_capacity(places.len());
+        calls.attributes(object, &mut places, &mut said)?;
+        Ok(said.iter().any(|said| matches!(said, Said::Length(1..))))
     }
 
     fn ask(
@@ -290,19 +326,10 @@ impl Sheet {
         (from, to): (usize, usize),
     ) -> Result<(), HsmFailure> {
         let mut said = Vec::with_capacity(to.saturating_sub(from));
-        if self.ask_once(calls, object, (from, to), false, &mut said)? {
-            self.ask_once(calls, object, (from, to), true, &mut said)?;
-            for (room, said) in self.rooms[from..to].iter_mut().zip(&said) {
-                if let Said::Length(length) = said
-                    && !room.is_empty()
-                    && *length >= room.len()
-                {
-                    // An object of more than this fits into no entry.
-                    room.resize(length.saturating_add(1).min(OBJECT_BYTES_MAX), 0);
-                }
-            }
-            self.ask_once(calls, object, (from, to), false, &mut said)?;
-        }
+        let rooms = self.rooms[from..to].iter_mut();
+        let mut places: Vec<Place<'_>> =
+            self.kinds[from..to].iter().zip(rooms).map(|(kind, room)| Place { kind: *kind, room }).collect();
+        calls.attributes(object, &mut places, &mut said)?;
         for (at, told) in (from..to).zip(said) {
             self.said[at] = told;
             if told == Said::Nothing {
@@ -314,23 +341,6 @@ impl Sheet {
             }
         }
         Ok(())
-    }
-
-    fn ask_once(
-        &mut self,
-        calls: &Calls<'_>,
-        object: CK_OBJECT_HANDLE,
-        (from, to): (usize, usize),
-        only_lengths: bool,
-        said: &mut Vec<Said>,
-    ) -> Result<bool, HsmFailure> {
-        let rooms = self.rooms[from..to].iter_mut();
-        let mut places: Vec<Place<'_>> = self.kinds[from..to]
-            .iter()
-            .zip(rooms)
-            .map(|(kind, room)| Place { kind: *kind, room: if only_lengths { &mut [] } else { room.as_mut_slice() } })
-            .collect();
-        calls.attributes(object, &mut places, said)
     }
 
     /// The value as the module gave it; `None` where it has none or an empty one.
@@ -454,7 +464,7 @@ pub(super) fn identifies(kind: CK_ATTRIBUTE_TYPE) -> bool {
 pub(super) fn is_harmless(kind: CK_ATTRIBUTE_TYPE, value: &[u8]) -> bool {
     let is_on = value.first().is_some_and(|byte| *byte != 0);
     match kind {
-        CKA_MODIFIABLE | CKA_COPYABLE => is_on,
+        CKA_MODIFIABLE | CKA_COPYABLE | CKA_DESTROYABLE => is_on,
         CKA_CERTIFICATE_CATEGORY => value.iter().all(|byte| *byte == 0),
         _ => form(kind) == Form::Flag && !is_on,
     }

@@ -13,8 +13,9 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::object::Attribute;
 use cryptoki::session::Session;
 use cryptoki_sys::{
-    CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE, CK_ULONG, CKA_CHECK_VALUE, CKA_CLASS, CKA_EC_POINT, CKA_ID, CKA_KEY_TYPE,
-    CKA_LABEL, CKA_MODIFIABLE, CKA_MODULUS, CKA_PUBLIC_KEY_INFO, CKA_SUBJECT, CKA_TOKEN, CKA_VALUE, CKA_VALUE_LEN,
+    CK_ATTRIBUTE_TYPE, CK_OBJECT_HANDLE, CK_ULONG, CKA_CHECK_VALUE, CKA_CLASS, CKA_DESTROYABLE, CKA_EC_POINT, CKA_ID,
+    CKA_KEY_TYPE, CKA_LABEL, CKA_MODIFIABLE, CKA_MODULUS, CKA_PUBLIC_KEY_INFO, CKA_SUBJECT, CKA_TOKEN, CKA_VALUE,
+    CKA_VALUE_LEN,
 };
 use slotwarden_core::export::{Class, Entry, FRAME_BYTES_MAX};
 use slotwarden_core::fault::{Function, HsmFailure, Refusal};
@@ -80,7 +81,7 @@ impl<'a> Restorer<'a> {
             Err(HsmFailure::Pkcs11 { code, .. }) if is_about_the_template(code) => self.make_with(entry, &whole, false),
             other => other,
         }?;
-        let right = self.is_as(entry, made);
+        let right = self.is_as_made(entry, made, in_token);
         if right == Ok(true) {
             return Ok(made);
         }
@@ -108,6 +109,10 @@ impl<'a> Restorer<'a> {
 
     /// Whether an object is named as the entry and has its attributes, as far as the token says.
     pub(super) fn is_as(&mut self, entry: &Entry<'_>, object: CK_OBJECT_HANDLE) -> Result<bool, HsmFailure> {
+        self.is_as_made(entry, object, true)
+    }
+
+    fn is_as_made(&mut self, entry: &Entry<'_>, object: CK_OBJECT_HANDLE, in_token: bool) -> Result<bool, HsmFailure> {
         let sheet = self.read(object)?;
         if sheet.id() != entry.id || sheet.label() != entry.label || !is_of_type(sheet, entry) {
             return Ok(false);
@@ -115,6 +120,7 @@ impl<'a> Restorer<'a> {
         let is_set = entry.set.iter().all(|(kind, value)| {
             let kind = CK_ATTRIBUTE_TYPE::from(kind);
             match sheet.for_file(kind) {
+                _ if is_left_to_the_token(kind, in_token) => true,
                 Some(has) => has == value,
                 // A name in a directory restricts nothing.
                 None => kind == CKA_SUBJECT || object::is_harmless(kind, value),
@@ -154,6 +160,34 @@ impl<'a> Restorer<'a> {
             Class::Public | Class::Certificate => Ok(false),
             Class::Private | Class::Secret => Ok(self.weigh(made, object)?.unwrap_or(by_check_value)),
         }
+    }
+
+    /// Whether an object may be what an interrupted import left of this entry: it has the entry's value, or none that
+    /// anybody could name. What has another value is somebody else's, and stays (P25).
+    pub(super) fn may_be_left_of(&mut self, entry: &Entry<'_>, object: CK_OBJECT_HANDLE) -> Result<bool, HsmFailure> {
+        let sheet = self.read(object)?;
+        let no_type = sheet.class() == Some(entry.class) && sheet.number(CKA_KEY_TYPE).is_none();
+        if no_type && entry.class != Class::Certificate {
+            return Ok(true);
+        }
+        if !is_of_type(sheet, entry) {
+            return Ok(false);
+        }
+        let mut named = entry.set.iter().chain(entry.recorded.iter()).map(|(kind, _)| CK_ATTRIBUTE_TYPE::from(kind));
+        let is_said =
+            |kind| sheet.value(kind).is_some_and(|value| kind != CKA_VALUE_LEN || value.iter().any(|byte| *byte != 0));
+        let (mut some, mut said) = (false, false);
+        named.by_ref().filter(|kind| object::identifies(*kind)).for_each(|kind| {
+            some = true;
+            said |= is_said(kind);
+        });
+        if some && !said {
+            return Ok(true);
+        }
+        let made = self.make(entry, false)?;
+        let same = self.has_value_of(entry, made, object);
+        self.destroy(made)?;
+        same
     }
 
     /// Whether two keys give the same blob; `None` where one of them gives none.
@@ -241,6 +275,9 @@ fn template(entry: &Entry<'_>, in_token: bool) -> Result<Vec<(CK_ATTRIBUTE_TYPE,
         let native = object::for_module(kind, value).filter(|_| object::is_set_again(entry.class, kind));
         let native = native.ok_or(invalid)?;
         let kind = CK_ATTRIBUTE_TYPE::from(kind);
+        if is_left_to_the_token(kind, in_token) {
+            continue;
+        }
         if kind == CKA_MODIFIABLE {
             last = Some((kind, native));
         } else {
@@ -249,6 +286,11 @@ fn template(entry: &Entry<'_>, in_token: bool) -> Result<Vec<(CK_ATTRIBUTE_TYPE,
     }
     whole.extend(last);
     Ok(whole)
+}
+
+/// An object of the session is only tried, and has to go again.
+fn is_left_to_the_token(kind: CK_ATTRIBUTE_TYPE, in_token: bool) -> bool {
+    kind == CKA_DESTROYABLE && !in_token
 }
 
 fn is_about_the_template(code: u64) -> bool {

@@ -159,10 +159,17 @@ pub(super) fn is_ours(sheet: &Sheet) -> bool {
         && Purpose::ALL.iter().any(|purpose| purpose.label().as_bytes() == sheet.label())
 }
 
-/// Whether a key can leave at all.
+/// Whether an object can leave at all.
 pub(super) fn why_no_export_holds(sheet: &Sheet) -> Option<Why> {
-    if !sheet.class().is_some_and(is_key) {
+    let class = sheet.class()?;
+    if sheet.is_too_long() {
+        return Some(Why::Refused { code: TOO_LONG });
+    }
+    if class == Class::Certificate {
         return None;
+    }
+    if class == Class::Public {
+        return sheet.has_template().then_some(Why::Refused { code: HAS_TEMPLATE });
     }
     if sheet.flag(CKA_EXTRACTABLE) != Some(true) {
         return Some(Why::NotExtractable);
