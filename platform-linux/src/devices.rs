@@ -5,8 +5,10 @@
 //! sending [`Event`]s into the loop's channel; none of them decides anything.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -269,6 +271,34 @@ pub struct ReaderView {
     pub reason: Option<String>,
 }
 
+/// A part of a file that a client takes away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilePart {
+    /// Changes when another file takes its place: parts of two are no file.
+    pub version: u64,
+    /// Length of the whole file, bytes.
+    pub total: u64,
+    /// None behind the end.
+    pub bytes: Vec<u8>,
+}
+
+impl FilePart {
+    /// Of this file, from `offset` on.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn of(path: &Path, offset: u64, count: usize) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let about = file.metadata()?;
+        file.seek(SeekFrom::Start(offset))?;
+        let mut bytes = Vec::with_capacity(count);
+        file.take(count as u64).read_to_end(&mut bytes)?;
+        // Every file is made under another name and renamed, so it is another inode, made at another time.
+        let version = about.ino() ^ about.ctime_nsec().cast_unsigned().rotate_left(32);
+        Ok(FilePart { version, total: about.len(), bytes })
+    }
+}
+
 /// The files of exports and restores.
 pub trait Files {
     /// Carries out an order; the answer comes later as `Input::Done` with `ticket`, but for `Discard`.
@@ -298,7 +328,7 @@ pub trait Files {
     ///
     /// # Errors
     /// `Own::NoExport`; [`Refusal::StoreUnreadable`].
-    fn read_export(&self, offset: u64, count: usize) -> Result<(u64, Vec<u8>), Problem>;
+    fn read_export(&self, offset: u64, count: usize) -> Result<FilePart, Problem>;
     /// Takes a part of a file that somebody brought; what it says that it is, and where it is until the next one,
     /// once it is whole.
     ///

@@ -46,6 +46,8 @@ pub struct Verified {
     pub cost: Option<VerifiedCost>,
     /// Its sections.
     pub sections: Vec<VerifiedSection>,
+    /// Objects beyond those that are listed.
+    pub not_listed: u64,
 }
 
 /// What one try of a passphrase costs: Argon2id, RFC 9106.
@@ -58,6 +60,9 @@ pub struct VerifiedCost {
     /// Lanes.
     pub lanes: u32,
 }
+
+/// Objects that are listed: more than two slots of 100,000 keys have. A file that anybody made cannot fill the memory.
+const LISTED_MAX: u32 = 250_000;
 
 /// What came from one slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -99,17 +104,23 @@ pub struct VerifiedObject {
 /// checked too, before anything in it is shown.
 ///
 /// # Errors
-/// [`Own::FileUnreadable`]; [`Own::FileRefused`] with what is wrong with it; [`Refusal::PassphraseWrong`],
+/// [`Own::FileUnreadable`]; [`Own::FileRefused`] with what is wrong with it; [`Own::SignedByAnother`],
+/// [`Refusal::PassphraseWrong`],
 /// [`Refusal::PassphraseNotWanted`].
 pub fn verify(path: &Path, node_key: Option<[u8; 32]>, passphrase: Option<&[u8]>) -> Result<Verified, Problem> {
     let unreadable = |error: io::Error| Own::FileUnreadable.with(format!("{}: {error}", path.display()));
-    let file = File::open(path).map_err(unreadable)?;
-    if !file.metadata().map_err(unreadable)?.is_file() {
+    // Before it is opened: a pipe would be waited for.
+    let about = std::fs::metadata(path).map_err(unreadable)?;
+    if !about.is_file() {
         return Err(Own::FileUnreadable.with(format!("{}: it is not a file", path.display())));
     }
+    let file = File::open(path).map_err(unreadable)?;
     let refused = |what: &str, name: &str| Own::FileRefused.with(format!("{}: {what} ({name})", path.display()));
     let mut found = read(&mut Reader::new(Io(BufReader::new(&file))), node_key)
         .map_err(|wrong| refused(wrong.sentence(), wrong.name()))?;
+    if node_key.is_some() && !found.trusted {
+        return Err(Own::SignedByAnother.with(format!("{}: signed by {}", path.display(), found.signed_by)));
+    }
     if let Some(passphrase) = passphrase {
         (&file).seek(SeekFrom::Start(0)).map_err(unreadable)?;
         let key_of = |header: &Header, place: &mut [u8; 32]| {
@@ -175,7 +186,9 @@ fn read<R: embedded_io::Read>(reader: &mut Reader<R>, node_key: Option<[u8; 32]>
         authentic: false,
         cost: None,
         sections: Vec::new(),
+        not_listed: 0,
     };
+    let mut listed = 0;
     loop {
         match reader.next()? {
             Part::Header(header) => {
@@ -197,6 +210,7 @@ fn read<R: embedded_io::Read>(reader: &mut Reader<R>, node_key: Option<[u8; 32]>
                     cost: passphrase::of_header(header.protection)
                         .map(|(_, Cost { memory_kib, passes, lanes })| VerifiedCost { memory_kib, passes, lanes }),
                     sections: Vec::new(),
+                    not_listed: 0,
                 };
             }
             Part::Section(section) => found.sections.push(VerifiedSection {
@@ -218,11 +232,14 @@ fn read<R: embedded_io::Read>(reader: &mut Reader<R>, node_key: Option<[u8; 32]>
                 left_out: Vec::new(),
                 vendor_bytes: None,
             }),
+            Part::Entry(_) | Part::LeftOut(_) if listed >= LISTED_MAX => found.not_listed += 1,
             Part::Entry(entry) => {
+                listed += 1;
                 let object = object(entry.class, entry.key_type, entry.id, entry.label, None);
                 found.sections.iter_mut().next_back().into_iter().for_each(|last| last.objects.push(object.clone()));
             }
             Part::LeftOut(key) => {
+                listed += 1;
                 let why = match key.why {
                     Why::NotExtractable => "CKA_EXTRACTABLE is false".to_owned(),
                     Why::WrapWithTrusted => "CKA_WRAP_WITH_TRUSTED is true".to_owned(),

@@ -14,7 +14,7 @@ mod vendor;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufReader, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 
 use self::reading::{Wanted, digest_of, look_into};
 use self::vendor::Vendor;
-use crate::devices::{Event, Events, ExportAbout, Files, Kind, PackageAbout, ProgramResult, Signer, ToRead};
+use crate::devices::{Event, Events, ExportAbout, FilePart, Files, Kind, PackageAbout, ProgramResult, Signer, ToRead};
 use crate::exchange::ROSTER_BYTES_MAX;
 use crate::export_file::{Io, check_macs};
 use crate::package_file;
@@ -172,7 +172,8 @@ impl DiskFiles {
             let _ = fs::remove_file(&path);
             let disk = rustix::fs::statvfs(&self.dir).map_err(|error| failed(error.into()))?;
             if !has_room(disk.f_bavail.saturating_mul(disk.f_frsize), total) {
-                return Err(Refusal::DiskReserve.into());
+                let detail = format!("it needs {total} bytes, and {STORE_BYTES} are kept free");
+                return Err(Problem::from(Refusal::DiskReserve).with(detail));
             }
         }
         let mut file = OpenOptions::new().append(true).create(offset == 0).mode(0o600).open(&path).map_err(failed)?;
@@ -343,17 +344,17 @@ impl Files for DiskFiles {
         names.into_iter().map(|name| format!("{job}/{name}")).collect()
     }
 
-    fn read_export(&self, offset: u64, count: usize) -> Result<(u64, Vec<u8>), Problem> {
+    fn read_export(&self, offset: u64, count: usize) -> Result<FilePart, Problem> {
         let unreadable = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => Problem::from(Own::NoExport),
             _ => Problem::from(Refusal::StoreUnreadable).with(error.to_string()),
         };
-        let mut file = File::open(self.dir.join(LAST)).map_err(unreadable)?;
-        let total = file.metadata().map_err(unreadable)?.len();
-        file.seek(SeekFrom::Start(offset)).map_err(unreadable)?;
-        let mut bytes = Vec::with_capacity(count);
-        file.take(count as u64).read_to_end(&mut bytes).map_err(unreadable)?;
-        Ok((total, bytes))
+        let part = FilePart::of(&self.dir.join(LAST), offset, count).map_err(unreadable)?;
+        if offset >= part.total {
+            // Whoever asks behind the end has it all, durably.
+            transfer_dir::cover_taken(&self.dir).map_err(unreadable)?;
+        }
+        Ok(part)
     }
 
     fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<(Kind, PathBuf)>, Problem> {
@@ -425,15 +426,15 @@ fn last(dir: &Path) -> io::Result<(u64, [u8; 32])> {
     }
 }
 
-/// Reads every section back, signs, makes it durable, and gives it its name; then its keys are covered.
+/// Reads every section back, signs, makes it durable, and gives it its name. Its keys are covered when somebody took it.
 fn finish(dir: &Path, header: [u8; 32], sign: &Signer) -> io::Result<()> {
     let covered = close(dir, header, sign)?;
-    fs::rename(dir.join(transfer_dir::EXPORT), dir.join(LAST))?;
-    File::open(dir)?.sync_all()?;
-    for (uid, digests) in covered {
-        transfer_dir::cover(dir, uid, &digests)?;
-    }
-    Ok(())
+    // Whoever has just taken the one before says nothing of this one.
+    transfer_dir::forget_taken(dir)?;
+    rename_durably(&dir.join(transfer_dir::EXPORT), &dir.join(LAST))?;
+    transfer_dir::write_taken(dir, &covered)?;
+    // It is in the file, and need not be there twice.
+    remove_if_there(&dir.join(transfer_dir::VENDOR_PART))
 }
 
 /// The same of a package: what is there now goes into the ledgers, and facts and keys into one sealed file.

@@ -122,13 +122,17 @@ own_refusals! {
     645 NoExport "no-export" Wrong
         "no export was made on this appliance yet" "`slotwarden backup export FILE` makes one";
     646 FileRefused "file-refused" Wrong
-        "the file is none of ours, or is not whole; nothing was changed" "take another copy of it; of an export `slotwarden verify FILE` says more";
+        "the file is none of ours, or is not whole; nothing was changed" "take another copy of it, or have it made anew";
     647 FileNotSpooled "file-not-spooled" Wrong
         "the file that this is about is not here any more" "begin again with `slotwarden backup restore FILE`";
     649 ImportUnconfirmed "import-unconfirmed" WaitsForPeople
         "this makes the keys of a file in a token" "look at its plan with `slotwarden status`, then repeat with --confirm \"import\"";
     659 AbandonUnconfirmed "abandon-unconfirmed" WaitsForPeople
         "this gives up an import for good; what it made stays in the tokens" "look with `slotwarden status` why it stands still, then repeat with --confirm \"abandon\"";
+    660 Replaced "replaced" Later
+        "another file took its place while it was fetched; what was fetched was thrown away" "give the order again";
+    661 SignedByAnother "signed-by-another" Wrong
+        "another node signed it than the one whose key was given" "compare the keys; whoever alters a file has to sign it anew";
     648 SectionUnclear "section-unclear" Wrong
         "it is not clear which section of the file is meant" "`slotwarden verify FILE` lists its sections; name one with --section";
     650 FingerprintMissing "fingerprint-missing" Wrong

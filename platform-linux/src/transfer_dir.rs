@@ -8,7 +8,7 @@
 
 mod titles;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -34,6 +34,8 @@ const REPORT: &str = "export.report";
 const PLAN: &str = "restore.plan";
 /// That an import may have made objects. A new plan begins without it.
 const BEGUN: &str = "restore.begun";
+/// Which keys the export holds that nobody has taken yet.
+const TAKEN: &str = "export.covers";
 /// With the slot's uid: which of its keys the last export holds.
 const COVERED: &str = "covered";
 /// With the slot's uid: which keys were in its token before the vendor's program made its part of an export.
@@ -379,6 +381,38 @@ pub fn cover(dir: &Path, uid: [u8; 16], digests: &BTreeSet<[u8; DIGEST_BYTES]>) 
     make(dir)?;
     let bytes: Vec<u8> = digests.iter().flatten().copied().collect();
     write(dir, &of_slot(COVERED, uid), &bytes)
+}
+
+/// Keeps which keys the export holds that was made last, by the uids of their slots, until somebody has taken it: a file
+/// that lies here alone saves nothing.
+///
+/// # Errors
+/// As of the system.
+pub fn write_taken(dir: &Path, covered: &BTreeMap<[u8; 16], BTreeSet<[u8; DIGEST_BYTES]>>) -> io::Result<()> {
+    write(dir, TAKEN, &packed(covered)?)
+}
+
+/// Nobody has taken the export that is going to be the last.
+///
+/// # Errors
+/// As of the system.
+pub fn forget_taken(dir: &Path) -> io::Result<()> {
+    remove(dir, TAKEN)
+}
+
+/// Somebody has the export that was made last: its keys are covered. Once more is nothing.
+///
+/// # Errors
+/// As of the system; `InvalidData` when it is not what [`write_taken`] wrote.
+pub fn cover_taken(dir: &Path) -> io::Result<()> {
+    let covered: BTreeMap<[u8; 16], BTreeSet<[u8; DIGEST_BYTES]>> = match read(dir, TAKEN) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        read => read?,
+    };
+    for (uid, digests) in covered {
+        cover(dir, uid, &digests)?;
+    }
+    remove(dir, TAKEN)
 }
 
 /// Which keys of a slot the last export holds; none when there was none.

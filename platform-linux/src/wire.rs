@@ -19,7 +19,7 @@ use crate::status_json::{
 };
 
 /// Version of this conversation. Program and daemon of different versions refuse each other.
-pub const VERSION: u16 = 7;
+pub const VERSION: u16 = 8;
 /// Secrets of one request: the present code and the new one.
 pub const SECRETS_MAX: usize = 2;
 /// Longest secret on the socket, bytes. Longer than a place of the Safe (80), so that what
@@ -598,6 +598,8 @@ pub enum Answered {
     Cards(CardsView),
     /// A part of a file.
     Part {
+        /// Which file it is of: as [`crate::devices::FilePart::version`].
+        version: u64,
         /// Bytes of the whole.
         total: u64,
         /// The bytes.

@@ -65,6 +65,9 @@ fn both_readers_open_the_vector_and_any_two_cards_do() {
     assert_eq!(names, ["rsa", "ec", "aes", "rsa", "ec"]);
     let key = slotwarden::audit::unhex::<32>(&found.signed_by).expect("a key");
     assert!(verify(&vector.write(&vector.export), Some(key), None).expect("the same").trusted);
+    let another =
+        verify(&vector.write(&vector.export), Some([7; 32]), None).expect_err("it was altered, or is another's");
+    assert_eq!(another.number, 661, "{another}");
     for cards in [["1", "2"], ["1", "3"], ["3", "2"]] {
         let said = vector.python(&vector.export, &cards);
         let lines: Vec<String> = String::from_utf8_lossy(&said.stdout).lines().map(str::to_owned).collect();

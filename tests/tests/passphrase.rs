@@ -84,7 +84,23 @@ fn comes_back_from_to(from: Kind, to: Kind) {
     let export = ["backup", "export", &file, "--slot", "ca"];
     first.run(&export).refused(1, 1015);
     with_passphrase(&first, &export, "thirteen char").refused(1, 1016);
+    // On a medium without room it is made, and nobody has it: nothing is covered by it.
+    let stick = folder.join("stick");
+    fs::create_dir(&stick).expect("our own directory");
+    rustix::mount::mount("tmpfs", &stick, "tmpfs", rustix::mount::MountFlags::NODEV, Some(c"size=4k"))
+        .expect("root may");
+    fs::write(stick.join("other"), [0; 4096]).expect("there is room for it alone");
+    let full = text(&stick.join("keys.slwx"));
+    with_passphrase(&first, &["backup", "export", &full, "--slot", "ca"], PASSPHRASE).refused(1, 619);
+    assert_eq!(fs::read_dir(&stick).expect("it is there").count(), 1, "nothing is left there either");
+    rustix::mount::unmount(&stick, rustix::mount::UnmountFlags::DETACH).expect("it was mounted");
+    let uncovered = |stage: &Stage| {
+        let shown = stage.run(&["slot", "show", "ca", "--output", "json"]).exits(0).json();
+        shown["slot"]["keys"]["uncovered"].as_u64()
+    };
+    assert_eq!(uncovered(&first), Some(2));
     with_passphrase(&first, &export, PASSPHRASE).exits(0);
+    first.wait("its keys are covered", |_| uncovered(&first) == Some(0));
     let listed = tool(&first, &["--list-objects"]);
     assert!(!listed.contains("slotwarden"), "W and MAK are of the session: {listed}");
     nowhere_below(&first.state_dir(), PASSPHRASE);

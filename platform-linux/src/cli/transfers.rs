@@ -62,18 +62,26 @@ impl Session {
 
     /// Brings a file of the daemon here.
     pub(super) fn fetch(&self, what: Outgoing, mut target: Target) -> Result<(), Refused> {
-        let mut offset = 0;
+        let (mut offset, mut first) = (0, None);
         loop {
-            let Answered::Part { total, bytes } = self.client.ask(Ask::Read { what, offset }, &[])? else {
+            let Answered::Part { version, total, bytes } = self.client.ask(Ask::Read { what, offset }, &[])? else {
                 return Err(Own::OtherVersion.into());
             };
+            if *first.get_or_insert((version, total)) != (version, total) || (bytes.is_empty() && offset < total) {
+                return Err(Own::Replaced.into());
+            }
             target.write(&bytes)?;
             offset += bytes.len() as u64;
-            if offset >= total || bytes.is_empty() {
+            if offset >= total {
                 break;
             }
         }
-        Ok(target.finish()?)
+        target.finish()?;
+        if what == Outgoing::Export {
+            // Says that it is here, so that its keys count as covered. Nobody who does not hear it loses anything.
+            let _ = self.client.ask(Ask::Read { what, offset }, &[]);
+        }
+        Ok(())
     }
 
     /// Waits for an order that takes long; at a terminal it shows how far it is.
@@ -200,11 +208,12 @@ impl Session {
     /// Brings a file to the daemon, which says what it is.
     pub(super) fn spool(&self, path: &Path) -> Result<Spooled, Refused> {
         let unreadable = |error: std::io::Error| Own::FileUnreadable.with(format!("{}: {error}", path.display()));
-        let file = File::open(path).map_err(unreadable)?;
-        let about = file.metadata().map_err(unreadable)?;
+        // Before it is opened: a pipe would be waited for.
+        let about = std::fs::metadata(path).map_err(unreadable)?;
         if !about.is_file() {
             return Err(Own::FileUnreadable.with(format!("{}: it is not a file", path.display())).into());
         }
+        let file = File::open(path).map_err(unreadable)?;
         let total = about.len();
         if total == 0 || total > SPOOL_BYTES_MAX {
             let detail = format!("{}: {total} bytes", path.display());

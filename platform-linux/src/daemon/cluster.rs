@@ -4,9 +4,7 @@
 //! planned after a look at every token that it is for: what was destroyed here a moment ago must not come back (P25).
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::path::Path;
+use std::io;
 use std::time::{Duration, Instant};
 
 use slotwarden_core::card::sets::SetSubject;
@@ -29,7 +27,7 @@ use super::{Loop, Waiting};
 use crate::audit::hex;
 use crate::cluster::{Change, ClusterFiles, Listed, Received};
 use crate::config::SyncSettings;
-use crate::devices::{Applications, Hsm, PackageAbout, Store};
+use crate::devices::{Applications, FilePart, Hsm, PackageAbout, Store};
 use crate::problem::{Own, Problem};
 use crate::status_json::{ClusterMemberView, ClusterView, SynchronisedView};
 use crate::sync_dir::{SlotCounts, SlotFacts, Uid};
@@ -535,14 +533,14 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     }
 
     /// A part of a file that a client takes away.
-    pub(super) fn read_outgoing(&self, what: Outgoing, offset: u64) -> Result<(u64, Vec<u8>), Problem> {
+    pub(super) fn read_outgoing(&self, what: Outgoing, offset: u64) -> Result<FilePart, Problem> {
         let path = match what {
             Outgoing::Export => return self.devices.files.read_export(offset, READ_PAGE),
             Outgoing::JoinRequest => {
                 let bytes = self.cluster.files.join_request(self.now().wall_s)?;
                 let total = bytes.len() as u64;
                 // It is shorter than a page.
-                return Ok((total, if offset == 0 { bytes } else { Vec::new() }));
+                return Ok(FilePart { version: 0, total, bytes: if offset == 0 { bytes } else { Vec::new() } });
             }
             Outgoing::Package => self.cluster.files.package(),
             Outgoing::Roster => self.cluster.files.rosters(),
@@ -552,7 +550,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             io::ErrorKind::NotFound => absent,
             _ => Problem::from(Refusal::StoreUnreadable).with(error.to_string()),
         };
-        part(&path, offset).map_err(unreadable)
+        FilePart::of(&path, offset, READ_PAGE).map_err(unreadable)
     }
 
     /// Each slot with its uid.
@@ -672,15 +670,6 @@ const fn word(standing: Standing) -> &'static str {
         Standing::Diverged => "diverged",
         Standing::Unheard => "unheard",
     }
-}
-
-fn part(path: &Path, offset: u64) -> io::Result<(u64, Vec<u8>)> {
-    let mut file = File::open(path)?;
-    let total = file.metadata()?.len();
-    file.seek(SeekFrom::Start(offset))?;
-    let mut bytes = Vec::with_capacity(READ_PAGE);
-    file.take(READ_PAGE as u64).read_to_end(&mut bytes)?;
-    Ok((total, bytes))
 }
 
 pub(super) fn unwritable(error: &io::Error) -> Problem {

@@ -19,7 +19,7 @@ use tracing::warn;
 
 use super::Loop;
 use crate::audit::{hex, unhex};
-use crate::devices::{Applications, Hsm, Store, TranscriptPart};
+use crate::devices::{Applications, FilePart, Hsm, Store, TranscriptPart};
 use crate::names::Peer;
 use crate::problem::{Own, Problem};
 use crate::random::FirstSource;
@@ -76,8 +76,12 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
                     Outgoing::Package => CommandKind::MakePackage,
                     Outgoing::Roster | Outgoing::JoinRequest => CommandKind::FollowRoster,
                 })?;
-                let (total, bytes) = self.read_outgoing(*what, *offset)?;
-                Ok(Some(Answered::Part { total, bytes }))
+                let FilePart { version, total, bytes } = self.read_outgoing(*what, *offset)?;
+                if *what == Outgoing::Export && bytes.is_empty() {
+                    // Whoever took it has it: what it covers is looked at anew.
+                    self.counted.clear();
+                }
+                Ok(Some(Answered::Part { version, total, bytes }))
             }
             Ask::Keys { slot, after } => {
                 reads(CommandKind::ReadStatus)?;

@@ -279,6 +279,10 @@ impl Token {
             let count = if same? {
                 &mut plan.same
             } else if conflicts {
+                if plan.conflict < NAMED_MAX {
+                    let name = name_of(entry.label, entry.id);
+                    self.replies.note(format!("{name}: the token has another value under this name"));
+                }
                 &mut plan.conflict
             } else {
                 new.push(entry.index);
@@ -492,6 +496,9 @@ fn is_full(failed: HsmFailure) -> bool {
         }
     )
 }
+
+/// Conflicts that the log names; the plan counts all.
+const NAMED_MAX: u32 = 20;
 
 fn files_failed() -> HsmFailure {
     HsmFailure::Refused(Refusal::TransferFiles)

@@ -62,6 +62,9 @@ pub(super) fn lines(transfer: &TransferView) -> Vec<String> {
     let first = match transfer.stage.as_str() {
         "exporting" => format!("an export is being made: {slot}"),
         "preparing" => format!("a restore into {slot} is being prepared"),
+        "prepared" if transfer.plan.is_some_and(|plan| plan.conflict > 0) => {
+            format!("a restore into {slot} cannot go on: `slotwarden backup end-restore` takes its key away")
+        }
         "prepared" => format!("a restore into {slot} is prepared: `slotwarden backup import {slot}` goes on"),
         "importing" => format!("keys are being imported into {slot}; it goes on whenever the slot is active"),
         "halfway" => format!("the import into {slot} stands still: `slotwarden backup import {slot}` goes on"),
@@ -101,6 +104,9 @@ pub fn verified(format: Format, file: &Path, found: &Verified) {
                 "  vendor part: {bytes} bytes of the HSM vendor's own program; what keys it holds only that knows"
             ));
         }
+    }
+    if found.not_listed > 0 {
+        line(&format!("{} more objects are in it", found.not_listed));
     }
     line(match (found.authentic, found.level) {
         (true, "passphrase") => "its MACs are right: nobody without its passphrase altered it",
