@@ -17,6 +17,9 @@
 //! After a restart an export is gone, as if it had not been ordered. A restoration whose import was not
 //! ordered ends by taking U away; one whose import was ordered goes on. Both wait until somebody, or
 //! the service itself, has activated the slot.
+//!
+//! Whoever ordered something does not wait that long: they hear it when the slot is closed. An import is
+//! done for them once everything is there and that is durable; that U goes after it is our affair.
 
 use serde::{Deserialize, Serialize};
 
@@ -472,6 +475,9 @@ pub enum TransferEvent {
     TokenDone(Result<HsmAnswer, HsmFailure>),
     /// The slot that the next step waits for is active.
     SlotReady,
+    /// It is not, or its token is silent, and nobody knows for how long; or the call of the token failed, and its
+    /// slot is not active any more.
+    SlotClosed(Refusal),
     /// The worker is gone, and every call with it.
     WorkerLost,
     /// The token has not answered for very long.
@@ -586,6 +592,25 @@ impl Transfer {
             | State::Prepared { .. }
             | State::AtToken { .. }
             | State::Halfway { .. } => None,
+        }
+    }
+
+    /// Whether somebody waits for the slot with it.
+    #[must_use]
+    pub const fn is_awaited(&self) -> bool {
+        match self.state {
+            State::Waiting { caller, .. } => caller.is_some(),
+            State::Idle
+            | State::Stretching { .. }
+            | State::Beginning { .. }
+            | State::AtSection { .. }
+            | State::Finishing { .. }
+            | State::Unlocking { .. }
+            | State::Proving { .. }
+            | State::Preparing { .. }
+            | State::Prepared { .. }
+            | State::AtToken { .. }
+            | State::Halfway { .. } => false,
         }
     }
 
@@ -838,11 +863,16 @@ impl Transfer {
             (
                 State::Prepared { restoration, .. } | State::Halfway { restoration, .. },
                 On::AbandonOrdered { caller, file, open: false },
-            ) if restoration.file == file => abandon(out, None, caller),
+            ) if restoration.file == file => abandon(out, caller),
             (State::Waiting { restoration, caller: waiter, .. }, On::AbandonOrdered { caller, file, open: false })
                 if restoration.file == file =>
             {
-                abandon(out, waiter, caller)
+                let why = match restoration.reached {
+                    Reached::Committed => Refusal::ImportHalfway,
+                    Reached::Preparing | Reached::Made => Refusal::SlotNotActive,
+                };
+                release(out, &restoration, waiter, why);
+                abandon(out, caller)
             }
             (State::Prepared { .. } | State::Halfway { .. }, On::AbandonOrdered { caller, .. }) => {
                 refuse(out, caller, CommandKind::Abandon, Refusal::NothingHalfway);
@@ -860,6 +890,15 @@ impl Transfer {
                     },
                 );
                 State::AtToken { restoration, step, caller }
+            }
+            // It goes on when the slot is active; nobody waits for that.
+            (
+                State::Waiting { restoration, step, caller: waiter }
+                | State::AtToken { restoration, step, caller: waiter },
+                On::SlotClosed(refusal),
+            ) => {
+                release(out, &restoration, waiter, refusal);
+                State::Waiting { restoration, step, caller: None }
             }
             (
                 State::AtToken { restoration, step: Step::Import { .. }, caller },
@@ -1022,6 +1061,7 @@ impl Transfer {
                 | On::FileDone(_)
                 | On::TokenDone(_)
                 | On::SlotReady
+                | On::SlotClosed(_)
                 | On::WorkerLost
                 | On::DeadlinePassed,
             ) => state,
@@ -1085,11 +1125,21 @@ const fn undo(restoration: Restoration, caller: Option<Caller>) -> State {
     State::Waiting { restoration, step: Step::Drop, caller }
 }
 
-/// Two persons gave up what waits for a slot. Whoever waited for its end is told that it did not come.
-fn abandon(out: &mut dyn TransferOut, waiter: Option<Caller>, caller: Caller) -> State {
-    if waiter.is_some() {
-        end_badly(out, waiter, Answer::Refused(Refusal::ImportHalfway));
+/// Whoever waits with it for its slot waits no longer. An import is done once everything is there: U goes later.
+fn release(out: &mut dyn TransferOut, restoration: &Restoration, waiter: Option<Caller>, why: Refusal) {
+    let Some(waiter) = waiter else { return };
+    let kind = ended_kind(restoration);
+    match restoration.reached {
+        Reached::Made => {
+            out.journal(Some(waiter.who), AuditEvent::Completed(kind));
+            out.reply(waiter, Answer::Done);
+        }
+        Reached::Preparing | Reached::Committed => refuse(out, waiter, kind, why),
     }
+}
+
+/// Two persons gave up what waits for a slot.
+fn abandon(out: &mut dyn TransferOut, caller: Caller) -> State {
     out.journal(Some(caller.who), AuditEvent::Ordered(CommandKind::Abandon));
     out.remember(None);
     out.file(FileOrder::Discard);

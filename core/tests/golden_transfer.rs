@@ -138,6 +138,11 @@ fn states() -> Vec<(&'static str, State)> {
         ("Halfway", State::Halfway { restoration: COMMITTED, why }),
         ("Halfway, by a vendor's program", State::Halfway { restoration: COMMITTED, why: by_program }),
         ("Waiting to end", State::Waiting { restoration, step: Step::Drop, caller: some }),
+        ("Waiting to end an import", State::Waiting { restoration: MADE, step: Step::Drop, caller: some }),
+        (
+            "Waiting to end an import, nobody waits",
+            State::Waiting { restoration: MADE, step: Step::Drop, caller: None },
+        ),
         ("AtToken, ending", State::AtToken { restoration, step: Step::Drop, caller: some }),
         ("AtToken, ending an import", State::AtToken { restoration: MADE, step: Step::Drop, caller: some }),
     ]
@@ -176,6 +181,7 @@ fn events() -> Vec<(&'static str, TransferEvent)> {
         ("token has such a key", On::TokenDone(Err(HsmFailure::Refused(Refusal::ImportConflicts)))),
         ("token is full", On::TokenDone(Err(HsmFailure::Refused(Refusal::TokenFull)))),
         ("slot ready", On::SlotReady),
+        ("slot closed", On::SlotClosed(Refusal::SlotNotActive)),
         ("worker lost", On::WorkerLost),
         ("deadline passed", On::DeadlinePassed),
     ]

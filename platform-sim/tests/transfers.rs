@@ -10,10 +10,13 @@ use desk::{Desk, cards, rotate};
 use slotwarden_core::audit::AuditEvent;
 use slotwarden_core::ceremony::order::{SlotSet, Task};
 use slotwarden_core::command::{Answer, Command};
-use slotwarden_core::effect::{ImportPlan, SlotId};
+use slotwarden_core::effect::{ImportPlan, Input, SlotId};
 use slotwarden_core::fault::{Fault, Function, HsmFailure, Refusal, rv};
+use slotwarden_core::limits::SLOT_PATIENCE_MS;
 use slotwarden_core::service::SecurityLevel;
 use slotwarden_core::slot;
+use slotwarden_core::status::TransferStage;
+use slotwarden_core::token::{LoginState, Presence};
 use slotwarden_core::transfer::{Reached, State, TransferOrder};
 use slotwarden_core::{Now, backup};
 use slotwarden_sim::room::{ADMINISTRATOR, AUDITOR, Cut, CutWay, stretched};
@@ -378,6 +381,137 @@ fn p24_power_that_goes_while_an_import_is_given_up_leaves_it_as_it_was_or_given_
         }
     }
     assert!(cuts > 5, "{cuts}");
+}
+
+/// A restore whose plan is known.
+fn with_plan() -> Desk {
+    let mut desk = with_export();
+    let order = restore(&mut desk);
+    assert_eq!(desk.run(order, &[0, 1]), DONE);
+    desk
+}
+
+fn stage(desk: &mut Desk) -> Option<TransferStage> {
+    let now = desk.room.now();
+    desk.room.core().status(now).transfer.map(|found| found.stage)
+}
+
+fn has_ended(desk: &mut Desk) -> bool {
+    let ended = (state(desk), desk.room.stored.restoration, desk.room.vault.unwraps[0]) == (State::Idle, None, None);
+    ended && desk.room.vault.tokens[0] == keys()
+}
+
+#[test]
+fn p29_an_import_that_ends_with_its_slot_is_told_and_goes_on_when_the_slot_is_active() {
+    for failure in [HsmFailure::Pkcs11 { code: rv::DEVICE_ERROR, function: Function::UnwrapKey }, HsmFailure::TokenGone]
+    {
+        let mut desk = with_plan();
+        (desk.room.silent, desk.room.failing) = (Some("import"), Some(("import", failure)));
+        let reply = desk.room.begin(ADMINISTRATOR, import(SLOT, FILE));
+        desk.deactivate(0);
+        assert_eq!(desk.room.answer(reply), None, "the token has it");
+        desk.room.failing = None;
+        desk.room.answer_late();
+        assert_eq!(desk.room.answer(reply), refused(Refusal::SlotNotActive));
+        assert_eq!(stage(&mut desk), Some(TransferStage::Importing));
+        assert_eq!(desk.activate(0, Some(b"code-of-people"), &[]), DONE);
+        assert!(has_ended(&mut desk), "{:?}", state(&mut desk));
+        desk.check();
+    }
+    // On an open slot the same is a failure that a person looks at.
+    let mut desk = with_plan();
+    desk.room.failing = Some(("import", HsmFailure::TokenGone));
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), Some(Answer::Failed(Fault::TokenGone)));
+    assert!(matches!(state(&mut desk), State::Halfway { .. }));
+}
+
+#[test]
+fn p29_an_import_that_made_everything_is_done_though_its_slot_was_closed_and_u_goes_when_it_is_opened() {
+    for given_up in [false, true] {
+        let mut desk = with_plan();
+        desk.room.silent = Some("import");
+        let reply = desk.room.begin(ADMINISTRATOR, import(SLOT, FILE));
+        desk.deactivate(0);
+        assert_eq!(desk.room.answer(reply), None, "not before the token said so");
+        desk.room.answer_late();
+        assert_eq!(desk.room.answer(reply), DONE);
+        assert_eq!(desk.room.vault.tokens[0], keys());
+        assert_eq!(desk.room.stored.restoration.map(|found| found.reached), Some(Reached::Made));
+        assert_eq!(stage(&mut desk), Some(TransferStage::Ending));
+        assert!(desk.room.vault.unwraps[0].is_some(), "it was closed before");
+        if given_up {
+            assert_eq!(desk.room.order(ADMINISTRATOR, abandon(FILE)), DONE);
+            assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None));
+        }
+        assert_eq!(desk.activate(0, Some(b"code-of-people"), &[]), DONE);
+        assert!(has_ended(&mut desk), "{:?}", state(&mut desk));
+        desk.check();
+    }
+}
+
+#[test]
+fn p29_power_that_goes_while_the_slot_of_an_import_is_closed_takes_back_nothing_that_was_said() {
+    let mut cuts = 0;
+    for way in [CutWay::Before, CutWay::After, CutWay::Amid] {
+        for after in 0.. {
+            let mut desk = with_plan();
+            desk.room.silent = Some("import");
+            desk.room.cut = Some(Cut { after, way });
+            let reply = desk.room.begin(ADMINISTRATOR, import(SLOT, FILE));
+            if desk.room.core.is_some() {
+                let _ = desk.room.begin(ADMINISTRATOR, Command::Deactivate { slot: SLOT });
+            }
+            if desk.room.core.is_some() {
+                desk.room.answer_late();
+            }
+            if desk.room.core.is_some() {
+                assert_eq!(desk.room.answer(reply), DONE);
+                break;
+            }
+            cuts += 1;
+            let note = format!("cut {way:?} {after}");
+            let stored = desk.room.stored.restoration.map(|found| found.reached);
+            if desk.room.answer(reply) == DONE {
+                assert_eq!(stored, Some(Reached::Made), "{note}");
+            }
+            desk.room.silent = None;
+            desk.restart();
+            open_all(&mut desk);
+            if stored == Some(Reached::Preparing) {
+                assert_eq!((state(&mut desk), desk.room.vault.unwraps[0]), (State::Idle, None), "{note}");
+            } else {
+                assert!(has_ended(&mut desk), "{note}: {:?}", state(&mut desk));
+            }
+            desk.check();
+        }
+    }
+    assert!(cuts > 5, "{cuts}");
+}
+
+#[test]
+fn p29_an_import_does_not_wait_without_end_for_a_worker_that_does_not_come_back() {
+    let mut desk = with_plan();
+    desk.room.silent = Some("import");
+    let reply = desk.room.begin(ADMINISTRATOR, import(SLOT, FILE));
+    // What it made it made; nobody hears of it.
+    desk.room.input(Input::WorkerLost);
+    desk.room.silent = None;
+    desk.room.wait(SLOT_PATIENCE_MS - 1);
+    assert_eq!(desk.room.answer(reply), None, "a new worker may be there any moment");
+    desk.room.wait(1);
+    assert_eq!(desk.room.answer(reply), refused(Refusal::SlotNotActive));
+    assert_eq!(stage(&mut desk), Some(TransferStage::Importing));
+    for token in &mut desk.room.tokens {
+        token.session = LoginState::Public;
+    }
+    for slot in [SlotId(0), SlotId(1)] {
+        let presence = Presence::Present(desk.room.tokens[usize::from(slot.0)].state());
+        desk.room.input(Input::Token { slot, presence });
+    }
+    desk.room.input(Input::WorkerUp);
+    open_all(&mut desk);
+    assert!(has_ended(&mut desk), "{:?}", state(&mut desk));
+    desk.check();
 }
 
 const PASSPHRASE: &[u8] = b"five words of nobody's list";

@@ -274,6 +274,18 @@ pub const DEFECTS: &[Defect] = &[
         caught_by: sim("transfers", "p24_power_that_goes_amid_a_restore_leaves_nothing_or_all_of_it_and_never_u"),
     },
     Defect {
+        name: "whoever ordered an import waits for a slot that was closed",
+        breaks: &[29],
+        file: "core/src/service/transfers.rs",
+        find: "            self.transfer.patience_ms = None;
+            self.transfer_event(TransferEvent::SlotClosed(Refusal::SlotNotActive));",
+        replace: "            self.transfer.patience_ms = None;",
+        caught_by: sim(
+            "transfers",
+            "p29_an_import_that_made_everything_is_done_though_its_slot_was_closed_and_u_goes_when_it_is_opened",
+        ),
+    },
+    Defect {
         name: "a file with a wrong MAC is called verified",
         breaks: &[19],
         file: "core/src/ceremony/finish.rs",

@@ -9,7 +9,7 @@ use crate::code;
 use crate::command::{Answer, Caller, Command};
 use crate::effect::{HsmAnswer, HsmCall, Outcome, SlotId, Ticket};
 use crate::fault::{Fault, Function, HsmFailure, Refusal};
-use crate::limits::TRANSFER_DEADLINE_MS;
+use crate::limits::{SLOT_PATIENCE_MS, TRANSFER_DEADLINE_MS};
 use crate::outbox::Act;
 use crate::person::PersonId;
 use crate::reception::ReceptionEvent;
@@ -24,8 +24,8 @@ use crate::transfer::{
 use crate::turn::Out;
 use crate::{backup, derive};
 
-/// What a transfer wants done after one event: four at most (at the end of an import: what is durable, the file,
-/// the applications, the record), and an answer.
+/// What a transfer wants done after one event: seven at most (given up while its slot is closed: what whoever waits
+/// is told and its record, what is durable, the file, two records, and an answer).
 const WISHES_MAX: usize = 8;
 /// Slots whose keys are counted at the same time: people ask for one, the platform for all in turn.
 const COUNTS_MAX: usize = 8;
@@ -41,6 +41,8 @@ pub(super) struct Transfers {
     dirty: bool,
     /// U could not be destroyed since the slot was opened: it is tried again when it is opened anew.
     held: bool,
+    /// Somebody waits for a slot that may be active soon: how long they do.
+    patience_ms: Option<u64>,
     /// Slots whose keys are being counted, and for whom.
     counting: heapless::Vec<(Ticket, SlotId, Caller), COUNTS_MAX>,
 }
@@ -53,6 +55,7 @@ impl Transfers {
             restoration: None,
             dirty: false,
             held: false,
+            patience_ms: None,
             counting: heapless::Vec::new(),
         }
     }
@@ -195,8 +198,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             TransferOrder::EndReceive => self.end_reception(caller),
             TransferOrder::Abandon { file } if self.is_receiving() => self.abandon_reception(caller, file),
             TransferOrder::Abandon { file } => {
-                let owner = self.restored_owner();
-                let open = owner.and_then(|owner| self.slot_of(owner)).is_some_and(|slot| self.is_active(slot));
+                let open = self.restored_slot().is_some_and(|slot| self.is_active(slot));
                 self.transfer_event(TransferEvent::AbandonOrdered { caller, file, open });
             }
             // Whoever orders something of a token that is not open would wait for who knows how long.
@@ -220,9 +222,18 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         self.transfer.machine.restoration().map(|found| found.owner)
     }
 
+    fn restored_slot(&self) -> Option<SlotId> {
+        self.restored_owner().and_then(|owner| self.slot_of(owner))
+    }
+
+    /// Whether a step is at the token of a slot that is not active any more.
+    fn is_at_closed_token(&self) -> bool {
+        matches!(self.transfer.state(), State::AtToken { .. }) && self.is_restored_slot_closed()
+    }
+
     /// Whether something is being restored into a slot that is not active.
     fn is_restored_slot_closed(&self) -> bool {
-        self.restored_owner().and_then(|owner| self.slot_of(owner)).is_some_and(|slot| !self.is_active(slot))
+        self.restored_slot().is_some_and(|slot| !self.is_active(slot))
     }
 
     pub(super) fn is_active(&self, slot: SlotId) -> bool {
@@ -408,8 +419,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             });
             whole.filter(|whole| *whole).map(|_| backup::key_id(&key))
         };
-        let restored = self.transfer.machine.restoration().and_then(|found| self.slot_of(found.owner));
-        let kept = restored.and_then(|slot| self.kept_unwrap_key(slot));
+        let kept = self.restored_slot().and_then(|slot| self.kept_unwrap_key(slot));
         let keeps = |_| kept;
         let mut wishes =
             Wishes { list: heapless::Vec::new(), lost: false, uids: &uids, key_ids: &key_ids, keeps: &keeps };
@@ -560,6 +570,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             return self.reception_call_done(outcome);
         }
         match outcome {
+            // A slot that was closed meanwhile says so in the words of its token.
+            Outcome::Hsm(Err(failure)) if !matches!(failure, HsmFailure::Refused(_)) && self.is_at_closed_token() => {
+                self.transfer_event(TransferEvent::SlotClosed(Refusal::SlotNotActive));
+            }
             Outcome::Hsm(result) => {
                 let drops = matches!(self.transfer.state(), State::AtToken { step: Step::Drop, .. });
                 self.transfer.held = drops && result != Ok(HsmAnswer::UnwrapKeyDropped);
@@ -579,14 +593,22 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
     }
 
     pub(super) fn transfer_due_ms(&self) -> Option<u64> {
-        let of_transfer = self.transfer.awaited.map(|(_, _, due_ms)| due_ms);
-        [of_transfer, self.clustering.due_ms()].into_iter().flatten().min()
+        let of_call = self.transfer.awaited.map(|(_, _, due_ms)| due_ms);
+        [of_call, self.transfer.patience_ms, self.clustering.due_ms()].into_iter().flatten().min()
     }
 
     /// Ends waits whose time is over. Only the device ends a call: the slot gets no other one of
     /// this kind before it is heard (P44).
     pub(super) fn tick_transfer(&mut self) {
         let now_ms = self.now.mono_ms;
+        if self.transfer.patience_ms.is_some_and(|due_ms| due_ms <= now_ms) {
+            self.transfer.patience_ms = None;
+            let why = match self.restored_slot() {
+                Some(slot) if self.is_active(slot) => Refusal::SlotDoubtful,
+                Some(_) | None => Refusal::SlotNotActive,
+            };
+            self.transfer_event(TransferEvent::SlotClosed(why));
+        }
         let Some((ticket, slot, due_ms)) = self.transfer.awaited else { return };
         if due_ms > now_ms {
             return;
@@ -632,13 +654,36 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         if matches!(self.transfer.state(), State::Preparing { .. }) && self.restoring().is_none() {
             self.transfer_event(TransferEvent::CeremonyEnded);
         }
-        let Some(slot) = self.transfer.machine.waits_for().and_then(|owner| self.slot_of(owner)) else { return };
-        if !matches!(self.slot_state(slot), Some(SlotState::Active { .. })) {
-            self.transfer.held = false;
-            return;
+        if self.transfer.machine.waits_for().is_some() {
+            self.go_on_at_slot();
+        } else {
+            self.transfer.patience_ms = None;
         }
-        if self.worker && self.halted.is_none() && !self.cards.is_unheard(slot) && !self.transfer.held {
-            self.transfer_event(TransferEvent::SlotReady);
+    }
+
+    /// Takes the next step where its slot is active; where it is not, nobody waits for it without end.
+    fn go_on_at_slot(&mut self) {
+        let Some(slot) = self.restored_slot() else {
+            self.transfer_event(TransferEvent::SlotClosed(Refusal::UnknownSlot));
+            return;
+        };
+        let active = self.is_active(slot);
+        if !active {
+            self.transfer.held = false;
+        }
+        if active && self.worker && self.halted.is_none() && !self.cards.is_unheard(slot) {
+            if !self.transfer.held {
+                self.transfer.patience_ms = None;
+                self.transfer_event(TransferEvent::SlotReady);
+            }
+        } else if !self.transfer.machine.is_awaited() {
+            self.transfer.patience_ms = None;
+        } else if active || self.slot_state(slot).is_some_and(|state| state.is_working()) {
+            let until_ms = self.now.after_ms(SLOT_PATIENCE_MS);
+            self.transfer.patience_ms.get_or_insert(until_ms);
+        } else {
+            self.transfer.patience_ms = None;
+            self.transfer_event(TransferEvent::SlotClosed(Refusal::SlotNotActive));
         }
     }
 
