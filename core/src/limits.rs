@@ -88,6 +88,9 @@ pub const GENERATED_CHARS_MIN: usize = 22;
 /// Wait for one slot's keys on their way into a file or out of one, milliseconds: 10,000 keys at 9 ms
 /// each (SoftHSM's `C_UnwrapKey` to a token, measured) are 90 s; a network HSM may be ten times slower.
 pub const TRANSFER_DEADLINE_MS: u64 = 30 * 60_000;
+/// Wait before a token that did not destroy U is asked again, milliseconds: soon enough for whoever mends the
+/// cause and looks, and seldom enough for a token that never will.
+pub const DROP_AGAIN_MS: u64 = 30_000;
 /// Wait of whoever ordered a transfer for a slot that may be active soon, milliseconds: a new worker's login
 /// ([`CALL_DEADLINE_MS`]), then the applications ([`APPLICATION_DEADLINE_MS`]).
 pub const SLOT_PATIENCE_MS: u64 = CALL_DEADLINE_MS + APPLICATION_DEADLINE_MS;

@@ -19,7 +19,8 @@
 //! the service itself, has activated the slot.
 //!
 //! Whoever ordered something does not wait that long: they hear it when the slot is closed. An import is
-//! done for them once everything is there and that is durable; that U goes after it is our affair.
+//! done for them once everything is there and that is durable; that U goes after it is our affair, and a
+//! token that keeps it is asked again.
 
 use serde::{Deserialize, Serialize};
 
@@ -366,7 +367,7 @@ pub enum State {
         /// What would be made.
         plan: ImportPlan,
     },
-    /// The next step waits until the slot is active.
+    /// The next step waits until the slot is active, or until it is time to ask a token again that kept U.
     Waiting {
         /// Of what.
         restoration: Restoration,
@@ -874,6 +875,17 @@ impl Transfer {
                 release(out, &restoration, waiter, why);
                 abandon(out, caller)
             }
+            // The token keeps U, and nobody knows for how long: the same.
+            (
+                State::Waiting { restoration, step: Step::Drop, caller: waiter },
+                On::AbandonOrdered { caller, file, open: true },
+            ) if restoration.file == file => {
+                release(out, &restoration, waiter, Refusal::SlotDoubtful);
+                if restoration.reached == Reached::Made {
+                    out.serve(restoration.owner);
+                }
+                abandon(out, caller)
+            }
             (State::Prepared { .. } | State::Halfway { .. }, On::AbandonOrdered { caller, .. }) => {
                 refuse(out, caller, CommandKind::Abandon, Refusal::NothingHalfway);
                 self.state
@@ -945,7 +957,7 @@ impl Transfer {
                 }
                 State::Idle
             }
-            // U is still there: it is tried again when the slot is opened the next time, or ready again.
+            // U is still there: it is tried again after a while, and when the slot is opened the next time.
             (State::AtToken { restoration, step: step @ Step::Drop, caller }, On::TokenDone(result)) => {
                 if let (Some(caller), Err(failure)) = (caller, result) {
                     fail(out, caller, ended_kind(&restoration), failure.fault(Function::DestroyObject));

@@ -12,7 +12,7 @@ use slotwarden_core::ceremony::order::{SlotSet, Task};
 use slotwarden_core::command::{Answer, Command};
 use slotwarden_core::effect::{ImportPlan, Input, SlotId};
 use slotwarden_core::fault::{Fault, Function, HsmFailure, Refusal, rv};
-use slotwarden_core::limits::SLOT_PATIENCE_MS;
+use slotwarden_core::limits::{DROP_AGAIN_MS, SLOT_PATIENCE_MS};
 use slotwarden_core::service::SecurityLevel;
 use slotwarden_core::slot;
 use slotwarden_core::status::TransferStage;
@@ -512,6 +512,95 @@ fn p29_an_import_does_not_wait_without_end_for_a_worker_that_does_not_come_back(
     open_all(&mut desk);
     assert!(has_ended(&mut desk), "{:?}", state(&mut desk));
     desk.check();
+}
+
+/// A restore whose keys are all there, and whose U the token did not destroy.
+fn with_u_that_stays() -> Desk {
+    let mut desk = with_plan();
+    let failure = HsmFailure::Pkcs11 { code: rv::DEVICE_ERROR, function: Function::DestroyObject };
+    desk.room.failing = Some(("drop unwrap key", failure));
+    let failed = Some(Answer::Failed(failure.fault(Function::DestroyObject)));
+    assert_eq!(desk.room.order(ADMINISTRATOR, import(SLOT, FILE)), failed);
+    assert_eq!(desk.room.vault.tokens[0], keys());
+    assert_eq!(stage(&mut desk), Some(TransferStage::Ending));
+    desk
+}
+
+fn drops(desk: &Desk) -> usize {
+    desk.room.calls.iter().filter(|call| **call == "drop unwrap key").count()
+}
+
+#[test]
+fn a_token_that_did_not_destroy_u_is_asked_again_after_a_while_and_not_before() {
+    let mut desk = with_u_that_stays();
+    for asked in 1..4 {
+        let due_ms = desk.room.core().poll_deadline().expect("it waits for something");
+        assert_eq!(due_ms, desk.room.now_ms + DROP_AGAIN_MS);
+        assert_eq!(desk.room.order(ADMINISTRATOR, export(&[1])), refused(Refusal::TransferUnderWay));
+        desk.room.wait(DROP_AGAIN_MS - 1);
+        assert_eq!(drops(&desk), asked);
+        desk.room.wait(1);
+        assert_eq!(drops(&desk), asked + 1);
+    }
+    desk.room.failing = None;
+    assert!(desk.room.vault.unwraps[0].is_some());
+    desk.room.wait(DROP_AGAIN_MS);
+    assert!(has_ended(&mut desk), "{:?}", state(&mut desk));
+    assert_eq!(desk.run(export(&[0]), &[]), DONE, "others go on");
+    // Nothing is left to be done by time: the hourly checkpoint is next.
+    assert!(desk.room.core().poll_deadline().is_none_or(|due_ms| due_ms > desk.room.now_ms + DROP_AGAIN_MS));
+    desk.check();
+    // Opened anew the slot is asked at once.
+    let mut desk = with_u_that_stays();
+    desk.deactivate(0);
+    desk.room.failing = None;
+    desk.room.wait(DROP_AGAIN_MS);
+    assert_eq!(drops(&desk), 1, "nobody asks a token that is closed");
+    open_all(&mut desk);
+    assert!(has_ended(&mut desk), "{:?}", state(&mut desk));
+    desk.check();
+}
+
+#[test]
+fn a_restore_whose_u_the_token_does_not_destroy_is_given_up_on_an_open_slot_and_u_goes_at_the_next_opening() {
+    let mut desk = with_u_that_stays();
+    assert_eq!(desk.room.order(AUDITOR, abandon(FILE)), refused(Refusal::NotAllowed));
+    assert_eq!(desk.room.order(ADMINISTRATOR, abandon([0; 32])), refused(Refusal::TransferUnderWay));
+    assert_eq!(desk.room.order(ADMINISTRATOR, abandon(FILE)), DONE);
+    assert_eq!((state(&mut desk), desk.room.stored.restoration), (State::Idle, None));
+    assert_eq!(desk.room.vault.tokens[0], keys());
+    assert!(desk.room.vault.unwraps[0].is_some(), "nobody could take it away");
+    assert_eq!(desk.run(export(&[0]), &[]), DONE, "others go on");
+    desk.room.wait(2 * DROP_AGAIN_MS);
+    assert_eq!(drops(&desk), 1);
+    desk.deactivate(0);
+    open_all(&mut desk);
+    assert!(has_ended(&mut desk), "{:?}", state(&mut desk));
+    desk.check();
+}
+
+#[test]
+fn p24_power_that_goes_while_a_restore_is_given_up_whose_u_stays_keeps_every_key_and_never_u() {
+    let mut cuts = 0;
+    for way in [CutWay::Before, CutWay::After, CutWay::Amid] {
+        for after in 0.. {
+            let mut desk = with_u_that_stays();
+            desk.room.cut = Some(Cut { after, way });
+            let reply = desk.room.begin(ADMINISTRATOR, abandon(FILE));
+            let note = format!("cut {way:?} {after}");
+            if desk.room.core.is_some() {
+                assert_eq!(desk.room.answer(reply), DONE, "{note}");
+                break;
+            }
+            cuts += 1;
+            desk.room.failing = None;
+            desk.restart();
+            open_all(&mut desk);
+            assert!(has_ended(&mut desk), "{note}: {:?}", state(&mut desk));
+            desk.check();
+        }
+    }
+    assert!(cuts > 2, "{cuts}");
 }
 
 const PASSPHRASE: &[u8] = b"five words of nobody's list";

@@ -9,7 +9,7 @@ use crate::code;
 use crate::command::{Answer, Caller, Command};
 use crate::effect::{HsmAnswer, HsmCall, Outcome, SlotId, Ticket};
 use crate::fault::{Fault, Function, HsmFailure, Refusal};
-use crate::limits::{SLOT_PATIENCE_MS, TRANSFER_DEADLINE_MS};
+use crate::limits::{DROP_AGAIN_MS, SLOT_PATIENCE_MS, TRANSFER_DEADLINE_MS};
 use crate::outbox::Act;
 use crate::person::PersonId;
 use crate::reception::ReceptionEvent;
@@ -24,8 +24,8 @@ use crate::transfer::{
 use crate::turn::Out;
 use crate::{backup, derive};
 
-/// What a transfer wants done after one event: seven at most (given up while its slot is closed: what whoever waits
-/// is told and its record, what is durable, the file, two records, and an answer).
+/// What a transfer wants done after one event: eight at most (given up while the token keeps U: what whoever waits
+/// is told and its record, the applications, what is durable, the file, two records, and an answer).
 const WISHES_MAX: usize = 8;
 /// Slots whose keys are counted at the same time: people ask for one, the platform for all in turn.
 const COUNTS_MAX: usize = 8;
@@ -39,8 +39,8 @@ pub(super) struct Transfers {
     awaited: Option<(Ticket, Option<SlotId>, u64)>,
     restoration: Option<Restoration>,
     dirty: bool,
-    /// U could not be destroyed since the slot was opened: it is tried again when it is opened anew.
-    held: bool,
+    /// The token kept U: when it is asked again, unless the slot is opened anew before.
+    again_ms: Option<u64>,
     /// Somebody waits for a slot that may be active soon: how long they do.
     patience_ms: Option<u64>,
     /// Slots whose keys are being counted, and for whom.
@@ -54,7 +54,7 @@ impl Transfers {
             awaited: None,
             restoration: None,
             dirty: false,
-            held: false,
+            again_ms: None,
             patience_ms: None,
             counting: heapless::Vec::new(),
         }
@@ -576,7 +576,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             }
             Outcome::Hsm(result) => {
                 let drops = matches!(self.transfer.state(), State::AtToken { step: Step::Drop, .. });
-                self.transfer.held = drops && result != Ok(HsmAnswer::UnwrapKeyDropped);
+                let kept = drops && result != Ok(HsmAnswer::UnwrapKeyDropped);
+                self.transfer.again_ms = kept.then(|| self.now.after_ms(DROP_AGAIN_MS));
                 self.transfer_event(TransferEvent::TokenDone(result));
             }
             Outcome::File(result) => self.transfer_event(TransferEvent::FileDone(result)),
@@ -594,13 +595,16 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
 
     pub(super) fn transfer_due_ms(&self) -> Option<u64> {
         let of_call = self.transfer.awaited.map(|(_, _, due_ms)| due_ms);
-        [of_call, self.transfer.patience_ms, self.clustering.due_ms()].into_iter().flatten().min()
+        let of_slot = [self.transfer.again_ms, self.transfer.patience_ms];
+        [of_call, self.clustering.due_ms()].into_iter().chain(of_slot).flatten().min()
     }
 
     /// Ends waits whose time is over. Only the device ends a call: the slot gets no other one of
     /// this kind before it is heard (P44).
     pub(super) fn tick_transfer(&mut self) {
         let now_ms = self.now.mono_ms;
+        // What follows of it comes at the end of the turn.
+        self.transfer.again_ms = self.transfer.again_ms.filter(|at_ms| *at_ms > now_ms);
         if self.transfer.patience_ms.is_some_and(|due_ms| due_ms <= now_ms) {
             self.transfer.patience_ms = None;
             let why = match self.restored_slot() {
@@ -657,7 +661,7 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         if self.transfer.machine.waits_for().is_some() {
             self.go_on_at_slot();
         } else {
-            self.transfer.patience_ms = None;
+            (self.transfer.again_ms, self.transfer.patience_ms) = (None, None);
         }
     }
 
@@ -669,10 +673,10 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         };
         let active = self.is_active(slot);
         if !active {
-            self.transfer.held = false;
+            self.transfer.again_ms = None;
         }
         if active && self.worker && self.halted.is_none() && !self.cards.is_unheard(slot) {
-            if !self.transfer.held {
+            if self.transfer.again_ms.is_none() {
                 self.transfer.patience_ms = None;
                 self.transfer_event(TransferEvent::SlotReady);
             }

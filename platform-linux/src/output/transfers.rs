@@ -68,7 +68,11 @@ pub(super) fn lines(transfer: &TransferView) -> Vec<String> {
         "prepared" => format!("a restore into {slot} is prepared: `slotwarden backup import {slot}` goes on"),
         "importing" => format!("keys are being imported into {slot}; it goes on whenever the slot is active"),
         "halfway" => format!("the import into {slot} stands still: `slotwarden backup import {slot}` goes on"),
-        _ => format!("the restore into {slot} is over; its unwrapping key is taken away when the slot is active"),
+        _ => {
+            format!(
+                "the restore into {slot} is over; its unwrapping key goes when the slot is active and the token lets it"
+            )
+        }
     };
     let done = transfer.progress.map(|found| format!("  {}", progress(found)));
     let planned = transfer.plan.map(|found| match transfer.vendor_bytes {
