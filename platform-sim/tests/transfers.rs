@@ -574,7 +574,13 @@ fn a_restore_whose_u_the_token_does_not_destroy_is_given_up_on_an_open_slot_and_
     desk.room.wait(2 * DROP_AGAIN_MS);
     assert_eq!(drops(&desk), 1);
     desk.deactivate(0);
+    // What is exported meanwhile needs no U.
+    desk.room.silent = Some("export section");
+    let reply = desk.room.begin(ADMINISTRATOR, export(&[1]));
     open_all(&mut desk);
+    assert_eq!(desk.room.vault.unwraps[0], None);
+    desk.room.answer_late();
+    assert_eq!(desk.room.answer(reply), DONE);
     assert!(has_ended(&mut desk), "{:?}", state(&mut desk));
     desk.check();
 }

@@ -722,8 +722,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
             return;
         }
         let restored = self.restored_owner();
-        // A restore brings U, and takes it away itself.
-        let unwrap = self.clustering.has_others() || self.transfer.state() != transfer::State::Idle;
+        // A restore brings U, and takes it away itself; several slots may share its partition.
+        let unwrap = self.clustering.has_others() || restored.is_some();
         for slot in self.slots() {
             let Some(entry) = self.entries.get_mut(usize::from(slot.0)) else { continue };
             if !matches!(entry.machine.state(), State::Active { .. }) {
