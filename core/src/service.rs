@@ -123,7 +123,8 @@ impl SecurityLevel {
 pub struct SlotConfiguration {
     /// The number the platform gave this name for ever.
     pub owner: Owner,
-    /// Slot uid for a slot that has no record yet: 16 random bytes.
+    /// Slot uid for a slot that has no record yet. No two slots of a node have the same; members of a cluster that
+    /// configure a slot of one name should.
     pub uid: [u8; 16],
     /// The applications bound to the slot.
     pub applications: Vec<ApplicationId, APPLICATIONS_PER_SLOT_MAX>,

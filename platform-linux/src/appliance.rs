@@ -33,6 +33,7 @@ pub use cards_alone::{CardsAlone, Readers};
 pub use run::run;
 
 use crate::apps::Adapters;
+use crate::cluster;
 use crate::config::{self, CardsSettings, Offered, Places, Settings, SyncSettings};
 use crate::daemon::{Setup, StoredCards, StoredCluster, SyncSetup};
 use crate::devices::{Applications as _, Cards, Event, Events, NoCards, Store as _};
@@ -109,7 +110,7 @@ pub fn prepare(offered: &Offered, new_store: bool, events: &Events) -> Result<Pr
     };
     let policy = store.loaded().policy;
     let sync = SyncSetup {
-        dir: settings.state_dir.join("sync"),
+        dir: sync_dir(&settings),
         transfer_dir: transfer_dir(&settings),
         name: settings.sync.as_ref().and_then(|sync| sync.name.clone()).unwrap_or_else(host_name),
         settings: settings.sync.clone(),
@@ -184,7 +185,7 @@ pub fn exchange(settings: &Settings, events: &Events) -> Result<Option<Courier>,
     let Some(SyncSettings { engine: Some(engine), interval, .. }) = &settings.sync else { return Ok(None) };
     let failed = |error: std::io::Error| Own::SpawnFailed.with(format!("the exchange: {error}"));
     let courier = CourierSettings {
-        spool_dir: settings.state_dir.join("sync"),
+        spool_dir: sync_dir(settings),
         interval: *interval,
         pause_min: EXCHANGE_PAUSE_MIN,
         bytes_max: SPOOL_BYTES_MAX,
@@ -202,6 +203,11 @@ pub fn exchange(settings: &Settings, events: &Events) -> Result<Option<Courier>,
 #[must_use]
 pub fn transfer_dir(settings: &Settings) -> PathBuf {
     settings.state_dir.join("transfer")
+}
+
+/// Where rosters, ledgers and packages are kept.
+fn sync_dir(settings: &Settings) -> PathBuf {
+    settings.state_dir.join("sync")
 }
 
 /// The programs that make exports, by the names of their slots.
@@ -262,6 +268,10 @@ fn core_configuration(
     offered: &Offered,
     store: &mut DiskStore,
 ) -> Result<Configuration<SLOTS_APPLIANCE>, Problem> {
+    let in_force = store.loaded().membership.as_ref().map(|membership| &membership.roster);
+    let annexed = in_force.map_or_else(Vec::new, |roster| cluster::annexed_slots(&sync_dir(settings), roster));
+    let common = in_force.map_or(store.cluster_id(), |roster| roster.cluster);
+    let mut taken: Vec<_> = store.loaded().slots.iter().map(|(owner, record)| (*owner, record.uid)).collect();
     let mut slots = heapless::Vec::new();
     for slot in &settings.slots {
         let mut applications = heapless::Vec::new();
@@ -270,9 +280,14 @@ fn core_configuration(
             let number = slotwarden_core::effect::ApplicationId(number);
             applications.push(number).map_err(|_| Refusal::TooManyApplications)?;
         }
-        let mut uid = [0; 16];
-        getrandom::fill(&mut uid).map_err(|_| slotwarden_core::Fault::RandomUnavailable)?;
         let owner = store.owner_of(&slot.name)?;
+        let mut uid = cluster::first_uid(common, &annexed, &slot.name);
+        if taken.iter().any(|(its, known)| *its != owner && *known == uid) {
+            // Two slots with one uid would have one key between them (P17).
+            warn!(slot = slot.name, "another slot here has the uid that its name has in the cluster");
+            getrandom::fill(&mut uid).map_err(|_| slotwarden_core::Fault::RandomUnavailable)?;
+        }
+        taken.push((owner, uid));
         let pin_chars_max = slot.pin_chars_max.unwrap_or(0);
         slots.push(SlotConfiguration { owner, uid, applications, pin_chars_max }).map_err(|_| Refusal::TooManySlots)?;
     }

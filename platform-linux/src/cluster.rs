@@ -50,6 +50,9 @@ const PUBLISHED: &str = "published.slwp";
 /// Files of rosters that were offered and are in force nowhere: what people look at and do not take.
 const OFFERED_MAX: usize = 8;
 
+/// What the digest begins with that a slot's first uid is made from.
+const SLOT_UID: &str = "slotwarden/slot-uid/v1";
+
 /// What is beside a roster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Annex {
@@ -456,7 +459,7 @@ impl ClusterFiles {
     }
 
     fn offered_path(&self, hash: [u8; 32]) -> PathBuf {
-        self.dir.join(format!("{OFFERED}{}", hex(&hash)))
+        offered_path(&self.dir, hash)
     }
 
     /// Keeps rosters that may be offered. Of too many the oldest ones go.
@@ -516,10 +519,46 @@ impl ClusterFiles {
     }
 }
 
+fn offered_path(dir: &Path, hash: [u8; 32]) -> PathBuf {
+    dir.join(format!("{OFFERED}{}", hex(&hash)))
+}
+
 fn read_offered(path: &Path) -> io::Result<Vec<Listed>> {
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()));
     let links: Vec<(SignedRoster, Annex)> = postcard::from_bytes(&fs::read(path)?).map_err(|_| damaged())?;
     Ok(links.into_iter().map(|(signed, annex)| Listed { signed, annex }).collect())
+}
+
+/// The first uid of a slot that has no record yet. Members that configure a slot of one name have to come to the same
+/// one, since keys travel between slots of one uid: it is the one that the annex of the roster in force gives a slot of
+/// that name, and where there is none, it follows from what they have in common ([`derived_uid`]). `cluster`: the id of
+/// the roster's cluster, of a node without a roster its own; `annexed`: the slots of the annex, if it could be read.
+#[must_use]
+pub fn first_uid(cluster: [u8; 16], annexed: &[(String, Uid)], name: &str) -> Uid {
+    let listed = annexed.iter().find(|(its, _)| its == name);
+    listed.map_or_else(|| derived_uid(cluster, name), |(_, uid)| *uid)
+}
+
+/// The first 16 bytes of SHA-256 over "slotwarden/slot-uid/v1", the cluster id (16 bytes) and the name of the slot
+/// (UTF-8): whatever is before the name has one length, so two names never give the same bytes. It is no secret; the
+/// cluster id, which is random, keeps slots of different clusters apart, and those of a store that was made anew.
+fn derived_uid(cluster: [u8; 16], name: &str) -> Uid {
+    let digest = Sha256::new().chain_update(SLOT_UID).chain_update(cluster).chain_update(name).finalize();
+    let mut uid = [0; 16];
+    uid.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+    uid
+}
+
+/// The slots in the annex of the roster in force, by the files in `dir`; none where they cannot be read.
+#[must_use]
+pub fn annexed_slots(dir: &Path, in_force: &Roster) -> Vec<(String, Uid)> {
+    let hash = in_force.hash();
+    let filed = File::open(dir.join(ROSTERS)).ok().and_then(|file| read_rosters(file).ok()).unwrap_or_default();
+    // One that was not filed before the last end is still where it was offered.
+    let offered = || read_offered(&offered_path(dir, hash)).unwrap_or_default();
+    let is_it = |listed: &Listed| listed.signed.roster.hash() == hash;
+    let found = filed.into_iter().find(is_it).or_else(|| offered().into_iter().find(is_it));
+    found.map_or_else(Vec::new, |listed| listed.annex.slots)
 }
 
 impl Annex {
@@ -759,6 +798,34 @@ mod tests {
         assert!(!is_one(vec![NamedMember { name: "a b".to_owned(), ..one.named() }], Vec::new()));
         assert!(!is_one(vec![NamedMember { keys: Node::new(2).named().keys, ..one.named() }], Vec::new()));
         assert!(!is_one(Vec::new(), Vec::new()));
+    }
+
+    #[test]
+    fn members_that_configure_a_slot_of_one_name_give_it_one_uid() {
+        let annexed = [("ca".to_owned(), [7; 16])];
+        assert_eq!(first_uid(CLUSTER, &annexed, "ca"), [7; 16], "the annex says it");
+        let uid = first_uid(CLUSTER, &annexed, "issuing");
+        assert_eq!(uid, first_uid(CLUSTER, &[], "issuing"), "an annex that cannot be read changes nothing");
+        assert_ne!(uid, first_uid(CLUSTER, &[], "issuing2"));
+        assert_ne!(uid, first_uid([0xC2; 16], &[], "issuing"), "of another cluster, or of a store that was made anew");
+        // Computed by sha256sum: it stays as it is, or members of two versions would differ.
+        assert_eq!(hex(&uid), "8d4c0d499ad2ddea061ea5b48168410f");
+    }
+
+    #[test]
+    fn the_annex_in_force_is_found_filed_or_not_and_one_that_is_damaged_lists_nothing() {
+        let mut one = Node::new(1);
+        let slots = vec![("ca".to_owned(), [7; 16])];
+        let proposed = one.files.propose(None, &Change::Found, (CLUSTER, KEY), slots.clone()).expect("it is in order");
+        let dir = one.dir.path().join("sync");
+        assert_eq!(annexed_slots(&dir, &proposed.roster), slots, "it is in force, and not filed yet");
+        one.files.file(proposed.roster.hash()).expect("it was offered");
+        assert_eq!(annexed_slots(&dir, &proposed.roster), slots);
+        let other = Roster { epoch: 2, ..proposed.roster.clone() };
+        assert_eq!(annexed_slots(&dir, &other), []);
+        fs::write(one.files.rosters(), b"SLWR").expect("it can be written");
+        assert_eq!(annexed_slots(&dir, &proposed.roster), []);
+        assert_eq!(annexed_slots(&dir.join("nowhere"), &proposed.roster), []);
     }
 
     #[test]

@@ -317,7 +317,7 @@ pub struct Surroundings {
 /// Joins numbers and names: the one place.
 #[must_use]
 pub fn join<const SLOTS: usize>(status: &Status<SLOTS>, names: &Names, around: &Surroundings) -> StatusView {
-    let synchronised = |slot: &SlotStatus| around.synchronised.get(usize::from(slot.slot.0)).copied().flatten();
+    let synchronised = |slot: &SlotStatus| around.synchronised.get(usize::from(slot.slot.0)).cloned().flatten();
     let view = |slot| SlotView { synchronised: synchronised(slot), ..slot_view(slot, names) };
     let slots: Vec<SlotView> = status.slots.iter().map(view).collect();
     let coverage = transfers::coverage_view(&slots, around);

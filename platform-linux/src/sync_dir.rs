@@ -392,6 +392,17 @@ impl SyncDir {
         Ok(counts)
     }
 
+    /// The members that were heard and do not keep the slot: none of its keys is there, and none is sent there. That
+    /// may be meant, since a slot that one node only has is in sync with nobody; people are told, and judge.
+    ///
+    /// # Errors
+    /// As [`SyncDir::comparison`].
+    pub fn without_slot(&self, uid: Uid, members: &[Node]) -> io::Result<Vec<Node>> {
+        let theirs = self.members(uid, members)?;
+        let without = members.iter().zip(theirs).filter(|(_, their)| matches!(their, Member::WithoutSlot));
+        Ok(without.map(|(node, _)| *node).collect())
+    }
+
     /// Whether every member that keeps the slot has this object, and it is here.
     ///
     /// # Errors
@@ -665,6 +676,8 @@ mod tests {
         assert_eq!(sync.skip(UID, &[ONE]).expect("it can be read"), [name(1)]);
         assert!(!sync.lacks(ONE, &[(UID, vec![fact(1, 1, true)])]).expect("it can be read"));
         assert_eq!(sync.counts(UID, &[ONE]).expect("it can be read").not_ready, 0);
+        assert_eq!(sync.without_slot(UID, &[ONE, TWO]).expect("it can be read"), [ONE], "nobody knows of two");
+        assert_eq!(sync.without_slot([7; 16], &[ONE, TWO]).expect("it can be read"), [] as [Node; 0]);
         assert!(sync.is_ready_to_use(UID, name(1), &[ONE]).expect("it can be read"));
         assert!(!sync.is_ready_to_use(UID, name(1), &[ONE, TWO]).expect("it can be read"), "nobody knows of two");
     }

@@ -63,7 +63,8 @@ pub(super) struct ClusterLoop {
     /// Tokens that are looked through before a package is planned.
     looks: Option<Looks>,
     members: Option<ClusterView>,
-    counts: Vec<SlotCounts>,
+    /// Of each slot: its keys, and the members that were heard and do not keep it, by name.
+    counts: Vec<(SlotCounts, Vec<String>)>,
     /// Slots without a token, which their ledgers know already.
     emptied: SlotSet,
 }
@@ -603,7 +604,12 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         let others = self.others(&roster);
         let uids: Vec<Uid> = self.uids().into_iter().map(|(_, uid)| uid).collect();
         let ledgers = self.cluster.files.ledgers();
-        let counts = uids.iter().map(|uid| ledgers.counts(*uid, &others)).collect::<io::Result<Vec<SlotCounts>>>();
+        let count = |uid: &Uid| {
+            let without = ledgers.without_slot(*uid, &others)?;
+            let without = without.iter().map(|node| self.member_name(node)).collect();
+            Ok((ledgers.counts(*uid, &others)?, without))
+        };
+        let counts = uids.iter().map(count).collect::<io::Result<Vec<_>>>();
         let own = self.devices.store.node_keys().current;
         let member = |place: &slotwarden_core::roster::Member| {
             let node = place.node;
@@ -649,12 +655,13 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             return Vec::new();
         }
         let status = self.service.status(self.now());
-        let view = |(slot, counts): (&slotwarden_core::status::SlotStatus, &SlotCounts)| {
+        let view = |(slot, (counts, without)): (&slotwarden_core::status::SlotStatus, &(SlotCounts, Vec<String>))| {
             Some(SynchronisedView {
                 keys: counts.here,
                 ready: counts.here.saturating_sub(counts.not_ready).saturating_sub(counts.removed_elsewhere),
                 removed_elsewhere: counts.removed_elsewhere,
                 can_receive: slot.unwrap_key,
+                not_at: without.clone(),
             })
         };
         status.slots.iter().zip(&self.cluster.counts).map(view).collect()

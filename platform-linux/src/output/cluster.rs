@@ -1,10 +1,13 @@
 //! The cluster and its synchronisation, for people.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use super::{Format, line};
 use crate::status_json::{
-    ClusterMemberView, ClusterView, ExchangeView, KeyTitleView, SCHEMA, SlotKeysView, StatusView, SynchronisedKeyView,
+    ClusterMemberView, ClusterView, ExchangeView, KeyTitleView, SCHEMA, SlotKeysView, SlotView, StatusView,
+    SynchronisedKeyView, SynchronisedView,
 };
 
 /// Digits of a roster's hash that people compare: 64 bits, and whoever could make another roster like it would still
@@ -37,7 +40,8 @@ pub fn members(format: Format, status: &StatusView) {
 /// What each member has.
 pub fn synchronisation(format: Format, status: &StatusView) {
     if format == Format::Json {
-        return super::json(&json!({"schema": SCHEMA, "cluster": status.cluster}));
+        let synchronised = synchronised(status);
+        return super::json(&json!({"schema": SCHEMA, "cluster": status.cluster, "synchronised": synchronised}));
     }
     match &status.cluster {
         None => line("this node is in no cluster"),
@@ -61,7 +65,11 @@ pub fn keys(format: Format, status: &StatusView, mut listed: Vec<SlotKeysView>) 
         });
     }
     if format == Format::Json {
-        return super::json(&json!({"schema": SCHEMA, "cluster": status.cluster, "slots": listed}));
+        let synchronised = synchronised(status);
+        let (schema, cluster) = (SCHEMA, &status.cluster);
+        return super::json(
+            &json!({"schema": schema, "cluster": cluster, "synchronised": synchronised, "slots": listed}),
+        );
     }
     status.cluster.iter().flat_map(lines).for_each(|text| line(&text));
     for SlotKeysView { slot, keys } in &listed {
@@ -131,11 +139,24 @@ pub(super) fn lines(cluster: &ClusterView) -> Vec<String> {
     lines
 }
 
-/// What keeps keys of a slot from being used on every node.
-fn of_slot(slot: &crate::status_json::SlotView) -> Vec<String> {
-    let Some(sync) = &slot.synchronised else { return Vec::new() };
-    let name = &slot.name;
-    let mut lines = vec![format!("{name}: {} of {} keys are ready to use on every node", sync.ready, sync.keys)];
+/// How far each slot is, by its name.
+fn synchronised(status: &StatusView) -> BTreeMap<&str, &SynchronisedView> {
+    status.slots.iter().filter_map(|slot| Some((slot.name.as_str(), slot.synchronised.as_ref()?))).collect()
+}
+
+/// What keeps keys of a slot from being used on every node. A member without the slot is named and changes nothing else:
+/// a slot that one node only has on purpose is in sync ([`is_in_sync`]).
+fn of_slot(slot: &SlotView) -> Vec<String> {
+    slot.synchronised.as_ref().map_or_else(Vec::new, |sync| of_synchronised(&slot.name, sync))
+}
+
+fn of_synchronised(name: &str, sync: &SynchronisedView) -> Vec<String> {
+    let nodes = if sync.not_at.is_empty() { "every node" } else { "every node that has this slot" };
+    let mut lines = vec![format!("{name}: {} of {} keys are ready to use on {nodes}", sync.ready, sync.keys)];
+    if !sync.not_at.is_empty() {
+        let have = if sync.not_at.len() == 1 { "has" } else { "have" };
+        lines.push(format!("{name}: not at {}, which {have} no slot of this uid", sync.not_at.join(", ")));
+    }
     if sync.removed_elsewhere > 0 {
         lines
             .push(format!("{name}: {} keys were destroyed on another node and are still here", sync.removed_elsewhere));
@@ -166,6 +187,20 @@ fn of_key(key: &SynchronisedKeyView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn members_without_a_slot_are_named_and_its_keys_are_not_said_to_be_on_every_node() {
+        let lines = |not_at: &[&str]| {
+            let not_at = not_at.iter().map(|name| (*name).to_owned()).collect();
+            let sync = SynchronisedView { keys: 2, ready: 2, removed_elsewhere: 0, can_receive: Some(true), not_at };
+            of_synchronised("issuing", &sync)
+        };
+        assert_eq!(lines(&[]), ["issuing: 2 of 2 keys are ready to use on every node"]);
+        let first = "issuing: 2 of 2 keys are ready to use on every node that has this slot";
+        assert_eq!(lines(&["node-2"]), [first, "issuing: not at node-2, which has no slot of this uid"]);
+        let several = "issuing: not at node-2, node-3, which have no slot of this uid";
+        assert_eq!(lines(&["node-2", "node-3"]), [first, several]);
+    }
 
     #[test]
     fn a_label_cannot_say_what_only_we_say() {

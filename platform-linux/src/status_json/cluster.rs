@@ -87,15 +87,18 @@ pub struct KeyTitleView {
     pub label: String,
 }
 
-/// How far the keys of a slot are on every node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How far the keys of a slot are on every node that keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SynchronisedView {
     /// Objects that are here.
     pub keys: u32,
-    /// Those that every member has.
+    /// Those that every member has, but for the members in `not_at`.
     pub ready: u32,
     /// Those that were destroyed on another node.
     pub removed_elsewhere: u32,
     /// Whether the token has U, so that packages can be applied; null: nobody knows yet.
     pub can_receive: Option<bool>,
+    /// The members that were heard and have no slot of this uid, by name: no key of it is there. It changes no
+    /// member's standing, since a node may have a slot of its own on purpose.
+    pub not_at: Vec<String>,
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use slotwarden_tests::custodians::Act::Card;
 use slotwarden_tests::custodians::{Reader, Table};
-use slotwarden_tests::modules::{Bench, Kind};
+use slotwarden_tests::modules::{Bench, Kind, SO_PIN};
 use slotwarden_tests::pcscd::Pcscd;
 use slotwarden_tests::stage::{Ran, begin, run};
 use tempfile::TempDir;
@@ -280,6 +280,37 @@ fn nodes_join_by_fingerprint_and_cards_and_keys_travel_in_any_order() {
     nodes.destroy_key(1, "01");
     nodes.import(0, &nodes.export(1, "without-too")).exits(0);
     is(0, "first", "removed", &[2]);
+}
+
+#[test]
+fn a_slot_that_members_configure_later_is_one_slot_and_until_then_it_is_said_who_has_none() {
+    const LATER: &str = "issuing";
+    let mut nodes = Nodes::cluster(&[Kind::SoftHsm, Kind::SoftHsm], |_| String::new());
+    let without = |nodes: &Nodes, at: usize| {
+        let status = nodes.at(at).stage.run(&["sync", "status", "--output", "json"]).json();
+        let names = status["synchronised"][LATER]["not_at"].as_array().unwrap_or_else(|| panic!("no slot: {status}"));
+        names.iter().map(|name| name.as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    let configure = |nodes: &mut Nodes, at: usize| {
+        let scene = nodes.at_mut(at);
+        scene.stage.stop();
+        scene.stage.bench.make_token_with(LATER, SO_PIN, CODE);
+        scene.stage.slot(LATER, LATER, "issuing-app");
+        scene.start();
+        scene.stage.activate(LATER, CODE).exits(0);
+    };
+    configure(&mut nodes, 0);
+    nodes.import(0, &nodes.export(1, "before")).exits(0);
+    assert_eq!(without(&nodes, 0), ["node-1"]);
+    let shown = nodes.at(0).stage.run(&["sync", "status"]).exits(0).stdout;
+    let line = "issuing: not at node-1, which has no slot of this uid";
+    assert!(shown.lines().any(|found| found == line), "{shown}");
+
+    configure(&mut nodes, 1);
+    for (from, at) in [(0, 1), (1, 0)] {
+        nodes.import(at, &nodes.export(from, &format!("after-{from}"))).exits(0);
+        assert_eq!(without(&nodes, at), [] as [&str; 0], "as {at} knows it");
+    }
 }
 
 #[test]
