@@ -24,6 +24,8 @@ use std::sync::Arc;
 
 pub use courier::{Answer, Arrival, Courier, CourierSettings, CourierState, Members, PAUSE_MAX};
 
+use slotwarden_core::{package, roster};
+
 use crate::audit::hex;
 use crate::config::Engine;
 use crate::wire::SPOOL_BYTES_MAX;
@@ -156,6 +158,15 @@ impl What {
             What::Roster => "roster",
             What::Package => "package",
             What::Receipt => "receipt",
+        }
+    }
+
+    /// What it begins with: its magic, and the newest version that is known here.
+    #[must_use]
+    pub const fn begins(self) -> ([u8; 4], u8) {
+        match self {
+            What::Roster => (roster::file::MAGIC, roster::file::VERSION),
+            What::Package | What::Receipt => (package::MAGIC, package::VERSION),
         }
     }
 

@@ -73,6 +73,8 @@ pub(super) struct Exchanging {
     others: Vec<Node>,
     /// Slots whose tokens were looked through since they were opened.
     looked_through: SlotSet,
+    /// Slots whose keys could be taken at the last look.
+    taking: SlotSet,
     /// Rosters that are followed one after the other.
     to_follow: Vec<[u8; 32]>,
     /// Packages that wait for their turn, by their sources: since when.
@@ -105,6 +107,7 @@ impl Exchanging {
             left: None,
             others: Vec::new(),
             looked_through: SlotSet::NONE,
+            taking: SlotSet::NONE,
             to_follow: Vec::new(),
             seen: BTreeMap::new(),
             passed: BTreeSet::new(),
@@ -145,6 +148,8 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
         exchanging.others.clone_from(&others);
         exchanging.courier.members(Members { cluster: roster.cluster, own, others });
         exchanging.courier.publish(What::Roster, rosters);
+        // What came under another roster, or while the cluster was divided, may be understood now.
+        exchanging.courier.look_again();
         exchanging.stale = true;
     }
 
@@ -262,8 +267,7 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
     fn can_take(&self, hash: [u8; 32]) -> bool {
         let status = self.service.status(self.now());
         let slots = self.cluster.incoming_slots();
-        let open = |slot: &SlotStatus| slot.state == StateName::Active && slot.unwrap_key != Some(false);
-        let ready = status.slots.iter().filter(|slot| slots.has(slot.slot)).all(open);
+        let ready = status.slots.iter().filter(|slot| slots.has(slot.slot)).all(takes_keys);
         let facts = self.facts_hash().ok();
         let left = self.exchanging.as_ref().and_then(|exchanging| exchanging.left);
         ready && !left.is_some_and(|(left, then)| left == hash && (then.is_none() || then == facts))
@@ -336,8 +340,29 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             && !self.is_reading()
     }
 
+    /// Has what came too early brought again where a slot was opened since, or got U, or the cluster's backup key
+    /// is in force here now.
+    fn look_again_if_more_can_be_taken(&mut self) {
+        if self.exchanging.is_none() {
+            return;
+        }
+        let taking = if self.has_cluster_key() {
+            let status = self.service.status(self.now());
+            let slots = status.slots.iter().filter(|slot| takes_keys(slot)).map(|slot| slot.slot);
+            slots.fold(SlotSet::NONE, SlotSet::with)
+        } else {
+            SlotSet::NONE
+        };
+        let Some(exchanging) = &mut self.exchanging else { return };
+        if taking.slots().any(|slot| !exchanging.taking.has(slot)) {
+            exchanging.courier.look_again();
+        }
+        exchanging.taking = taking;
+    }
+
     /// Has a package made and published, if one is wanted.
     pub(super) fn publish_what_changed(&mut self) {
+        self.look_again_if_more_can_be_taken();
         let open = self.open_slots();
         let Some(exchanging) = &mut self.exchanging else { return };
         // What was closed is looked through again when it is opened.
@@ -452,4 +477,9 @@ impl<H: Hsm, S: Store, A: Applications> Loop<'_, H, S, A> {
             exchanging.pause = (exchanging.pause * 2).min(RETRY_MAX);
         }
     }
+}
+
+/// Whether keys of a package could be made in this slot now, as far as is known.
+fn takes_keys(slot: &SlotStatus) -> bool {
+    slot.state == StateName::Active && slot.unwrap_key != Some(false)
 }

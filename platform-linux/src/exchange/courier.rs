@@ -11,7 +11,9 @@
 //! and is not handed over again under any version; a version that was settled is not fetched again.
 //! A file that could not be had, or that the loop cannot take yet, is tried again after a pause that
 //! doubles up to [`PAUSE_MAX`]; each member's files have pauses of their own, so a name that is
-//! altered again and again does not hold the others back.
+//! altered again and again does not hold the others back. One that the loop cannot take yet costs at
+//! most 5 % of the time however long it is: it waits [`LATER_TIMES`] times as long as the last try
+//! took. What does not begin as a file of its kind is given up after its first bytes.
 //!
 //! The loop's calls send a letter and return; no call waits for an engine.
 
@@ -30,12 +32,18 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Bell, Exchange, Failure, Name, Offer, Source, Version, What};
 
-/// Longest pause before something is tried again: what an engine can delay a member's file by after
-/// it stopped to alter it.
+/// Longest pause before something is tried again that failed: what an engine can delay a member's file
+/// by after it stopped to alter it. What was not taken yet may wait longer ([`LATER_TIMES`]).
 pub const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Longest time that one file is fetched for: 1 GiB at 2 MB/s. An engine that sends a byte a second
 /// would keep the courier from the other members' files for ever.
 const FETCH_MAX: Duration = Duration::from_secs(600);
+/// How many times as long as it took to fetch and judge a file that was not taken yet, the pause after
+/// that is at least: a slot may be closed for days, and each try costs the network and the flash the
+/// whole file. So it is 1 of 21 parts of the time, unless [`Courier::look_again`] ends the pause.
+const LATER_TIMES: u32 = 20;
+/// Longest of those pauses: what took more than a 20th of it waited for people, which wears nothing out.
+const LATER_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Hashes of files that were settled, for each name: more than a member publishes while an engine
 /// could hold back the first. What is forgotten is fetched once more, and refused once more.
 const SETTLED_MAX: usize = 64;
@@ -45,6 +53,9 @@ const RESERVE_BYTES: u64 = 64 << 20;
 const END_WAIT: Duration = Duration::from_secs(2);
 /// Bytes that are copied at once.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// What every file begins with: its magic and its version.
+const BEGIN_BYTES: usize = 5;
+const FOREIGN: &str = "it does not begin as a file of its kind";
 /// The file that is being fetched.
 const PART: &str = "exchange.part";
 /// The file that was handed over.
@@ -96,7 +107,7 @@ pub enum Answer {
     /// It will never be taken.
     Refused,
     /// Not now: a slot is not open, another transfer is under way, a newer roster is needed first.
-    /// Handed over again after a pause, or at [`Courier::look_again`].
+    /// Handed over again after a pause that grows with the file, or at [`Courier::look_again`].
     Later,
 }
 
@@ -254,7 +265,12 @@ impl Pause {
     }
 
     fn failed(&mut self) {
-        self.not_before = Instant::now() + self.length;
+        self.failed_after(Duration::ZERO);
+    }
+
+    /// The try took so long and came too early.
+    fn failed_after(&mut self, took: Duration) {
+        self.not_before = Instant::now() + self.length.max(took.saturating_mul(LATER_TIMES).min(LATER_MAX));
         self.length = (self.length * 2).min(PAUSE_MAX);
     }
 }
@@ -303,6 +319,8 @@ struct Handed {
     name: Name,
     version: Version,
     hash: [u8; 32],
+    /// When it began to be fetched.
+    since: Instant,
 }
 
 struct Thread {
@@ -420,7 +438,7 @@ impl Thread {
                 heard.settle(hash, handed.version);
                 heard.pause.failed();
             }
-            Answer::Later => heard.pause.failed(),
+            Answer::Later => heard.pause.failed_after(handed.since.elapsed()),
         }
     }
 
@@ -565,6 +583,7 @@ impl Thread {
     }
 
     fn fetch(&mut self, offer: &Offer) {
+        let since = Instant::now();
         let result = self.fetch_file(offer);
         let Some(heard) = self.heard.get_mut(&offer.name) else { return };
         match result {
@@ -574,7 +593,7 @@ impl Thread {
                 self.went_well(Some(offer.name));
             }
             Ok((hash, length_bytes)) => {
-                self.handed = Some(Handed { name: offer.name, version: offer.version, hash });
+                self.handed = Some(Handed { name: offer.name, version: offer.version, hash, since });
                 self.went_well(Some(offer.name));
                 lock(&self.state).arrived += 1;
                 let path = self.settings.spool_dir.join(ARRIVED);
@@ -584,6 +603,11 @@ impl Thread {
                 heard.settled_version = Some(offer.version);
                 heard.pause.failed();
                 self.problem(offer.name, "it is longer than it may be".to_owned());
+            }
+            Err(Missed::Foreign(why)) => {
+                // Not settled: an engine that stopped to alter it may show the same version again.
+                heard.pause.failed();
+                self.problem(offer.name, why.to_owned());
             }
             Err(Missed::Altered) => {
                 heard.pause.failed();
@@ -624,17 +648,20 @@ impl Thread {
         }
         let file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(failed)?;
-        let mut into = Hasher::new(file, offer.length_bytes, &self.stopping);
+        let mut into = Begins::new(Hasher::new(file, offer.length_bytes, &self.stopping), offer.name.what);
         let fetched = self.engine.fetch(offer, &mut into);
+        let (foreign, short, into) = (into.foreign, into.is_short(), into.to);
         let (refused, file) = (into.too_long, into.to.try_clone());
         let (hash, length_bytes) = into.end();
         // An engine that writes more than it said altered the file, whatever it answers.
         let altered = refused || length_bytes != offer.length_bytes || offer.hash.is_some_and(|said| said != hash);
-        let result = match fetched {
+        let result = match (fetched, foreign) {
+            (_, Some(why)) => Err(Missed::Foreign(why)),
             _ if refused => Err(Missed::Altered),
-            Err(failure) => Err(Missed::Failed(failure)),
-            Ok(()) if altered => Err(Missed::Altered),
-            Ok(()) => Ok((hash, length_bytes)),
+            (Err(failure), None) => Err(Missed::Failed(failure)),
+            (Ok(()), None) if altered => Err(Missed::Altered),
+            (Ok(()), None) if short => Err(Missed::Foreign(FOREIGN)),
+            (Ok(()), None) => Ok((hash, length_bytes)),
         };
         let kept = result.and_then(|found| {
             file.and_then(|file| file.sync_all())
@@ -671,6 +698,8 @@ impl Thread {
 
 enum Missed {
     TooLong,
+    /// It does not begin as a file of its kind, and why.
+    Foreign(&'static str),
     Altered,
     NoRoom,
     Failed(Failure),
@@ -741,6 +770,57 @@ impl<W: Write> Write for Hasher<'_, W> {
     }
 }
 
+/// Writes on what begins as a file of its kind, and stops at the first bytes of anything else.
+struct Begins<'a, W> {
+    to: Hasher<'a, W>,
+    what: What,
+    /// At most [`BEGIN_BYTES`].
+    first: Vec<u8>,
+    foreign: Option<&'static str>,
+}
+
+impl<'a, W: Write> Begins<'a, W> {
+    fn new(to: Hasher<'a, W>, what: What) -> Self {
+        Begins { to, what, first: Vec::with_capacity(BEGIN_BYTES), foreign: None }
+    }
+
+    /// Whether it ended before it said what it is.
+    fn is_short(&self) -> bool {
+        self.first.len() < BEGIN_BYTES
+    }
+
+    /// What is wrong with the first bytes, as many as there are.
+    fn wrong(&self) -> Option<&'static str> {
+        let (magic, newest) = self.what.begins();
+        if self.first.iter().zip(magic).any(|(found, its)| *found != its) {
+            return Some(FOREIGN);
+        }
+        self.first.get(magic.len()).filter(|version| **version > newest).map(|_| "it is of a newer version")
+    }
+}
+
+impl<W: Write> Write for Begins<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_short() {
+            let missing = BEGIN_BYTES - self.first.len();
+            self.first.extend(bytes.iter().take(missing));
+            self.foreign = self.wrong();
+        }
+        match self.foreign {
+            Some(why) => Err(io::Error::other(why)),
+            None => {
+                // All of them or none: what was looked at is not looked at again.
+                self.to.write_all(bytes)?;
+                Ok(bytes.len())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
 /// Reads on, until the courier shall stop.
 struct Stoppable<'a> {
     file: io::Take<File>,
@@ -794,6 +874,10 @@ mod tests {
         restless: bool,
         looks: u64,
         fetched: Vec<Name>,
+        /// Bytes that were taken from it.
+        sent_bytes: u64,
+        /// How long each fetch takes.
+        slow: Duration,
         bell: Option<Bell>,
     }
 
@@ -806,7 +890,7 @@ mod tests {
         }
 
         fn set(&self, node: [u8; 32], what: What, bytes: &[u8]) {
-            self.set_file(node, what, honest(bytes));
+            self.set_file(node, what, whole(&begun(what, bytes)));
         }
 
         fn set_file(&self, node: [u8; 32], what: What, file: File) {
@@ -825,7 +909,18 @@ mod tests {
         Sha256::digest(bytes).into()
     }
 
+    /// A file of this kind with these bytes behind what it begins with.
+    fn begun(what: What, bytes: &[u8]) -> Vec<u8> {
+        let (magic, version) = what.begins();
+        [&magic[..], &[version], bytes].concat()
+    }
+
+    /// A package.
     fn honest(bytes: &[u8]) -> File {
+        whole(&begun(What::Package, bytes))
+    }
+
+    fn whole(bytes: &[u8]) -> File {
         let hash = sha(bytes);
         File { bytes: bytes.to_vec(), times: 1, said_bytes: bytes.len() as u64, said_hash: Some(hash), version: hash }
     }
@@ -873,8 +968,10 @@ mod tests {
                 if engine.down { None } else { engine.files.get(&offer.name).cloned() }
             });
             let Some(file) = file else { return Err(Failure::Unreachable("it is down".to_owned())) };
+            thread::sleep(self.with(|engine| engine.slow));
             for _ in 0..file.times {
                 into.write_all(&file.bytes).map_err(|error| super::super::ours(&error))?;
+                self.with(|engine| engine.sent_bytes += file.bytes.len() as u64);
             }
             Ok(())
         }
@@ -882,7 +979,7 @@ mod tests {
         fn publish(&mut self, name: &Name, source: &mut Source<'_>) -> Result<Offer, Failure> {
             let mut bytes = Vec::new();
             source.bytes.read_to_end(&mut bytes).map_err(|error| super::super::ours(&error))?;
-            let file = honest(&bytes);
+            let file = whole(&bytes);
             let offer = Offer {
                 name: *name,
                 version: Version(file.version),
@@ -923,13 +1020,14 @@ mod tests {
             Bench { engine, courier, arrivals, dir }
         }
 
-        /// The next file that is handed over, whose bytes are those it is said to have.
+        /// The next file that is handed over, whose bytes are those it is said to have; those behind what it begins with.
         #[track_caller]
         fn next(&self) -> (Arrival, Vec<u8>) {
             let arrival = self.arrivals.recv_timeout(PATIENCE).expect("something arrives");
             let bytes = fs::read(&arrival.path).expect("it is spooled");
             assert_eq!((sha(&bytes), bytes.len() as u64), (arrival.hash, arrival.length_bytes));
-            (arrival, bytes)
+            let behind = bytes.strip_prefix(&begun(arrival.name.what, b"")[..]).expect("of its kind").to_vec();
+            (arrival, behind)
         }
 
         #[track_caller]
@@ -967,10 +1065,10 @@ mod tests {
         let bench = Bench::new();
         let good = honest(b"the package");
         let mut flipped = good.clone();
-        flipped.bytes[4] ^= 1;
+        flipped.bytes[9] ^= 1;
         let longer = File { times: 2, ..good.clone() };
         let endless = File { times: u64::MAX, ..good.clone() };
-        let shorter = File { bytes: b"the pack".to_vec(), ..good.clone() };
+        let shorter = File { bytes: begun(What::Package, b"the pack"), ..good.clone() };
         let unsaid = File { said_hash: None, times: 3, ..good.clone() };
         for (count, file) in (1..).zip([flipped, longer, endless, shorter, unsaid]) {
             bench.engine.set_file(OTHER, What::Package, file);
@@ -1016,6 +1114,60 @@ mod tests {
         bench.takes(b"small", Answer::Taken);
         bench.nothing_arrives();
         assert_eq!(bench.engine.with(|engine| engine.fetched.len()), 1);
+    }
+
+    #[test]
+    fn what_does_not_begin_as_a_file_of_its_kind_is_given_up_after_its_first_bytes() {
+        let bench = Bench::new();
+        let name = Name { cluster: CLUSTER, node: OTHER, what: What::Package };
+        let problem = || bench.courier.state().problems.get(&Some(name)).cloned();
+        let (magic, version) = What::Package.begins();
+        let newer = [&magic[..], &[version + 1], &[0; 4096]].concat();
+        let roster = begun(What::Roster, &[0; 4096]);
+        let zeros = vec![0; 4096];
+        let foreign = "it does not begin as a file of its kind";
+        for (bytes, why) in [(zeros, foreign), (newer, "it is of a newer version"), (roster, foreign)] {
+            let said = File { said_bytes: 1 << 20, said_hash: None, times: u64::MAX, ..whole(&bytes) };
+            bench.engine.set_file(OTHER, What::Package, said);
+            bench.wait(why, || problem().as_deref() == Some(why));
+            let tries = bench.engine.with(|engine| engine.fetched.len());
+            bench.wait("it is tried again", || bench.engine.with(|engine| engine.fetched.len()) > tries);
+        }
+        assert_eq!(bench.engine.with(|engine| engine.sent_bytes), 0);
+        assert_eq!(bench.courier.state().altered, 0);
+        // Its end comes before it said what it is.
+        bench.engine.set_file(OTHER, What::Package, whole(&magic));
+        bench.wait("it is found out", || bench.engine.with(|engine| engine.sent_bytes) > 0);
+        bench.wait("it is said", || problem().as_deref() == Some(foreign));
+        assert!(bench.arrivals.try_recv().is_err());
+        assert!(fs::read_dir(bench.dir.path().join("spool")).expect("its directory").next().is_none());
+        // Its version was not settled: an engine that stops to alter it delayed it.
+        bench.engine.set_file(OTHER, What::Package, File { version: sha(&magic), ..honest(b"the package") });
+        bench.takes(b"the package", Answer::Taken);
+        bench.wait("all is well", || bench.courier.state().problems.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_not_taken_yet_waits_twenty_times_as_long_as_it_took() {
+        const SLOW: Duration = Duration::from_millis(100);
+        let bench = Bench::new();
+        bench.engine.with(|engine| engine.slow = SLOW);
+        bench.engine.set(OTHER, What::Package, b"early");
+        let (arrival, _) = bench.next();
+        // Judging it takes its time as well.
+        thread::sleep(SLOW);
+        bench.courier.answer(arrival.hash, Answer::Later);
+        let answered = Instant::now();
+        // Others are not held back.
+        bench.engine.set(THIRD, What::Package, b"of the third");
+        bench.takes(b"of the third", Answer::Taken);
+        bench.takes(b"early", Answer::Later);
+        let waited = answered.elapsed();
+        assert!(waited >= 2 * SLOW * LATER_TIMES, "{waited:?}");
+        bench.courier.look_again();
+        let asked = Instant::now();
+        bench.takes(b"early", Answer::Taken);
+        assert!(asked.elapsed() < SLOW * LATER_TIMES, "{:?}", asked.elapsed());
     }
 
     #[test]
