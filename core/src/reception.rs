@@ -210,7 +210,8 @@ pub enum ReceptionEvent {
     FileDone(Result<(), Fault>),
     /// The slot that the next step waits for is active.
     SlotReady,
-    /// The call of the token failed, and its slot is not active any more.
+    /// The slot that the next step waits for is closed; or the call of the token failed, and its slot is not active any
+    /// more.
     SlotClosed,
     /// The worker is gone, and every call with it.
     WorkerLost,
@@ -440,10 +441,12 @@ impl Receiving {
             }
             // It goes on when the slot is opened again; nobody waits for that.
             (State::AtToken { parcel, progress, waiter }, On::SlotClosed) => {
-                if let Some((caller, kind)) = waiter {
-                    refuse(out, caller, kind, Refusal::SlotNotActive);
-                }
+                release(out, waiter);
                 State::Waiting { parcel, progress: Progress { touched: true, ..progress }, waiter: None }
+            }
+            (State::Waiting { parcel, progress, waiter: Some(waiter) }, On::SlotClosed) => {
+                release(out, Some(waiter));
+                State::Waiting { parcel, progress, waiter: None }
             }
             (State::AtToken { parcel, progress, waiter }, On::WorkerLost) => {
                 let lost = progress.lost.saturating_add(1);
@@ -593,6 +596,13 @@ const fn sum(plan: ImportPlan, found: ImportPlan) -> ImportPlan {
         same: plan.same.saturating_add(found.same),
         conflict: plan.conflict.saturating_add(found.conflict),
         removed: plan.removed.saturating_add(found.removed),
+    }
+}
+
+/// Whoever waits for a slot that was closed waits no longer.
+fn release(out: &mut dyn ReceptionOut, waiter: Option<Waiter>) {
+    if let Some((caller, kind)) = waiter {
+        refuse(out, caller, kind, Refusal::SlotNotActive);
     }
 }
 

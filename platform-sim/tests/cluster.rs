@@ -369,6 +369,23 @@ fn a_slot_that_is_closed_amid_it_is_waited_for_and_what_cannot_be_made_stands_st
     node.room.answer_late();
     assert!(is_whole(node), "{:?}", node.state());
     assert_eq!(tokens(node), source);
+    // The next slot is closed meanwhile: whoever waits is told, and it goes on when that is open.
+    for (token, id) in nodes[0].room.vault.tokens.iter_mut().zip([5, 6]) {
+        token.insert(id, 55);
+    }
+    let package = nodes[0].pack().expect("it is made");
+    let source = tokens(&nodes[0]);
+    let node = &mut nodes[1];
+    assert_eq!(node.receive(&package), Ok(DONE));
+    node.room.silent = Some("import package");
+    let apply = Command::Transfer { order: TransferOrder::Apply { hash: package.hash } };
+    let reply = node.room.begin(ADMINISTRATOR, apply);
+    assert_eq!(node.room.order(ADMINISTRATOR, close), DONE);
+    assert_eq!(node.room.answer(reply), None);
+    node.room.answer_late();
+    assert_eq!(node.room.answer(reply), refused(Refusal::SlotNotActive), "nobody waits without end (P29)");
+    node.open();
+    assert!(is_whole(node) && tokens(node) == source, "{:?}", node.state());
 }
 
 #[test]

@@ -319,6 +319,8 @@ impl<const SLOTS: usize, const PLACES: usize, const OUTBOX: usize> Service<SLOTS
         let active = matches!(self.slot_state(slot), Some(SlotState::Active { .. }));
         if active && self.worker && self.halted.is_none() && !self.cards.is_unheard(slot) {
             self.reception_event(ReceptionEvent::SlotReady);
+        } else if !active && !self.slot_state(slot).is_some_and(|state| state.is_working()) {
+            self.reception_event(ReceptionEvent::SlotClosed);
         }
     }
 
