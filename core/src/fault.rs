@@ -103,7 +103,7 @@ refusals! {
     202 CodeTooLong "code-too-long" Wrong
         "the code is longer than 64 characters, or than the token or an application allows" "enter a shorter code; the token was not touched";
     203 CodeNotPrintable "code-not-printable" Wrong
-        "the code holds a character that is not printable ASCII" "use letters, digits, spaces and signs of ASCII; the token was not touched";
+        "the code or passphrase holds a character that is not printable ASCII" "use letters, digits, spaces and signs of ASCII; nothing was attempted";
     204 CodeMissing "code-missing" Wrong
         "this needs the present code" "give it at the prompt, with --code-file or with --code-fd";
     205 CodeNotWanted "code-not-wanted" Wrong
@@ -407,7 +407,7 @@ refusals! {
     1007 NoSlotChosen "no-slot-chosen" Wrong
         "no slot is named" "name at least one slot";
     1008 KeysCannotLeave "keys-cannot-leave" Wrong
-        "keys of the slot cannot leave its token, and nobody accepted that by name" "repeat with --without SLOT/KEY for each of them; keys made with CKA_EXTRACTABLE can leave";
+        "keys of the slot cannot leave its token, and nobody accepted that by name" "repeat with --without SLOT/KEY for each of them; keys made with CKA_EXTRACTABLE, without templates, of 8 KiB at most can leave";
     1009 ExportFileInvalid "export-file-invalid" Wrong
         "the file is no whole export: it was cut, altered or written by something else" "take another copy of it; nothing was imported";
     1010 ExportOfAnotherKey "export-of-another-key" Wrong

@@ -18,7 +18,7 @@ use std::io::{self, BufReader, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use slotwarden_core::SecretId;
 use slotwarden_core::effect::{HsmCall, Input, Outcome, SlotId, Ticket};
@@ -65,6 +65,8 @@ pub struct DiskFiles {
     spooled: Option<[u8; 32]>,
     /// What the file that is being spooled says that it is.
     taking: Kind,
+    /// When its last part came, while more are to come.
+    part_at: Option<Instant>,
     /// The file that is being read.
     reading: Option<Wanted>,
     /// The salt of the export that begins next.
@@ -104,6 +106,7 @@ impl DiskFiles {
             begun: None,
             spooled,
             taking: Kind::Export,
+            part_at: None,
             reading: None,
             salt: [0; 16],
             vendor,
@@ -358,7 +361,13 @@ impl Files for DiskFiles {
     }
 
     fn spool(&mut self, offset: u64, total: u64, bytes: &[u8]) -> Result<Option<(Kind, PathBuf)>, Problem> {
-        self.take(offset, total, bytes)
+        // Two who bring files at the same time would make one file that is none.
+        if offset == 0 && self.part_at.is_some_and(|at| at.elapsed() < PART_PAUSE) {
+            return Err(Refusal::TransferUnderWay.into());
+        }
+        let taken = self.take(offset, total, bytes);
+        self.part_at = Some(Instant::now()).filter(|_| matches!(taken, Ok(None)));
+        taken
     }
 
     fn read(&mut self, number: u32, file: ToRead) {
@@ -406,6 +415,9 @@ fn first_part(path: &Path) -> Option<Protection> {
     }
 }
 
+/// A client that is still there sends the next part sooner.
+const PART_PAUSE: Duration = Duration::from_secs(3);
+
 /// Whether a file of so many bytes leaves the store what it needs.
 const fn has_room(free: u64, total: u64) -> bool {
     free.saturating_sub(total) >= STORE_BYTES
@@ -422,7 +434,10 @@ fn last(dir: &Path) -> io::Result<(u64, [u8; 32])> {
     let mut reader = Reader::new(Io(BufReader::new(file)));
     match reader.next() {
         Ok(Part::Header(header)) => Ok((header.sequence, digest_of(File::open(&path)?)?)),
-        Ok(_) | Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the last export is damaged")),
+        Ok(_) | Err(_) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{} is damaged; put it aside, and a chain of exports begins anew", path.display()),
+        )),
     }
 }
 
@@ -549,6 +564,9 @@ mod tests {
         assert!(refused(&mut files, 0, 10, b"SLW").to_string().contains("does not begin as a file of Slotwarden"));
         assert!(refused(&mut files, 0, 10, b"SLWX\x02").to_string().contains("newer version"));
         assert_eq!(files.spool(0, 10, &BEGINNING), Ok(None));
+        // Somebody else begins: the one who was first is not disturbed.
+        let later = refused(&mut files, 0, 10, &BEGINNING);
+        assert_eq!(later.number, Problem::from(Refusal::TransferUnderWay).number, "{later}");
         for (offset, bytes) in [(4, &b"12345"[..]), (6, b"1234"), (5, b"123456"), (5, b"")] {
             let refused = refused(&mut files, offset, 10, bytes);
             assert!(refused.to_string().contains("do not follow"), "{offset}: {refused}");

@@ -302,7 +302,8 @@ impl Target {
     /// # Errors
     /// [`Own::FileUnwritable`]: it exists, or cannot be made. Before anybody works for an hour.
     pub(super) fn create(path: &Path) -> Result<Self, Problem> {
-        if path.exists() {
+        // A link that leads nowhere is there too.
+        if path.symlink_metadata().is_ok() {
             return Err(Own::FileUnwritable.with(format!("{}: it exists", path.display())));
         }
         let name = path.file_name().ok_or_else(|| Own::FileUnwritable.with(path.display().to_string()))?;
