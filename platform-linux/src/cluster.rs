@@ -721,6 +721,39 @@ mod tests {
     }
 
     #[test]
+    fn a_roster_of_the_other_side_is_filed_and_one_that_no_member_signed_is_not_even_kept() {
+        let (mut one, mut two) = (Node::new(1), Node::new(2));
+        one.makes(&Change::Found);
+        one.makes(&Change::Invite(&two.named()));
+        two.follows(&one);
+        // Both go on for two steps before they hear of each other; people choose the second of the other side.
+        for (node, others) in [(&mut one, [3, 4]), (&mut two, [5, 6])] {
+            for number in others {
+                node.makes(&Change::Invite(&Node::new(number).named()));
+            }
+        }
+        let taken = one.take(&two).expect("a member signed it");
+        assert_eq!((taken.of_our_epoch, &taken.newer), (Some(taken.hash), &vec![taken.hash]));
+        one.files.file(taken.hash).expect("it was offered");
+        assert_eq!(one.in_force(), two.in_force());
+        assert_eq!(open(1, one.dir.path()).chain, one.files.chain, "and is found there");
+        // Anybody can sign something of this epoch.
+        let mut stranger = Node::new(9);
+        stranger.follows(&two);
+        let forged = stranger.propose(two.in_force().as_ref(), &Change::Remove("node-1")).expect("it is in order");
+        let mut forged = stranger.files.offered_chain(forged.roster.hash()).expect("it was offered");
+        for listed in &mut forged {
+            listed.signed.roster.epoch = taken.epoch;
+            listed.signed.signature = (stranger.files.sign)(&listed.signed.roster.message());
+        }
+        stranger.files.write_chain(&forged).expect("it is in order");
+        let kept = |node: &Node| node.files.offered_files().expect("it can be read").len();
+        let before = kept(&two);
+        assert_eq!(refused(two.take(&stranger)), "roster-of-a-stranger");
+        assert_eq!(kept(&two), before);
+    }
+
+    #[test]
     fn rosters_that_lead_nowhere_are_refused_by_name_and_not_kept() {
         let (mut one, mut two, mut other) = (Node::new(1), Node::new(2), Node::new(3));
         one.makes(&Change::Found);
