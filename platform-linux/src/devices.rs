@@ -5,7 +5,7 @@
 //! sending [`Event`]s into the loop's channel; none of them decides anything.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -293,9 +293,14 @@ impl FilePart {
         file.seek(SeekFrom::Start(offset))?;
         let mut bytes = Vec::with_capacity(count);
         file.take(count as u64).read_to_end(&mut bytes)?;
-        // Every file is made under another name and renamed, so it is another inode, made at another time.
-        let version = about.ino() ^ about.ctime_nsec().cast_unsigned().rotate_left(32);
-        Ok(FilePart { version, total: about.len(), bytes })
+        Ok(FilePart { version: FilePart::version_of(&about), total: about.len(), bytes })
+    }
+
+    /// Of the file that this is said of: each is made under another name and renamed, so it is another inode, made at
+    /// another time.
+    #[must_use]
+    pub fn version_of(about: &Metadata) -> u64 {
+        about.ino() ^ about.ctime().cast_unsigned().rotate_left(16) ^ about.ctime_nsec().cast_unsigned().rotate_left(32)
     }
 }
 

@@ -433,12 +433,24 @@ fn last(dir: &Path) -> io::Result<(u64, [u8; 32])> {
     };
     let mut reader = Reader::new(Io(BufReader::new(file)));
     match reader.next() {
-        Ok(Part::Header(header)) => Ok((header.sequence, digest_of(File::open(&path)?)?)),
+        Ok(Part::Header(header)) => Ok((header.sequence, digest_of_last(dir)?)),
         Ok(_) | Err(_) => Err(io::Error::new(
             io::ErrorKind::InvalidData,
             format!("{} is damaged; put it aside, and a chain of exports begins anew", path.display()),
         )),
     }
+}
+
+/// SHA-256 of the last export, as it was kept when that was made: the loop does not read a gigabyte for it.
+fn digest_of_last(dir: &Path) -> io::Result<[u8; 32]> {
+    let file = File::open(dir.join(LAST))?;
+    let version = FilePart::version_of(&file.metadata()?);
+    if let Some((_, digest)) = transfer_dir::read_last_digest(dir).ok().filter(|(of, _)| *of == version) {
+        return Ok(digest);
+    }
+    let digest = digest_of(file)?;
+    transfer_dir::write_last_digest(dir, &(version, digest))?;
+    Ok(digest)
 }
 
 /// Reads every section back, signs, makes it durable, and gives it its name. Its keys are covered when somebody took it.
@@ -448,6 +460,7 @@ fn finish(dir: &Path, header: [u8; 32], sign: &Signer) -> io::Result<()> {
     transfer_dir::forget_taken(dir)?;
     rename_durably(&dir.join(transfer_dir::EXPORT), &dir.join(LAST))?;
     transfer_dir::write_taken(dir, &covered)?;
+    digest_of_last(dir)?;
     // It is in the file, and need not be there twice.
     remove_if_there(&dir.join(transfer_dir::VENDOR_PART))
 }

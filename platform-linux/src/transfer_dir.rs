@@ -34,6 +34,8 @@ const REPORT: &str = "export.report";
 const PLAN: &str = "restore.plan";
 /// That an import may have made objects. A new plan begins without it.
 const BEGUN: &str = "restore.begun";
+/// The digest of the export that was made last.
+const DIGEST: &str = "export.digest";
 /// Which keys the export holds that nobody has taken yet.
 const TAKEN: &str = "export.covers";
 /// With the slot's uid: which of its keys the last export holds.
@@ -381,6 +383,22 @@ pub fn cover(dir: &Path, uid: [u8; 16], digests: &BTreeSet<[u8; DIGEST_BYTES]>) 
     make(dir)?;
     let bytes: Vec<u8> = digests.iter().flatten().copied().collect();
     write(dir, &of_slot(COVERED, uid), &bytes)
+}
+
+/// Keeps the SHA-256 of the export that was made last, and of which file it is ([`crate::devices::FilePart`]).
+///
+/// # Errors
+/// As of the system.
+pub fn write_last_digest(dir: &Path, digest: &(u64, [u8; 32])) -> io::Result<()> {
+    write(dir, DIGEST, &packed(digest)?)
+}
+
+/// What [`write_last_digest`] wrote.
+///
+/// # Errors
+/// As of the system; `InvalidData` when it is not that.
+pub fn read_last_digest(dir: &Path) -> io::Result<(u64, [u8; 32])> {
+    read(dir, DIGEST)
 }
 
 /// Keeps which keys the export holds that was made last, by the uids of their slots, until somebody has taken it: a file
