@@ -39,16 +39,22 @@ fn sha(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-/// A package as far as a courier cares: a number, and bytes that nobody guesses.
+/// Where its number is, behind what a package begins with.
+const NUMBER: std::ops::Range<usize> = 5..13;
+
+/// A package as far as a courier cares: its beginning, a number, and bytes that nobody guesses.
 fn package(source: [u8; 32], number: u64, length_bytes: usize) -> Vec<u8> {
     let mut bytes = vec![0; length_bytes];
     fastrand::Rng::with_seed(number ^ u64::from(source[0]) << 32).fill(&mut bytes);
-    bytes[..8].copy_from_slice(&number.to_be_bytes());
+    let (magic, version) = What::Package.begins();
+    bytes[..4].copy_from_slice(&magic);
+    bytes[4] = version;
+    bytes[NUMBER].copy_from_slice(&number.to_be_bytes());
     bytes
 }
 
 fn number_of(bytes: &[u8]) -> u64 {
-    u64::from_be_bytes(bytes[..8].try_into().expect("a package is longer"))
+    u64::from_be_bytes(bytes[NUMBER].try_into().expect("a package is longer"))
 }
 
 impl Member {
